@@ -13,6 +13,7 @@ Episodes that end do so in an absorbing state that pays nothing.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -77,10 +78,10 @@ class TabularMDP:
     name: str = "mdp"
 
     def __post_init__(self) -> None:
-        rewards = _frozen_array(self.rewards)
+        rewards = _frozen_array(self.rewards, "rewards")
         if rewards.ndim != 2 or 0 in rewards.shape:
             raise MDPError(f"rewards: shape {rewards.shape}, expected (S, A) with S, A ≥ 1")
-        start = _frozen_array(self.start)
+        start = _frozen_array(self.start, "start")
         if start.shape != rewards.shape[:1]:
             raise MDPError(f"start: shape {start.shape}, expected ({rewards.shape[0]},)")
         object.__setattr__(self, "rewards", rewards)
@@ -96,13 +97,14 @@ class TabularMDP:
                 f"(got horizon={self.horizon}, discount={self.discount})"
             )
         if self.discount is not None:
-            discount = float(self.discount)
+            discount = _number(self.discount, "discount")
             if not 0.0 <= discount < 1.0:
                 hint = "; for γ = 1 give horizon=H instead" if discount == 1.0 else ""
                 raise MDPError(f"discount: {self.discount} is not in [0, 1){hint}")
             object.__setattr__(self, "discount", discount)
         if self.horizon is not None:
-            if int(self.horizon) != self.horizon or self.horizon < 1:
+            horizon = _number(self.horizon, "horizon")
+            if not (horizon >= 1 and horizon.is_integer()):
                 raise MDPError(f"horizon: {self.horizon} is not a whole number ≥ 1")
             object.__setattr__(self, "horizon", int(self.horizon))
 
@@ -146,7 +148,7 @@ class TabularMDP:
     @property
     def is_sparse(self) -> bool:
         """Whether transitions are CSR rows rather than a dense array."""
-        return sparse.issparse(self.transitions)
+        return bool(sparse.issparse(self.transitions))
 
     @cached_property
     def flat(self) -> Any:
@@ -181,13 +183,10 @@ class TabularMDP:
     @cached_property
     def terminal(self) -> NDArray[np.bool_]:
         """Mask (S,) of terminal states: absorbing under every action, paying nothing."""
-        if self.is_sparse:
-            own = np.repeat(np.arange(self.num_states), self.num_actions)
-            stay = np.asarray(self.flat[np.arange(len(own)), own]).ravel()
-            stay = stay.reshape(self.num_states, self.num_actions)
-        else:
-            stay = np.einsum("sas->sa", self.transitions)
-        return np.asarray((stay >= 1.0 - SUM_TOLERANCE) & (self.rewards == 0)).all(axis=1)
+        own = np.repeat(np.arange(self.num_states), self.num_actions)
+        stay = np.asarray(self.flat[np.arange(len(own)), own]).reshape(self.rewards.shape)
+        forever = (stay >= 1.0 - SUM_TOLERANCE) & (self.rewards == 0)
+        return np.asarray(forever.all(axis=1))
 
     def with_time(self, *, horizon: int | None = None, discount: float | None = None) -> TabularMDP:
         """The same MDP under another horizon or discount."""
@@ -212,8 +211,10 @@ class TabularMDP:
     def load(
         path: str | Path, *, horizon: int | None = None, discount: float | None = None
     ) -> TabularMDP:
-        """Read an `.npz` with `rewards`, `start` and `transitions` (or CSR `data`, `indices`,
-        `indptr`), and `horizon` or `discount`, which the arguments replace when given.
+        """Read the `.npz` file of an MDP.
+
+        It holds `rewards`, `start` and `transitions` (or CSR `data`, `indices`, `indptr`), and
+        `horizon` or `discount`, which the arguments replace when given.
 
         Raises
         ------
@@ -237,13 +238,15 @@ class TabularMDP:
             shape = (rewards.size, rewards.shape[0] if rewards.ndim else 0)
             parts = (fields["data"], fields["indices"], fields["indptr"])
             try:
+                if not all(np.issubdtype(part.dtype, np.integer) for part in parts[1:]):
+                    raise ValueError("indices and indptr must be whole numbers")
                 transitions = sparse.csr_array(parts, shape=shape)
                 transitions.check_format(full_check=True)
             except ValueError as error:
                 raise MDPError(f"{path}: not a CSR matrix of shape {shape}: {error}") from None
         if horizon is None and discount is None:
-            horizon = fields["horizon"].item() if "horizon" in fields else None
-            discount = fields["discount"].item() if "discount" in fields else None
+            time: dict[str, Any] = {name: array[()] for name, array in fields.items()}
+            horizon, discount = time.get("horizon"), time.get("discount")
             if horizon is None and discount is None:
                 raise MDPError(f"{path}: holds neither horizon nor discount; give one")
         name = str(fields["name"]) if "name" in fields else Path(path).stem
@@ -261,17 +264,35 @@ def load_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"array": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        with Path(path).open("rb") as file:  # numpy would leave its own open after an error
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"array": loaded}
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        RuntimeError,  # an encryption, or a compression, that zipfile does not know
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise MDPError(f"{path}: not a readable .npz file ({error})") from None
 
 
-def _frozen_array(values: ArrayLike) -> FloatArray:
-    array = np.array(values, dtype=np.float64)
+def _number(value: Any, what: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise MDPError(f"{what}: {value!r} is not a number") from None
+
+
+def _frozen_array(values: ArrayLike, what: str) -> FloatArray:
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise MDPError(f"{what}: not an array of numbers ({error})") from None
     array.flags.writeable = False
     return array
 
@@ -279,16 +300,18 @@ def _frozen_array(values: ArrayLike) -> FloatArray:
 def _frozen_transitions(transitions: Any, rewards: FloatArray) -> Any:
     """A read-only float64 copy, dense (S, A, S) or CSR (S·A, S)."""
     num_states, num_actions = rewards.shape
+    expected: tuple[int, ...]
     if sparse.issparse(transitions):
-        expected: tuple[int, ...] = (num_states * num_actions, num_states)
-        if transitions.shape != expected:
-            raise MDPError(f"transitions: sparse shape {transitions.shape}, expected {expected}")
-        rows = sparse.csr_array(transitions, dtype=np.float64, copy=True)
+        given: Any = transitions
+        expected = (num_states * num_actions, num_states)
+        if given.shape != expected:
+            raise MDPError(f"transitions: sparse shape {given.shape}, expected {expected}")
+        rows = sparse.csr_array(given, dtype=np.float64, copy=True)
         rows.sum_duplicates()
         for array in (rows.data, rows.indices, rows.indptr):
             array.flags.writeable = False
         return rows
-    dense = _frozen_array(transitions)
+    dense = _frozen_array(transitions, "transitions")
     expected = (num_states, num_actions, num_states)
     if dense.shape != expected:
         raise MDPError(f"transitions: shape {dense.shape}, expected {expected}")

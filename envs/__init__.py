@@ -1,0 +1,64 @@
+"""The worlds: tabular MDPs as data, and families of them with known answers.
+
+An MDP is a `TabularMDP`. A family is a plain function returning one, in a module that states its
+closed forms; functions beside it compute them, so that whatever is computed elsewhere can be
+checked against mathematics.
+
+    lock          one right action a step; V = Π p_h
+    kl_chain      exponential time to the first reward under the uniform policy
+    deep_sea      bsuite's exploration problem, deterministic
+    first_error   reasoning that is right until its first error
+    tree          every action sequence its own leaf
+    garnet        random MDPs with a chosen branching
+    reasoning     a chain of arithmetic drawn as text, with its step checker
+    tight         improvement bounds attained
+"""
+
+from envs.deep_sea import deep_sea, deep_sea_uniform_value
+from envs.first_error import (
+    ResetSuccessRates,
+    first_error_chain,
+    reset_success_rates,
+    right_step_advantage,
+    success_probability,
+)
+from envs.garnet import garnet
+from envs.kl_chain import kl_chain, kl_chain_time
+from envs.lock import lock_chain, lock_policy, lock_value
+from envs.reasoning import ChainTask, Problem
+from envs.tabular import MDPError, TabularMDP
+from envs.tight import (
+    TightInstance,
+    tight_cpi,
+    tight_divergence,
+    tight_masked,
+    tight_returns,
+)
+from envs.tree import tree, tree_leaf_rewards
+
+__all__ = [
+    "ChainTask",
+    "MDPError",
+    "Problem",
+    "ResetSuccessRates",
+    "TabularMDP",
+    "TightInstance",
+    "deep_sea",
+    "deep_sea_uniform_value",
+    "first_error_chain",
+    "garnet",
+    "kl_chain",
+    "kl_chain_time",
+    "lock_chain",
+    "lock_policy",
+    "lock_value",
+    "reset_success_rates",
+    "right_step_advantage",
+    "success_probability",
+    "tight_cpi",
+    "tight_divergence",
+    "tight_masked",
+    "tight_returns",
+    "tree",
+    "tree_leaf_rewards",
+]

@@ -1,0 +1,314 @@
+"""Gymnasium: our worlds under `resets/…`, and tabular MDPs from any toy-text environment.
+
+    gym.make("envs.gym:resets/LockChain-v0", length=8)      # the prefix imports this module
+    mdp_from_env("FrozenLake-v1", discount=0.99)
+
+Environments follow Gymnasium's toy-text convention: `P[s][a]` lists (probability, next state,
+reward, terminated), `initial_state_distrib` is ρ, infos hold {"prob": p}. In addition any state can
+be reset to, `reset(options={"state": s})`. Rewards are the expected rewards r(s, a).
+
+A finite horizon is no state of the world, so it is Gymnasium's `TimeLimit` that truncates; the
+unwrapped environment is endless. A reset starts the limit anew: it does not know the step at which
+the state was first met.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import WrapperSpec
+from gymnasium.wrappers import TimeLimit
+from scipy import sparse
+
+from envs.deep_sea import deep_sea
+from envs.first_error import first_error_chain
+from envs.garnet import garnet
+from envs.kl_chain import kl_chain
+from envs.lock import lock_chain
+from envs.reasoning import ChainTask, Problem
+from envs.tabular import FloatArray, MDPError, TabularMDP
+from envs.tight import tight_cpi, tight_masked
+from envs.tree import tree
+
+#: One outcome of an action: probability, next state, reward, terminated.
+Outcome = tuple[float, int, float, bool]
+
+#: Imported MDPs with more states than this are CSR.
+DENSE_STATES = 500
+
+
+class TabularEnv(gym.Env[int, int]):
+    """A `TabularMDP` as a toy-text environment.
+
+    Parameters
+    ----------
+    mdp : TabularMDP
+        `terminated` is true when the next state is one of `mdp.terminal`.
+    render_mode : {"ansi"}, optional
+        One line of text a step.
+
+    Raises
+    ------
+    ValueError
+        If `render_mode` is another.
+    """
+
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 (as gym.Env declares)
+
+    def __init__(self, mdp: TabularMDP, render_mode: str | None = None) -> None:
+        if render_mode not in (None, "ansi"):
+            raise ValueError(f"render_mode: {render_mode!r} is not one of 'ansi' and None")
+        self.mdp = mdp
+        self.render_mode = render_mode
+        self.observation_space: spaces.Space[Any] = spaces.Discrete(mdp.num_states)
+        self.action_space: spaces.Space[Any] = spaces.Discrete(mdp.num_actions)
+        self.initial_state_distrib: FloatArray = mdp.start
+        self.s: int | None = None
+        self._line = ""
+
+    @cached_property
+    def P(self) -> dict[int, dict[int, list[Outcome]]]:
+        """Outcomes of positive probability by state and action, made at first use."""
+        mdp = self.mdp
+        return {
+            s: {a: self._outcomes(s, a) for a in range(mdp.num_actions)}
+            for s in range(mdp.num_states)
+        }
+
+    def _outcomes(self, state: int, action: int) -> list[Outcome]:
+        reward = float(self.mdp.rewards[state, action])
+        following, p = self.mdp.successors(state, action)
+        ended = self.mdp.terminal[following]
+        return [
+            (float(p_i), int(s_i), reward, bool(end_i))
+            for p_i, s_i, end_i in zip(p, following, ended, strict=True)
+        ]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Start an episode in a state drawn from ρ, or in `options={"state": s}`.
+
+        Raises
+        ------
+        ValueError
+            If the state is not one of the MDP's, or `options` has another key.
+        """
+        super().reset(seed=seed)
+        options = dict(options or {})
+        if "state" in options:
+            state, p = options.pop("state"), 1.0
+            if state not in self.observation_space:
+                raise ValueError(
+                    f"options: state {state!r} is not one of 0 … {self.mdp.num_states - 1}"
+                )
+            state = int(state)
+        else:
+            start = self.initial_state_distrib
+            state = int(self.np_random.choice(start.size, p=start))
+            p = float(start[state])
+        if options:
+            raise ValueError(f"options: {', '.join(map(repr, options))} unknown; 'state' is")
+        self.s = state
+        self._line = f"state {state}"
+        return state, {"prob": p}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        """Take `action`. A terminal state stays put and pays nothing, as in toy text.
+
+        Raises
+        ------
+        gymnasium.error.ResetNeeded, gymnasium.error.InvalidAction
+            Before the first `reset`; for an action that is not one of the MDP's.
+        """
+        if self.s is None:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        if action not in self.action_space:
+            raise gym.error.InvalidAction(
+                f"action {action!r} is not one of 0 … {self.mdp.num_actions - 1}"
+            )
+        outcomes = self._outcomes(self.s, int(action))
+        drawn = self.np_random.choice(len(outcomes), p=[outcome[0] for outcome in outcomes])
+        p, following, reward, terminated = outcomes[drawn]
+        ending = ", terminated" if terminated else ""
+        self._line = f"state {self.s}, action {action}: reward {reward:g}, state {following}"
+        self._line += ending
+        self.s = following
+        return following, reward, terminated, False, {"prob": p}
+
+    def render(self) -> str | None:
+        """The last transition as a line, or None without a render mode."""
+        return self._line if self.render_mode == "ansi" else None
+
+
+def chain_reasoning(modulus: int, start: int, operations: Sequence[str], verify: str) -> TabularMDP:
+    """One problem of the chain-reasoning task, see `envs.reasoning`."""
+    task = ChainTask(modulus, tuple(dict.fromkeys(operations)))
+    return task.mdp(Problem(start, tuple(operations)), verify)
+
+
+#: Every registered world: its function, and the arguments that `gym.make` may replace.
+WORLDS: dict[str, tuple[Callable[..., TabularMDP], dict[str, Any]]] = {
+    "LockChain": (lock_chain, {"length": 20, "num_actions": 4}),
+    "KLChain": (kl_chain, {"num_states": 10, "discount": 0.99}),
+    "DeepSea": (deep_sea, {"size": 10}),
+    "FirstError": (first_error_chain, {"length": 10, "recovery": 0.0}),
+    "Tree": (tree, {"depth": 4, "branching": 2, "seed": 0}),
+    "Garnet": (
+        garnet,
+        {"num_states": 20, "num_actions": 3, "branching": 3, "seed": 0, "discount": 0.9},
+    ),
+    "TightCPI": (lambda discount: tight_cpi(discount).mdp, {"discount": 0.9}),
+    "TightMasked": (lambda horizon: tight_masked(horizon).mdp, {"horizon": 2}),
+    "ChainReasoning": (
+        chain_reasoning,
+        {"modulus": 10, "start": 3, "operations": ["+4", "*3", "-2"], "verify": "steps"},
+    ),
+}
+
+
+def make_world(world: str, render_mode: str | None = None, **kwargs: Any) -> TabularEnv:
+    """The environment of one of `WORLDS`: the entry point of every id."""
+    function, _ = WORLDS[world]
+    return TabularEnv(function(**kwargs), render_mode)
+
+
+def limit_to_horizon(env: gym.Env[int, int]) -> gym.Env[int, int]:
+    """Truncate at the MDP's horizon, unless `gym.make` was given another `max_episode_steps`."""
+    horizon = env.unwrapped.mdp.horizon if isinstance(env.unwrapped, TabularEnv) else None
+    limited = env.spec is not None and env.spec.max_episode_steps is not None
+    return env if limited or horizon is None else TimeLimit(env, horizon)
+
+
+# The horizon depends on the arguments of gym.make, so it cannot be registered as a number; a
+# wrapper applied after the environment is made can read it.
+_HORIZON = WrapperSpec("TimeLimit", "envs.gym:limit_to_horizon", {})
+
+for _world, (_, _defaults) in WORLDS.items():
+    gym.register(
+        id=f"resets/{_world}-v0",
+        entry_point="envs.gym:make_world",
+        kwargs={"world": _world, **_defaults},
+        additional_wrappers=(_HORIZON,),
+    )
+
+
+def mdp_from_env(
+    env_or_id: str | gym.Env[Any, Any],
+    *,
+    horizon: int | None = None,
+    discount: float | None = None,
+) -> TabularMDP:
+    """The MDP of an environment that knows its transitions.
+
+    Repeated successors are added up, r(s, a) = Σ p·r, and a transition that terminates leads to
+    one extra state, the last, that absorbs and pays nothing: its value is zero, whatever the
+    successor's own rows say. A time limit (`TimeLimit`) is not part of `P` and is ignored.
+
+    Parameters
+    ----------
+    env_or_id : str or gymnasium.Env
+        An id, with or without the module that registers it ("resets/Tree-v0",
+        "envs.gym:resets/Tree-v0", "FrozenLake-v1"), or an environment, wrapped or not. It must be
+        a `TabularEnv`, whose MDP is returned as it is, or have `P` and `initial_state_distrib`,
+        as Gymnasium's toy-text environments do.
+    horizon, discount : int, float, optional
+        Time of the MDP, one of the two. By default that of a `TabularEnv`; others need one.
+
+    Returns
+    -------
+    TabularMDP
+        Dense up to 500 states, CSR above.
+
+    Raises
+    ------
+    ValueError
+        If the id is unknown, the environment has no `P`, or neither time is given.
+    MDPError
+        If `P` is not a transition function; the message names the state and the action.
+    """
+    if isinstance(env_or_id, str):
+        env = _make(env_or_id)
+        try:
+            return mdp_from_env(env, horizon=horizon, discount=discount)
+        finally:
+            env.close()
+    base: Any = getattr(env_or_id, "unwrapped", env_or_id)
+    if isinstance(base, TabularEnv):
+        if horizon is None and discount is None:
+            return base.mdp
+        return base.mdp.with_time(horizon=horizon, discount=discount)
+    spec = getattr(base, "spec", None)
+    name = spec.id if spec is not None else type(base).__name__
+    if not (hasattr(base, "P") and hasattr(base, "initial_state_distrib")):
+        raise ValueError(
+            f"{name}: no transitions to read; an environment needs P[s][a], a list of "
+            "(probability, next state, reward, terminated), and initial_state_distrib (S,)"
+        )
+    if getattr(base, "fickle_passenger", False):  # of Taxi: step() moves the passenger's goal
+        raise ValueError(f"{name}: fickle_passenger changes states outside P; make it without")
+    if horizon is None and discount is None:
+        raise ValueError(f"{name}: its P has no notion of time; give horizon (H) or discount (γ)")
+    transitions, rewards, start = _read(base.P, base.initial_state_distrib, name)
+    return TabularMDP(transitions, rewards, start, horizon, discount, name)
+
+
+def _make(env_id: str) -> gym.Env[Any, Any]:
+    """`gym.make`, with every failure as one line that names the id."""
+    module, _, plain = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        if plain not in gym.registry:
+            close = difflib.get_close_matches(plain, gym.registry, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise ValueError(f"{env_id}: no such environment{hint}")
+        return gym.make(plain, disable_env_checker=True)
+    except (ImportError, TypeError, gym.error.Error) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{env_id}: cannot be made ({reason})") from None
+
+
+def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatArray]:
+    """Transitions, rewards (S, A) and start (S,) of a toy-text `P`."""
+    num_states = len(P)
+    if isinstance(P, dict) and set(P) != set(range(num_states)):
+        raise MDPError(f"{name}: the states of P are not 0 … {num_states - 1}")
+    num_actions = len(P[0])
+    over = num_states
+    rows: list[int] = []
+    columns: list[int] = []
+    probabilities: list[float] = []
+    rewards = np.zeros((num_states + 1, num_actions))
+    for s in range(num_states):
+        if len(P[s]) != num_actions:
+            raise MDPError(f"{name}: state {s} has {len(P[s])} actions, state 0 has {num_actions}")
+        for a in range(num_actions):
+            for p, following, reward, terminated in P[s][a]:
+                if not 0 <= following < num_states:
+                    raise MDPError(f"{name}: state {s}, action {a} leads to {following}, no state")
+                rows.append(s * num_actions + a)
+                columns.append(over if terminated else int(following))
+                probabilities.append(float(p))
+                rewards[s, a] += p * reward
+    start = np.asarray(distribution, dtype=np.float64)
+    if over in columns:
+        rows += range(over * num_actions, (over + 1) * num_actions)
+        columns += [over] * num_actions
+        probabilities += [1.0] * num_actions
+        start = np.append(start, 0.0)
+        num_states += 1
+    # COO to CSR adds up the entries of a repeated successor.
+    transitions: Any = sparse.coo_array(
+        (probabilities, (rows, columns)), shape=(num_states * num_actions, num_states)
+    ).tocsr()
+    if num_states <= DENSE_STATES:
+        transitions = transitions.toarray().reshape(num_states, num_actions, num_states)
+    return transitions, rewards[:num_states], start

@@ -1,0 +1,265 @@
+"""TabularMDP in memory: what it refuses and says, what it keeps, and what it computes.
+
+The world used here has two actions and three states: 0 moves on with probability 3/4 under
+action 0, 1 always ends in 2, and 2 is terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from envs import MDPError, TabularMDP
+
+TRANSITIONS = np.array(
+    [
+        [[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]],
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]],
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]],
+    ]
+)
+REWARDS = np.array([[0.5, -1.0], [2.0, 0.0], [0.0, 0.0]])
+START = np.array([0.5, 0.5, 0.0])
+
+
+def dense_rows() -> Any:
+    return TRANSITIONS.copy()
+
+
+def csr_rows() -> Any:
+    return sparse.csr_array(TRANSITIONS.reshape(6, 3))
+
+
+both_kinds = pytest.mark.parametrize("rows", [dense_rows, csr_rows], ids=["dense", "csr"])
+Rows = Callable[[], Any]
+
+
+def world(**changes: Any) -> TabularMDP:
+    fields: dict[str, Any] = {"transitions": TRANSITIONS, "rewards": REWARDS, "start": START}
+    fields["horizon"] = 4
+    return TabularMDP(**(fields | changes))
+
+
+def with_row(state: int, action: int, row: list[float], as_csr: bool) -> Any:
+    """The transitions with one row replaced."""
+    transitions = TRANSITIONS.copy()
+    transitions[state, action] = row
+    return sparse.csr_array(transitions.reshape(6, 3)) if as_csr else transitions
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("as_csr", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([0.0, 0.5, 0.25], r"sums to 0\.75, not 1; divide it by its sum"),
+        ([0.5, 0.5, 1e-6], r"sums to 1\.000001, not 1"),
+        ([0.0, 0.0, 0.0], "sums to 0, not 1"),
+        ([1.5, -0.5, 0.0], r"entry 1 is negative \(-0\.5\)"),
+        ([0.5, np.nan, 0.5], "entry 1 is not finite"),
+        ([0.5, 0.5, np.inf], "entry 2 is not finite"),
+    ],
+)
+def test_bad_row_is_named(row: list[float], message: str, as_csr: bool) -> None:
+    with pytest.raises(MDPError, match=f"transitions: state 1, action 0: {message}"):
+        world(transitions=with_row(1, 0, row, as_csr))
+    with pytest.raises(MDPError, match=f"transitions: state 0, action 1: {message}"):
+        world(transitions=with_row(0, 1, row, as_csr))
+
+
+@pytest.mark.parametrize("as_csr", [False, True], ids=["dense", "csr"])
+def test_rounding_is_accepted(as_csr: bool) -> None:
+    world(transitions=with_row(1, 0, [1 / 3, 1 / 3, 1 / 3 + 1e-10], as_csr))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": np.zeros(3)}, r"rewards: shape \(3,\), expected \(S, A\)"),
+        ({"rewards": np.zeros((0, 2))}, r"rewards: shape \(0, 2\).*S, A ≥ 1"),
+        ({"rewards": np.zeros((3, 0))}, r"rewards: shape \(3, 0\).*S, A ≥ 1"),
+        ({"start": np.ones(2) / 2}, r"start: shape \(2,\), expected \(3,\)"),
+        ({"start": START[:, None]}, r"start: shape \(3, 1\), expected \(3,\)"),
+        ({"rewards": np.zeros((3, 4))}, r"transitions: shape \(3, 2, 3\), expected \(3, 4, 3\)"),
+        (
+            {"transitions": TRANSITIONS.reshape(6, 3)},
+            r"transitions: shape \(6, 3\), expected \(3, 2, 3\)",
+        ),
+        (
+            {"transitions": sparse.csr_array((3, 6))},
+            r"transitions: sparse shape \(3, 6\), expected \(6, 3\)",
+        ),
+        ({"start": [0.5, 0.25, 0.0]}, r"start: sums to 0\.75, not 1"),
+        ({"start": [1.5, -0.5, 0.0]}, r"start: entry 1 is negative \(-0\.5\)"),
+        ({"start": [0.5, 0.5, np.nan]}, "start: entry 2 is not finite"),
+        (
+            {"rewards": [[0, 0], [0, np.nan], [0, 0]]},
+            "rewards: state 1, action 1 is nan, not a finite number",
+        ),
+        ({"rewards": [[0, 0], [0, 0], [-np.inf, 0]]}, "rewards: state 2, action 0 is -inf"),
+        ({"horizon": None}, "exactly one of horizon and discount .*None.*None"),
+        ({"discount": 0.5}, r"exactly one of horizon and discount .*horizon=4, discount=0\.5"),
+        ({"horizon": 0}, "horizon: 0 is not a whole number ≥ 1"),
+        ({"horizon": -3}, "horizon: -3 is not a whole number ≥ 1"),
+        ({"horizon": 2.5}, r"horizon: 2\.5 is not a whole number ≥ 1"),
+        ({"horizon": None, "discount": 1.0}, "discount: 1.0 .* γ = 1 give horizon=H instead"),
+        ({"horizon": None, "discount": -0.1}, r"discount: -0\.1 is not in \[0, 1\)$"),
+        ({"horizon": None, "discount": 1.5}, r"discount: 1\.5 is not in \[0, 1\)$"),
+        ({"horizon": None, "discount": np.nan}, r"discount: nan is not in \[0, 1\)"),
+    ],
+)
+def test_bad_field_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MDPError, match=message):
+        world(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": [["a", "b"]] * 3}, "rewards"),
+        ({"start": ["a", "b", "c"]}, "start"),
+        ({"transitions": [[1.0], [0.5, 0.5]]}, "transitions"),
+        ({"horizon": np.nan}, "horizon: nan is not a whole number ≥ 1"),
+        ({"horizon": np.inf}, "horizon: inf is not a whole number ≥ 1"),
+        ({"horizon": "two"}, "horizon"),
+        ({"horizon": None, "discount": "half"}, "discount"),
+    ],
+)
+def test_field_that_is_no_number_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MDPError, match=message):
+        world(**changes)
+
+
+def test_an_mdp_error_is_a_value_error() -> None:
+    assert issubclass(MDPError, ValueError)
+
+
+# What is kept
+
+
+@both_kinds
+def test_nothing_can_be_written(rows: Rows) -> None:
+    mdp = world(transitions=rows())
+    data = mdp.transitions.data if mdp.is_sparse else mdp.transitions
+    for array in (mdp.rewards, mdp.start, data):
+        assert not array.flags.writeable
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0.5
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        mdp.horizon = 5  # type: ignore[misc]
+
+
+@both_kinds
+def test_the_callers_arrays_are_copied(rows: Rows) -> None:
+    given, rewards, start = rows(), REWARDS.copy(), START.copy()
+    mdp = world(transitions=given, rewards=rewards, start=start)
+    (given if isinstance(given, np.ndarray) else given.data)[:] = 7.0
+    rewards[:], start[:] = 7.0, 7.0
+    np.testing.assert_array_equal(mdp.rewards, REWARDS)
+    np.testing.assert_array_equal(mdp.start, START)
+    flat = mdp.flat.toarray() if mdp.is_sparse else mdp.flat
+    np.testing.assert_array_equal(flat, TRANSITIONS.reshape(6, 3))
+
+
+def test_numbers_become_floats_and_plain_ints() -> None:
+    mdp = world(
+        transitions=sparse.coo_matrix(TRANSITIONS.reshape(6, 3) > 0.5, dtype=int),
+        rewards=[[1, 0], [0, 0], [0, 0]],
+        start=[1, 0, 0],
+        horizon=np.int64(4),
+    )
+    assert {mdp.rewards.dtype, mdp.start.dtype, mdp.flat.dtype} == {np.dtype(np.float64)}
+    assert type(mdp.horizon) is int
+    assert type(world(horizon=None, discount=np.float64(0.5)).discount) is float
+
+
+def test_duplicate_csr_entries_are_added() -> None:
+    once = csr_rows().tocoo()
+    halves = sparse.coo_array(
+        (
+            np.concatenate([once.data, once.data]) / 2,
+            (np.tile(once.coords[0], 2), np.tile(once.coords[1], 2)),
+        ),
+        shape=once.shape,
+    )
+    mdp = world(transitions=halves)
+    assert mdp.flat.nnz == csr_rows().nnz
+    states, p = mdp.successors(0, 0)
+    assert states.tolist() == [0, 1] and p.tolist() == [0.25, 0.75]
+
+
+# What is computed
+
+
+@both_kinds
+def test_shapes_and_flat(rows: Rows) -> None:
+    mdp = world(transitions=rows())
+    assert (mdp.num_states, mdp.num_actions) == (3, 2)
+    assert mdp.flat.shape == (6, 3)
+    np.testing.assert_array_equal(mdp.flat @ [1.0, 2.0, 4.0], [1.75, 1.0, 4.0, 4.0, 4.0, 4.0])
+
+
+@both_kinds
+def test_successors(rows: Rows) -> None:
+    mdp = world(transitions=rows())
+    states, p = mdp.successors(0, 0)
+    assert states.tolist() == [0, 1] and p.tolist() == [0.25, 0.75]
+    states, p = mdp.successors(1, 1)
+    assert states.tolist() == [2] and p.tolist() == [1.0]
+
+
+def test_successors_skip_stored_zeros() -> None:
+    plain = csr_rows()
+    parts = (np.insert(plain.data, 2, 0.0), np.insert(plain.indices, 2, 2))
+    rows = sparse.csr_array((*parts, plain.indptr + (np.arange(7) > 0)), shape=(6, 3))
+    assert rows.nnz == plain.nnz + 1
+    states, _ = world(transitions=rows).successors(0, 0)
+    assert states.tolist() == [0, 1]
+
+
+@both_kinds
+def test_terminal(rows: Rows) -> None:
+    assert world(transitions=rows()).terminal.tolist() == [False, False, True]
+    paying = REWARDS.copy()
+    paying[2, 1] = 0.1
+    assert not world(transitions=rows(), rewards=paying).terminal.any()
+
+
+@both_kinds
+def test_terminal_absorbs_under_every_action(rows: Rows) -> None:
+    # State 0 stays with probability 1 under action 1 only.
+    mdp = world(transitions=rows(), rewards=np.zeros((3, 2)))
+    assert mdp.terminal.tolist() == [False, False, True]
+
+
+def test_reward_range() -> None:
+    assert world().reward_range == (-1.0, 2.0)
+    assert world().reward_width == 3.0
+    assert world(rewards=np.full((3, 2), 5.0)).reward_width == 0.0
+
+
+@both_kinds
+def test_with_time(rows: Rows) -> None:
+    mdp = world(transitions=rows(), name="small")
+    discounted = mdp.with_time(discount=0.9)
+    assert (discounted.horizon, discounted.discount) == (None, 0.9)
+    assert (mdp.horizon, mdp.discount) == (4, None)
+    assert discounted.name == "small" and discounted.is_sparse == mdp.is_sparse
+    np.testing.assert_array_equal(discounted.rewards, mdp.rewards)
+    assert discounted.with_time(horizon=2).horizon == 2
+    with pytest.raises(MDPError, match="exactly one"):
+        mdp.with_time()
+
+
+def test_repr() -> None:
+    assert repr(world(name="small")) == "TabularMDP('small', S=3, A=2, horizon=4, dense)"
+    mdp = world(transitions=csr_rows(), horizon=None, discount=0.95)
+    assert repr(mdp) == "TabularMDP('mdp', S=3, A=2, discount=0.95, CSR)"
+    assert "discount=0," in repr(world(horizon=None, discount=0.0))
