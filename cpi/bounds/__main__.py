@@ -1,0 +1,237 @@
+"""`python -m cpi.bounds`: check the guarantees of conservative policy iteration numerically."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+from rich.progress import Progress
+
+from cpi.bounds import REGISTRY, BoundReport, Update, bounds_for
+from cpi.bounds.check import STEPS, Row, variations
+from cpi.bounds.instances import (
+    candidates,
+    chain_instances,
+    random_instances,
+    threshold,
+    tight_instances,
+)
+from cpi.bounds.table import console, list_table
+from cpi.improvement import coverage, improvable, visit_probability
+from cpi.optimal import optimal
+from cpi.policies import load_policy, uniform_policy
+from cpi.values import Evaluation, evaluate
+from envs.tabular import TabularMDP
+
+EPILOG = """\
+examples:
+  python -m cpi.bounds                                  every bound, on every kind of instance
+  python -m cpi.bounds --list                           the statements, with their hypotheses
+  python -m cpi.bounds --env FrozenLake-v1 --gamma 0.99
+  python -m cpi.bounds --env resets/LockChain-v0 --tau 0.1
+  python -m cpi.bounds --mdp mine.npz --policy policy.npy --horizon 20
+
+An .npz MDP holds transitions (S, A, S) (or CSR data, indices, indptr of (S·A, S)), rewards (S, A),
+start (S,), and horizon or discount. A policy is an .npy of shape (S, A) or (H, S, A).
+The exit code is 0 if every bound held, 1 if one was violated, 2 if the input was refused.
+"""
+
+#: What a user's input can raise, each with a message made for them.
+REFUSALS = (ValueError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    out = console()
+    if args.list:
+        out.print(list_table(REGISTRY))
+        return 0
+    started = time.monotonic()
+    record: dict[str, Any] = {}
+    try:
+        if args.json is not None:
+            check_writable(args.json)
+        if args.mdp is None and args.env is None:
+            refuse_problem_options(args)
+            report = BoundReport([Row(bound) for bound in REGISTRY])
+            updates = suite(args.seed, args.instances, args.tau)
+        else:
+            base = load_problem(args)
+            record["problem"] = facts = problem_facts(base, threshold(base, args.tau))
+            for key, value in facts.items():
+                out.print(f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}")
+            report = BoundReport([Row(bound) for bound in bounds_for(base.mdp)])
+            updates = problem_updates(base, args.seed, args.tau)
+    except REFUSALS as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    interrupted = check(report, updates)
+    record = {
+        "checks": report.to_json(),
+        "versions": versions(),
+        "seed": args.seed,
+        "seconds": round(time.monotonic() - started, 2),
+        **record,
+    }
+    out.print(report)
+    for label, failed in report.failures[:10]:
+        out.print(
+            f"violated: {failed.bound.name} on {label}: left {failed.left:.12g}, "
+            f"right {failed.right:.12g}",
+            style="bold red",
+        )
+    out.print(report.verdict(), style="bold")
+    if interrupted:
+        record["interrupted"] = True
+        out.print("Interrupted: the table holds what was checked until then.")
+    if args.json is not None:
+        write_json(args.json, record)
+        out.print(f"Written to {args.json}")
+    return 130 if interrupted else int(report.violations > 0)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cpi.bounds",
+        description="Check the guarantees of conservative policy iteration with resets, "
+        "on built-in instances or on your own MDP.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    add("--list", action="store_true", help="print every bound with its hypothesis, and stop")
+    add("--quick", action="store_true", help="20 random MDPs of each kind instead of 400")
+    add("--instances", type=whole, metavar="N", help="random MDPs of each kind (default 400)")
+    add("--seed", type=whole, default=0, metavar="N", help="seed of the random MDPs (default 0)")
+    add("--tau", type=float, help="threshold τ ≥ 0 (default: half the largest advantage)")
+    problem = parser.add_argument_group("your own problem")
+    add = problem.add_argument
+    source = problem.add_mutually_exclusive_group()
+    source.add_argument("--mdp", type=Path, metavar="FILE.npz", help="an MDP saved as arrays")
+    source.add_argument("--env", metavar="ID", help="a Gymnasium toy-text or resets/… environment")
+    add("--policy", type=Path, metavar="FILE", help="the policy π (default: uniform)")
+    time_kind = problem.add_mutually_exclusive_group()
+    time_kind.add_argument("--gamma", type=float, help="discount factor in [0, 1)")
+    time_kind.add_argument("--horizon", type=whole, metavar="H", help="steps of an episode")
+    return parser
+
+
+def whole(text: str) -> int:
+    """A non-negative whole number, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number ≥ 0")
+    return int(text)
+
+
+def refuse_problem_options(args: argparse.Namespace) -> None:
+    """Raise where an option has no meaning without a problem, or contradicts another."""
+    for name in ("policy", "gamma", "horizon"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} needs a problem of yours: add --mdp FILE.npz or --env ID")
+    if args.tau is not None and not 0 <= args.tau < np.inf:
+        raise ValueError(f"--tau: {args.tau} is not a number ≥ 0")
+    if args.instances is None:
+        args.instances = 20 if args.quick else 400
+
+
+def suite(seed: int, instances: int, tau: float | None) -> Iterator[tuple[str, Update]]:
+    """Tight instances, chains, random MDPs, in this order."""
+    return itertools.chain(
+        tight_instances(), chain_instances(tau), random_instances(seed, instances, tau)
+    )
+
+
+def load_problem(args: argparse.Namespace) -> Evaluation:
+    """The user's MDP and policy, evaluated."""
+    if args.mdp is not None:
+        mdp = TabularMDP.load(args.mdp, horizon=args.horizon, discount=args.gamma)
+    else:
+        from envs.gym import mdp_from_env  # gymnasium is loaded only when asked for
+
+        mdp = mdp_from_env(args.env, horizon=args.horizon, discount=args.gamma)
+    return evaluate(
+        mdp, uniform_policy(mdp) if args.policy is None else load_policy(mdp, args.policy)
+    )
+
+
+def problem_updates(base: Evaluation, seed: int, tau: float | None) -> Iterator[tuple[str, Update]]:
+    """Updates of the user's policy towards greedy, partly greedy and random candidates."""
+    for candidate in candidates(base, tau, np.random.default_rng(seed)):
+        for update in variations(base, candidate, STEPS, None, threshold(base, tau)):
+            yield base.mdp.name, update
+
+
+def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
+    """What the bounds depend on, for the header and the JSON."""
+    mdp = base.mdp
+    low, high = mdp.reward_range
+    facts: dict[str, Any] = {
+        "problem": repr(mdp),
+        "reward range used by the bounds": [low, high],
+        "J(π)": base.J,
+        "J*": float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0]),
+        "largest advantage": float(base.A.max()),
+    }
+    if tau is not None:
+        mask = improvable(base, tau)
+        facts["τ"] = tau
+        facts["p_π(τ)"] = coverage(base, mask)
+        facts["visit probability of I_τ"] = visit_probability(base, mask)
+    return facts
+
+
+def check(report: BoundReport, updates: Iterator[tuple[str, Update]]) -> bool:
+    """Add every update to the report; True if Ctrl-C ended it early."""
+    progress = Progress(console=console(sys.stderr), transient=True)
+    try:
+        with progress:
+            task = progress.add_task("checking", total=None)
+            for label, update in updates:
+                progress.update(task, advance=1, description=label)
+                report.add(label, update)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def versions() -> dict[str, str]:
+    """What produced the numbers."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an impossible output file before the work, not after it."""
+    if path.is_dir():
+        raise IsADirectoryError(f"--json: {path} is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"--json: {path} cannot be written")
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write all of it or nothing: a reader never sees half a file."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Checks bounds on updates and sums the results up, one row a bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cpi.bounds import discounted, finite
+from cpi.bounds.registry import Bound, Check, Update
+from cpi.policies import check_policy
+from cpi.values import Evaluation, evaluate, tolerance
+from envs.tabular import FloatArray, TabularMDP
+
+#: Step sizes that `check_bounds` tries unless told otherwise.
+STEPS = (1.0, 0.3, 0.1, 0.01)
+
+
+@dataclass
+class Row:
+    """What the checks of one bound came to.
+
+    `min_slack` is the smallest slack, `max_right` the largest right side; `tightness` and
+    `penalty_ratio` are the ratios closest to 1. All are infinite where there was nothing to see.
+    """
+
+    bound: Bound
+    instances: int = 0
+    violations: int = 0
+    min_slack: float = math.inf
+    max_right: float = -math.inf
+    tightness: float = math.inf
+    penalty_ratio: float = math.inf
+
+    def add(self, check: Check) -> None:
+        """Count one check."""
+        self.instances += 1
+        self.violations += check.violated
+        self.min_slack = min(self.min_slack, check.slack)
+        self.max_right = max(self.max_right, check.right)
+        self.tightness = _nearer_one(self.tightness, check.tightness)
+        self.penalty_ratio = _nearer_one(self.penalty_ratio, check.penalty_ratio)
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether the bound promised no gain on any instance."""
+        return self.bound.sense == ">=" and self.instances > 0 and self.max_right <= 0
+
+
+def _nearer_one(best: float, ratio: float) -> float:
+    return ratio if ratio > 0 and abs(math.log(ratio)) < abs(math.log(best)) else best
+
+
+def _number(value: float) -> float | None:
+    """A number for JSON, which has no infinities."""
+    return value if math.isfinite(value) else None
+
+
+@dataclass
+class BoundReport:
+    """All rows, and the checks that failed; prints as a table (also in a notebook)."""
+
+    rows: list[Row]
+    failures: list[tuple[str, Check]] = field(default_factory=list)
+
+    @property
+    def violations(self) -> int:
+        """Number of failed checks."""
+        return sum(row.violations for row in self.rows)
+
+    @property
+    def instances(self) -> int:
+        """Number of checks made."""
+        return sum(row.instances for row in self.rows)
+
+    def __getitem__(self, name: str) -> Row:
+        for row in self.rows:
+            if row.bound.name == name:
+                return row
+        raise KeyError(f"no bound {name!r}; there are {[row.bound.name for row in self.rows]}")
+
+    def add(self, label: str, update: Update) -> None:
+        """Check every row's bound that is about `update`'s kind of MDP."""
+        bounds = bounds_for(update.mdp)
+        for row in self.rows:
+            if row.bound in bounds and (check := row.bound.check(update)) is not None:
+                row.add(check)
+                if check.violated:
+                    self.failures.append((label, check))
+
+    def verdict(self) -> str:
+        """One sentence."""
+        used = sum(row.instances > 0 for row in self.rows)
+        unused = len(self.rows) - used
+        skipped = f" ({unused} did not apply)" if unused else ""
+        if self.violations:
+            failing = sum(row.violations > 0 for row in self.rows)
+            return (
+                f"{self.violations} violations of {failing} of {used} bounds in "
+                f"{self.instances:,} checks{skipped}: the statement, or our code, is wrong."
+            )
+        return f"All {used} bounds hold in {self.instances:,} checks{skipped}: no violation."
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Rows as plain data; a number that does not exist is None."""
+        return [
+            {
+                "name": row.bound.name,
+                "statement": row.bound.statement,
+                "source": row.bound.source,
+                "requires": row.bound.requires,
+                "instances": row.instances,
+                "violations": row.violations,
+                "min_slack": _number(row.min_slack),
+                "tightness": _number(row.tightness),
+                "penalty_ratio": _number(row.penalty_ratio),
+            }
+            for row in self.rows
+        ]
+
+    def __rich__(self) -> Any:
+        from cpi.bounds.table import report_table
+
+        return report_table(self)
+
+    def __str__(self) -> str:
+        from cpi.bounds.table import render
+
+        return render(self) + self.verdict()
+
+
+def bounds_for(mdp: TabularMDP) -> tuple[Bound, ...]:
+    """The bounds about `mdp`'s kind: discounted or finite-horizon."""
+    return discounted.BOUNDS if mdp.horizon is None else finite.BOUNDS
+
+
+def check_updates(updates: Iterable[tuple[str, Update]], bounds: Iterable[Bound]) -> BoundReport:
+    """Check `bounds` on labelled updates."""
+    report = BoundReport([Row(bound) for bound in bounds])
+    for label, update in updates:
+        report.add(label, update)
+    return report
+
+
+def default_tau(evaluation: Evaluation) -> float | None:
+    """Half the largest advantage; None where the policy cannot be improved."""
+    largest = float(evaluation.A.max())
+    return largest / 2 if largest > tolerance(evaluation.mdp) else None
+
+
+def variations(
+    base: Evaluation,
+    candidate: FloatArray,
+    alphas: Sequence[float],
+    weights: FloatArray | None,
+    tau: float | None,
+    restart: FloatArray | None = None,
+) -> Iterator[Update]:
+    """One update per α, and on a finite horizon per reset rule: the given one, or RR and CARO."""
+    rules: list[FloatArray | None] = [weights]
+    if weights is None and base.mdp.horizon is not None and tau is not None:
+        rules.append((base.A.max(axis=-1) > tau).astype(np.float64))
+    for rule in rules:
+        for alpha in alphas:
+            yield Update(base, candidate, alpha, rule, tau, restart)
+
+
+def check_bounds(
+    mdp: TabularMDP,
+    policy: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    alpha: float | Sequence[float] = STEPS,
+    weights: ArrayLike | None = None,
+    tau: float | None = None,
+    restart: ArrayLike | None = None,
+) -> BoundReport:
+    """Check every bound that applies to updates of `policy` towards `candidate`.
+
+    Parameters
+    ----------
+    mdp : TabularMDP
+    policy, candidate : array (S, A), or (H, S, A) on a finite horizon
+    alpha : float or several
+        Step sizes in [0, 1].
+    weights : array (S,) or (H, S), optional
+        Reset weights in [0, 1]; by default both random and oracle resets are checked.
+    tau : float, optional
+        Threshold of the improvable set; by default half the largest advantage.
+    restart : array (S,), optional
+        Restart distribution μ of the coverage bounds; by default the start distribution.
+
+    Returns
+    -------
+    BoundReport
+        Prints as a table; `report.violations` should be 0.
+
+    Raises
+    ------
+    cpi.PolicyError, ValueError
+        If an argument does not fit `mdp`.
+    """
+    base = evaluate(mdp, policy)
+    target = check_policy(mdp, candidate, what="candidate")
+    tau = default_tau(base) if tau is None else tau
+    steps = (alpha,) if isinstance(alpha, int | float) else alpha
+    rule = None if weights is None else np.asarray(weights, dtype=np.float64)
+    mu = None if restart is None else np.asarray(restart, dtype=np.float64)
+    updates = ((mdp.name, update) for update in variations(base, target, steps, rule, tau, mu))
+    return check_updates(updates, bounds_for(mdp))

@@ -1,0 +1,138 @@
+"""The instances that `python -m cpi.bounds` checks: tight ones, chains, and seeded random MDPs.
+
+Random problems have almost no power over constants, so the tight instances come first. Random
+transition rows are small integer weights, normalised: they hit zeros, ties and unreachable states,
+which smooth rows never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+import envs
+from cpi.bounds.check import STEPS, default_tau, variations
+from cpi.bounds.registry import Update
+from cpi.policies import greedy_policy, mixture, random_policy, uniform_policy
+from cpi.values import Evaluation, evaluate
+from envs.tabular import FloatArray, TabularMDP
+
+TIGHT_STEPS = (1e-3, 0.1, 0.5, 1.0)
+
+Labelled = Iterator[tuple[str, Update]]
+
+
+def tight_instances() -> Labelled:
+    """The two fixtures on which a bound is an equality, over α, γ and H."""
+    for discount in (0.1, 0.5, 0.9, 0.99):
+        case = envs.tight_cpi(discount)
+        base = evaluate(case.mdp, case.policy)
+        for alpha in TIGHT_STEPS:
+            yield f"{case.mdp.name} γ={discount}", Update(base, case.candidate, alpha, tau=0.25)
+    for horizon in (1, 2, 3, 8, 20):
+        case = envs.tight_masked(horizon)
+        base = evaluate(case.mdp, case.policy)
+        for alpha in TIGHT_STEPS:
+            for weights in (None, case.weights):
+                label = f"{case.mdp.name} H={horizon}"
+                yield label, Update(base, case.candidate, alpha, weights, tau=0.25)
+
+
+def chain_instances(tau: float | None = None) -> Labelled:
+    """Chains, grids and trees, discounted and finite, from the uniform policy and others."""
+    lock = envs.lock_chain(length=20, num_actions=4)
+    success = np.full(20, 0.98)
+    success[5] = 0.25
+    problems: list[tuple[TabularMDP, FloatArray | None]] = [(lock, envs.lock_policy(success, 4))]
+    problems += [
+        (mdp, None)
+        for mdp in (
+            envs.lock_chain(length=5, num_actions=3),
+            envs.deep_sea(size=6),
+            envs.first_error_chain(length=8, recovery=0.0),
+            envs.first_error_chain(length=8, recovery=0.4),
+            envs.tree(depth=4, branching=2, seed=1),
+            envs.garnet(num_states=12, num_actions=3, branching=3, seed=1, horizon=7),
+            envs.kl_chain(num_states=6, discount=0.95),
+            envs.kl_chain(num_states=6, discount=0.95).with_time(horizon=12),
+            envs.lock_chain(length=5, num_actions=3).with_time(discount=0.9),
+            envs.deep_sea(size=4).with_time(discount=0.9),
+            envs.first_error_chain(length=5, recovery=0.3).with_time(discount=0.8),
+            envs.tree(depth=3, branching=2, seed=2).with_time(discount=0.9),
+            envs.garnet(num_states=12, num_actions=3, branching=3, seed=2, discount=0.97),
+        )
+    ]
+    for mdp, policy in problems:
+        base = evaluate(mdp, uniform_policy(mdp) if policy is None else policy)
+        for candidate in candidates(base, tau, np.random.default_rng(0)):
+            for update in variations(base, candidate, STEPS, None, threshold(base, tau)):
+                yield mdp.name, update
+
+
+def random_instances(seed: int, count: int, tau: float | None = None) -> Labelled:
+    """`count` random finite-horizon MDPs and as many discounted ones; one stream an instance."""
+    for index in range(count):
+        for kind in ("finite", "discounted"):
+            rng = np.random.default_rng([seed, index, kind == "finite"])
+            mdp = random_mdp(rng, finite=kind == "finite")
+            timed = kind == "finite" and rng.random() < 0.5
+            policy = random_policy(mdp, rng, time_dependent=timed)
+            if rng.random() < 0.3:  # near-deterministic policies make small coverages
+                policy = mixture(greedy_policy(policy), policy, 0.1)
+            base = evaluate(mdp, policy)
+            restart = rng.dirichlet(np.ones(mdp.num_states))
+            for candidate in candidates(base, tau, rng):
+                alpha = 1.0 if rng.random() < 0.3 else 10.0 ** rng.uniform(-3, 0)
+                for weights in random_weights(base, tau, rng):
+                    label = f"random {kind} MDP, seed {seed}, index {index}"
+                    level = threshold(base, tau)
+                    yield label, Update(base, candidate, alpha, weights, level, restart)
+
+
+def random_mdp(rng: np.random.Generator, *, finite: bool) -> TabularMDP:
+    """A small MDP with integer-weight rows and rewards of any sign and offset."""
+    num_states, num_actions = int(rng.integers(2, 9)), int(rng.integers(2, 5))
+    counts = rng.integers(0, 4, size=(num_states, num_actions, num_states))
+    counts *= rng.random(counts.shape) < 0.6
+    counts[..., 0] += counts.sum(axis=-1) == 0
+    transitions = counts / counts.sum(axis=-1, keepdims=True)
+    rewards = rng.integers(-2, 3, size=(num_states, num_actions)) * rng.choice([0.1, 1.0, 5.0])
+    start = rng.dirichlet(np.ones(num_states)) if rng.random() < 0.5 else np.eye(num_states)[0]
+    horizon = int(rng.integers(1, 9)) if finite else None
+    discount = None if finite else float(rng.choice([0.0, 0.3, 0.7, 0.9, 0.97]))
+    return TabularMDP(transitions, rewards, start, horizon, discount, "random MDP")
+
+
+def threshold(base: Evaluation, tau: float | None) -> float | None:
+    """The user's τ, else half the largest advantage."""
+    return default_tau(base) if tau is None else tau
+
+
+def candidates(
+    base: Evaluation, tau: float | None, rng: np.random.Generator
+) -> Iterator[FloatArray]:
+    """Greedy; greedy on I_τ and π elsewhere (the localizer's candidate); random."""
+    greedy = greedy_policy(base.Q)
+    yield np.broadcast_to(greedy, base.A.shape)
+    level = threshold(base, tau)
+    if level is not None:
+        improvable = base.A.max(axis=-1) > level
+        yield np.where(improvable[..., None], greedy, base.policy)
+    yield random_policy(base.mdp, rng)
+
+
+def random_weights(
+    base: Evaluation, tau: float | None, rng: np.random.Generator
+) -> Iterator[FloatArray | None]:
+    """Random resets; on a finite horizon also CARO, a noisy localizer, and arbitrary weights."""
+    yield None
+    if base.mdp.horizon is None:
+        return
+    level = threshold(base, tau)
+    if level is not None:
+        improvable = base.A.max(axis=-1) > level
+        yield improvable.astype(np.float64)
+        true_positive, false_positive = rng.random(2)
+        yield np.where(improvable, true_positive, false_positive)
+    yield rng.random(base.occupancy.shape) ** 2

@@ -1,0 +1,281 @@
+"""What a bound is: a statement about one policy update, as data.
+
+An `Update` goes from π towards a candidate π', and computes each quantity of THEORY §1 when it is
+first asked for. A `Bound` has a left side (the truth), a right side (what is guaranteed), and a
+hypothesis under which left ≥ right, left ≤ right or left = right. The registry is two tuples of
+them, `cpi.bounds.discounted.BOUNDS` and `cpi.bounds.finite.BOUNDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpi.improvement import candidate_advantage, coverage, switch_free_mass
+from cpi.optimal import Optimum, optimal
+from cpi.policies import check_policy, mixture
+from cpi.values import Evaluation, evaluate, tolerance
+from envs.tabular import FloatArray, TabularMDP, check_distribution
+
+#: Occupancy below this is rounding: such a state is never visited.
+UNVISITED = 1e-14
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """The update π → (1 − α w) π + α w π' and everything the bounds say about it.
+
+    Parameters
+    ----------
+    base : Evaluation
+        The current policy π, evaluated on its MDP.
+    candidate : array, shape of a policy
+        π'.
+    alpha : float
+        Step size in [0, 1].
+    weights : array (S,) or (H, S), optional
+        Reset weights w in [0, 1]; all ones (random resets) by default.
+    tau : float, optional
+        Threshold τ ≥ 0 of the improvable set; bounds about I_τ apply only if it is given.
+    restart : array (S,), optional
+        Distribution μ of the coverage results; the MDP's start by default.
+
+    Raises
+    ------
+    cpi.PolicyError, ValueError
+        If an argument is out of range or of the wrong shape.
+    """
+
+    base: Evaluation
+    candidate: FloatArray
+    alpha: float = 1.0
+    weights: FloatArray | None = None
+    tau: float | None = None
+    restart: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        check_policy(self.mdp, self.candidate, what="candidate")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ValueError(f"alpha: {self.alpha} is not in [0, 1]")
+        if self.tau is not None and not self.tau >= 0.0:
+            raise ValueError(f"tau: {self.tau} is not a number ≥ 0")
+        if self.weights is not None:
+            weights = np.asarray(self.weights, dtype=np.float64)
+            shapes = [(self.mdp.num_states,), self.base.occupancy.shape]
+            if weights.shape not in shapes:
+                raise ValueError(f"weights: shape {weights.shape}, expected {shapes[-1]}")
+            if not ((weights >= 0) & (weights <= 1)).all():
+                raise ValueError("weights: must lie in [0, 1]")
+        if self.restart is not None:
+            restart = np.asarray(self.restart, dtype=np.float64)
+            if restart.shape != (self.mdp.num_states,):
+                expected = (self.mdp.num_states,)
+                raise ValueError(f"restart: shape {restart.shape}, expected {expected}")
+            check_distribution(restart, "restart")
+
+    @property
+    def mdp(self) -> TabularMDP:
+        """The MDP of `base`."""
+        return self.base.mdp
+
+    @property
+    def gamma(self) -> float:
+        """γ of a discounted MDP."""
+        assert self.mdp.discount is not None
+        return self.mdp.discount
+
+    @property
+    def H(self) -> int:
+        """Horizon of a finite MDP."""
+        assert self.mdp.horizon is not None
+        return self.mdp.horizon
+
+    @property
+    def r_max(self) -> float:
+        """Width of the reward range."""
+        return self.mdp.reward_width
+
+    @property
+    def d(self) -> FloatArray:
+        """Occupancy of π."""
+        return self.base.occupancy
+
+    @cached_property
+    def w(self) -> FloatArray:
+        """Reset weights, in the shape of the occupancy."""
+        return np.broadcast_to(1.0 if self.weights is None else self.weights, self.d.shape)
+
+    @cached_property
+    def a(self) -> FloatArray:
+        """Candidate's advantage a = E_{π'} A^π in each state."""
+        return candidate_advantage(self.base, self.candidate)
+
+    @cached_property
+    def advantage(self) -> float:
+        """Policy advantage 𝔸 = E_d a."""
+        return coverage(self.base, self.a)
+
+    @cached_property
+    def p_w(self) -> float:
+        """Fraction of visited states accepted as reset states."""
+        return coverage(self.base, self.w)
+
+    @cached_property
+    def masked_advantage(self) -> float:
+        """𝔸_w = E_{ν_w} a; 0 where no state is accepted."""
+        return coverage(self.base, self.w * self.a) / self.p_w if self.p_w > 0 else 0.0
+
+    @cached_property
+    def new(self) -> Evaluation:
+        """The updated policy (1 − α w) π + α w π', evaluated."""
+        return self.mixed(self.alpha, self.weights)
+
+    @cached_property
+    def gain(self) -> float:
+        """J of the updated policy minus J(π)."""
+        return self.new.J - self.base.J
+
+    @cached_property
+    def new_advantage(self) -> FloatArray:
+        """E_{π_new} A^π in each state, for bounds on two arbitrary policies."""
+        return candidate_advantage(self.base, self.new.policy)
+
+    @cached_property
+    def tv(self) -> FloatArray:
+        """Total variation ½‖π_new − π‖₁ in each state."""
+        return 0.5 * np.abs(self.new.policy - self.base.policy).sum(axis=-1)
+
+    @cached_property
+    def improvable(self) -> NDArray[np.bool_]:
+        """I_τ as a mask; all False where τ was not given."""
+        tau = np.inf if self.tau is None else self.tau
+        return np.asarray(self.base.A.max(axis=-1) > tau)
+
+    @cached_property
+    def p(self) -> float:
+        """Coverage p_π(τ) = d(I_τ)."""
+        return coverage(self.base, self.improvable)
+
+    @cached_property
+    def precision(self) -> float:
+        """Precision q = Pr(I_τ | accepted); 0 where no state is accepted."""
+        return coverage(self.base, self.w * self.improvable) / self.p_w if self.p_w > 0 else 0.0
+
+    @cached_property
+    def recall(self) -> float:
+        """Recall t = Pr(accepted | I_τ); 0 where I_τ is never visited."""
+        return coverage(self.base, self.w * self.improvable) / self.p if self.p > 0 else 0.0
+
+    @cached_property
+    def optimum(self) -> Optimum:
+        """An optimal policy of the MDP."""
+        return optimal(self.mdp)
+
+    @cached_property
+    def best(self) -> Evaluation:
+        """The optimal policy, evaluated."""
+        return evaluate(self.mdp, self.optimum.policy)
+
+    @cached_property
+    def restarted(self) -> FloatArray:
+        """d^{π,μ}, the occupancy of π from the restart distribution."""
+        return self.d if self.restart is None else self.base.occupancy_from(self.restart)
+
+    @cached_property
+    def improvement_left(self) -> FloatArray:
+        """max_a A^π in each state; negative values are rounding, the maximum is ≥ E_π A = 0."""
+        return np.maximum(self.base.A.max(axis=-1), 0.0)
+
+    def mixed(self, alpha: float, weights: FloatArray | NDArray[np.bool_] | None) -> Evaluation:
+        """The masked mixture at another α and w, evaluated."""
+        mask = 1.0 if weights is None else np.asarray(weights, dtype=np.float64)
+        return evaluate(self.mdp, mixture(self.base.policy, self.candidate, alpha, mask))
+
+    def gain_at(self, alpha: float, weights: FloatArray | NDArray[np.bool_] | None = None) -> float:
+        """J of the masked mixture at another α and w (default: all ones) minus J(π)."""
+        return self.mixed(alpha, weights).J - self.base.J
+
+    def switched_before(self, alpha: float) -> FloatArray:
+        """Pr(an on-policy trajectory switched to π' before step h), shape (H,)."""
+        return np.asarray(1.0 - switch_free_mass(self.base, alpha * self.w).sum(axis=1))
+
+    def density_ratio(self, over: FloatArray) -> FloatArray:
+        """d^{π*} / over, taken as 0 where the optimal policy never goes; may be infinite."""
+        best = self.best.occupancy
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(best > UNVISITED, best / over, 0.0)
+
+
+Side = Callable[[Update], float]
+Sense = Literal[">=", "<=", "="]
+
+
+def always(update: Update) -> bool:
+    """The hypothesis of an unconditional bound."""
+    return True
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One guarantee: under `hypothesis`, left (the truth) `sense` right (the bound).
+
+    `first_order` is set where the bound reads "gain ≥ first order − penalty". The ratio of the
+    whole sides tends to 1 for small steps whatever the constant in the penalty, so for these bounds
+    a check also compares the penalty with what the update truly loses of its first-order gain.
+    """
+
+    name: str
+    statement: str
+    source: str
+    sense: Sense
+    left: Side
+    right: Side
+    hypothesis: Callable[[Update], bool] = always
+    requires: str = ""
+    first_order: Side | None = None
+
+    def check(self, update: Update) -> Check | None:
+        """Both sides on one update, or None where the hypothesis does not hold."""
+        if not self.hypothesis(update):
+            return None
+        left, right = float(self.left(update)), float(self.right(update))
+        slack = {">=": left - right, "<=": right - left, "=": -abs(left - right)}[self.sense]
+        rounding = tolerance(update.mdp) + 64.0 * float(np.finfo(float).eps) * abs(right)
+        floor = 1e4 * rounding  # a ratio of numbers near rounding says nothing
+        tightness = _ratio(right, left, floor)
+        penalty_ratio = float("nan")
+        if self.first_order is not None:
+            first_order = float(self.first_order(update))
+            penalty_ratio = _ratio(first_order - right, first_order - left, floor)
+        return Check(self, left, right, slack, rounding, tightness, penalty_ratio)
+
+
+def _ratio(bound: float, truth: float, floor: float) -> float:
+    return bound / truth if truth > floor and bound > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A bound on one update.
+
+    `slack` is ≥ 0 where the bound holds, to `rounding`. `tightness` is bound / truth and
+    `penalty_ratio` is penalty / true loss; nan where a side is not positive or the truth is tiny.
+    """
+
+    bound: Bound
+    left: float
+    right: float
+    slack: float
+    rounding: float
+    tightness: float
+    penalty_ratio: float
+
+    @property
+    def violated(self) -> bool:
+        """Whether the slack is negative beyond rounding (a nan side is a violation too)."""
+        return not self.slack >= -self.rounding

@@ -1,0 +1,232 @@
+"""`python -m cpi.bounds` as a user runs it: real processes, real files, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cpi
+import envs
+from cpi.bounds import REGISTRY, Bound, finite
+from cpi.bounds import __main__ as command
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "cpi.bounds", *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def refused(*args: str) -> str:
+    """The one line on stderr of a command that refuses its input."""
+    result = run(*args)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    return result.stderr
+
+
+def test_the_suite_holds_and_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "bounds.json"
+    result = run("--quick", "--json", str(path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "no violation" in result.stdout and str(path) in result.stdout.replace("\n", "")
+    record = json.loads(path.read_text())
+    assert {"checks", "versions", "seed", "seconds"} <= set(record)
+    assert [row["name"] for row in record["checks"]] == [bound.name for bound in REGISTRY]
+    for row in record["checks"]:
+        assert row["instances"] > 0 and row["violations"] == 0
+        assert row["name"] in result.stdout
+        assert isinstance(row["min_slack"], float) and isinstance(row["tightness"], float)
+    assert set(record["versions"]) >= {"python", "numpy", "scipy"}
+    assert list(path.parent.iterdir()) == [path]  # no half-written file is left
+
+
+def test_one_seed_gives_one_result(tmp_path: Path) -> None:
+    records = []
+    for number, seed in enumerate(["3", "3", "4"]):
+        path = tmp_path / f"{number}.json"
+        assert run("--instances", "4", "--seed", seed, "--json", str(path)).returncode == 0
+        records.append(json.loads(path.read_text()))
+    assert records[0]["checks"] == records[1]["checks"]
+    assert records[0]["checks"] != records[2]["checks"]
+    assert records[2]["seed"] == 4
+
+
+def test_list_names_every_bound_and_its_hypothesis() -> None:
+    result = run("--list")
+    assert result.returncode == 0
+    for bound in REGISTRY:
+        assert bound.name in result.stdout
+    assert "a ≥ τ on I_τ" in result.stdout
+
+
+OWN = [
+    ("FrozenLake-v1", "--gamma", "0.99"),
+    ("CliffWalking-v1", "--gamma", "0.9"),
+    ("Taxi-v4", "--horizon", "15"),
+    ("resets/LockChain-v0",),
+    ("envs.gym:resets/KLChain-v0", "--gamma", "0.5"),
+]
+
+
+@pytest.mark.parametrize("args", OWN, ids=[args[0] for args in OWN])
+def test_environments_by_id(args: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    result = run("--env", *args, "--json", str(path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "reward range used by the bounds" in result.stdout
+    record = json.loads(path.read_text())
+    assert record["problem"]["J*"] >= record["problem"]["J(π)"]
+    assert sum(row["instances"] for row in record["checks"]) > 100
+
+
+def own_mdp(tmp_path: Path) -> tuple[envs.TabularMDP, str]:
+    mdp = envs.garnet(num_states=5, num_actions=2, branching=2, seed=1, horizon=4)
+    path = tmp_path / "mine.npz"
+    mdp.save(path)
+    return mdp, str(path)
+
+
+def test_own_mdp_and_policy(tmp_path: Path) -> None:
+    mdp, path = own_mdp(tmp_path)
+    policy = cpi.random_policy(mdp, np.random.default_rng(0), time_dependent=True)
+    np.save(tmp_path / "policy.npy", policy)
+    np.savez(tmp_path / "policy.npz", policy=policy)
+    expected = f"J(π): {cpi.evaluate(mdp, policy).J:.6g}"
+    for name in ("policy.npy", "policy.npz"):
+        result = run("--mdp", path, "--policy", str(tmp_path / name))
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout.splitlines()
+    uniform = run("--mdp", path, "--horizon", "9", "--tau", "0.01")
+    assert uniform.returncode == 0, uniform.stderr
+    assert "horizon=9" in uniform.stdout and "τ: 0.01" in uniform.stdout
+
+
+def test_a_policy_for_the_environment_fits_without_the_added_state(tmp_path: Path) -> None:
+    policy = np.tile([0.7, 0.1, 0.1, 0.1], (16, 1))
+    np.save(tmp_path / "policy.npy", policy)
+    result = run(
+        "--env", "FrozenLake-v1", "--gamma", "0.9", "--policy", str(tmp_path / "policy.npy")
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_unknown_environment_is_refused_in_one_line() -> None:
+    assert "FrozenLak-v1" in refused("--env", "FrozenLak-v1", "--gamma", "0.9")
+
+
+def test_bad_input_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:
+    _, path = own_mdp(tmp_path)
+    (tmp_path / "broken.npz").write_bytes(b"PK not really a zip")
+    np.save(tmp_path / "short.npy", np.full((4, 2), 0.5))
+    np.save(tmp_path / "sums.npy", np.full((5, 2), 0.6))
+    cases = [
+        (["--mdp", str(tmp_path / "no.npz")], "no.npz: no such file"),
+        (["--mdp", str(tmp_path / "broken.npz")], "broken.npz: not a readable"),
+        (["--mdp", path, "--policy", str(tmp_path / "short.npy")], "shape (4, 2)"),
+        (["--mdp", path, "--policy", str(tmp_path / "sums.npy")], "state 0"),
+        (["--mdp", path, "--gamma", "1"], "for γ = 1 give horizon=H"),
+        (["--mdp", path, "--gamma", "nan"], "nan is not in [0, 1)"),
+        (["--mdp", path, "--horizon", "0"], "horizon: 0"),
+        (["--mdp", path, "--tau", "-0.1"], "tau: -0.1"),
+        (["--mdp", path, "--tau", "1e9"], "no state has an advantage above 1e+09"),
+        (["--env", "FrozenLake-v1"], "horizon"),
+        (["--gamma", "0.9"], "--gamma needs a problem"),
+        (["--policy", "x.npy"], "--policy needs a problem"),
+        (["--tau", "-1"], "tau: -1"),
+        (["--json", str(tmp_path)], "is a folder"),
+    ]
+    for args, message in cases:
+        # In process: starting 14 interpreters would test nothing more.
+        assert message in capture_refusal(args), args
+
+
+def capture_refusal(args: list[str]) -> str:
+    import contextlib
+    import io
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert command.main(args) == 2
+    assert out.getvalue() == "" and err.getvalue().count("\n") == 1
+    return err.getvalue()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--seed", "-1"], ["--instances", "many"], ["--mdp", "a", "--env", "b"], ["--nonsense"]],
+)
+def test_bad_usage_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command.main(args)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_violation_is_reported_and_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def too_much(update: Any) -> float:
+        return float(update.gain) + 0.5
+
+    false = Bound("too good", "gain ≥ gain + ½", "nobody", ">=", lambda u: u.gain, too_much)
+    monkeypatch.setattr(finite, "BOUNDS", (*finite.BOUNDS, false))
+    monkeypatch.setattr(command, "REGISTRY", (*REGISTRY, false))
+    path = tmp_path / "out.json"
+    assert command.main(["--instances", "2", "--json", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "violated: too good on tight_masked" in printed
+    assert "violations of 1 of 32 bounds" in printed
+    rows = {row["name"]: row for row in json.loads(path.read_text())["checks"]}
+    assert rows["too good"]["violations"] == rows["too good"]["instances"] > 0
+    assert rows["CPI"]["violations"] == 0
+
+
+def test_ctrl_c_keeps_what_was_checked(tmp_path: Path) -> None:
+    path = tmp_path / "made by the command" / "partial.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cpi.bounds", "--instances", "1000000", "--json", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not path.parent.exists() and time.monotonic() < deadline:  # just before the work
+        time.sleep(0.05)
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Interrupted" in out and "no violation" in out
+    record = json.loads(path.read_text())
+    assert record["interrupted"] is True
+    assert sum(row["instances"] for row in record["checks"]) > 0
+
+
+def test_help_teaches() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for word in ("examples:", "--env FrozenLake-v1 --gamma 0.99", "exit code", "transitions"):
+        assert word in result.stdout
+
+
+def test_import_cpi_is_light() -> None:
+    code = (
+        "import sys, cpi, cpi.bounds\n"
+        "heavy = {'torch', 'gymnasium', 'matplotlib', 'transformers', 'vllm', 'rich'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ), timeout=60)

@@ -1,0 +1,159 @@
+"""Both sides of every bound against numbers worked out by hand on the two-step fixtures.
+
+Each right side below is a small fraction that a reader can redo with pencil and paper; a wrong
+constant in any bound, tight or not, changes it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import envs
+from cpi.bounds import REGISTRY, Update
+from cpi.policies import greedy_policy
+from cpi.values import evaluate
+
+BY_NAME = {bound.name: bound for bound in REGISTRY}
+
+
+def two_state_update() -> Update:
+    """γ = ½, α = ½: V = 1 in both states, a = (½, −½), d^π = (1, 0), R = 1.
+
+    π_new has a_new = (¼, −¼), TV = ½, D = 1; π' has D = 2, Δ = 1. Restarting from μ = (½, ½), π
+    stays where it is, so d^{π,μ} = μ, while π* visits both states equally often: all ratios are 1.
+    """
+    case = envs.tight_cpi(0.5)
+    base = evaluate(case.mdp, case.policy)
+    return Update(base, case.candidate, alpha=0.5, restart=np.array([0.5, 0.5]))
+
+
+DISCOUNTED = {
+    "performance difference": (1 / 6, 1 / 6),
+    "CPI": (1 / 6, 1 / 6),
+    "CPI, span form": (1 / 6, 1 / 6),
+    "CPI step": (31 / 1056, 1 / 64),  # α = 1/32
+    "safe policy iteration": (1 / 6, 0.0),
+    "safe policy iteration, value form": (1 / 6, -1.0),  # max Q = 3/2
+    "USPI step": (0.15, 0.125),  # α = ¼
+    "TRPO, TV form": (1 / 6, -0.5),
+    "TRPO, KL form": (1 / 6, 0.5 - 4 * math.log(2)),
+    "CPO": (1 / 6, 0.0),
+    "CPO, span form": (1 / 6, 0.0),
+    "occupancy shift": (2 / 3, 1.0),
+    "termination": (0.5, 0.5),  # OPT = ¼
+    "termination, restart form": (0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", DISCOUNTED)
+def test_discounted(name: str) -> None:
+    check = BY_NAME[name].check(two_state_update())
+    assert check is not None
+    assert (check.left, check.right) == pytest.approx(DISCOUNTED[name], abs=1e-14)
+
+
+def test_uspi_takes_the_full_step_where_its_formula_asks_for_more() -> None:
+    case = envs.tight_cpi(0.0)  # no future: no curvature
+    check = BY_NAME["USPI step"].check(Update(evaluate(case.mdp, case.policy), case.candidate))
+    assert check is not None
+    assert (check.left, check.right) == pytest.approx((0.5, 0.5))
+
+
+def masked_update(
+    rule: str, alpha: float = 0.5, tau: float | None = None, restart: object = None
+) -> Update:
+    """H = 2, r = 1: a_0 = (2, −2, 0), a_1 = (1, −1, 0); π stays in "on", d = ½ at both steps.
+
+    The fixture's weights accept (0, on) and both "off": p_w = ½, 𝔸_w = 2. "partial" moves only the
+    improvable states, towards greedy; with τ = 1.5 that is (0, on) alone.
+    """
+    case = envs.tight_masked(2)
+    base = evaluate(case.mdp, case.policy)
+    improvable = base.A.max(axis=-1) > (np.inf if tau is None else tau)
+    partial = np.where(improvable[..., None], greedy_policy(base.Q), base.policy)
+    first_only = np.zeros((2, 3))
+    first_only[0, 0] = 1.0
+    weights = {
+        "fixture": case.weights,
+        "first only": first_only,
+        "noisy": np.where(improvable, 0.8, 0.2),
+        "noisy, partial": np.where(improvable, 0.8, 0.2),
+    }
+    candidate = partial if "partial" in rule else case.candidate
+    mu = None if restart is None else np.asarray(restart)
+    return Update(base, candidate, alpha, weights.get(rule), tau, mu)
+
+
+RESTART = (0.5, 0.25, 0.25)  # stays put under π: ratios 2 at step 0, 4 at step 1; OPT 1 and ½
+FINITE = {
+    "performance difference, finite": (masked_update("fixture"), 0.75, 0.75),
+    "masked CPI": (masked_update("fixture"), 0.75, 0.75),
+    "masked CPI, step by step": (masked_update("fixture"), 0.75, 0.75),
+    "random resets": (masked_update("all"), 1.0, 1.0),  # 𝔸 = 3/2
+    "masked CPI, ε form": (masked_update("fixture"), 0.75, 0.5),  # ε = 2
+    "masked CPI, bounded returns": (masked_update("fixture"), 0.75, 0.5),  # R = 2
+    "masked CPI, span form": (masked_update("fixture"), 0.75, 0.75),
+    "masked step": (masked_update("fixture"), 0.75, 0.5),  # α = ½
+    "masked step, bounded returns": (masked_update("fixture"), 7 / 16, 0.25),  # α = ¼
+    "first switch": (masked_update("first only"), 1.0, 1.0),
+    "full oracle step": (masked_update("all", tau=1.5), 2.0, 1.5),
+    "CPI-RR": (masked_update("partial", tau=1.5), 0.375, 9 / 64),  # p = ½, α = 3/16
+    "CPI-CARO": (masked_update("partial", tau=1.5), 0.75, 9 / 32),  # α = 3/8
+    "localizer": (masked_update("noisy, partial", tau=1.5), 0.48, 0.18),  # t = q = .8, α = .3
+    "visit probability": (masked_update("all", tau=0.75), 1.0, 2.0),
+    "coverage, finite": (masked_update("all", restart=RESTART), 2.0, 6.0),
+    "PSDP": (masked_update("all", restart=RESTART), 2.0, 4.0),
+}
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_finite(name: str) -> None:
+    update, left, right = FINITE[name]
+    check = BY_NAME[name].check(update)
+    assert check is not None
+    assert (check.left, check.right) == pytest.approx((left, right), abs=1e-14)
+
+
+def test_every_bound_is_here() -> None:
+    assert {*DISCOUNTED, *FINITE} == set(BY_NAME)
+
+
+def test_quantities_of_the_noisy_localizer() -> None:
+    update = masked_update("noisy", tau=1.5)
+    assert (update.p, update.p_w, update.recall, update.precision) == pytest.approx(
+        (0.5, 0.5, 0.8, 0.8)
+    )
+    assert update.p_w == pytest.approx(update.p * update.recall / update.precision)
+
+
+NOT_APPLICABLE = {
+    "CPI-RR": masked_update("all", tau=1.5),  # π' is worse in "off"
+    "localizer": masked_update("noisy", tau=1.5),
+    "CPI-CARO": masked_update("all"),  # no τ
+    "full oracle step": masked_update("all", tau=5.0),  # nothing improvable
+    "first switch": masked_update("fixture"),  # "off" is accepted, reached, and worse
+    "coverage, finite": masked_update("all"),  # π never reaches "off", π* does
+    "PSDP": masked_update("all"),
+    "termination": Update(two_state_update().base, two_state_update().candidate),
+    "TRPO, KL form": Update(two_state_update().base, two_state_update().candidate, alpha=1.0),
+}
+
+
+@pytest.mark.parametrize("name", NOT_APPLICABLE)
+def test_a_bound_is_silent_where_its_hypothesis_fails(name: str) -> None:
+    assert BY_NAME[name].check(NOT_APPLICABLE[name]) is None
+
+
+@pytest.mark.parametrize("name", ["CPI step", "USPI step"])
+def test_no_step_is_promised_without_advantage(name: str) -> None:
+    update = two_state_update()
+    assert BY_NAME[name].check(Update(update.base, update.base.policy)) is None
+
+
+@pytest.mark.parametrize("name", ["masked step", "masked step, bounded returns"])
+def test_no_masked_step_is_promised_without_advantage(name: str) -> None:
+    update = masked_update("fixture")
+    assert BY_NAME[name].check(Update(update.base, update.base.policy)) is None

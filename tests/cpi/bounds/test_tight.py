@@ -1,0 +1,160 @@
+"""Bounds that are attained: on these instances a smaller constant would be a violation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import envs
+from cpi.bounds import REGISTRY, Check, Update
+from cpi.values import evaluate
+from envs import TightInstance
+
+BY_NAME = {bound.name: bound for bound in REGISTRY}
+TINY = 1e-4
+
+
+def check(name: str, case: TightInstance, alpha: float, weights: object = None) -> Check:
+    mask = None if weights is None else np.asarray(weights)
+    result = BY_NAME[name].check(
+        Update(evaluate(case.mdp, case.policy), case.candidate, alpha, mask)
+    )
+    assert result is not None
+    return result
+
+
+def finite(case: TightInstance, horizon: int) -> TightInstance:
+    return case._replace(mdp=case.mdp.with_time(horizon=horizon))
+
+
+ALPHAS = [0.01, 0.1, 0.5, 0.9, 1.0]
+
+
+@pytest.mark.parametrize("discount", [0.1, 0.5, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("name", ["CPI", "CPI, span form"])
+def test_cpi_is_an_equality(name: str, alpha: float, discount: float) -> None:
+    result = check(name, envs.tight_cpi(discount), alpha)
+    assert abs(result.slack) <= result.rounding
+    assert result.penalty_ratio == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("discount", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "name", ["safe policy iteration", "CPO", "CPO, span form", "CPI", "CPI, span form"]
+)
+def test_two_policy_bounds_are_attained_by_small_steps(name: str, discount: float) -> None:
+    # The bounds replace 1 − γ(1−α) by 1 − γ, so they lose γα/(1−γ) of the penalty and no more.
+    result = check(name, envs.tight_cpi(discount), TINY)
+    assert 1.0 - 1e-6 <= result.penalty_ratio <= 1.0 + 1.1 * discount * TINY / (1 - discount)
+
+
+@pytest.mark.parametrize("discount", [0.1, 0.5, 0.9])
+def test_occupancy_shift_is_attained_by_small_steps(discount: float) -> None:
+    result = check("occupancy shift", envs.tight_cpi(discount), TINY)
+    assert 1.0 <= result.tightness <= 1.0 + 1.1 * discount * TINY / (1 - discount)
+
+
+@pytest.mark.parametrize("discount", [0.1, 0.5, 0.9])
+def test_trpo_constant_is_the_smallest(discount: float) -> None:
+    result = check("TRPO, TV form", envs.tight_divergence(discount), TINY)
+    assert 1.0 <= result.penalty_ratio <= 1.0 + discount * TINY / (1 - discount)
+
+
+@pytest.mark.parametrize("discount", [0.1, 0.5, 0.9])
+def test_value_form_is_attained_by_small_steps(discount: float) -> None:
+    case = envs.tight_masked(2)
+    case = case._replace(mdp=case.mdp.with_time(discount=discount))
+    result = check("safe policy iteration, value form", case, TINY)
+    assert 1.0 - 1e-6 <= result.penalty_ratio <= 1.0 + 2 * discount * TINY / (1 - discount)
+
+
+@pytest.mark.parametrize("bonus", [1e-2, 1e-3, 1e-4])
+def test_uspi_step_is_attained_for_a_small_advantage(bonus: float) -> None:
+    # With r(i, 2) = ½ + bonus the advantage, hence the step, is small, and half of the first-order
+    # gain is lost, exactly as 𝔸²/(2γDΔ) says.
+    case = envs.tight_cpi(0.5)
+    rewards = case.mdp.rewards.copy()
+    rewards[0, 1] = 0.5 + bonus
+    case = case._replace(mdp=dataclasses.replace(case.mdp, rewards=rewards))
+    result = check("USPI step", case, 1.0)
+    assert 1.0 <= result.penalty_ratio <= 1.0 + 2 * bonus
+    assert 1.0 - 2 * bonus <= result.tightness <= 1.0
+
+
+MASKED = ["masked CPI", "masked CPI, step by step", "masked CPI, span form"]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_bounds_are_equalities_at_two_steps(name: str, alpha: float) -> None:
+    case = envs.tight_masked(2)
+    result = check(name, case, alpha, case.weights)
+    assert abs(result.slack) <= result.rounding
+    assert result.penalty_ratio == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("horizon", [3, 5, 8, 20])
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_bounds_are_attained_by_small_steps(name: str, horizon: int) -> None:
+    case = envs.tight_masked(horizon)
+    result = check(name, case, TINY, case.weights)
+    assert 1.0 - 1e-6 <= result.penalty_ratio <= 1.0 + horizon * TINY
+
+
+@pytest.mark.parametrize("horizon", [2, 3, 5, 8, 20])
+@pytest.mark.parametrize("name", ["random resets", "masked CPI, step by step"])
+def test_random_reset_penalty_is_attained_by_small_steps(name: str, horizon: int) -> None:
+    result = check(name, envs.tight_masked(horizon), TINY)
+    assert 1.0 - 1e-6 <= result.penalty_ratio <= 1.0 + horizon * TINY
+
+
+@pytest.mark.parametrize("horizon", [2, 3, 5, 20])
+@pytest.mark.parametrize("name", ["masked CPI, ε form", "masked CPI, span form"])
+def test_epsilon_form_is_attained_by_small_steps(name: str, horizon: int) -> None:
+    result = check(name, finite(envs.tight_cpi(0.5), horizon), TINY)
+    assert 1.0 - 1e-6 <= result.penalty_ratio <= 1.0 + horizon * TINY
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("name", ["masked CPI, bounded returns", "masked CPI, ε form"])
+def test_bounded_returns_form_is_an_equality(name: str, alpha: float) -> None:
+    result = check(name, envs.tight_returns(), alpha)
+    assert abs(result.slack) <= result.rounding
+    assert result.penalty_ratio == pytest.approx(1.0, abs=1e-6)
+
+
+def test_step_by_step_penalty_at_w_1_is_the_random_reset_penalty() -> None:
+    for horizon in (1, 2, 5, 9):
+        case = envs.tight_masked(horizon)
+        timed = check("masked CPI, step by step", case, 0.3)
+        assert timed.right == pytest.approx(check("random resets", case, 0.3).right)
+
+
+def test_epsilon_form_with_max_of_w_a_is_false() -> None:
+    """Fractional weights need max_{w>0}|a|, not max|w a|: H = 2, w = 1 and then ω.
+
+    π stays in "on" and π' leaves it, so that a_1 = ±ε/ω after a first step with a_0 = 0. Both terms
+    of the loss are then α² ε, while H(H−1) p_w max|w a| α² is only α² (1 + ω) ε.
+    """
+    omega, big = 0.1, 10.0  # ε = ω · big = 1
+    on, off = 1, 2
+    transitions = np.zeros((3, 2, 3))
+    transitions[0, 0, on] = transitions[0, 1, off] = 1.0
+    transitions[on, :, on] = transitions[off, :, off] = 1.0
+    rewards = np.array([[big, 0.0], [0.0, big], [big, 0.0]])
+    mdp = envs.TabularMDP(transitions, rewards, np.eye(3)[0], horizon=2)
+    weights = np.array([np.eye(3)[0], np.full(3, omega)])
+    stay, leave = np.tile([1.0, 0.0], (3, 1)), np.tile([0.0, 1.0], (3, 1))
+    for alpha in (0.01, 0.5, 1.0):
+        update = Update(evaluate(mdp, stay), leave, alpha, weights)
+        loss = 2 * update.alpha * (update.p_w * update.masked_advantage) - update.gain
+        assert update.p_w == pytest.approx((1 + omega) / 2)
+        assert np.abs(update.w * update.a).max() == pytest.approx(1.0)
+        wrong = alpha**2 * 2 * update.p_w * np.abs(update.w * update.a).max()
+        assert loss == pytest.approx(2 * alpha**2)
+        assert loss > wrong * 1.5
+        right = BY_NAME["masked CPI, ε form"].check(update)
+        assert right is not None and not right.violated
