@@ -1,4 +1,4 @@
-"""Where a policy can be improved, and how much of that a reset rule sees (THEORY §1).
+"""Where a policy can be improved, and how much of that a reset rule sees.
 
     a_h(s)  = E_{a∼π'} A_h(s,a)           advantage of a candidate π' over π in a state
     I_τ     = {(h,s) : max_a A_h(s,a) > τ}                       improvable set

@@ -71,7 +71,7 @@ def mixture(
     alpha: float,
     weights: FloatArray | float = 1.0,
 ) -> FloatArray:
-    """The masked mixture (1 − α w) π + α w π' of conservative policy iteration (THEORY §1).
+    """The masked mixture (1 − α w) π + α w π' of conservative policy iteration.
 
     Parameters
     ----------

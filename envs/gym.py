@@ -34,7 +34,7 @@ from envs.kl_chain import kl_chain
 from envs.lock import lock_chain
 from envs.reasoning import ChainTask, Problem
 from envs.tabular import FloatArray, MDPError, TabularMDP
-from envs.tight import tight_cpi, tight_masked
+from envs.tight import tight_cpi, tight_divergence, tight_masked, tight_returns
 from envs.tree import tree
 
 #: One outcome of an action: probability, next state, reward, terminated.
@@ -167,6 +167,8 @@ WORLDS: dict[str, tuple[Callable[..., TabularMDP], dict[str, Any]]] = {
     ),
     "TightCPI": (lambda discount: tight_cpi(discount).mdp, {"discount": 0.9}),
     "TightMasked": (lambda horizon: tight_masked(horizon).mdp, {"horizon": 2}),
+    "TightReturns": (lambda: tight_returns().mdp, {}),
+    "TightDivergence": (lambda discount: tight_divergence(discount).mdp, {"discount": 0.9}),
     "ChainReasoning": (
         chain_reasoning,
         {"modulus": 10, "start": 3, "operations": ["+4", "*3", "-2"], "verify": "steps"},

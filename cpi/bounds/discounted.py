@@ -1,4 +1,4 @@
-"""Guarantees for discounted MDPs (THEORY §2.1, 2.2 and 2.8).
+"""Guarantees for discounted MDPs.
 
 d is normalised; J, V and A are not multiplied by 1−γ. 𝔸 = E_d a, ε = max|a|, Δ = max a − min a,
 D = max_s ‖π_new − π‖₁, TV = ½‖·‖₁, and R is the width of the reward range. The bounds on two

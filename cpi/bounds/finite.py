@@ -1,4 +1,4 @@
-"""Guarantees for finite-horizon MDPs (THEORY §2.1, 2.3–2.6 and 2.8).
+"""Guarantees for finite-horizon MDPs.
 
 The update is the reset-masked mixture (1 − α w) π + α w π'; random resets are w ≡ 1. r is the width
 of the reward range, a = E_{π'} A^π, p_w = E_d w, 𝔸_w = E_{ν_w} a. The paper is Samanta et al. 2026

@@ -24,19 +24,21 @@ Labelled = Iterator[tuple[str, Update]]
 
 
 def tight_instances() -> Labelled:
-    """The two fixtures on which a bound is an equality, over α, γ and H."""
+    """The fixtures on which a bound is an equality, over α, γ and H."""
+    cases = [envs.tight_returns()]
     for discount in (0.1, 0.5, 0.9, 0.99):
-        case = envs.tight_cpi(discount)
-        base = evaluate(case.mdp, case.policy)
-        for alpha in TIGHT_STEPS:
-            yield f"{case.mdp.name} γ={discount}", Update(base, case.candidate, alpha, tau=0.25)
+        masked = envs.tight_masked(2)
+        masked = masked._replace(mdp=masked.mdp.with_time(discount=discount), weights=None)
+        cases += [envs.tight_cpi(discount), envs.tight_divergence(discount), masked]
     for horizon in (1, 2, 3, 8, 20):
-        case = envs.tight_masked(horizon)
+        plain = envs.tight_cpi(0.5)
+        plain = plain._replace(mdp=plain.mdp.with_time(horizon=horizon))
+        cases += [envs.tight_masked(horizon), plain]
+    for case in cases:
         base = evaluate(case.mdp, case.policy)
         for alpha in TIGHT_STEPS:
-            for weights in (None, case.weights):
-                label = f"{case.mdp.name} H={horizon}"
-                yield label, Update(base, case.candidate, alpha, weights, tau=0.25)
+            for weights in (None, case.weights) if case.weights is not None else (None,):
+                yield repr(case.mdp), Update(base, case.candidate, alpha, weights, tau=0.25)
 
 
 def chain_instances(tau: float | None = None) -> Labelled:

@@ -1,6 +1,6 @@
 """What a bound is: a statement about one policy update, as data.
 
-An `Update` goes from π towards a candidate π', and computes each quantity of THEORY §1 when it is
+An `Update` goes from π towards a candidate π', and computes each quantity of a statement when it is
 first asked for. A `Bound` has a left side (the truth), a right side (what is guaranteed), and a
 hypothesis under which left ≥ right, left ≤ right or left = right. The registry is two tuples of
 them, `cpi.bounds.discounted.BOUNDS` and `cpi.bounds.finite.BOUNDS`.
@@ -9,7 +9,7 @@ them, `cpi.bounds.discounted.BOUNDS` and `cpi.bounds.finite.BOUNDS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -233,11 +233,11 @@ class Bound:
     statement: str
     source: str
     sense: Sense
-    left: Side
-    right: Side
-    hypothesis: Callable[[Update], bool] = always
+    left: Side = field(repr=False)
+    right: Side = field(repr=False)
+    hypothesis: Callable[[Update], bool] = field(default=always, repr=False)
     requires: str = ""
-    first_order: Side | None = None
+    first_order: Side | None = field(default=None, repr=False)
 
     def check(self, update: Update) -> Check | None:
         """Both sides on one update, or None where the hypothesis does not hold."""
