@@ -16,18 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import lapack, lu_factor, lu_solve
+from scipy.linalg import lapack
 from scipy.sparse import linalg as sparse_linalg
 
 from envs.tabular import FloatArray
 
 DENSE_STATES = 300
 BAND_ENTRIES = 5e7  # 400 MB of band storage
-BAND_FLOPS = 5e9  # about a second on one core
+BAND_WIDTH = 64  # to either side; LAPACK's code for wider ones goes to BLAS threads, see _bicgstab
 RESIDUAL_ULPS = 8.0
 
 #: solve(b, transposed) for a vector b of shape (S,)
@@ -64,6 +65,7 @@ def resolvent(transitions: Any, discount: float) -> Resolvent:
         return Resolvent("dense LU", _dense(transitions, discount))
     given: Any = transitions
     matrix = sparse.csr_array(given, copy=True)
+    matrix.sum_duplicates()
     matrix.eliminate_zeros()
     if matrix.shape[0] <= DENSE_STATES:
         return Resolvent("dense LU", _dense(matrix.toarray(), discount))
@@ -76,13 +78,24 @@ def resolvent(transitions: Any, discount: float) -> Resolvent:
 
 
 def _dense(matrix: FloatArray, discount: float) -> Solver:
-    system = matrix * -discount
-    system[np.diag_indices_from(system)] += 1.0
+    # LAPACK itself: on the small systems that bounds are checked on, scipy.linalg's wrappers would
+    # cost more than the arithmetic.
+    system = np.ascontiguousarray(matrix * -discount)
+    system.ravel()[:: len(system) + 1] += 1.0
     # LAPACK is column-major: the transpose of a row-major array is factorised without a copy.
-    factors = lu_factor(system.T, overwrite_a=True, check_finite=False)
-    return lambda b, transposed: lu_solve(
-        factors, b, trans=0 if transposed else 1, check_finite=False
-    )
+    factors, pivots, info = lapack.dgetrf(system.T, overwrite_a=True)
+    _check_factors(info)
+
+    def solver(b: FloatArray, transposed: bool) -> FloatArray:
+        x, _ = lapack.dgetrs(factors, pivots, b, trans=int(not transposed))
+        return np.asarray(x)
+
+    return solver
+
+
+def _check_factors(info: int) -> None:
+    if info:
+        raise ArithmeticError(f"I − γP is singular at row {info}; is some row of P above 1?")
 
 
 def _without(alone: Any, matrix: Any, diagonal: FloatArray, discount: float) -> Resolvent:
@@ -113,8 +126,8 @@ def _sparse(matrix: Any, discount: float) -> Resolvent:
     offsets = matrix.indices - rows
     lower = int(max(-offsets.min(initial=0), 0))
     upper = int(max(offsets.max(initial=0), 0))
-    narrow = num_states * (2 * lower + upper + 1) <= BAND_ENTRIES
-    if narrow and num_states * (lower + 1) * (lower + upper + 1) <= BAND_FLOPS:
+    narrow = max(lower, upper) <= BAND_WIDTH
+    if narrow and num_states * (2 * lower + upper + 1) <= BAND_ENTRIES:
         return Resolvent("banded LU", _banded(matrix, rows, offsets, lower, upper, discount))
     return Resolvent("BiCGSTAB", _krylov(matrix, discount))
 
@@ -127,8 +140,7 @@ def _banded(
     band[lower + upper - offsets, matrix.indices] = -discount * matrix.data
     band[lower + upper] += 1.0
     factors, pivots, info = lapack.dgbtrf(band, lower, upper, overwrite_ab=True)
-    if info:
-        raise ArithmeticError(f"I − γP is singular at row {info}; is some row of P above 1?")
+    _check_factors(info)
 
     def solver(b: FloatArray, transposed: bool) -> FloatArray:
         x, _ = lapack.dgbtrs(factors, lower, upper, b, pivots, trans=int(transposed))
@@ -140,10 +152,11 @@ def _banded(
 def _krylov(matrix: Any, discount: float) -> Solver:
     system = sparse.csr_array(sparse.eye_array(matrix.shape[0]) - discount * matrix)
     systems = (system, sparse.csr_array(system.T))
+    shadow = np.random.default_rng(0).standard_normal(matrix.shape[0])
     direct: list[Any] = []  # SuperLU's factors, made only if BiCGSTAB falls short
 
     def solver(b: FloatArray, transposed: bool) -> FloatArray:
-        x = None if direct else _refined_bicgstab(systems[transposed], b, transposed)
+        x = None if direct else _refined_bicgstab(systems[transposed], b, shadow, transposed)
         if x is not None:
             return x
         if not direct:
@@ -153,17 +166,51 @@ def _krylov(matrix: Any, discount: float) -> Solver:
     return solver
 
 
-def _refined_bicgstab(system: Any, b: FloatArray, transposed: bool) -> FloatArray | None:
+def _refined_bicgstab(
+    system: Any, b: FloatArray, shadow: FloatArray, transposed: bool
+) -> FloatArray | None:
     """Iterative refinement around BiCGSTAB; None if it stalls above a few ulp of residual."""
     order = 1 if transposed else np.inf  # the norm in which the inverse is at most 1/(1−γ)
+    norm = partial(np.linalg.norm, ord=order)
     x = np.zeros_like(b, dtype=np.float64)
-    for _ in range(6):
-        residual = b - system @ x
-        scale = np.linalg.norm(b, order) + 2.0 * np.linalg.norm(x, order)
-        if np.linalg.norm(residual, order) <= RESIDUAL_ULPS * np.finfo(float).eps * scale:
+    residual, size, last = b, norm(b), np.inf
+    while size < 0.1 * last:  # false for NaN too
+        ulp = np.finfo(float).eps * (norm(b) + 2.0 * norm(x))
+        if size <= RESIDUAL_ULPS * ulp:
             return x
-        step, info = sparse_linalg.bicgstab(system, residual, rtol=1e-8, maxiter=1000)
-        if info != 0:
-            return None
-        x = x + step
+        x = x + size * _bicgstab(system, residual / size, shadow, norm, max(1e-8, ulp / size))
+        residual = b - system @ x
+        size, last = norm(residual), size
     return None
+
+
+def _bicgstab(
+    system: Any, b: FloatArray, shadow: FloatArray, norm: Callable[[FloatArray], Any], goal: float
+) -> FloatArray:
+    """x with |b − system x| ≤ goal, or what 1000 iterations made of it (van der Vorst 1992).
+
+    Not scipy's, whose shadow vector is always b: with b the start of an occupancy it breaks down,
+    because a uniform b is an eigenvector, and a point b is orthogonal to its first images. Nor does
+    a dot product here go to BLAS, whose threads, above 10⁴ entries, cost more than they save.
+    """
+    dot = partial(np.einsum, "i,i->")
+    x = np.zeros_like(b)
+    residual, direction, image = b, x, x
+    rho = alpha = omega = 1.0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # breakdown ends in NaN
+        for _ in range(1000):
+            before, rho = rho, dot(shadow, residual)
+            direction = residual + (rho / before * alpha / omega) * (direction - omega * image)
+            image = system @ direction
+            alpha = rho / dot(shadow, image)
+            residual = residual - alpha * image
+            x = x + alpha * direction
+            if not norm(residual) > goal:
+                break
+            second = system @ residual
+            omega = dot(second, residual) / dot(second, second)
+            x = x + omega * residual
+            residual = residual - omega * second
+            if not norm(residual) > goal:
+                break
+    return x

@@ -53,12 +53,14 @@ def backward_induction(mdp: TabularMDP) -> Optimum:
     shape = mdp.rewards.shape
     V = np.empty((mdp.horizon, shape[0]))
     actions = np.empty((mdp.horizon, shape[0]), dtype=np.intp)
+    rows = shape[1] * np.arange(shape[0])  # of each state's first action in a flat Q
+    Q = mdp.rewards
     for h in reversed(range(mdp.horizon)):
-        Q = mdp.rewards
         if h + 1 < mdp.horizon:
-            Q = Q + (mdp.flat @ V[h + 1]).reshape(shape)
+            Q = (mdp.flat @ V[h + 1]).reshape(shape)
+            Q += mdp.rewards
         actions[h] = Q.argmax(axis=1)
-        V[h] = np.take_along_axis(Q, actions[h][:, None], axis=1)[:, 0]
+        V[h] = Q.take(rows + actions[h])
     return Optimum(V, actions, shape[1])
 
 
@@ -77,16 +79,16 @@ def policy_iteration(mdp: TabularMDP) -> Optimum:
         raise ValueError("policy iteration needs a discount; use backward_induction")
     states = np.arange(mdp.num_states)
     actions = mdp.rewards.argmax(axis=1)
-    total = -np.inf
+    last = np.full(mdp.num_states, -np.inf)
     while True:
         evaluation = Evaluation(mdp, deterministic_policy(actions, mdp.num_actions))
         Q = evaluation.Q
         best = Q.argmax(axis=1)
         ulps = 8.0 * np.finfo(float).eps * np.abs(Q).max()
         better = Q[states, best] > Q[states, actions] + ulps
-        if not better.any() or evaluation.V.sum() <= total:
+        if not better.any() or (evaluation.V - last).sum() <= 0:
             return Optimum(evaluation.V, actions, mdp.num_actions)
-        total = evaluation.V.sum()
+        last = evaluation.V
         actions = np.where(better, best, actions)
 
 

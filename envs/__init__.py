@@ -10,6 +10,7 @@ checked against mathematics.
     first_error   reasoning that is right until its first error
     tree          every action sequence its own leaf
     garnet        random MDPs with a chosen branching
+    needle        one improvable state of chosen coverage, in noise
     reasoning     a chain of arithmetic drawn as text, with its step checker
     tight         improvement bounds attained
 """
@@ -25,6 +26,7 @@ from envs.first_error import (
 from envs.garnet import garnet
 from envs.kl_chain import kl_chain, kl_chain_time
 from envs.lock import lock_chain, lock_policy, lock_value
+from envs.needle import needle
 from envs.reasoning import ChainTask, Problem
 from envs.tabular import MDPError, TabularMDP
 from envs.tight import (
@@ -52,6 +54,7 @@ __all__ = [
     "lock_chain",
     "lock_policy",
     "lock_value",
+    "needle",
     "reset_success_rates",
     "right_step_advantage",
     "success_probability",

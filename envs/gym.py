@@ -32,6 +32,7 @@ from envs.first_error import first_error_chain
 from envs.garnet import garnet
 from envs.kl_chain import kl_chain
 from envs.lock import lock_chain
+from envs.needle import needle
 from envs.reasoning import ChainTask, Problem
 from envs.tabular import FloatArray, MDPError, TabularMDP
 from envs.tight import tight_cpi, tight_divergence, tight_masked, tight_returns
@@ -165,6 +166,7 @@ WORLDS: dict[str, tuple[Callable[..., TabularMDP], dict[str, Any]]] = {
         garnet,
         {"num_states": 20, "num_actions": 3, "branching": 3, "seed": 0, "discount": 0.9},
     ),
+    "Needle": (needle, {"p": 0.125, "horizon": 4, "num_actions": 4}),
     "TightCPI": (lambda discount: tight_cpi(discount).mdp, {"discount": 0.9}),
     "TightMasked": (lambda horizon: tight_masked(horizon).mdp, {"horizon": 2}),
     "TightReturns": (lambda: tight_returns().mdp, {}),

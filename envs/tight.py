@@ -45,7 +45,8 @@ of the better one (off) to the third, so |a_new| = 2 max|A| TV, and all moved ma
 state: the ratio of loss to penalty → 1 as α → 0. No smaller constant than 4 would do.
 
 Sources: Kakade & Langford 2002, theorem 4.1; Kakade 2003, "On the sample complexity of
-reinforcement learning" (two-state instance); Schulman et al. 2015, theorem 1. The masked bounds and
+reinforcement learning" (two-state instance); Schulman et al. 2015
+(arXiv 1502.05477), theorem 1. The masked bounds and
 the other instances are this project's.
 """
 

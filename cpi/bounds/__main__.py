@@ -27,6 +27,7 @@ from cpi.bounds.instances import (
     tight_instances,
 )
 from cpi.bounds.table import console, list_table
+from cpi.bounds.theorem1 import Experiment, theorem1
 from cpi.improvement import coverage, improvable, visit_probability
 from cpi.optimal import optimal
 from cpi.policies import load_policy, uniform_policy
@@ -78,12 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     interrupted = check(report, updates)
+    experiment = None
+    if args.mdp is None and args.env is None and not interrupted:
+        experiment = run_theorem1(args.seed, args.quick)
+        interrupted = experiment is None
     record = {
         "checks": report.to_json(),
         "versions": versions(),
         "seed": args.seed,
         "seconds": round(time.monotonic() - started, 2),
         **record,
+        **(experiment.to_json() if experiment else {}),
     }
     out.print(report)
     for label, failed in report.failures[:10]:
@@ -92,14 +98,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"right {failed.right:.12g}",
             style="bold red",
         )
+    if experiment:
+        out.print(experiment)
     out.print(report.verdict(), style="bold")
+    if experiment:
+        out.print(experiment.verdict(), style="bold")
     if interrupted:
         record["interrupted"] = True
         out.print("Interrupted: the table holds what was checked until then.")
     if args.json is not None:
         write_json(args.json, record)
         out.print(f"Written to {args.json}")
-    return 130 if interrupted else int(report.violations > 0)
+    if interrupted:
+        return 130
+    return int(report.violations > 0 or (experiment is not None and not experiment.certified))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -114,7 +126,9 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="also write the results to FILE")
     add("--list", action="store_true", help="print every bound with its hypothesis, and stop")
-    add("--quick", action="store_true", help="20 random MDPs of each kind instead of 400")
+    add(
+        "--quick", action="store_true", help="20 random MDPs of each kind, 100 repeats of Theorem 1"
+    )
     add("--instances", type=whole, metavar="N", help="random MDPs of each kind (default 400)")
     add("--seed", type=whole, default=0, metavar="N", help="seed of the random MDPs (default 0)")
     add("--tau", type=float, help="threshold τ ≥ 0 (default: half the largest advantage)")
@@ -206,6 +220,15 @@ def check(report: BoundReport, updates: Iterator[tuple[str, Update]]) -> bool:
     except KeyboardInterrupt:
         return True
     return False
+
+
+def run_theorem1(seed: int, quick: bool) -> Experiment | None:
+    """The experiment on Theorem 1; None if Ctrl-C ended it."""
+    with console(sys.stderr).status("Theorem 1") as status:
+        try:
+            return theorem1(seed, repeats=100 if quick else 600, progress=status.update)
+        except KeyboardInterrupt:
+            return None
 
 
 def versions() -> dict[str, str]:

@@ -128,9 +128,9 @@ class BoundReport:
         return report_table(self)
 
     def __str__(self) -> str:
-        from cpi.bounds.table import render
+        from cpi.bounds.table import plain
 
-        return render(self) + self.verdict()
+        return plain(self) + self.verdict()
 
 
 def bounds_for(mdp: TabularMDP) -> tuple[Bound, ...]:

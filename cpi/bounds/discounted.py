@@ -38,7 +38,7 @@ def _kl_alpha(u: Update) -> float:
 
 
 def _uspi(u: Update) -> tuple[float, float]:
-    """Step and guaranteed gain of uniform safe policy iteration."""
+    """Step and guaranteed gain of unique-parameter safe policy improvement."""
     g = u.gamma
     distance = float(np.abs(u.candidate - u.base.policy).sum(axis=-1).max())
     curvature = g * distance * _span(u.a)
@@ -156,7 +156,7 @@ BOUNDS: tuple[Bound, ...] = (
     Bound(
         name="USPI step",
         statement="gain ≥ 𝔸²/(2γDΔ) at α = (1−γ)𝔸/(γDΔ), or the full step's bound if that is > 1",
-        source="Pirotta et al. 2013, USPI",
+        source="Pirotta et al. 2013, Cor 4.1",
         sense=">=",
         left=lambda u: u.gain_at(_uspi(u)[0]),
         right=lambda u: _uspi(u)[1],
@@ -167,7 +167,7 @@ BOUNDS: tuple[Bound, ...] = (
     Bound(
         name="TRPO, TV form",
         statement="J(π_new) − J(π) ≥ E_d[a_new]/(1−γ) − 4γ max|A| max_s TV² / (1−γ)²",
-        source="Schulman et al. 2015, Thm 1",
+        source="Schulman et al. 2015 (arXiv 1502.05477), Thm 1",
         sense=">=",
         left=lambda u: u.gain,
         right=lambda u: _trpo(u, float(u.tv.max()) ** 2),
@@ -176,7 +176,7 @@ BOUNDS: tuple[Bound, ...] = (
     Bound(
         name="TRPO, KL form",
         statement="J(π_new) − J(π) ≥ E_d[a_new]/(1−γ) − 4γ max|A| max_s KL(π‖π_new) / (1−γ)²",
-        source="Schulman et al. 2015, eq. 9",
+        source="Schulman et al. 2015 (arXiv 1502.05477), eq. 9",
         sense=">=",
         left=lambda u: u.gain,
         right=lambda u: _trpo(u, _kl_max(u)),

@@ -253,7 +253,7 @@ BOUNDS: tuple[Bound, ...] = (
     Bound(
         name="PSDP",
         statement="J* − J(π) ≤ Σ_t ‖d*_t/μ_t‖_∞ E_{μ_t}[max_a Q_t − V_t]",
-        source="Bagnell et al. 2003, Thm 1",
+        source="after Bagnell et al. 2003, density-ratio form",
         sense="<=",
         left=lambda u: u.best.J - u.base.J,
         right=lambda u: float((_stepwise_ratio(u) * _stepwise_opt(u)).sum()),

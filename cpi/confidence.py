@@ -1,0 +1,52 @@
+"""How far a mean of bounded samples can be from its expectation, and how many samples it takes.
+
+One-sided at level δ; for statements about every policy of a class at once give `members`, and for
+two-sided ones `sides=2`: both divide δ.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from envs.tabular import FloatArray
+
+
+def hoeffding(n: int, width: float, delta: float, *, members: int = 1, sides: int = 1) -> float:
+    """Radius width · sqrt(ln(1/δ) / 2n) (Hoeffding 1963) for samples in a range of `width`."""
+    return width * math.sqrt(math.log(_inverse(delta, members * sides)) / (2 * n))
+
+
+def empirical_bernstein(
+    samples: FloatArray, width: float, delta: float, *, members: int = 1, sides: int = 1
+) -> float:
+    """Radius sqrt(2 V ln(2/δ) / n) + 7 width ln(2/δ) / (3(n−1)) (Maurer & Pontil 2009, Thm 4).
+
+    V is the sample variance (ddof 1). Infinite for fewer than two samples.
+    """
+    n = len(samples)
+    if n < 2:
+        return math.inf
+    log = math.log(2 * _inverse(delta, members * sides))
+    variance = float(np.var(samples, ddof=1))
+    return math.sqrt(2 * variance * log / n) + 7 * width * log / (3 * (n - 1))
+
+
+def importance_radius(
+    n: int, num_actions: int, horizon: int, r_max: float, delta: float, members: int
+) -> float:
+    """Radius of an importance-weighted mean of returns with uniform actions, over a finite class.
+
+    |Ĝ − G| ≤ sqrt(2|A|H²r² ln(2|Π|/δ)/n) + |A| H r ln(2|Π|/δ) / (3n) (Bernstein): the weights are
+    |A|·1[a = π'(s)], so a sample is at most |A| H r and its second moment |A| H² r².
+    """
+    log = math.log(2 * _inverse(delta, members))
+    scale = horizon * r_max
+    return math.sqrt(2 * num_actions * scale**2 * log / n) + num_actions * scale * log / (3 * n)
+
+
+def _inverse(delta: float, parts: int) -> float:
+    if not 0 < delta < 1:
+        raise ValueError(f"delta: {delta} is not in (0, 1)")
+    return parts / delta

@@ -1,0 +1,177 @@
+"""`python -m cpi.signal`: where resets pay, exactly.
+
+On the first-error chain (n steps, each right with probability q, success only if all are) the
+gradient estimates of GRPO, RRPO, SRPO and the oracle have exact means and variances
+(`cpi.gradient`). Their signal is the first-order gain along E g, their noise the standard deviation
+of g; (snr / snr of GRPO)² says how many of GRPO's collections one collection of the method is
+worth. It is given per rollout trained on (equal rollouts) and per environment step generated (equal
+cost: resets are short, seeds that are not trained on count).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import envs
+from cpi.gradient import exact_moments, policy_gradient
+from cpi.plans import ALGORITHMS, GroupPlan
+from cpi.resets import NoisyLocalizer, OracleReset, RandomReset, ResetRule, SelfReset
+from cpi.simulator import TabularOracle
+from cpi.values import evaluate
+
+LENGTHS = (2, 4, 6, 8, 10)
+SUCCESS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+#: Arms of the main map: name → (algorithm whose plan it uses, recall, false positives | None).
+ARMS: dict[str, tuple[str, tuple[float, float] | None]] = {
+    "rrpo": ("rrpo", None),
+    "srpo 0.6/0.2": ("srpo", (0.6, 0.2)),
+    "srpo 0.8/0.1": ("srpo", (0.8, 0.1)),
+    "oracle": ("oracle", (1.0, 0.0)),
+}
+
+
+def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> dict[str, Any]:
+    """Exact signal-to-noise of each plan, relative to GRPO with as many rollouts.
+
+    Parameters
+    ----------
+    length : int
+        Steps n of the chain.
+    q : float
+        Success probability of a step.
+    plans : dict
+        Name → (plan, arm of `ARMS` whose rule it uses, or "grpo").
+
+    Returns
+    -------
+    dict
+        length, q, success (= qⁿ), and for each name the pair (per rollout, per step).
+    """
+    mdp = envs.first_error_chain(length)
+    policy = np.tile([q, 1 - q], (mdp.num_states, 1))
+    first = OracleReset(TabularOracle(evaluate(mdp, policy)), "first_error")
+    gradient = policy_gradient(mdp, policy)
+    row: dict[str, Any] = {"length": length, "q": q, "success": q**length}
+    for name, (plan, arm) in plans.items():
+        quality = ARMS[arm][1] if arm in ARMS else None
+        rule: ResetRule = RandomReset()
+        if quality is not None:
+            rule = SelfReset(NoisyLocalizer(first, *quality))
+        moments = exact_moments(mdp, policy, plan, rule)
+        fresh = exact_moments(mdp, policy, GroupPlan(plan.rollouts), RandomReset())
+        worth = (moments.snr(gradient) / fresh.snr(gradient)) ** 2
+        row[name] = (worth, worth * fresh.steps / moments.steps)
+    return row
+
+
+def signal_map(
+    lengths: Sequence[int] = LENGTHS, success: Sequence[float] = SUCCESS
+) -> list[dict[str, Any]]:
+    """`compare` for the arms over chain length and step success, longest odds last."""
+    plans = {name: (ALGORITHMS[algorithm].plan, name) for name, (algorithm, _) in ARMS.items()}
+    rows = [compare(n, q, plans) for n in lengths for q in success]
+    return sorted(rows, key=lambda row: -row["success"])
+
+
+def split_map(length: int = 8, q: float = 0.5) -> list[dict[str, Any]]:
+    """The oracle's and RRPO's worth for other splits and group sizes, at one chain."""
+    plans = [
+        GroupPlan(6, 1, 2),
+        GroupPlan(4, 1, 4),
+        GroupPlan(4, 2, 2),
+        GroupPlan(0, 2, 4),
+        GroupPlan(0, 1, 8),
+        GroupPlan(8, 1, 8),
+        GroupPlan(2, 1, 2),
+    ]
+    return [
+        {
+            "plan": f"{plan.fresh}+{plan.resets}×{plan.per_reset}",
+            **compare(length, q, {arm: (plan, arm) for arm in ("rrpo", "oracle")}),
+        }
+        for plan in plans
+    ]
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Where each arm beats GRPO, in words."""
+    lines = []
+    for name in ARMS:
+        wins = [row for row in rows if row[name][0] > 1]
+        cost = [row for row in rows if row[name][1] > 1]
+        best = max(rows, key=lambda row: row[name][0])
+        if not wins:
+            lines.append(f"{name}: behind GRPO everywhere at equal rollouts" + _also(cost))
+            continue
+        highest = max(row["success"] for row in wins)
+        lost = [row["success"] for row in rows if row[name][0] <= 1]
+        lines.append(
+            f"{name}: ahead of GRPO at equal rollouts on {len(wins)} of {len(rows)} chains, none "
+            f"with a success above {highest:.3g}; behind on chains down to {min(lost):.3g}; at "
+            f"best ×{best[name][0]:.2f} (n = {best['length']}, q = {best['q']:g})" + _also(cost)
+        )
+    return lines
+
+
+def _also(cost: list[dict[str, Any]]) -> str:
+    if not cost:
+        return "; at equal steps nowhere ahead"
+    return (
+        f"; at equal steps ahead on {len(cost)}, up to success "
+        f"{max(row['success'] for row in cost):.3g}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the map and its verdict; returns the exit code."""
+    from rich.table import Table
+
+    from cpi.bounds.table import console
+
+    parser = argparse.ArgumentParser(
+        prog="python -m cpi.signal",
+        description="Where resets pay: exact signal-to-noise of RRPO, SRPO and the oracle "
+        "against GRPO with as many rollouts, on chains of n steps of success q.",
+        epilog="each cell: worth in GRPO collections at equal rollouts / at equal generated "
+        "steps; above 1 the method is ahead. srpo t/f localizes the first error with weight t "
+        "and any other step with weight f.",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
+    args = parser.parse_args(argv)
+    rows, splits = signal_map(), split_map()
+    out = console()
+    table = Table(
+        title="worth of one collection, in GRPO collections: equal rollouts / equal steps"
+    )
+    for heading in ("n", "q", "success qⁿ", *ARMS):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = (f"{row[name][0]:.2f} / {row[name][1]:.2f}" for name in ARMS)
+        table.add_row(str(row["length"]), f"{row['q']:g}", f"{row['success']:.2g}", *cells)
+    out.print(table)
+    table = Table(title=f"other splits, n = {splits[0]['length']}, q = {splits[0]['q']:g}")
+    for heading in ("fresh+resets×size", "rrpo", "oracle"):
+        table.add_column(heading, justify="right")
+    for row in splits:
+        cells = (f"{row[arm][0]:.2f} / {row[arm][1]:.2f}" for arm in ("rrpo", "oracle"))
+        table.add_row(row["plan"], *cells)
+    out.print(table)
+    for line in verdict(rows):
+        out.print(line)
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"map": rows, "splits": splits}, indent=2) + "\n")
+        out.print(f"Written to {args.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
