@@ -6,10 +6,17 @@
 >>> evaluation = cpi.evaluate(mdp, policy)
 >>> evaluation.V.shape, evaluation.occupancy.shape
 ((5, 10), (5, 10))
->>> print(cpi.check_bounds(mdp, policy, cpi.greedy_policy(evaluation.Q)))  # doctest: +SKIP
+>>> report = cpi.check_bounds(mdp, policy, cpi.greedy_policy(evaluation.Q))
+>>> report.violations
+0
 """
 
+from cpi.advantages import group_advantages
 from cpi.bounds import REGISTRY, Bound, Update, check_bounds
+from cpi.collect import Collection, Group, Ledger, collect
+from cpi.conservative import oracle_resets, random_resets, run_cpi, self_resets
+from cpi.episodes import Episode, Prefix, Simulator
+from cpi.gradient import exact_moments, group_gradient, policy_gradient, softmax_policy
 from cpi.improvement import (
     candidate_advantage,
     coverage,
@@ -18,7 +25,9 @@ from cpi.improvement import (
     switch_free_mass,
     visit_probability,
 )
+from cpi.learn import learn
 from cpi.optimal import Optimum, backward_induction, linear_program, optimal, policy_iteration
+from cpi.plans import ALGORITHMS, GroupPlan, World
 from cpi.policies import (
     PolicyError,
     check_policy,
@@ -30,32 +39,71 @@ from cpi.policies import (
     random_policy,
     uniform_policy,
 )
+from cpi.resets import (
+    NoisyLocalizer,
+    OracleReset,
+    RandomReset,
+    ResetRule,
+    SelfReset,
+    accept,
+    pick,
+)
+from cpi.simulator import TabularOracle, TabularSimulator
 from cpi.values import Evaluation, evaluate, tolerance
 
 __all__ = [
+    "ALGORITHMS",
     "REGISTRY",
     "Bound",
+    "Collection",
+    "Episode",
     "Evaluation",
+    "Group",
+    "GroupPlan",
+    "Ledger",
+    "NoisyLocalizer",
     "Optimum",
+    "OracleReset",
     "PolicyError",
+    "Prefix",
+    "RandomReset",
+    "ResetRule",
+    "SelfReset",
+    "Simulator",
+    "TabularOracle",
+    "TabularSimulator",
     "Update",
+    "World",
+    "accept",
     "backward_induction",
     "candidate_advantage",
     "check_bounds",
     "check_policy",
+    "collect",
     "coverage",
     "deterministic_policy",
     "evaluate",
+    "exact_moments",
     "greedy_policy",
+    "group_advantages",
+    "group_gradient",
     "improvable",
+    "learn",
     "linear_program",
     "load_policy",
     "mixture",
     "optimal",
+    "oracle_resets",
+    "pick",
     "policy_advantage",
+    "policy_gradient",
     "policy_iteration",
     "policy_transitions",
     "random_policy",
+    "random_resets",
+    "run_cpi",
+    "self_resets",
+    "softmax_policy",
     "switch_free_mass",
     "tolerance",
     "uniform_policy",

@@ -123,7 +123,7 @@ class Run:
         return table
 
     def __str__(self) -> str:
-        from cpi.bounds.table import plain
+        from cpi.tables import plain
 
         return plain(self)
 

@@ -67,7 +67,7 @@ class LearningRun:
         return table
 
     def __str__(self) -> str:
-        from cpi.bounds.table import plain
+        from cpi.tables import plain
 
         return plain(self)
 

@@ -171,17 +171,18 @@ def _refined_bicgstab(
 ) -> FloatArray | None:
     """Iterative refinement around BiCGSTAB; None if it stalls above a few ulp of residual."""
     order = 1 if transposed else np.inf  # the norm in which the inverse is at most 1/(1−γ)
-    norm = partial(np.linalg.norm, ord=order)
+    norm: Callable[[FloatArray], Any] = partial(np.linalg.norm, ord=order)
     x = np.zeros_like(b, dtype=np.float64)
     residual, size, last = b, norm(b), np.inf
-    while size < 0.1 * last:  # false for NaN too
+    while True:
         ulp = np.finfo(float).eps * (norm(b) + 2.0 * norm(x))
         if size <= RESIDUAL_ULPS * ulp:
             return x
+        if not size < 0.1 * last:  # true of NaN too
+            return None
         x = x + size * _bicgstab(system, residual / size, shadow, norm, max(1e-8, ulp / size))
         residual = b - system @ x
         size, last = norm(residual), size
-    return None
 
 
 def _bicgstab(

@@ -53,14 +53,12 @@ def backward_induction(mdp: TabularMDP) -> Optimum:
     shape = mdp.rewards.shape
     V = np.empty((mdp.horizon, shape[0]))
     actions = np.empty((mdp.horizon, shape[0]), dtype=np.intp)
-    rows = shape[1] * np.arange(shape[0])  # of each state's first action in a flat Q
     Q = mdp.rewards
     for h in reversed(range(mdp.horizon)):
         if h + 1 < mdp.horizon:
             Q = (mdp.flat @ V[h + 1]).reshape(shape)
             Q += mdp.rewards
-        actions[h] = Q.argmax(axis=1)
-        V[h] = Q.take(rows + actions[h])
+        V[h], actions[h] = _best(Q)
     return Optimum(V, actions, shape[1])
 
 
@@ -83,13 +81,27 @@ def policy_iteration(mdp: TabularMDP) -> Optimum:
     while True:
         evaluation = Evaluation(mdp, deterministic_policy(actions, mdp.num_actions))
         Q = evaluation.Q
-        best = Q.argmax(axis=1)
+        highest, best = _best(Q)
         ulps = 8.0 * np.finfo(float).eps * np.abs(Q).max()
-        better = Q[states, best] > Q[states, actions] + ulps
+        better = highest > Q[states, actions] + ulps
         if not better.any() or (evaluation.V - last).sum() <= 0:
             return Optimum(evaluation.V, actions, mdp.num_actions)
         last = evaluation.V
         actions = np.where(better, best, actions)
+
+
+def _best(Q: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
+    """max_a Q(s,a) and the first action that attains it, both of shape (S,)."""
+    num_states, num_actions = Q.shape
+    if num_states < 1000 or num_actions > 8:
+        actions = Q.argmax(axis=1)
+        return Q.take(num_actions * np.arange(num_states) + actions), actions
+    # numpy's argmax goes row by row, which for few actions takes two or three times as long.
+    highest, actions = Q[:, 0], np.zeros(num_states, dtype=np.intp)
+    for a in range(1, num_actions):
+        actions = np.maximum(actions, a * (Q[:, a] > highest))
+        highest = np.maximum(highest, Q[:, a])
+    return highest, actions
 
 
 def linear_program(mdp: TabularMDP) -> tuple[FloatArray, FloatArray]:

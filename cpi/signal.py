@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the map and its verdict; returns the exit code."""
     from rich.table import Table
 
-    from cpi.bounds.table import console
+    from cpi.tables import console
 
     parser = argparse.ArgumentParser(
         prog="python -m cpi.signal",

@@ -19,6 +19,13 @@ from envs.tabular import FloatArray, TabularMDP
 #: Step sizes that `check_bounds` tries unless told otherwise.
 STEPS = (1.0, 0.3, 0.1, 0.01)
 
+RATIOS = ("bound / truth", "penalty / loss")
+CAPTION = (
+    "smallest slack: distance to violation, where −1e-13 is rounding. bound / truth: 1 is tight; "
+    "vacuous: promised no gain here.\npenalty / loss: of a bound that takes a penalty off the "
+    "first-order gain, penalty over what was truly lost; – : nothing to compare."
+)
+
 
 @dataclass
 class Row:
@@ -53,6 +60,10 @@ class Row:
 
 def _nearer_one(best: float, ratio: float) -> float:
     return ratio if ratio > 0 and abs(math.log(ratio)) < abs(math.log(best)) else best
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
 def _number(value: float) -> float | None:
@@ -123,12 +134,28 @@ class BoundReport:
         ]
 
     def __rich__(self) -> Any:
-        from cpi.bounds.table import report_table
+        from rich.table import Table
 
-        return report_table(self)
+        table = Table(caption=CAPTION, caption_justify="left")
+        table.add_column("statement", ratio=3)
+        table.add_column("source", ratio=1)
+        for heading in ("instances", "violations", "smallest slack", *RATIOS):
+            table.add_column(heading, justify="right", max_width=10)
+        for row in self.rows:
+            style = "bold red" if row.violations else "green"
+            table.add_row(
+                row.bound,
+                row.bound.source,
+                f"{row.instances:,}",
+                f"[{style}]{row.violations}[/]",
+                f"{row.min_slack:.1e}" if row.instances else "–",
+                "vacuous" if row.vacuous else _ratio(row.tightness),
+                _ratio(row.penalty_ratio),
+            )
+        return table
 
     def __str__(self) -> str:
-        from cpi.bounds.table import plain
+        from cpi.tables import plain
 
         return plain(self) + self.verdict()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,6 +238,11 @@ class Bound:
     hypothesis: Callable[[Update], bool] = field(default=always, repr=False)
     requires: str = ""
     first_order: Side | None = field(default=None, repr=False)
+
+    def __rich__(self) -> Any:
+        from rich.text import Text
+
+        return Text.assemble((self.name, "bold"), "\n", self.statement)
 
     def check(self, update: Update) -> Check | None:
         """Both sides on one update, or None where the hypothesis does not hold."""

@@ -41,6 +41,14 @@ TARGET = 0.9
 BLOCKS = 50
 PRECISIONS, RECALLS, GRID_COVERAGE = (0.2, 0.4, 0.7, 1.0), (0.25, 0.5, 1.0), 0.125
 
+#: Arm of the Theorem 1 experiment → what is counted, and the exponent that theory predicts.
+PREDICTED = {
+    "rr": ("random resets, one action for all states", -2),
+    "rr_per_state": ("random resets, an action per state", -1),
+    "caro": ("oracle resets, accepted", 0),
+    "caro_total": ("oracle resets, refused draws included", -1),
+}
+
 Correct = Callable[[Resets, NDArray[np.intp], int], NDArray[np.bool_]]
 
 
@@ -124,9 +132,46 @@ class Experiment:
         )
 
     def __rich__(self) -> Any:
-        from cpi.bounds.table import theorem1_tables
+        from rich.console import Group
+        from rich.table import Table
 
-        return theorem1_tables(self)
+        needed = Table(title="resets needed for a 90 %-correct choice, against coverage p")
+        gains = Table(title="certified gain of one step, against coverage p (true gain below)")
+        for table in (needed, gains):
+            table.add_column("")
+            for p in self.p:
+                table.add_column(f"p = {p:g}", justify="right")
+            for heading in ("slope", "theory"):
+                table.add_column(heading, justify="right")
+        for arm, (label, exponent) in PREDICTED.items():
+            values = self.to_json()["theorem1"][arm]["resets"]
+            cells = (f"{value:,.0f}" for value in values)
+            needed.add_row(label, *cells, str(self.slopes[arm]["resets"]), f"{exponent:+d}")
+        for arm, label, exponent in (("rr", "random resets", 2), ("caro", "oracle resets", 1)):
+            cells = (f"{pt.certificate:.2g}\n{pt.gain:.2g}" for pt in self.arms[arm])
+            gains.add_row(label, *cells, str(self.slopes[arm]["gain"]), f"{exponent:+d}")
+        grid = Table(title="self resets by precision and recall: measured, and the formula below")
+        for heading in (
+            "precision",
+            "recall",
+            "accepted",
+            "drawn",
+            "𝔸_w",
+            "certified",
+            "true gain",
+        ):
+            grid.add_column(heading, justify="right")
+        for row in self.localizer:
+            grid.add_row(
+                f"{row['precision']:g}",
+                f"{row['recall']:g}",
+                f"{row['resets']:,.0f}",
+                f"{row['drawn']:,.0f}",
+                f"{row['advantage']:.3f}\n{row['predicted_advantage']:.3f}",
+                f"{row['gain']:.2g}\n{row['predicted_gain']:.2g}",
+                f"{row['true_gain']:.2g}",
+            )
+        return Group(needed, gains, grid)
 
 
 def _resets(arm: str, point: Point) -> float:

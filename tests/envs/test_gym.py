@@ -22,7 +22,15 @@ from envs.lock import lock_chain
 from envs.tabular import MDPError, TabularMDP
 
 NAMES = ["LockChain", "KLChain", "DeepSea", "FirstError", "Tree"]
-NAMES += ["Garnet", "TightCPI", "TightMasked", "TightReturns", "TightDivergence", "ChainReasoning"]
+NAMES += [
+    "Garnet",
+    "Needle",
+    "TightCPI",
+    "TightMasked",
+    "TightReturns",
+    "TightDivergence",
+    "ChainReasoning",
+]
 IDS = [f"resets/{name}-v0" for name in NAMES]
 TOY_TEXT = ["FrozenLake-v1", "CliffWalking-v1", "Taxi-v4"]
 
