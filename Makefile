@@ -19,7 +19,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
 	@echo "A first run makes .venv with $(PYTHON); choose another with PYTHON=python3.12, say."
 
-run: .venv/.core ## check every bound on exact problems, print the table, write results/bounds.json
+run: .venv/.core ## check every bound, measure Theorem 1, print the tables, write results/bounds.json
 	@mkdir -p results
 	$(BIN)/python -m cpi.bounds --json results/bounds.json
 

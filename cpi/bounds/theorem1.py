@@ -202,10 +202,11 @@ def theorem1(
         progress(f"Theorem 1 at p = {p}")
         base = _base(p)
         rr, caro = random_resets(base), oracle_resets(TAU)(base)
-        measure = int(2e5 + 2e3 / p**2)  # the same relative error at every p
+        # About the same relative error at every p.
+        measure = int((2e5 + 2e3 / p**2) * repeats / 600)
         arms["rr"].append(_point(base, rr, shared_correct, repeats, measure, bootstrap, rng))
         arms["rr_per_state"].append(_point(base, rr, per_state_correct, repeats, 0, bootstrap, rng))
-        arms["caro"].append(_point(base, caro, shared_correct, repeats, 20_000, bootstrap, rng))
+        arms["caro"].append(_point(base, caro, shared_correct, repeats, 10_000, bootstrap, rng))
     arms["caro_total"] = arms["caro"]
     slopes: dict[str, dict[str, Slope]] = {}
     for name, points in arms.items():
@@ -233,7 +234,7 @@ def localizer_grid(
     for q in PRECISIONS:
         for t in RECALLS:
             weights = self_resets(TAU, q, t)(base)
-            point = _point(base, weights, shared_correct, repeats, 50_000, bootstrap, rng)
+            point = _point(base, weights, shared_correct, repeats, 80 * repeats, bootstrap, rng)
             points.append(point)
             formula = GRID_COVERAGE * t * q * best**2 / (2 * HORIZON * base.mdp.reward_width)
             rows.append(
@@ -350,7 +351,7 @@ def _success(
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_], float]:
     """Sizes up to where nearly every repeat is right, success of each repeat, draws per reset."""
-    most, pilots = 16, 100
+    most, pilots = 16, min(100, repeats)
     while True:  # a few repeats tell how far to go
         pilot = draw_resets(base, weights, rng, accepted=most * pilots)
         if correct(pilot, np.array([most]), pilots).mean() >= 0.95:

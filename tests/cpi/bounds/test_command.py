@@ -58,7 +58,7 @@ def test_one_seed_gives_one_result(tmp_path: Path) -> None:
     records = []
     for number, seed in enumerate(["3", "3", "4"]):
         path = tmp_path / f"{number}.json"
-        assert run("--instances", "4", "--seed", seed, "--json", str(path)).returncode == 0
+        assert run("--quick", "--instances", "4", "--seed", seed, "--json", str(path)).returncode == 0
         records.append(json.loads(path.read_text()))
     assert records[0]["checks"] == records[1]["checks"]
     assert records[0]["checks"] != records[2]["checks"]
@@ -186,7 +186,7 @@ def test_a_violation_is_reported_and_exits_with_1(
     monkeypatch.setattr(finite, "BOUNDS", (*finite.BOUNDS, false))
     monkeypatch.setattr(command, "REGISTRY", (*REGISTRY, false))
     path = tmp_path / "out.json"
-    assert command.main(["--instances", "2", "--json", str(path)]) == 1
+    assert command.main(["--quick", "--instances", "2", "--json", str(path)]) == 1
     printed = capsys.readouterr().out
     assert "violated: too good on TabularMDP('tight_returns'" in printed
     assert "violations of 1 of 32 bounds" in printed
