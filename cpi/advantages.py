@@ -50,7 +50,8 @@ def group_advantages(returns: Sequence[ArrayLike], scale: Scale = "group") -> li
     batch = _std(np.concatenate(groups))
     advantages = []
     for group in groups:
-        centred = group - group.mean() if len(group) else group
+        # The mean of equal numbers may be off by an ulp, and nothing must come of that.
+        centred = group - group.mean() if (group != group[:1]).any() else np.zeros_like(group)
         spread = {"group": _std(group), "batch": batch, "none": None}[scale]
         advantages.append(centred if spread is None else centred / (spread + EPSILON))
     return advantages

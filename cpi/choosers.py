@@ -206,12 +206,20 @@ def advantage_samples(
 
 
 def mean_returns(evaluation: Evaluation, resets: Resets) -> FloatArray:
-    """Mean return of the resets at each (h, s), shape (H, S); that of all where there is none."""
+    """Mean return of the resets at each (h, s), shape (H, S).
+
+    Where there is none, the middle of what the remaining steps can return: any baseline between
+    the extremes keeps G − b within ±H r.
+    """
+    mdp = evaluation.mdp
+    assert mdp.horizon is not None
+    left = mdp.horizon - np.arange(mdp.horizon)
+    middle = np.repeat(left * sum(mdp.reward_range) / 2, mdp.num_states)
     shape = evaluation.A.shape[:2]
     cells = np.ravel_multi_index((resets.step, resets.state), shape)
     counts = np.bincount(cells, minlength=shape[0] * shape[1])
     sums = np.bincount(cells, weights=resets.ret, minlength=shape[0] * shape[1])
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), resets.ret.mean())
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), middle)
     return np.asarray(means.reshape(shape))
 
 

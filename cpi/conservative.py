@@ -23,7 +23,7 @@ import numpy as np
 
 from cpi.bounds.registry import Update
 from cpi.choosers import Chooser, exact_greedy
-from cpi.improvement import coverage
+from cpi.improvement import coverage, improvable_mask
 from cpi.policies import check_policy, mixture
 from cpi.step_sizes import StepRule, step_size
 from cpi.values import Evaluation, evaluate
@@ -40,14 +40,14 @@ def random_resets(evaluation: Evaluation) -> FloatArray:
 
 def oracle_resets(tau: float) -> ResetWeights:
     """w = 1[I_τ]: CPI-CARO. All zeros once nothing is improvable by more than τ."""
-    return lambda evaluation: (evaluation.A.max(axis=-1) > tau).astype(np.float64)
+    return lambda evaluation: improvable_mask(evaluation, tau).astype(np.float64)
 
 
 def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
     """The oracle through a localizer: recall t on I_τ, elsewhere what makes the precision q.
 
     The false-positive rate is f = t p (1−q) / (q p'), with p = p_π(τ) the current coverage and p'
-    that of the other states that are not terminal.
+    that of the other states that are not terminal; where π visits none the precision is 1.
 
     Raises
     ------
@@ -60,18 +60,17 @@ def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
         for name, value in (("precision", precision), ("recall", recall)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name}: {value} is not in (0, 1]")
-        improvable = evaluation.A.max(axis=-1) > tau
+        improvable = improvable_mask(evaluation, tau)
         p = coverage(evaluation, improvable)
         rest = coverage(evaluation, ~evaluation.mdp.terminal & ~improvable)
         spare = recall * p * (1 - precision) / precision
-        false_positive = spare / rest if rest > 0 else 0.0
-        if false_positive > 1:
+        if rest > 0 and spare > rest:
             least = p * recall / (p * recall + rest)
             raise ValueError(
                 f"precision: {precision} is below {least:.4g}, what accepting every other state "
                 f"gives at p = {p:.4g}, recall {recall}"
             )
-        return np.where(improvable, recall, false_positive)
+        return np.where(improvable, recall, spare / rest if rest > 0 else 0.0)
 
     return weights
 

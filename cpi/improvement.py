@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpi.linear import resolvent
 from cpi.policies import check_policy, policy_transitions
-from cpi.values import Evaluation, forward
+from cpi.values import Evaluation, forward, tolerance
 from envs.tabular import FloatArray
 
 
@@ -24,8 +24,13 @@ def candidate_advantage(evaluation: Evaluation, candidate: ArrayLike) -> FloatAr
     return np.asarray((policy * evaluation.A).sum(axis=-1))
 
 
+def improvable_mask(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
+    """I_τ as a mask of shape (S,) or (H, S), possibly empty; rounding is no advantage."""
+    return np.asarray(evaluation.A.max(axis=-1) > max(tau, tolerance(evaluation.mdp)))
+
+
 def improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
-    """I_τ as a mask of shape (S,) or (H, S).
+    """I_τ as a mask of shape (S,) or (H, S), not empty.
 
     Raises
     ------
@@ -34,11 +39,11 @@ def improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
     """
     if not tau >= 0:
         raise ValueError(f"tau: {tau} is not a number ≥ 0")
-    best = evaluation.A.max(axis=-1)
-    mask = np.asarray(best > tau)
+    mask = improvable_mask(evaluation, tau)
     if not mask.any():
         raise ValueError(
-            f"tau: no state has an advantage above {tau:g} (the largest is {best.max():.4g}); "
+            f"tau: no state has an advantage above {tau:g} "
+            f"(the largest is {evaluation.A.max():.4g}); "
             "choose a smaller one"
         )
     return mask

@@ -27,8 +27,11 @@ from scipy.sparse import linalg as sparse_linalg
 from envs.tabular import FloatArray
 
 DENSE_STATES = 300
+#: Below it one thread factorises nearly as fast as two; on busy cores, where BLAS threads spin
+#: while they wait for each other, ten times faster.
+THREAD_STATES = 2000
 BAND_ENTRIES = 5e7  # 400 MB of band storage
-BAND_WIDTH = 64  # to either side; LAPACK's code for wider ones goes to BLAS threads, see _bicgstab
+BAND_WIDTH = 64  # to either side; LAPACK's code for wider bands goes to BLAS threads
 RESIDUAL_ULPS = 8.0
 
 #: solve(b, transposed) for a vector b of shape (S,)
@@ -83,7 +86,10 @@ def _dense(matrix: FloatArray, discount: float) -> Solver:
     system = np.ascontiguousarray(matrix * -discount)
     system.ravel()[:: len(system) + 1] += 1.0
     # LAPACK is column-major: the transpose of a row-major array is factorised without a copy.
-    factors, pivots, info = lapack.dgetrf(system.T, overwrite_a=True)
+    if len(system) > THREAD_STATES:
+        factors, pivots, info = lapack.dgetrf(system.T, overwrite_a=True)
+    else:  # the same factors, but OpenBLAS keeps to one thread while there are few right-hand sides
+        factors, pivots, _, info = lapack.dgesv(system.T, np.zeros(len(system)), overwrite_a=True)
     _check_factors(info)
 
     def solver(b: FloatArray, transposed: bool) -> FloatArray:

@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from cpi.policies import deterministic_policy
-from cpi.values import Evaluation
+from cpi.values import Evaluation, action_values
 from envs.tabular import FloatArray, TabularMDP
 
 
@@ -56,8 +56,7 @@ def backward_induction(mdp: TabularMDP) -> Optimum:
     Q = mdp.rewards
     for h in reversed(range(mdp.horizon)):
         if h + 1 < mdp.horizon:
-            Q = (mdp.flat @ V[h + 1]).reshape(shape)
-            Q += mdp.rewards
+            Q = action_values(mdp, V[h + 1])
         V[h], actions[h] = _best(Q)
     return Optimum(V, actions, shape[1])
 
@@ -76,7 +75,8 @@ def policy_iteration(mdp: TabularMDP) -> Optimum:
     if mdp.discount is None:
         raise ValueError("policy iteration needs a discount; use backward_induction")
     states = np.arange(mdp.num_states)
-    actions = mdp.rewards.argmax(axis=1)
+    # To look ahead once is cheaper than the round that it saves as a rule.
+    _, actions = _best(action_values(mdp, mdp.rewards.max(axis=1)))
     last = np.full(mdp.num_states, -np.inf)
     while True:
         evaluation = Evaluation(mdp, deterministic_policy(actions, mdp.num_actions))

@@ -24,7 +24,10 @@ def check_policy(mdp: TabularMDP, policy: ArrayLike, what: str = "policy") -> Fl
     PolicyError
         If the shape is wrong for `mdp`, or a row is not a distribution.
     """
-    array = np.asarray(policy, dtype=np.float64)
+    try:
+        array = np.asarray(policy, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise PolicyError(f"{what}: not an array of numbers ({error})") from None
     shape = (mdp.num_states, mdp.num_actions)
     shapes = [shape] if mdp.horizon is None else [shape, (mdp.horizon, *shape)]
     if array.shape not in shapes:

@@ -113,10 +113,11 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
             continue
         highest = max(row["success"] for row in wins)
         lost = [row["success"] for row in rows if row[name][0] <= 1]
+        behind = f"; behind on chains down to {min(lost):.3g}" if lost else ""
         lines.append(
             f"{name}: ahead of GRPO at equal rollouts on {len(wins)} of {len(rows)} chains, none "
-            f"with a success above {highest:.3g}; behind on chains down to {min(lost):.3g}; at "
-            f"best ×{best[name][0]:.2f} (n = {best['length']}, q = {best['q']:g})" + _also(cost)
+            f"with a success above {highest:.3g}{behind}; at best ×{best[name][0]:.2f} "
+            f"(n = {best['length']}, q = {best['q']:g})" + _also(cost)
         )
     return lines
 

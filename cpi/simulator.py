@@ -65,6 +65,7 @@ class TabularOracle:
         if mdp.horizon is None:
             raise ValueError(f"{mdp!r}: episodes need a horizon; use mdp.with_time(horizon=H)")
         self.best = evaluation.A.max(axis=-1)
+        self.best[self.best <= tolerance(mdp)] = 0.0  # rounding is no improvement
         Q = evaluate(mdp, optimal(mdp).policy).Q
         self.wrong = Q < Q.max(axis=-1, keepdims=True) - tolerance(mdp)
 
@@ -162,7 +163,18 @@ class TabularSimulator:
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
     ) -> list[list[Episode]]:
-        """`n` episodes from each prefix; steps are arrays (length, 2) of (state, action)."""
+        """`n` episodes from each prefix; steps are arrays (length, 2) of (state, action).
+
+        Raises
+        ------
+        ValueError
+            If a prefix keeps steps but not the state that they led to.
+        """
+        for number, prefix in enumerate(prefixes):
+            if prefix.length and prefix.state is None:
+                raise ValueError(
+                    f"prefix {number}: keeps {prefix.length} steps but not the state they led to"
+                )
         states = [p.start if p.state is None else p.state for p in prefixes]
         begin = np.repeat([p.length for p in prefixes], n).astype(np.intp)
         walk = self.walk(np.repeat(np.asarray(states, dtype=np.intp), n), begin, rng)

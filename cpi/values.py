@@ -52,9 +52,7 @@ class Evaluation:
     def Q(self) -> FloatArray:
         """Action values, (S, A) or (H, S, A)."""
         if self.mdp.horizon is None:
-            assert self.mdp.discount is not None
-            ahead = self.mdp.flat @ self.V
-            return self.mdp.rewards + self.mdp.discount * ahead.reshape(self.mdp.rewards.shape)
+            return action_values(self.mdp, self.V)
         self.__dict__["V"], Q = self._backward()
         return Q
 
@@ -98,9 +96,7 @@ class Evaluation:
         Q = np.empty((horizon, *shape))
         V = np.empty((horizon, shape[0]))
         for h in reversed(range(horizon)):
-            Q[h] = self.mdp.rewards
-            if h + 1 < horizon:
-                Q[h] += (self.mdp.flat @ V[h + 1]).reshape(shape)
+            Q[h] = action_values(self.mdp, V[h + 1]) if h + 1 < horizon else self.mdp.rewards
             V[h] = np.einsum("sa,sa->s", policy_at(self.policy, h), Q[h])
         return V, Q
 
@@ -114,6 +110,15 @@ def evaluate(mdp: TabularMDP, policy: ArrayLike) -> Evaluation:
         If `policy` is not one of `mdp`.
     """
     return Evaluation(mdp, check_policy(mdp, policy))
+
+
+def action_values(mdp: TabularMDP, V: FloatArray) -> FloatArray:
+    """r + γ P V, shape (S, A), of values V one step later, shape (S,); γ is 1 if H is finite."""
+    Q = np.asarray(mdp.flat @ V).reshape(mdp.rewards.shape)
+    if mdp.discount is not None:
+        Q *= mdp.discount
+    Q += mdp.rewards
+    return Q
 
 
 def policy_at(policy: FloatArray, step: int) -> FloatArray:

@@ -131,7 +131,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="also write the results to FILE")
     add("--list", action="store_true", help="print every bound with its hypothesis, and stop")
     add(
-        "--quick", action="store_true", help="20 random MDPs of each kind, 60 repeats of Theorem 1: seconds"
+        "--quick",
+        action="store_true",
+        help="20 random MDPs of each kind, 60 repeats of Theorem 1: seconds",
     )
     add("--instances", type=whole, metavar="N", help="random MDPs of each kind (default 400)")
     add("--seed", type=whole, default=0, metavar="N", help="seed of the random MDPs (default 0)")

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from cpi.bounds import discounted, finite
 from cpi.bounds.registry import Bound, Check, Update
+from cpi.improvement import improvable_mask
 from cpi.policies import check_policy
 from cpi.values import Evaluation, evaluate, tolerance
 from envs.tabular import FloatArray, TabularMDP
@@ -190,7 +191,7 @@ def variations(
     """One update per α, and on a finite horizon per reset rule: the given one, or RR and CARO."""
     rules: list[FloatArray | None] = [weights]
     if weights is None and base.mdp.horizon is not None and tau is not None:
-        rules.append((base.A.max(axis=-1) > tau).astype(np.float64))
+        rules.append(improvable_mask(base, tau).astype(np.float64))
     for rule in rules:
         for alpha in alphas:
             yield Update(base, candidate, alpha, rule, tau, restart)

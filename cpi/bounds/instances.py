@@ -14,6 +14,7 @@ import numpy as np
 import envs
 from cpi.bounds.check import STEPS, default_tau, variations
 from cpi.bounds.registry import Update
+from cpi.improvement import improvable_mask
 from cpi.policies import greedy_policy, mixture, random_policy, uniform_policy
 from cpi.values import Evaluation, evaluate
 from envs.tabular import FloatArray, TabularMDP
@@ -119,7 +120,7 @@ def candidates(
     yield np.broadcast_to(greedy, base.A.shape)
     level = threshold(base, tau)
     if level is not None:
-        improvable = base.A.max(axis=-1) > level
+        improvable = improvable_mask(base, level)
         yield np.where(improvable[..., None], greedy, base.policy)
     yield random_policy(base.mdp, rng)
 
@@ -133,7 +134,7 @@ def random_weights(
         return
     level = threshold(base, tau)
     if level is not None:
-        improvable = base.A.max(axis=-1) > level
+        improvable = improvable_mask(base, level)
         yield improvable.astype(np.float64)
         true_positive, false_positive = rng.random(2)
         yield np.where(improvable, true_positive, false_positive)

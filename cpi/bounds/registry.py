@@ -16,7 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpi.improvement import candidate_advantage, coverage, switch_free_mass
+from cpi.improvement import (
+    candidate_advantage,
+    coverage,
+    improvable_mask,
+    switch_free_mass,
+)
 from cpi.optimal import Optimum, optimal
 from cpi.policies import check_policy, mixture
 from cpi.values import Evaluation, evaluate, tolerance
@@ -153,8 +158,7 @@ class Update:
     @cached_property
     def improvable(self) -> NDArray[np.bool_]:
         """I_τ as a mask; all False where τ was not given."""
-        tau = np.inf if self.tau is None else self.tau
-        return np.asarray(self.base.A.max(axis=-1) > tau)
+        return improvable_mask(self.base, np.inf if self.tau is None else self.tau)
 
     @cached_property
     def p(self) -> float:

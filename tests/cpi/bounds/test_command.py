@@ -58,7 +58,9 @@ def test_one_seed_gives_one_result(tmp_path: Path) -> None:
     records = []
     for number, seed in enumerate(["3", "3", "4"]):
         path = tmp_path / f"{number}.json"
-        assert run("--quick", "--instances", "4", "--seed", seed, "--json", str(path)).returncode == 0
+        assert (
+            run("--quick", "--instances", "4", "--seed", seed, "--json", str(path)).returncode == 0
+        )
         records.append(json.loads(path.read_text()))
     assert records[0]["checks"] == records[1]["checks"]
     assert records[0]["checks"] != records[2]["checks"]

@@ -1,0 +1,478 @@
+"""Conservative policy iteration: every certificate is kept, and the run stops when it should."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import envs
+from cpi.bounds import REGISTRY
+from cpi.bounds.registry import Update
+from cpi.choosers import Choice, exact_greedy, sampled
+from cpi.conservative import (
+    Iteration,
+    ResetWeights,
+    Run,
+    certificate,
+    oracle_resets,
+    random_resets,
+    run_cpi,
+    self_resets,
+)
+from cpi.improvement import coverage
+from cpi.optimal import optimal
+from cpi.policies import PolicyError, check_policy, greedy_policy, mixture, uniform_policy
+from cpi.step_sizes import fixed_step, step_size
+from cpi.values import Evaluation, evaluate
+from envs import TabularMDP
+from tests.cpi.worlds import interior_policy, rounding, world
+
+BOUND = {bound.name: bound for bound in REGISTRY}
+TAU = 0.15
+
+
+def ending() -> tuple[TabularMDP, Any]:
+    """A chain that ends two steps before the horizon, and a policy that errs."""
+    mdp = envs.first_error_chain(4, recovery=0.3).with_time(horizon=6)
+    right = np.linspace(0.5, 0.8, mdp.num_states)
+    return mdp, np.stack([right, 1 - right], axis=1)
+
+
+def needle() -> tuple[TabularMDP, Any]:
+    mdp = envs.needle(0.3, horizon=3, num_actions=3)
+    return mdp, uniform_policy(mdp)
+
+
+def any_world() -> tuple[TabularMDP, Any]:
+    mdp = world(1, horizon=4)
+    return mdp, interior_policy(mdp, 1)
+
+
+PROBLEMS = {"ending": ending(), "needle": needle(), "any": any_world()}
+each_problem = pytest.mark.parametrize(("mdp", "policy"), PROBLEMS.values(), ids=PROBLEMS)
+RESETS: dict[str, ResetWeights] = {
+    "random": random_resets,
+    "oracle": oracle_resets(TAU),
+    "self": self_resets(TAU, precision=0.8, recall=0.6),
+}
+each_reset = pytest.mark.parametrize("resets", RESETS.values(), ids=RESETS)
+
+
+class Recorder:
+    """The exact chooser, remembering what it was asked and what it answered."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Evaluation, Any]] = []
+        self.answered: list[Choice] = []
+
+    def __call__(self, evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
+        self.asked.append((evaluation, weights))
+        self.answered.append(exact_greedy(evaluation, weights, rng))
+        return self.answered[-1]
+
+    def updates(self, run: Run) -> list[Update]:
+        return [
+            Update(evaluation, choice.candidate, row.alpha, weights)
+            for (evaluation, weights), choice, row in zip(
+                self.asked, self.answered, run.iterations, strict=True
+            )
+        ]
+
+
+# Every gain is at least what was certified.
+
+
+@pytest.mark.parametrize("step", ["masked", "masked-max", "returns"])
+@each_reset
+@each_problem
+def test_every_gain_is_at_least_its_certificate(
+    mdp: TabularMDP, policy: Any, resets: ResetWeights, step: str
+) -> None:
+    chooser = Recorder()
+    run = run_cpi(mdp, policy, resets=resets, chooser=chooser, step=step, iterations=6, tau=TAU)
+    assert len(run.iterations) == 6 and run.stopped == "all 6 iterations done"
+    quoted = {"masked": "masked step", "returns": "masked step, bounded returns"}
+    for row, update in zip(run.iterations, chooser.updates(run), strict=True):
+        assert row.gain > 0
+        assert row.gain == pytest.approx(update.gain, abs=rounding(mdp))
+        assert row.certificate == pytest.approx(BOUND["masked CPI"].right(update), rel=1e-9)
+        assert row.gain >= row.certificate - rounding(mdp)
+        if step != "returns":  # whose certificate is another bound's
+            assert row.certificate > 0
+        if step in quoted:
+            assert row.gain >= BOUND[quoted[step]].right(update) - rounding(mdp)
+        assert row.alpha == step_size(step, update, row.lower)
+
+
+@each_reset
+@each_problem
+def test_an_iteration_records_the_truth(mdp: TabularMDP, policy: Any, resets: ResetWeights) -> None:
+    chooser = Recorder()
+    run = run_cpi(mdp, policy, resets=resets, chooser=chooser, iterations=4, tau=TAU)
+    J = evaluate(mdp, policy).J
+    for number, (row, update) in enumerate(zip(run.iterations, chooser.updates(run), strict=True)):
+        base = update.base
+        assert row.iteration == number
+        assert row.J == pytest.approx(J, abs=rounding(mdp))
+        alive = base.occupancy * ~mdp.terminal
+        improvable = base.A.max(axis=-1) > TAU
+        assert row.p == pytest.approx(float((base.occupancy * improvable).sum()))
+        accepted = np.asarray(resets(base)) * alive
+        assert row.p_w == pytest.approx(float(accepted.sum()))
+        expected = float((accepted * base.A.max(axis=-1)).sum() / accepted.sum())
+        assert row.advantage == row.lower == pytest.approx(expected)
+        J += row.gain
+        new = mixture(base.policy, update.candidate, row.alpha, resets(base))
+        check_policy(mdp, new)
+    assert run.J == pytest.approx(J, abs=rounding(mdp))
+    assert evaluate(mdp, run.policy).J == pytest.approx(run.J, abs=rounding(mdp))
+
+
+@each_problem
+def test_returns_increase_and_a_full_step_reaches_the_optimum(mdp: TabularMDP, policy: Any) -> None:
+    run = run_cpi(mdp, policy, step="full", iterations=20)
+    J = [row.J for row in run.iterations]
+    assert (np.diff(J) > -rounding(mdp)).all() and J[0] < run.J
+    assert run.J == pytest.approx(evaluate(mdp, optimal(mdp).policy).J, abs=rounding(mdp))
+    assert "too small" in run.stopped and len(run.iterations) < 20
+    assert run.iterations[-1].alpha == 0 and run.iterations[-1].gain == 0
+
+
+def test_oracle_resets_are_certified_more_than_random_ones() -> None:
+    """By 1/p on the needle, where the candidate gains nowhere else."""
+    mdp, policy = PROBLEMS["needle"]
+    rows = {
+        name: run_cpi(mdp, policy, resets=resets, iterations=1, tau=0.5).iterations[0]
+        for name, resets in (("random", random_resets), ("oracle", oracle_resets(0.5)))
+    }
+    assert rows["oracle"].p == pytest.approx(0.3)
+    assert rows["oracle"].certificate / rows["random"].certificate == pytest.approx(1 / 0.3)
+    assert rows["oracle"].gain > rows["random"].gain
+
+
+def test_a_certificate_by_hand() -> None:
+    """p_w (α H 𝔸 − ½ α² H² (H−1) r) with p_w = 0.3, H = 3, r = 1."""
+    mdp, policy = PROBLEMS["needle"]
+    base = evaluate(mdp, policy)
+    weights = np.tile([1.0, 0.0, 0.0], (3, 1))
+    update = Update(base, greedy_policy(base.Q), weights=weights)
+    assert certificate(update, 0.1, 0.5) == pytest.approx(0.3 * (0.15 - 0.09))
+    assert certificate(update, 0.0, 0.5) == 0.0
+    assert certificate(update, 0.5, 0.5) == pytest.approx(0.3 * (0.75 - 2.25))
+
+
+# Discounted worlds.
+
+#: Step rule → the bound that certifies it at the α taken.
+CERTIFIED = {
+    "kl": "CPI step",
+    "kl-max": "CPI",
+    "span-max": "CPI, span form",
+    "uspi": "USPI step",
+    "cpo-max": "CPO",
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("step", CERTIFIED)
+def test_discounted_gains_are_at_least_what_their_bound_certifies(step: str, seed: int) -> None:
+    mdp = world(seed, discount=0.9)
+    chooser = Recorder()
+    run = run_cpi(mdp, interior_policy(mdp, seed), chooser=chooser, step=step, iterations=5)
+    assert run.iterations
+    for row, update in zip(run.iterations, chooser.updates(run), strict=True):
+        certified = BOUND[CERTIFIED[step]].right(update)
+        assert math.isnan(row.certificate)
+        assert row.advantage == pytest.approx(update.advantage, abs=rounding(mdp))
+        if row is run.iterations[-1] and row.advantage < rounding(mdp):
+            assert row.alpha == 0  # policy iteration in small steps has arrived
+            continue
+        assert row.gain >= certified - rounding(mdp) and certified > 0
+        assert row.alpha == step_size(step, update, row.advantage) > 0
+    assert run.J > evaluate(mdp, interior_policy(mdp, seed)).J
+
+
+def test_the_default_steps_are_the_certified_ones() -> None:
+    mdp = world(1, discount=0.9)
+    policy = interior_policy(mdp, 1)
+    ours, theirs = (run_cpi(mdp, policy, step=step, iterations=2) for step in (None, "kl"))
+    np.testing.assert_array_equal(ours.iterations, theirs.iterations)
+    mdp, policy = PROBLEMS["any"]
+    ours = run_cpi(mdp, policy, iterations=2).iterations
+    assert ours == run_cpi(mdp, policy, step="masked", iterations=2).iterations
+
+
+@pytest.mark.parametrize(
+    "resets", [oracle_resets(0.4), self_resets(0.4, 0.9, 0.5)], ids=["oracle", "self"]
+)
+def test_masked_resets_need_a_horizon(resets: ResetWeights) -> None:
+    mdp = world(1, discount=0.9)
+    with pytest.raises(ValueError, match=r"masked resets need a horizon; use mdp.with_time"):
+        run_cpi(mdp, interior_policy(mdp, 1), resets=resets)
+
+
+def test_sampled_choosers_need_a_horizon() -> None:
+    mdp = world(1, discount=0.9)
+    with pytest.raises(ValueError, match="simulation needs a horizon"):
+        run_cpi(mdp, interior_policy(mdp, 1), chooser=sampled(10, "shared"))
+
+
+def test_options_that_do_not_fit_are_refused() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    with pytest.raises(ValueError, match="step: 'kl' is none of full, masked"):
+        run_cpi(mdp, policy, step="kl")
+    with pytest.raises(ValueError, match="tau: -1 is not a number ≥ 0"):
+        run_cpi(mdp, policy, tau=-1)
+    with pytest.raises(PolicyError, match="shape"):
+        run_cpi(mdp, policy[:2])
+    with pytest.raises(ValueError, match=r"weights: must lie in \[0, 1\]"):
+        run_cpi(mdp, policy, resets=lambda evaluation: np.full((3, 3), 1.5))
+
+
+# Stopping.
+
+
+@each_problem
+def test_nothing_improvable_no_iteration(mdp: TabularMDP, policy: Any) -> None:
+    best = optimal(mdp).policy
+    oracle = run_cpi(mdp, best, resets=oracle_resets(TAU))
+    assert oracle.iterations == [] and "nothing improvable is left" in oracle.stopped
+    np.testing.assert_array_equal(oracle.policy, best)
+    assert oracle.J == evaluate(mdp, best).J
+    none = run_cpi(mdp, best, resets=self_resets(TAU, 0.8, 0.5))
+    assert none.iterations == []
+    blind = run_cpi(mdp, best)
+    assert [row.alpha for row in blind.iterations] == [0.0] and "too small" in blind.stopped
+
+
+def test_oracle_resets_end_where_all_advantages_are_below_tau() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    run = run_cpi(mdp, policy, resets=oracle_resets(0.4), step="masked-max", iterations=500)
+    assert "nothing improvable" in run.stopped and 1 < len(run.iterations) < 500
+    assert evaluate(mdp, run.policy).A.max() <= 0.4
+    assert evaluate(mdp, run.policy).A.max() > 0.3
+
+
+def test_rounding_is_no_advantage() -> None:
+    """All actions are alike, so nothing can be improved."""
+    rewards = np.tile([[0.1], [0.3], [0.7]], (1, 3))
+    mdp = TabularMDP(np.full((3, 3, 3), 1 / 3), rewards, np.eye(3)[0], horizon=5)
+    run = run_cpi(mdp, np.tile([0.1, 0.2, 0.7], (3, 1)), resets=oracle_resets(0.0), iterations=9)
+    assert all(row.alpha == 0 for row in run.iterations) and len(run.iterations) < 2
+
+
+def test_kakade_and_langford_s_rule_stops_below_two_thirds_epsilon() -> None:
+    mdp, policy = PROBLEMS["needle"]  # 𝔸 = p (1 − 1/3) = 0.2
+    (first, *_) = run_cpi(mdp, policy, iterations=1).iterations
+    assert first.advantage == pytest.approx(0.2)
+    stopped = run_cpi(mdp, policy, epsilon=0.3001)
+    assert [row.alpha for row in stopped.iterations] == [0.0]
+    assert stopped.J == evaluate(mdp, policy).J and "too small" in stopped.stopped
+    going = run_cpi(mdp, policy, epsilon=0.2999, iterations=1)
+    assert going.iterations[0].alpha > 0
+    # Later on, the first advantage that is below the line is the last.
+    run = run_cpi(mdp, policy, epsilon=0.27, iterations=100)
+    *before, last = run.iterations
+    assert before and all(row.advantage >= 0.18 for row in before) and last.advantage < 0.18
+    assert last.alpha == 0.0
+
+
+def test_a_lower_bound_that_is_not_positive_stops_the_run() -> None:
+    mdp, policy = PROBLEMS["needle"]
+
+    def unsure(evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
+        return replace(exact_greedy(evaluation, weights, rng), lower=0.0)
+
+    run = run_cpi(mdp, policy, chooser=unsure, step="full")
+    assert [row.alpha for row in run.iterations] == [0.0]
+    assert run.iterations[0].advantage > 0 and run.iterations[0].gain == 0
+    assert run.stopped == "advantage 0.2 (at least 0): too small"
+
+
+def test_the_step_is_built_from_what_can_be_trusted() -> None:
+    mdp, policy = PROBLEMS["needle"]
+
+    def careful(evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
+        return replace(exact_greedy(evaluation, weights, rng), lower=0.09)
+
+    (row,) = run_cpi(mdp, policy, chooser=careful, iterations=1).iterations
+    assert row.alpha == pytest.approx(0.09 / 9)
+    assert row.certificate == pytest.approx(0.01 * 3 * 0.09 - 0.5 * 1e-4 * 9 * 2)
+
+
+def test_own_steps() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    run = run_cpi(mdp, policy, step=fixed_step(0.25), iterations=2)
+    assert [row.alpha for row in run.iterations] == [0.25, 0.25]
+    none = run_cpi(mdp, policy, step=fixed_step(0.0), iterations=5)
+    assert len(none.iterations) == 1 and none.J == none.iterations[0].J
+
+
+# Reset weights.
+
+
+def test_random_and_oracle_weights() -> None:
+    mdp, policy = PROBLEMS["ending"]
+    base = evaluate(mdp, policy)
+    np.testing.assert_array_equal(random_resets(base), np.ones((6, mdp.num_states)))
+    weights = oracle_resets(TAU)(base)
+    np.testing.assert_array_equal(weights, base.A.max(axis=-1) > TAU)
+    assert 0 < weights.sum() < weights.size
+    highest = float(base.A.max())
+    assert not oracle_resets(highest)(base).any()  # exceeded, not met
+
+
+@pytest.mark.parametrize("precision", [0.6, 0.8, 1.0])
+@pytest.mark.parametrize("recall", [0.3, 1.0])
+@each_problem
+def test_self_resets_have_the_precision_and_recall_asked_for(
+    mdp: TabularMDP, policy: Any, recall: float, precision: float
+) -> None:
+    base = evaluate(mdp, policy)
+    tau = 0.5 * float(base.A.max())
+    weights = self_resets(tau, precision, recall)(base)
+    assert ((weights >= 0) & (weights <= 1)).all()
+    alive = base.occupancy * ~mdp.terminal
+    improvable = base.A.max(axis=-1) > tau
+    hits = float((alive * weights * improvable).sum())
+    assert hits / float((alive * weights).sum()) == pytest.approx(precision, abs=1e-12)
+    assert hits / float((alive * improvable).sum()) == pytest.approx(recall, abs=1e-12)
+    if mdp.terminal.any():
+        visited = coverage(base, mdp.terminal)
+        assert visited > 0.3  # the end counts in neither, though π spends its time there
+    if precision == 1.0:
+        np.testing.assert_array_equal(weights, recall * improvable)
+
+
+def test_self_resets_that_accept_everything_are_as_imprecise_as_it_gets() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    base = evaluate(mdp, policy)
+    # p = 0.3: accepting all others too gives 0.3; with recall ½, 0.15 / 0.85.
+    np.testing.assert_allclose(self_resets(0.5, 0.3 + 1e-12, 1.0)(base), 1.0)
+    least = 0.15 / 0.85
+    np.testing.assert_allclose(self_resets(0.5, least + 1e-12, 0.5)(base)[:, 1:], 1.0)
+    message = r"precision: 0\.17 is below 0\.1765, what accepting every other state gives at p ="
+    with pytest.raises(ValueError, match=message):
+        self_resets(0.5, 0.17, 0.5)(base)
+
+
+def test_where_no_other_state_is_visited_only_the_recall_is_left() -> None:
+    mdp = envs.needle(1.0, horizon=2, num_actions=2)
+    base = evaluate(mdp, uniform_policy(mdp))
+    np.testing.assert_array_equal(self_resets(0.2, 0.5, 0.7)(base), [[0.7, 0, 0], [0.7, 0, 0]])
+
+
+def test_perfect_self_resets_are_the_oracle_s() -> None:
+    base = evaluate(*PROBLEMS["ending"])
+    np.testing.assert_array_equal(self_resets(TAU, 1.0, 1.0)(base), oracle_resets(TAU)(base))
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.1, math.nan])
+def test_precision_and_recall_are_shares(value: float) -> None:
+    base = evaluate(*PROBLEMS["needle"])
+    with pytest.raises(ValueError, match=rf"precision: {value} is not in \(0, 1\]"):
+        self_resets(TAU, value, 0.5)(base)
+    with pytest.raises(ValueError, match=rf"recall: {value} is not in \(0, 1\]"):
+        self_resets(TAU, 0.5, value)(base)
+
+
+def test_terminal_states_are_never_accepted() -> None:
+    mdp, policy = PROBLEMS["ending"]
+    chooser = Recorder()
+    run_cpi(mdp, policy, chooser=chooser, iterations=2)
+    for evaluation, weights in chooser.asked:
+        expected = np.broadcast_to(~mdp.terminal, evaluation.occupancy.shape)
+        np.testing.assert_array_equal(weights, expected)
+
+
+# Sampled runs.
+
+
+def sampled_run(seed: int, resets: ResetWeights = random_resets, iterations: int = 3) -> Run:
+    mdp, policy = PROBLEMS["needle"]
+    return run_cpi(
+        mdp,
+        policy,
+        resets=resets,
+        chooser=sampled(4000, "shared", delta=0.05),
+        iterations=iterations,
+        tau=0.5,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("name", ["random", "oracle", "self"])
+def test_sampled_runs_keep_their_certificates_and_count_their_costs(name: str) -> None:
+    resets = {
+        "random": random_resets,
+        "oracle": oracle_resets(0.3),
+        "self": self_resets(0.3, precision=0.7, recall=0.8),
+    }[name]
+    run = sampled_run(3, resets)
+    moved = [row for row in run.iterations if row.alpha > 0]
+    assert moved
+    for row in run.iterations:
+        assert row.lower < row.advantage
+        assert row.accepted == 4000
+        # Costs per accepted reset: 1/p_w draws, each a walk of 3 steps, and the rest of a walk.
+        assert row.drawn == pytest.approx(4000 / row.p_w, rel=0.08)
+        assert 3 * row.drawn + 4000 <= row.steps <= 3 * row.drawn + 3 * 4000
+    for row in moved:
+        assert row.gain >= row.certificate > 0
+        assert row.alpha == pytest.approx(row.lower / 9)
+    if name == "random":
+        assert all(row.drawn == 4000 for row in run.iterations)
+
+
+def test_sampled_runs_repeat_with_their_seed() -> None:
+    one, two, other = sampled_run(1), sampled_run(1), sampled_run(2)
+    assert one.iterations == two.iterations
+    np.testing.assert_array_equal(one.policy, two.policy)
+    assert one.iterations[0].advantage != other.iterations[0].advantage
+
+
+# A run as a table.
+
+
+def test_a_run_prints_as_a_table() -> None:
+    run = sampled_run(1, iterations=2)
+    printed = str(run)
+    for heading in Iteration._fields:
+        assert heading in printed
+    for row in run.iterations:
+        assert f"{row.J:.4g}" in printed and f"{row.accepted:,}" in printed
+        assert f"{row.drawn:,}" in printed and f"{row.steps:,}" in printed
+    assert f"final J = {run.J:.6g}; all 2 iterations done" in printed
+
+
+def test_a_run_is_saved_and_read_back(tmp_path: Path) -> None:
+    run = sampled_run(1, iterations=2)
+    path = tmp_path / "run.csv"
+    run.save(path)
+    with path.open(newline="") as file:
+        heading, *rows = list(csv.reader(file))
+    assert tuple(heading) == Iteration._fields
+    types = Iteration.__annotations__
+    read = [
+        Iteration(
+            *(int(v) if types[k] == "int" else float(v) for k, v in zip(heading, row, strict=True))
+        )
+        for row in rows
+    ]
+    assert read == run.iterations
+
+
+def test_a_discounted_run_is_saved_too(tmp_path: Path) -> None:
+    mdp = world(1, discount=0.9)
+    run = run_cpi(mdp, interior_policy(mdp, 1), iterations=1)
+    run.save(str(tmp_path / "run.csv"))
+    with (tmp_path / "run.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert math.isnan(float(row["certificate"])) and float(row["J"]) == run.iterations[0].J
+    assert "nan" in str(run)

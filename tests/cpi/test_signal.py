@@ -1,0 +1,185 @@
+"""Where resets pay: the map's numbers, what is said about them, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import envs
+from cpi import signal
+from cpi.gradient import exact_moments, policy_gradient
+from cpi.plans import GroupPlan
+from cpi.resets import RandomReset
+from cpi.signal import ARMS, compare, signal_map, split_map, verdict
+
+RRPO = GroupPlan(4, 1, 4)
+
+
+@pytest.mark.parametrize("size", [2, 8])
+@pytest.mark.parametrize("arm", ["grpo", *ARMS])
+def test_fresh_groups_are_worth_themselves(arm: str, size: int) -> None:
+    """Without resets no rule is asked, whatever the arm."""
+    row = compare(3, 0.6, {"fresh": (GroupPlan(size), arm)})
+    assert row["fresh"] == (pytest.approx(1.0, abs=1e-12), pytest.approx(1.0, abs=1e-12))
+    assert (row["length"], row["q"], row["success"]) == (3, 0.6, pytest.approx(0.216))
+
+
+@pytest.mark.parametrize(("length", "q"), [(1, 0.5), (3, 0.6), (4, 0.8)])
+def test_equal_steps_count_short_resets_by_hand(length: int, q: float) -> None:
+    """A reset at a uniform step leaves (n+1)/2 steps; without a failure the group is fresh."""
+    row = compare(length, q, {"rrpo": (RRPO, "rrpo"), "seeded": (GroupPlan(0, 1, 8), "rrpo")})
+    solved = q**length
+    for name, fresh, size, chance in (
+        ("rrpo", 4, 4, 1 - solved**4),
+        ("seeded", 1, 8, 1 - solved),  # the seed is no rollout of GRPO's, but it costs
+    ):
+        steps = fresh * length + size * (chance * (length + 1) / 2 + (1 - chance) * length)
+        per_rollout, per_step = row[name]
+        assert per_step / per_rollout == pytest.approx(8 * length / steps)
+
+
+def test_worth_is_the_squared_ratio_of_signal_to_noise() -> None:
+    mdp = envs.first_error_chain(2)
+    policy = np.tile([0.4, 0.6], (mdp.num_states, 1))
+    gradient = policy_gradient(mdp, policy)
+    direction = gradient / np.sqrt((gradient**2).sum())
+    squares = []
+    for plan in (RRPO, GroupPlan(8)):
+        moments = exact_moments(mdp, policy, plan, RandomReset())
+        squares.append((moments.mean * direction).sum() ** 2 / moments.variance)
+    row = compare(2, 0.4, {"rrpo": (RRPO, "rrpo")})
+    assert row["rrpo"][0] == pytest.approx(squares[0] / squares[1])
+
+
+def test_arms_use_the_rules_that_they_name() -> None:
+    """More recall and fewer false positives help; perfect localization is the oracle."""
+    plans = {name: (RRPO, name) for name in ARMS}
+    row = compare(6, 0.4, plans)
+    worth = [row[name][0] for name in ("rrpo", "srpo 0.6/0.2", "srpo 0.8/0.1", "oracle")]
+    assert worth == sorted(worth) and len(set(worth)) == 4
+    ARMS["as good"] = ("srpo", (1.0, 0.0))
+    ARMS["blind"] = ("srpo", (0.5, 0.5))
+    try:
+        more = compare(6, 0.4, {name: (RRPO, name) for name in ("as good", "blind")})
+    finally:
+        del ARMS["as good"], ARMS["blind"]
+    assert more["as good"] == pytest.approx(row["oracle"])
+    assert more["blind"] == pytest.approx(row["rrpo"])
+
+
+def test_where_resets_pay_on_a_small_grid() -> None:
+    """The oracle is ahead of random resets but on the easiest chain; RRPO never ahead of GRPO."""
+    rows = signal_map((2, 4, 8), (0.3, 0.5, 0.7, 0.9))
+    at = {(row["length"], row["q"]): row for row in rows}
+    assert len(at) == 12
+    for where, row in at.items():
+        for budget in (0, 1):
+            ahead = row["oracle"][budget] > row["rrpo"][budget]
+            assert ahead == (where != (2, 0.9)), row
+            assert row["rrpo"][budget] < 1, row
+    assert at[8, 0.3]["oracle"][0] > 1.5 and at[8, 0.3]["oracle"][1] > 1.5
+    assert at[4, 0.7]["oracle"][0] < 0.8 and at[4, 0.7]["oracle"][1] < 0.8
+
+
+def test_the_map_lists_the_longest_odds_last() -> None:
+    rows = signal_map((1, 2, 3), (0.3, 0.8))
+    success = [row["success"] for row in rows]
+    assert success == sorted(success, reverse=True)
+    assert {(row["length"], row["q"]) for row in rows} == {
+        (n, q) for n in (1, 2, 3) for q in (0.3, 0.8)
+    }
+    assert all(set(row) == {"length", "q", "success", *ARMS} for row in rows)
+
+
+def test_splits_name_their_plans() -> None:
+    rows = split_map(3, 0.5)
+    by_plan = {row["plan"]: row for row in rows}
+    assert len(by_plan) == len(rows) >= 5
+    expected = compare(3, 0.5, {"oracle": (RRPO, "oracle")})
+    assert by_plan["4+1×4"]["oracle"] == pytest.approx(expected["oracle"])
+    expected = compare(3, 0.5, {"rrpo": (GroupPlan(0, 2, 4), "rrpo")})
+    assert by_plan["0+2×4"]["rrpo"] == pytest.approx(expected["rrpo"])
+
+
+def made_up(length: int, q: float, success: float, **cells: tuple[float, float]) -> dict[str, Any]:
+    """A row in which the arms not given are far behind."""
+    behind = dict.fromkeys(ARMS, (0.1, 0.1))
+    return {"length": length, "q": q, "success": success, **behind, **cells}
+
+
+def test_the_verdict_follows_from_the_rows() -> None:
+    srpo = "srpo 0.8/0.1"
+    rows = [
+        made_up(2, 0.9, 0.81, oracle=(0.9, 0.99), rrpo=(1.0, 1.0)),
+        made_up(3, 0.5, 0.125, oracle=(1.25, 1.5), **{srpo: (0.9, 1.1)}),
+        made_up(4, 0.5, 0.0625, oracle=(0.8, 1.01), **{srpo: (0.5, 0.9)}),
+        made_up(8, 0.3, 0.01, oracle=(2.5, 2.0), **{srpo: (0.99, 1.2)}),
+    ]
+    assert verdict(rows) == [
+        "rrpo: behind GRPO everywhere at equal rollouts; at equal steps nowhere ahead",
+        "srpo 0.6/0.2: behind GRPO everywhere at equal rollouts; at equal steps nowhere ahead",
+        "srpo 0.8/0.1: behind GRPO everywhere at equal rollouts; at equal steps ahead on 2, "
+        "up to success 0.125",
+        "oracle: ahead of GRPO at equal rollouts on 2 of 4 chains, none with a success above "
+        "0.125; behind on chains down to 0.0625; at best ×2.50 (n = 8, q = 0.3); at equal steps "
+        "ahead on 3, up to success 0.125",
+    ]
+
+
+def test_the_verdict_on_an_arm_that_is_never_behind() -> None:
+    (line,) = (line for line in verdict([made_up(8, 0.3, 0.01, oracle=(2, 2))]) if "×2" in line)
+    assert "on 1 of 1 chains" in line and "behind on" not in line
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
+    """The command on a map of four chains, which takes no time."""
+    maps = signal_map((2, 4), (0.4, 0.8)), split_map(2, 0.5)
+    monkeypatch.setattr(signal, "signal_map", lambda: maps[0])
+    monkeypatch.setattr(signal, "split_map", lambda: maps[1])
+    return maps
+
+
+def test_the_command_prints_and_writes_its_numbers(
+    small: tuple[list[Any], list[Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new folder" / "signal.json"
+    assert signal.main(["--json", str(path)]) == 0
+    record = json.loads(path.read_text())
+    rows, splits = small
+    assert record == json.loads(json.dumps({"map": rows, "splits": splits}))
+    printed = capsys.readouterr().out
+    for row in rows:
+        cell = f"{row['oracle'][0]:.2f} / {row['oracle'][1]:.2f}"
+        assert any(
+            cell in line and f" {row['q']:g} " in line and f" {row['length']} " in line
+            for line in printed.splitlines()
+        )
+    assert all(row["plan"] in printed for row in splits)
+    flat = " ".join(printed.split())
+    assert all(line in flat for line in verdict(rows))
+    assert str(path) in printed.replace("\n", "")
+
+
+def test_the_command_writes_nothing_unasked(
+    small: tuple[list[Any], list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert signal.main([]) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert "Written" not in capsys.readouterr().out
+
+
+def test_help_says_what_a_cell_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        signal.main(["--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "above 1 the method is ahead" in printed and "--json FILE" in printed

@@ -1,0 +1,467 @@
+"""Values, occupancies and returns against identities, enumeration and closed forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, target
+from hypothesis import strategies as st
+
+import envs
+from cpi import (
+    PolicyError,
+    candidate_advantage,
+    coverage,
+    evaluate,
+    mixture,
+    policy_transitions,
+    tolerance,
+    uniform_policy,
+)
+from cpi.linear import Resolvent
+from envs import TabularMDP
+from tests.cpi.worlds import (
+    DISCOUNTS,
+    affine,
+    as_csr,
+    dense_transitions,
+    interior_policy,
+    layered,
+    over_layers,
+    policies,
+    policy_system,
+    problems,
+    relabelled,
+    repeatable,
+    repeated,
+    rounding,
+    rows_at,
+    stopping,
+    total_reward,
+    trajectories,
+    world,
+    worlds,
+)
+
+both_times = pytest.mark.parametrize("finite", [True, False], ids=["finite", "discounted"])
+
+
+def ahead(mdp: TabularMDP, values: Any) -> Any:
+    """Expected next value of every (s, a), by one sum over indices."""
+    return np.einsum("sat,t->sa", dense_transitions(mdp), values)
+
+
+def bellman_residual(mdp: TabularMDP, policy: Any) -> float:
+    """Largest violation of Q = r + γ P V and of V = Σ π Q."""
+    evaluation = evaluate(mdp, policy)
+    V, Q = evaluation.V, evaluation.Q
+    averages = np.abs((policy * Q).sum(axis=-1) - V).max()
+    if mdp.horizon is None:
+        expected = mdp.rewards + mdp.discount * ahead(mdp, V)
+        return max(averages, np.abs(Q - expected).max())
+    later = [*V[1:], np.zeros(mdp.num_states)]
+    expected = np.stack([mdp.rewards + ahead(mdp, following) for following in later])
+    return max(averages, np.abs(Q - expected).max())
+
+
+@both_times
+def test_bellman_equations_hold_at_rounding(finite: bool) -> None:
+    @repeatable
+    @given(problem=problems(finite))
+    def search(problem: tuple[TabularMDP, Any]) -> None:
+        mdp, policy = problem
+        residual = bellman_residual(mdp, policy)
+        if tolerance(mdp):
+            target(residual / tolerance(mdp))
+        assert residual <= tolerance(mdp)
+
+    search()
+
+
+@both_times
+def test_occupancy_is_a_distribution_that_obeys_the_flow_equations(finite: bool) -> None:
+    @repeatable
+    @given(problem=problems(finite))
+    def search(problem: tuple[TabularMDP, Any]) -> None:
+        mdp, policy = problem
+        d = evaluate(mdp, policy).occupancy
+        assert (d >= 0).all()
+        assert d.sum() == pytest.approx(1.0, abs=rounding(mdp))
+        if mdp.horizon is None:
+            assert mdp.discount is not None
+            into = np.einsum("s,sa,sat->t", d, policy, dense_transitions(mdp))
+            expected = (1 - mdp.discount) * mdp.start + mdp.discount * into
+        else:
+            moves = zip(d[:-1], repeated(mdp, policy), strict=False)
+            into = [np.einsum("s,sa,sat->t", *x, dense_transitions(mdp)) for x in moves]
+            expected = np.stack([mdp.start / mdp.horizon, *into])
+        residual = np.abs(d - expected).max()
+        target(residual / rounding(mdp))
+        assert residual <= rounding(mdp)
+
+    search()
+
+
+@both_times
+def test_the_policy_has_no_advantage_over_itself(finite: bool) -> None:
+    @repeatable
+    @given(problem=problems(finite))
+    def search(problem: tuple[TabularMDP, Any]) -> None:
+        mdp, policy = problem
+        mean = (policy * evaluate(mdp, policy).A).sum(axis=-1)
+        assert np.abs(mean).max() <= tolerance(mdp)
+
+    search()
+
+
+@both_times
+def test_J_is_the_occupancy_times_the_rewards(finite: bool) -> None:
+    @repeatable
+    @given(problem=problems(finite))
+    def search(problem: tuple[TabularMDP, Any]) -> None:
+        mdp, policy = problem
+        evaluation = evaluate(mdp, policy)
+        rewards = (policy * mdp.rewards).sum(axis=-1)
+        mean = float((evaluation.occupancy * rewards).sum())
+        steps = mdp.horizon if mdp.horizon is not None else 1 / (1 - (mdp.discount or 0.0))
+        residual = abs(evaluation.J - steps * mean)
+        if tolerance(mdp):
+            target(residual / tolerance(mdp))
+        assert residual <= tolerance(mdp)
+
+    search()
+
+
+@repeatable
+@given(problem=problems(True, states=3, actions=2))
+def test_J_is_the_mean_reward_of_all_trajectories(problem: tuple[TabularMDP, Any]) -> None:
+    mdp, policy = problem
+    paths = list(trajectories(mdp, policy))
+    assert sum(p for p, _ in paths) == pytest.approx(1.0, abs=rounding(mdp))
+    mean = sum(p * total_reward(mdp, pairs) for p, pairs in paths)
+    assert evaluate(mdp, policy).J == pytest.approx(mean, abs=tolerance(mdp))
+
+
+@repeatable
+@given(problem=problems(True, states=2, actions=2))
+def test_V_is_the_mean_reward_of_all_trajectories_from_there(
+    problem: tuple[TabularMDP, Any],
+) -> None:
+    mdp, policy = problem
+    V = evaluate(mdp, policy).V
+    for step, state in np.ndindex(V.shape):
+        paths = trajectories(mdp, policy, step=step, state=state)
+        mean = sum(p * total_reward(mdp, pairs) for p, pairs in paths)
+        assert V[step, state] == pytest.approx(mean, abs=tolerance(mdp))
+
+
+@repeatable
+@given(problem=problems(True, states=3, actions=2))
+def test_occupancy_counts_the_visits_of_all_trajectories(problem: tuple[TabularMDP, Any]) -> None:
+    mdp, policy = problem
+    d = evaluate(mdp, policy).occupancy
+    visits = np.zeros(d.shape)
+    for p, pairs in trajectories(mdp, policy):
+        for step, (state, _) in enumerate(pairs):
+            visits[step, state] += p / len(pairs)
+    np.testing.assert_allclose(d, visits, rtol=0, atol=rounding(mdp))
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize("discount", DISCOUNTS)
+def test_discounted_values_and_occupancy_solve_the_dense_system(
+    discount: float, sparse: bool
+) -> None:
+    for seed in range(5):
+        mdp = world(seed, 30, 3, discount=discount)
+        policy = interior_policy(mdp, seed)
+        system, rewards = policy_system(mdp, policy)
+        evaluation = evaluate(as_csr(mdp) if sparse else mdp, policy)
+        V = np.linalg.solve(system, rewards)
+        d = (1 - discount) * np.linalg.solve(system.T, mdp.start)
+        np.testing.assert_allclose(evaluation.V, V, rtol=0, atol=tolerance(mdp))
+        np.testing.assert_allclose(evaluation.occupancy, d, rtol=0, atol=rounding(mdp))
+        assert evaluation.J == pytest.approx(mdp.start @ V, abs=tolerance(mdp))
+
+
+def test_without_a_future_values_are_rewards() -> None:
+    mdp = world(3, discount=0.0)
+    policy = interior_policy(mdp, 3)
+    evaluation = evaluate(mdp, policy)
+    np.testing.assert_array_equal(evaluation.Q, mdp.rewards)
+    mean = (policy * mdp.rewards).sum(axis=1)
+    np.testing.assert_allclose(evaluation.V, mean, rtol=0, atol=tolerance(mdp))
+    np.testing.assert_array_equal(evaluation.occupancy, mdp.start)
+
+
+def test_with_one_step_values_are_rewards() -> None:
+    mdp = world(4, horizon=1)
+    policy = interior_policy(mdp, 4)
+    evaluation = evaluate(mdp, policy)
+    assert evaluation.V.shape == (1, 5) and evaluation.Q.shape == (1, 5, 3)
+    np.testing.assert_array_equal(evaluation.Q[0], mdp.rewards)
+    mean = (policy[0] * mdp.rewards).sum(axis=1)
+    np.testing.assert_allclose(evaluation.V[0], mean, rtol=0, atol=tolerance(mdp))
+    np.testing.assert_array_equal(evaluation.occupancy[0], mdp.start)
+
+
+@both_times
+def test_relabelling_states_and_actions_relabels_every_quantity(finite: bool) -> None:
+    @repeatable
+    @given(problem=problems(finite), data=st.data())
+    def search(problem: tuple[TabularMDP, Any], data: st.DataObject) -> None:
+        mdp, policy = problem
+        states = np.array(data.draw(st.permutations(range(mdp.num_states))))
+        actions = np.array(data.draw(st.permutations(range(mdp.num_actions))))
+        ours = evaluate(mdp, policy)
+        theirs = evaluate(relabelled(mdp, states, actions), policy[..., states[:, None], actions])
+        close = {"rtol": 0, "atol": 2 * tolerance(mdp)}
+        np.testing.assert_allclose(theirs.V, ours.V[..., states], **close)
+        np.testing.assert_allclose(theirs.Q, ours.Q[..., states[:, None], actions], **close)
+        np.testing.assert_allclose(theirs.A, ours.A[..., states[:, None], actions], **close)
+        np.testing.assert_allclose(
+            theirs.occupancy, ours.occupancy[..., states], rtol=0, atol=2 * rounding(mdp)
+        )
+        assert theirs.J == pytest.approx(ours.J, abs=2 * tolerance(mdp))
+
+    search()
+
+
+@both_times
+def test_values_follow_affine_rewards(finite: bool) -> None:
+    @repeatable
+    @given(problem=problems(finite), factor=st.integers(-3, 3), offset=st.integers(-3, 3))
+    def search(problem: tuple[TabularMDP, Any], factor: int, offset: int) -> None:
+        mdp, policy = problem
+        other = affine(mdp, factor, offset)
+        ours, theirs = evaluate(mdp, policy), evaluate(other, policy)
+        if mdp.horizon is None:
+            remaining: Any = 1 / (1 - (mdp.discount or 0.0))
+            first = remaining
+        else:
+            remaining = np.arange(mdp.horizon, 0, -1)[:, None]
+            first = mdp.horizon
+        margin = abs(factor) * tolerance(mdp) + tolerance(other) + abs(offset) * rounding(mdp)
+        close = {"rtol": 0, "atol": margin}
+        np.testing.assert_allclose(theirs.V, factor * ours.V + offset * remaining, **close)
+        np.testing.assert_allclose(
+            theirs.Q, factor * ours.Q + offset * np.expand_dims(remaining, -1), **close
+        )
+        np.testing.assert_allclose(theirs.A, factor * ours.A, **close)
+        assert theirs.J == pytest.approx(factor * ours.J + offset * first, abs=margin)
+        np.testing.assert_array_equal(theirs.occupancy, ours.occupancy)
+
+    search()
+
+
+@both_times
+def test_csr_transitions_give_what_dense_ones_give(finite: bool) -> None:
+    @repeatable
+    @given(problem=problems(finite))
+    def search(problem: tuple[TabularMDP, Any]) -> None:
+        mdp, policy = problem
+        dense = replace(mdp, transitions=dense_transitions(mdp))
+        ours, theirs = evaluate(dense, policy), evaluate(as_csr(dense), policy)
+        for name in ("V", "Q", "A", "J"):
+            np.testing.assert_allclose(
+                getattr(ours, name), getattr(theirs, name), rtol=0, atol=tolerance(mdp)
+            )
+        np.testing.assert_allclose(ours.occupancy, theirs.occupancy, rtol=0, atol=rounding(mdp))
+
+    search()
+
+
+@repeatable
+@given(mdp=worlds(True), data=st.data())
+def test_a_stationary_policy_is_the_same_policy_at_every_step(
+    mdp: TabularMDP, data: st.DataObject
+) -> None:
+    policy = rows_at(data.draw(policies(mdp)), 0)
+    once, always = evaluate(mdp, policy), evaluate(mdp, repeated(mdp, policy))
+    for name in ("V", "Q", "A", "J"):
+        np.testing.assert_allclose(
+            getattr(once, name), getattr(always, name), rtol=0, atol=tolerance(mdp)
+        )
+    np.testing.assert_allclose(once.occupancy, always.occupancy, rtol=0, atol=rounding(mdp))
+
+
+@repeatable
+@given(problem=problems(True, states=3), discount=st.sampled_from([0.25, 0.5, 0.9]))
+def test_a_finite_horizon_is_a_discounted_world_in_layers(
+    problem: tuple[TabularMDP, Any], discount: float
+) -> None:
+    mdp, policy = problem
+    assert mdp.horizon is not None
+    unrolled = layered(mdp, discount)
+    rows = over_layers(repeated(mdp, policy), 1 / mdp.num_actions)
+    ours, theirs = evaluate(mdp, policy), evaluate(unrolled, rows)
+    close = {"rtol": 0, "atol": tolerance(unrolled)}
+    power = discount ** np.arange(mdp.horizon)[:, None]
+    np.testing.assert_allclose(theirs.V, over_layers(ours.V / power, 0), **close)
+    np.testing.assert_allclose(theirs.Q, over_layers(ours.Q / power[..., None], 0), **close)
+    assert theirs.J == pytest.approx(ours.J, abs=tolerance(unrolled))
+    d = (1 - discount) * mdp.horizon * power * ours.occupancy
+    np.testing.assert_allclose(
+        theirs.occupancy, over_layers(d, discount**mdp.horizon), rtol=0, atol=rounding(unrolled)
+    )
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.3, 0.5])
+def test_discounting_is_stopping_with_probability_one_minus_gamma(discount: float) -> None:
+    mdp = world(6, discount=discount)
+    policy = interior_policy(mdp, 6)
+    long = stopping(mdp, 64)  # 0.5 ** 64 is below any rounding
+    ours = evaluate(mdp, policy)
+    theirs = evaluate(long, np.vstack([policy, np.full(3, 1 / 3)]))
+    np.testing.assert_allclose(theirs.V[0, :-1], ours.V, rtol=0, atol=tolerance(mdp))
+    np.testing.assert_allclose(theirs.Q[0, :-1], ours.Q, rtol=0, atol=tolerance(mdp))
+    visits = 64 * theirs.occupancy[:, :-1].sum(axis=0)
+    np.testing.assert_allclose((1 - discount) * visits, ours.occupancy, rtol=0, atol=rounding(mdp))
+
+
+@pytest.mark.parametrize("time", [{"horizon": 4}, {"discount": 0.9}], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_policy_gradient_is_the_slope_of_J(seed: int, time: dict[str, Any]) -> None:
+    mdp = world(seed, **time)
+    policy, candidate = interior_policy(mdp, seed), interior_policy(mdp, seed + 100)
+    h = 1e-5  # interior policies stay policies for ± this
+    slope = (
+        evaluate(mdp, mixture(policy, candidate, h)).J
+        - evaluate(mdp, mixture(policy, candidate, -h)).J
+    ) / (2 * h)
+    evaluation = evaluate(mdp, policy)
+    mean = coverage(evaluation, candidate_advantage(evaluation, candidate))
+    steps = 4 if mdp.discount is None else 1 / (1 - mdp.discount)
+    assert abs(slope) > 1e-2
+    assert slope == pytest.approx(steps * mean, abs=1e-7)
+
+
+@both_times
+def test_the_performance_difference_is_the_candidate_visiting_its_advantages(finite: bool) -> None:
+    @repeatable
+    @given(mdp=worlds(finite), data=st.data())
+    def search(mdp: TabularMDP, data: st.DataObject) -> None:
+        old, new = data.draw(policies(mdp)), data.draw(policies(mdp))
+        before, after = evaluate(mdp, old), evaluate(mdp, new)
+        steps = mdp.horizon if mdp.horizon is not None else 1 / (1 - (mdp.discount or 0.0))
+        change = steps * coverage(after, candidate_advantage(before, new))
+        residual = abs(after.J - before.J - change)
+        if tolerance(mdp):
+            target(residual / tolerance(mdp))
+        assert residual <= 2 * tolerance(mdp)
+
+    search()
+
+
+@pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.9}], ids=str)
+def test_occupancy_from_other_starts_mixes_as_the_starts_do(time: dict[str, Any]) -> None:
+    mdp = world(7, **time)
+    evaluation = evaluate(mdp, interior_policy(mdp, 7))
+    corners = np.stack([evaluation.occupancy_from(e) for e in np.eye(5)])
+    mixed = np.tensordot(mdp.start, corners, axes=1)
+    np.testing.assert_allclose(evaluation.occupancy, mixed, rtol=0, atol=rounding(mdp))
+    moved = evaluate(replace(mdp, start=np.eye(5)[2]), evaluation.policy)
+    np.testing.assert_allclose(moved.occupancy, corners[2], rtol=0, atol=rounding(mdp))
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ([1.0], r"start: shape \(1,\), expected \(5,\)"),
+        ([0.5, 0.5, 0.5, 0, 0], r"start: sums to 1\.5, not 1"),
+        ([2.0, -1.0, 0, 0, 0], r"start: entry 1 is negative \(-1\)"),
+        ([np.nan, 1.0, 0, 0, 0], "start: entry 0 is not finite"),
+    ],
+)
+@pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.9}], ids=str)
+def test_occupancy_needs_a_start_distribution(
+    time: dict[str, Any], start: list[float], message: str
+) -> None:
+    mdp = world(8, **time)
+    with pytest.raises(ValueError, match=message):
+        evaluate(mdp, uniform_policy(mdp)).occupancy_from(start)
+
+
+@pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.9}], ids=str)
+def test_Q_may_be_asked_for_before_V(time: dict[str, Any]) -> None:
+    mdp = world(9, **time)
+    first, second = (evaluate(mdp, uniform_policy(mdp)) for _ in range(2))
+    Q, V = first.Q, second.V
+    np.testing.assert_allclose(Q, second.Q, rtol=0, atol=tolerance(mdp))
+    np.testing.assert_allclose(V, first.V, rtol=0, atol=tolerance(mdp))
+
+
+def test_only_policies_are_evaluated() -> None:
+    with pytest.raises(PolicyError, match="state 0 has probabilities"):
+        evaluate(world(1, discount=0.5), np.zeros((5, 3)))
+
+
+def test_occupancy_shows_no_rounding_below_zero() -> None:
+    mdp = world(10, 2, discount=0.5)
+    evaluation = evaluate(mdp, uniform_policy(mdp))
+    rounded = Resolvent("by hand", lambda b, transposed: np.array([2.0, -1e-20]))
+    evaluation.__dict__["resolvent"] = rounded
+    assert evaluation.occupancy.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("time", "steps"), [({"horizon": 7}, 7), ({"discount": 0.0}, 1), ({"discount": 0.75}, 4)]
+)
+def test_tolerance_grows_with_rewards_and_the_square_of_the_horizon(
+    time: dict[str, Any], steps: int
+) -> None:
+    mdp = envs.garnet(4, 2, 2, **time)
+    mdp = replace(mdp, rewards=np.array([[0.0, -5.0], [1.0, 2.0], [0.0, 0.0], [3.0, 1.0]]))
+    assert tolerance(mdp) == pytest.approx(64 * 2.0**-52 * 5 * steps**2, rel=1e-15)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 20])
+def test_a_lock_is_worth_the_product_of_its_right_steps(length: int) -> None:
+    success = np.random.default_rng(length).random(length)
+    evaluation = evaluate(envs.lock_chain(length, 3), envs.lock_policy(success, 3))
+    assert evaluation.J == pytest.approx(envs.lock_value(success), rel=1e-13)
+    for h in range(length):
+        later = float(np.prod(success[h + 1 :]))
+        assert evaluation.A[h, h, 0] == pytest.approx((1 - success[h]) * later, abs=1e-14)
+        reach = float(np.prod(success[:h]))
+        assert length * evaluation.occupancy[h, h] == pytest.approx(reach, rel=1e-13)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize("num_states", [2, 3, 7, 12, 20])
+def test_the_uniform_policy_leaves_the_chain_in_exponential_time(
+    num_states: int, sparse: bool
+) -> None:
+    mdp = envs.kl_chain(num_states, sparse=sparse)
+    moves = policy_transitions(mdp, uniform_policy(mdp))
+    moves = (moves.toarray() if sparse else moves)[:-1, :-1]  # among the states before the end
+    times = np.linalg.solve(np.eye(num_states - 1) - moves, np.ones(num_states - 1))
+    assert times[0] == pytest.approx(envs.kl_chain_time(num_states), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 4, 10])
+def test_the_uniform_diver_gets_half_the_cost_and_rarely_the_prize(size: int) -> None:
+    mdp = envs.deep_sea(size, mapping_seed=3)
+    J = evaluate(mdp, uniform_policy(mdp)).J
+    assert J == pytest.approx(envs.deep_sea_uniform_value(size), abs=tolerance(mdp))
+
+
+@pytest.mark.parametrize(("depth", "branching"), [(1, 1), (4, 2), (3, 3)])
+def test_the_uniform_policy_of_a_tree_gets_the_mean_leaf(depth: int, branching: int) -> None:
+    mdp = envs.tree(depth, branching, seed=2)
+    mean = envs.tree_leaf_rewards(depth, branching, 2).mean()
+    assert evaluate(mdp, uniform_policy(mdp)).J == pytest.approx(mean, abs=tolerance(mdp))
+
+
+@pytest.mark.parametrize("recovery", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("q", [0.0, 0.15, 0.9, 1.0])
+@pytest.mark.parametrize("length", [1, 3, 25])
+def test_reasoning_succeeds_with_its_closed_probability(
+    length: int, q: float, recovery: float
+) -> None:
+    mdp = envs.first_error_chain(length, recovery)
+    J = evaluate(mdp, np.tile([q, 1 - q], (mdp.num_states, 1))).J
+    assert J == pytest.approx(envs.success_probability(length, q, recovery), abs=tolerance(mdp))
