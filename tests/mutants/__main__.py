@@ -13,12 +13,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.mutants.catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
+EVERYTHING = ("tests/cpi", "tests/envs")
 ROOMS = ("cpi", "envs", "llm", "paper_figures", "tests")
 
 
@@ -38,11 +40,20 @@ def plant(mutant: Mutant, tree: Path) -> None:
     path.write_text(text.replace(mutant.old, mutant.new))
 
 
-def run_tests(tree: Path) -> subprocess.CompletedProcess[str]:
-    """The fast tests, up to the first failure; `tree` shadows the installed packages."""
+def nearest_tests(mutant: Mutant, tree: Path) -> list[str]:
+    """The test file that mirrors the mutant's, or the fast ones of its folder."""
+    path = Path("tests") / mutant.file
+    mirror = path.with_name(f"test_{path.name}")
+    if (tree / mirror).exists():
+        return [str(mirror)]
+    return [str(path.with_name(f"test_{name}.py")) for name in ("hand_computed", "tight")]
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """The fast ones of `tests`, up to the first failure; `tree` shadows the installed packages."""
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "tests/cpi", "tests/envs"],
+        [sys.executable, "-m", "pytest", *options, *tests],
         cwd=tree,
         env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -61,7 +72,10 @@ def verdict(mutant: Mutant | None) -> tuple[str, str]:
                 plant(mutant, tree)
         except LookupError as error:
             return "broken", str(error)
-        result = run_tests(tree)
+        # Most faults fail next door; only those that do not need all the tests.
+        result = run_tests(tree, EVERYTHING if mutant is None else nearest_tests(mutant, tree))
+        if mutant is not None and result.returncode == 0:
+            result = run_tests(tree, EVERYTHING)
     lines = [line for line in result.stdout.splitlines() if line.strip()] or [result.stderr]
     failed = [line for line in lines if line.startswith("FAILED")]
     if result.returncode == 0:

@@ -248,27 +248,33 @@ VALUES = (
     ),
     Mutant(
         "cpi/values.py",
-        "last step also looks ahead",
-        "if h + 1 < horizon:\n                Q[h] += (self.mdp.flat @ V[h + 1])",
-        "if h < horizon:\n                Q[h] += (self.mdp.flat @ V[(h + 1) % horizon] * 0 + 1)",
-    ),
-    Mutant(
-        "cpi/values.py",
         "values look at their own step",
-        "self.mdp.flat @ V[h + 1]",
-        "self.mdp.flat @ V[h]",
+        "action_values(self.mdp, V[h + 1]) if h + 1 < horizon",
+        "action_values(self.mdp, V[h]) if h + 1 < horizon",
     ),
     Mutant(
         "cpi/values.py",
-        "discount forgotten in Q",
-        "self.mdp.rewards + self.mdp.discount * ahead",
-        "self.mdp.rewards + 1.0 * ahead",
+        "one step too few (horizon off by one)",
+        "if h + 1 < horizon else self.mdp.rewards",
+        "if h + 2 < horizon else self.mdp.rewards",
+    ),
+    Mutant(
+        "cpi/values.py",
+        "values not discounted",
+        "Q *= mdp.discount",
+        "Q *= 1.0",
     ),
     Mutant(
         "cpi/improvement.py",
-        "improvable at the threshold",
-        "best > tau)",
-        "best >= tau)",
+        "threshold of improvable states halved",
+        "> max(tau, tolerance",
+        "> max(0.5 * tau, tolerance",
+    ),
+    Mutant(
+        "cpi/optimal.py",
+        "backward induction looks at its own step",
+        "Q = action_values(mdp, V[h + 1])",
+        "Q = action_values(mdp, V[h])",
     ),
     Mutant(
         "cpi/policies.py",
@@ -276,15 +282,21 @@ VALUES = (
         "alpha * np.asarray(weights, dtype=np.float64)[..., None]",
         "alpha * np.ones_like(np.asarray(weights, dtype=np.float64))[..., None]",
     ),
-    Mutant(
-        "cpi/optimal.py",
-        "backward induction skips the last reward",
-        "for h in reversed(range(mdp.horizon)):\n        Q = mdp.rewards",
-        "for h in reversed(range(mdp.horizon)):\n        Q = mdp.rewards * (h + 1 < mdp.horizon)",
-    ),
 )
 
 WORLDS = (
+    Mutant(
+        "envs/gym.py",
+        "imported episodes do not end (missing terminal mask)",
+        "columns.append(over if terminated else int(following))",
+        "columns.append(int(following))",
+    ),
+    Mutant(
+        "envs/gym.py",
+        "exported episodes do not end",
+        "ended = self.mdp.terminal[following]",
+        "ended = self.mdp.terminal[following] & False",
+    ),
     Mutant(
         "envs/tabular.py",
         "rows need not sum to 1",
@@ -293,4 +305,136 @@ WORLDS = (
     ),
 )
 
-MUTANTS = CONSTANTS + VALUES + WORLDS
+RESETS = (
+    Mutant(
+        "cpi/episodes.py",
+        "prefix off by one",
+        "self.steps[:k], state, self.rewards[:k])",
+        "self.steps[: k + 1], state, self.rewards[:k])",
+    ),
+    Mutant(
+        "cpi/episodes.py",
+        "reset goes on a step too early",
+        "self.states[k]",
+        "self.states[max(k - 1, 0)]",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "prefix not masked",
+        "np.asarray(episode.steps)[group.prefix.length :]",
+        "np.asarray(episode.steps)[0:]",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "covariance of seed and reset group dropped",
+        "square += 2 * p * used * float(share @ with_seed)",
+        "square += 0 * p * used * float(share @ with_seed)",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "seeds drawn with replacement",
+        "used * (used - 1) * pairs / (total * (total - 1))",
+        "used * (used - 1) * pairs / (total * total)",
+    ),
+    Mutant(
+        "cpi/resets.py",
+        "accepts whatever has a weight",
+        "rng.random(len(weights)) < weights",
+        "0.0 * rng.random(len(weights)) < weights",
+    ),
+    Mutant(
+        "cpi/resets.py",
+        "picks uniformly",
+        "total = np.cumsum(w / np.max(w))",
+        "total = np.cumsum(np.ones_like(w))",
+    ),
+    Mutant(
+        "cpi/resets.py",
+        "every error, not the first",
+        "(np.cumsum(flags) == 1)",
+        "(np.cumsum(flags) >= 1)",
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "failures taken out of the fresh group",
+        "groups[number].append(Group(number, fresh_starts[number], episodes))",
+        "groups[number].append(Group(number, fresh_starts[number], "
+        "[e for e in episodes if not e.failed] or episodes))",
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "successes reset",
+        '(e.failed or plan.seeds == "any")',
+        '(not e.failed or plan.seeds == "any")',
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "ledger trains on seeds",
+        "ledger.generated(episodes, trained=False)",
+        "ledger.generated(episodes, trained=True)",
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "ledger forgets fallbacks",
+        "ledger.fallbacks += cut is None",
+        "ledger.fallbacks += 0",
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "localizer cost of earlier collections counted again",
+        "ledger.localizer_cost += rule.cost - spent",
+        "ledger.localizer_cost += rule.cost",
+    ),
+    Mutant("cpi/advantages.py", "population standard deviation", "DDOF = 1", "DDOF = 0"),
+    Mutant(
+        "cpi/advantages.py",
+        "groups normalised together",
+        '{"group": _std(group),',
+        '{"group": batch,',
+    ),
+    Mutant(
+        "cpi/simulator.py",
+        "terminal states do not end an episode",
+        "ended = live[self._terminal[following]]",
+        "ended = live[self._terminal[following] & False]",
+    ),
+    Mutant(
+        "cpi/simulator.py",
+        "rewards of the prefix lost",
+        "walk.rewards[rows, : len(prefix.rewards)] = prefix.rewards",
+        "walk.rewards[rows, : len(prefix.rewards)] = 0.0",
+    ),
+    Mutant(
+        "cpi/choosers.py",
+        "importance weight without |A|",
+        "evaluation.mdp.num_actions * difference * centred",
+        "difference * centred",
+    ),
+    Mutant(
+        "cpi/choosers.py",
+        "refused draws are free",
+        "found, drawn = found + len(rows), drawn + spent",
+        "found, drawn = found + len(rows), drawn + len(rows)",
+    ),
+    Mutant(
+        "cpi/conservative.py",
+        "certificate without p_w",
+        "return update.p_w * (alpha * h",
+        "return 1.0 * (alpha * h",
+    ),
+    Mutant(
+        "cpi/step_sizes.py",
+        "certified step H times too long",
+        "_divide(advantage, u.H**2 * u.r_max)",
+        "_divide(advantage, u.H * u.r_max)",
+    ),
+    Mutant("cpi/confidence.py", "Bernstein's 7/3 → 1/3", "7 * width * log", "1 * width * log"),
+    Mutant(
+        "cpi/bounds/theorem1.py",
+        "asks for another success rate",
+        "((ndtri(TARGET) - intercept)",
+        "((ndtri(TARGET - 0.1) - intercept)",
+    ),
+)
+
+MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS
