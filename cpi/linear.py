@@ -158,11 +158,11 @@ def _banded(
 def _krylov(matrix: Any, discount: float) -> Solver:
     system = sparse.csr_array(sparse.eye_array(matrix.shape[0]) - discount * matrix)
     systems = (system, sparse.csr_array(system.T))
-    shadow = np.random.default_rng(0).standard_normal(matrix.shape[0])
+    guess = np.random.default_rng(0).standard_normal(matrix.shape[0])
     direct: list[Any] = []  # SuperLU's factors, made only if BiCGSTAB falls short
 
     def solver(b: FloatArray, transposed: bool) -> FloatArray:
-        x = None if direct else _refined_bicgstab(systems[transposed], b, shadow, transposed)
+        x = None if direct else _refined_bicgstab(systems[transposed], b, guess, transposed)
         if x is not None:
             return x
         if not direct:
@@ -173,51 +173,26 @@ def _krylov(matrix: Any, discount: float) -> Solver:
 
 
 def _refined_bicgstab(
-    system: Any, b: FloatArray, shadow: FloatArray, transposed: bool
+    system: Any, b: FloatArray, guess: FloatArray, transposed: bool
 ) -> FloatArray | None:
-    """Iterative refinement around BiCGSTAB; None if it stalls above a few ulp of residual."""
-    order = 1 if transposed else np.inf  # the norm in which the inverse is at most 1/(1−γ)
-    norm: Callable[[FloatArray], Any] = partial(np.linalg.norm, ord=order)
+    """Iterative refinement around BiCGSTAB; None if it stalls above a few ulp of residual.
+
+    Each solve starts from a random guess, not from 0, because the first residual is also the shadow
+    vector of the iteration. An occupancy's right-hand side is a bad one: a uniform start is an
+    eigenvector, and a point is orthogonal to its first images, so that the iteration breaks down.
+    """
+    norm = partial(np.linalg.norm, ord=1 if transposed else np.inf)  # the inverse is ≤ 1/(1−γ)
     x = np.zeros_like(b, dtype=np.float64)
-    residual, size, last = b, norm(b), np.inf
-    while True:
-        ulp = np.finfo(float).eps * (norm(b) + 2.0 * norm(x))
+    residual, size, last = b, float(norm(b)), np.inf
+    while size < 0.1 * last:  # false for NaN too
+        ulp = np.finfo(float).eps * float(norm(b) + 2.0 * norm(x))
         if size <= RESIDUAL_ULPS * ulp:
             return x
-        if not size < 0.1 * last:  # true of NaN too
+        start = guess * np.abs(residual).mean()
+        step, info = sparse_linalg.bicgstab(system, residual, x0=start, rtol=1e-8, maxiter=1000)
+        if info != 0:
             return None
-        x = x + size * _bicgstab(system, residual / size, shadow, norm, max(1e-8, ulp / size))
+        x = x + step
         residual = b - system @ x
-        size, last = norm(residual), size
-
-
-def _bicgstab(
-    system: Any, b: FloatArray, shadow: FloatArray, norm: Callable[[FloatArray], Any], goal: float
-) -> FloatArray:
-    """x with |b − system x| ≤ goal, or what 1000 iterations made of it (van der Vorst 1992).
-
-    Not scipy's, whose shadow vector is always b: with b the start of an occupancy it breaks down,
-    because a uniform b is an eigenvector, and a point b is orthogonal to its first images. Nor does
-    a dot product here go to BLAS, whose threads, above 10⁴ entries, cost more than they save.
-    """
-    dot = partial(np.einsum, "i,i->")
-    x = np.zeros_like(b)
-    residual, direction, image = b, x, x
-    rho = alpha = omega = 1.0
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # breakdown ends in NaN
-        for _ in range(1000):
-            before, rho = rho, dot(shadow, residual)
-            direction = residual + (rho / before * alpha / omega) * (direction - omega * image)
-            image = system @ direction
-            alpha = rho / dot(shadow, image)
-            residual = residual - alpha * image
-            x = x + alpha * direction
-            if not norm(residual) > goal:
-                break
-            second = system @ residual
-            omega = dot(second, residual) / dot(second, second)
-            x = x + omega * residual
-            residual = residual - omega * second
-            if not norm(residual) > goal:
-                break
-    return x
+        size, last = float(norm(residual)), size
+    return None

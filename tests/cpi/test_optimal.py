@@ -307,19 +307,18 @@ def test_the_first_of_equally_good_actions_is_taken(finite: bool) -> None:
 @pytest.mark.parametrize("num_actions", [3, 9])
 @both_times
 def test_many_copies_of_a_world_have_its_optimum(finite: bool, num_actions: int) -> None:
-    one = world(7, 5, num_actions, horizon=3 if finite else None, discount=None if finite else 0.9)
+    time: dict[str, Any] = {"horizon": 3} if finite else {"discount": 0.9}
+    one = world(7, 30, num_actions, **time)
     one = replace(one, rewards=np.round(one.rewards))  # with ties
     many = TabularMDP(
-        sparse.block_diag([one.flat] * 250, format="csr"),
-        np.tile(one.rewards, (250, 1)),
-        np.tile(one.start, 250) / 250,
-        one.horizon,
-        one.discount,
+        sparse.block_diag([one.flat] * 40, format="csr"),
+        np.tile(one.rewards, (40, 1)),
+        np.tile(one.start, 40) / 40,
+        **time,
     )
     ours, theirs = optimal(one), optimal(many)
-    np.testing.assert_array_equal(theirs.actions, np.tile(ours.actions, 250))
-    V = np.tile(ours.V, 250)
-    np.testing.assert_allclose(theirs.V, V, rtol=0, atol=2 * tolerance(one))
+    np.testing.assert_array_equal(theirs.actions, np.tile(ours.actions, 40))
+    np.testing.assert_allclose(theirs.V, np.tile(ours.V, 40), rtol=0, atol=2 * tolerance(one))
 
 
 @pytest.mark.parametrize("length", [1, 5, 20])

@@ -371,6 +371,13 @@ def test_nothing_to_pick_is_none() -> None:
     assert pick([], np.random.default_rng(0)) == []
 
 
+@pytest.mark.parametrize(
+    ("u", "k"), [(0.0, 2), (0.25, 2), (1 / 3 - 1e-9, 2), (1 / 3 + 1e-9, 4), (1 - 2.0**-53, 4)]
+)
+def test_picks_invert_the_sum_of_weights(u: float, k: int) -> None:
+    assert pick([np.array([0.0, 0.0, 1.0, 0.0, 2.0, 0.0])], Uniforms(u)) == [k]  # type: ignore[arg-type]
+
+
 def test_picks_are_plain_numbers() -> None:
     (k,) = pick([np.array([0.0, 1.0])], np.random.default_rng(0))
     assert type(k) is int

@@ -75,6 +75,13 @@ def test_the_reset_count_of_noisy_rates() -> None:
     assert np.std(found) < 8
 
 
+@pytest.mark.xfail(raises=TypeError, reason="no rate in (0.5, 0.98): polyfit of nothing")
+def test_a_success_rate_that_jumps_still_gives_a_number() -> None:
+    """Few repeats and few resets: --quick with seeds 3 and 19."""
+    needed = resets_needed(np.array([4, 8, 16]), table(np.array([0.3, 0.99, 1.0]), 60))
+    assert math.isfinite(needed) and needed > 0
+
+
 def resets(step: Any, state: Any, action: Any, ret: Any) -> Resets:
     arrays = (np.array(step), np.array(state), np.array(action), np.array(ret, dtype=np.float64))
     return Resets(*arrays, 0, 0)
@@ -103,6 +110,25 @@ def test_the_per_state_class_is_right_by_hand() -> None:
     elsewhere[12] = QUIET  # then action 0 is not tried at step 1 of the second
     data = resets(step, elsewhere, action, ret)
     assert not per_state_correct(data, sizes, 2).any()
+
+
+TIES = pytest.mark.xfail(reason="argmax takes the first of equal means, which is the right one")
+
+
+@TIES
+def test_a_tie_is_no_right_choice() -> None:
+    """Or the right action would be found by its number: 7 oracle resets, where it takes 10."""
+    data = resets([0] * 6, [QUIET] * 6, [0, 1, 2] * 2, [1.0, 1.0, 0.0, 2.0, 1.0, 1.5])
+    right = shared_correct(data, np.array([2, 3]), 2)
+    assert right.tolist() == [[False, False], [True, True]]
+
+
+@TIES
+def test_a_tie_is_no_right_choice_per_state_either() -> None:
+    step, action = np.repeat([0, 1, 2], 3), np.tile([0, 1, 2], 3)
+    ret = np.array([1.0, 0.0, 0.0] * 2 + [1.0, 0.0, 1.0])
+    data = resets(step, np.full(9, NEEDLE), action, ret)
+    assert not per_state_correct(data, np.array([9]), 1).any()
 
 
 # Slopes.
@@ -242,7 +268,7 @@ def test_the_tables_show_the_numbers(experiment: Experiment) -> None:
 
 def test_one_seed_gives_one_experiment() -> None:
     steps: list[str] = []
-    options: Any = {"repeats": 30, "bootstrap": 10, "progress": steps.append}
+    options: Any = {"repeats": 100, "bootstrap": 10, "progress": steps.append}
     one, two, other = (small((0.4, 0.2), seed=seed, **options) for seed in (5, 5, 6))
     assert one.to_json() == two.to_json()
     assert one.to_json() != other.to_json()
