@@ -268,21 +268,6 @@ def test_an_iteration_that_never_gets_there_is_not_believed(
     assert factorisations == [(500, 500)]
 
 
-def test_a_rough_iteration_is_refined_to_rounding(
-    factorisations: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    iterate = cpi.linear.sparse_linalg.bicgstab
-    rough = np.random.default_rng(16).uniform(0.999, 1.001, 500)
-
-    def roughly(*given: Any, **named: Any) -> Any:
-        step, info = iterate(*given, **named)
-        return rough * step, info
-
-    monkeypatch.setattr(cpi.linear.sparse_linalg, "bicgstab", roughly)
-    check(scattered(500, 3, seed=16), 0.9, "BiCGSTAB")
-    assert not factorisations
-
-
 def test_zero_is_solved_by_zero() -> None:
     for matrix in (loop(ABOVE, 16), banded(ABOVE, 1, 1, 16), scattered(2000, 3, 16)):
         solver = resolvent(matrix, 0.9)
