@@ -232,7 +232,7 @@ def run_theorem1(seed: int, quick: bool) -> Experiment | None:
     """The experiment on Theorem 1; None if Ctrl-C ended it."""
     with console(sys.stderr).status("Theorem 1") as status:
         try:
-            return theorem1(seed, repeats=60 if quick else 600, progress=status.update)
+            return theorem1(seed, repeats=60 if quick else 450, progress=status.update)
         except KeyboardInterrupt:
             return None
 

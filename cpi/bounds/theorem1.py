@@ -180,7 +180,7 @@ def _resets(arm: str, point: Point) -> float:
 
 def theorem1(
     seed: int = 0,
-    repeats: int = 600,
+    repeats: int = 450,
     bootstrap: int = 400,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Experiment:
@@ -203,7 +203,7 @@ def theorem1(
         base = _base(p)
         rr, caro = random_resets(base), oracle_resets(TAU)(base)
         # About the same relative error at every p.
-        measure = int((2e5 + 2e3 / p**2) * repeats / 600)
+        measure = int((2e5 + 2e3 / p**2) * repeats / 450)
         arms["rr"].append(_point(base, rr, shared_correct, repeats, measure, bootstrap, rng))
         arms["rr_per_state"].append(_point(base, rr, per_state_correct, repeats, 0, bootstrap, rng))
         arms["caro"].append(_point(base, caro, shared_correct, repeats, 10_000, bootstrap, rng))

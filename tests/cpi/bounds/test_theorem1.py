@@ -215,11 +215,10 @@ def test_measures_are_those_of_the_needle(experiment: Experiment) -> None:
 
 
 def test_the_gain_is_that_of_the_step_taken(experiment: Experiment) -> None:
-    """α = 𝔸̂/(H² r) towards action 0 in all states gains α H 𝔸: nothing changes the future."""
-    for arm, share in (("rr", lambda p: p), ("caro", lambda p: p)):
+    """α = 𝔸̂/(H² r) towards action 0 in all states gains α H p a: nothing changes the future."""
+    for arm in ("rr", "caro"):
         for p, point in zip(experiment.p, experiment.arms[arm], strict=True):
-            alpha = point.advantage / 9
-            assert point.gain == pytest.approx(alpha * 3 * share(p) * 2 / 3)
+            assert point.gain == pytest.approx(point.advantage / 9 * 3 * p * 2 / 3)
 
 
 def test_the_localizer_formula(experiment: Experiment) -> None:
@@ -233,6 +232,8 @@ def test_the_localizer_formula(experiment: Experiment) -> None:
         assert row["predicted_gain"] == pytest.approx(t * q / 8 * (4 / 9) / 6)
         assert row["gain"] == pytest.approx(row["predicted_gain"], rel=0.2)
         assert row["true_gain"] > row["gain"] > 0
+        # α H p t a with α = 𝔸̂/(H² r): nothing that is done changes the future.
+        assert row["true_gain"] == pytest.approx(row["advantage"] / 9 * 3 * t / 8 * 2 / 3)
         assert row["drawn"] / row["resets"] == pytest.approx(1 / row["p_w"], rel=0.1)
     slopes = experiment.localizer_slopes
     assert slopes["accepted_by_precision"].value == pytest.approx(-2, abs=0.6)
