@@ -317,7 +317,7 @@ def _point(
 def shared_correct(resets: Resets, sizes: NDArray[np.intp], repeats: int) -> NDArray[np.bool_]:
     """Whether action 0 has the best mean return after each number of resets, (repeats, sizes)."""
     means = _running_means(resets, sizes, repeats, np.ones(len(resets), dtype=bool))
-    return np.asarray(means.argmax(axis=0) == 0)
+    return _right_is_best(means)
 
 
 def per_state_correct(resets: Resets, sizes: NDArray[np.intp], repeats: int) -> NDArray[np.bool_]:
@@ -326,8 +326,13 @@ def per_state_correct(resets: Resets, sizes: NDArray[np.intp], repeats: int) -> 
     for h in range(HORIZON):
         here = (resets.state == NEEDLE) & (resets.step == h)
         means = _running_means(resets, sizes, repeats, here)
-        right &= (means.argmax(axis=0) == 0) & np.isfinite(means).all(axis=0)
+        right &= _right_is_best(means) & np.isfinite(means).all(axis=0)
     return right
+
+
+def _right_is_best(means: FloatArray) -> NDArray[np.bool_]:
+    """Action 0 strictly ahead: a tie is no choice."""
+    return np.asarray(means[0] > means[1:].max(axis=0))
 
 
 def _running_means(
@@ -377,6 +382,8 @@ def resets_needed(sizes: NDArray[np.intp], table: NDArray[np.bool_]) -> float:
     """
     rates = table.mean(axis=0)
     near = (rates > 0.5) & (rates < 0.98)
+    if near.sum() < 2:  # it jumps, where repeats and sizes are few
+        return float(np.interp(TARGET, np.maximum.accumulate(rates), sizes))
     slope, intercept = np.polyfit(np.sqrt(sizes[near]), ndtri(rates[near]), 1)
     return float(((ndtri(TARGET) - intercept) / slope) ** 2)
 

@@ -180,7 +180,9 @@ def test_weights_are_probabilities() -> None:
 
 
 def test_a_part_keeps_its_rows_and_leaves_the_costs() -> None:
-    resets = Resets(np.arange(4), np.arange(4) + 10, np.arange(4) + 20, np.arange(4.0), 9, 99)
+    resets = Resets(
+        np.arange(4), np.arange(4) + 10, np.arange(4) + 20, np.array([0.0, 1, 2, 3]), 9, 99
+    )
     part = resets.part(slice(1, 3))
     assert part.step.tolist() == [1, 2] and part.state.tolist() == [11, 12]
     assert part.action.tolist() == [21, 22] and part.ret.tolist() == [1.0, 2.0]

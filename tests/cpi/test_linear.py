@@ -241,7 +241,7 @@ def test_random_sparsity_at_three_thousand_states() -> None:
     check(scattered(3000, 3, seed=12), 0.99, "BiCGSTAB")
 
 
-@pytest.mark.parametrize("discount", [0.5, 0.9, 0.99, 0.999, 0.9999])
+@pytest.mark.parametrize("discount", [0.5, 0.9, 0.99, 0.999])
 @pytest.mark.parametrize("kind", ["two successors", "four successors", "grid"])
 def test_worlds_of_ten_thousand_states_need_no_sparse_factorisation(
     kind: str, discount: float, monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,7 @@ from envs import TabularMDP
 DISCOUNTS = [0.0, 0.5, 0.9, 0.99, 0.999]
 
 #: Reproducible, so that a change is judged by the change and not by the draw.
-repeatable = settings(max_examples=100, deadline=None, derandomize=True)
+repeatable = settings(max_examples=60, deadline=None, derandomize=True)
 
 #: A trajectory: its probability, then its (state, action) pairs.
 Trajectory = tuple[float, tuple[tuple[int, int], ...]]
