@@ -180,19 +180,22 @@ def _refined_bicgstab(
     Each solve starts from a random guess, not from 0, because the first residual is also the shadow
     vector of the iteration. An occupancy's right-hand side is a bad one: a uniform start is an
     eigenvector, and a point is orthogonal to its first images, so that the iteration breaks down.
+    It is also scaled, because scipy takes any inner product below ε² for a breakdown. Whether to go
+    on is for the residual to say, not for scipy.
     """
     norm = partial(np.linalg.norm, ord=1 if transposed else np.inf)  # the inverse is ≤ 1/(1−γ)
     x = np.zeros_like(b, dtype=np.float64)
     residual, size, last = b, float(norm(b)), np.inf
-    while size < 0.1 * last:  # false for NaN too
+    while True:
         ulp = np.finfo(float).eps * float(norm(b) + 2.0 * norm(x))
         if size <= RESIDUAL_ULPS * ulp:
             return x
-        start = guess * np.abs(residual).mean()
-        step, info = sparse_linalg.bicgstab(system, residual, x0=start, rtol=1e-8, maxiter=1000)
-        if info != 0:
+        if not size < 0.1 * last:  # true of NaN too
             return None
-        x = x + step
+        scale = np.abs(residual).mean()
+        step, _ = sparse_linalg.bicgstab(
+            system, residual / scale, x0=guess, rtol=1e-8, maxiter=1000
+        )
+        x = x + scale * step
         residual = b - system @ x
         size, last = float(norm(residual)), size
-    return None

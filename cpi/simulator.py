@@ -175,37 +175,28 @@ class TabularSimulator:
                 raise ValueError(
                     f"prefix {number}: keeps {prefix.length} steps but not the state they led to"
                 )
-        states = [p.start if p.state is None else p.state for p in prefixes]
+        origins = [p.start if p.state is None else p.state for p in prefixes]
         begin = np.repeat([p.length for p in prefixes], n).astype(np.intp)
-        walk = self.walk(np.repeat(np.asarray(states, dtype=np.intp), n), begin, rng)
+        walk = self.walk(np.repeat(np.asarray(origins, dtype=np.intp), n), begin, rng)
         steps = np.stack([walk.states, walk.actions], axis=2)
-        episodes: list[list[Episode]] = []
         for number, prefix in enumerate(prefixes):
-            rows = slice(number * n, (number + 1) * n)
-            k = prefix.length
-            if k:
-                steps[rows, :k] = prefix.steps
+            if prefix.length:
+                rows = slice(number * n, (number + 1) * n)
+                steps[rows, : prefix.length] = prefix.steps
                 walk.rewards[rows, : len(prefix.rewards)] = prefix.rewards
-            returns = walk.rewards[rows].sum(axis=1)
-            failed = returns < self.success - 1e-9
-            episodes.append(
-                [
-                    Episode(
-                        prefix,
-                        steps[row, :end],
-                        ret,
-                        fail,
-                        end - k,
-                        steps[row, :end, 0],
-                        walk.rewards[row, :end],
-                    )
-                    for row, end, ret, fail in zip(
-                        range(rows.start, rows.stop),
-                        walk.ends[rows].tolist(),
-                        returns.tolist(),
-                        failed.tolist(),
-                        strict=True,
-                    )
-                ]
+        returns = walk.rewards.sum(axis=1)
+        flat = [
+            Episode(prefix, kept[:end], ret, failed, cost, states[:end], rewards[:end])
+            for prefix, kept, states, rewards, end, ret, failed, cost in zip(
+                (prefix for prefix in prefixes for _ in range(n)),
+                steps,
+                steps[..., 0],
+                walk.rewards,
+                walk.ends.tolist(),
+                returns.tolist(),
+                (returns < self.success - 1e-9).tolist(),
+                (walk.ends - begin).tolist(),
+                strict=True,
             )
-        return episodes
+        ]
+        return [flat[number * n : (number + 1) * n] for number in range(len(prefixes))]
