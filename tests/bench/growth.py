@@ -1,0 +1,78 @@
+"""One MDP in a process of its own: `python -m tests.bench.growth FAMILY S` prints JSON.
+
+Seconds are the fastest of three or more evaluations: for V all of it (checks, P_π, factorisation,
+solve), for d what comes on top. Memory is the process's largest resident set, imports and
+construction of the MDP included. Residuals are in ulps of what they are small differences of,
+
+    |V − r_π − γ P_π V|∞ / ε (|r_π|∞ + 2 |V|∞),      |d − (1−γ) ρ − γ P_πᵀ d|₁ / ε (2 |d|₁ + 1−γ).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpi.policies import policy_transitions
+from cpi.values import evaluate
+from tests.bench.alone import limit
+from tests.bench.problems import FAMILIES
+
+ENOUGH = 0.5  # seconds after which three repetitions will do
+LIMIT = 60  # seconds, construction and residuals included
+
+
+def measure(family: str, num_states: int) -> dict[str, Any]:
+    """Evaluate one MDP of the family."""
+    make, policy_of, _ = FAMILIES[family]
+    mdp = make(num_states)
+    policy = policy_of(mdp)
+    values: list[float] = []
+    occupancies: list[float] = []
+    started = time.perf_counter()
+    while len(values) < 3 or time.perf_counter() - started < ENOUGH:
+        before = time.perf_counter()
+        evaluation = evaluate(mdp, policy)
+        V = evaluation.V
+        between = time.perf_counter()
+        d = evaluation.occupancy
+        values.append(between - before)
+        occupancies.append(time.perf_counter() - between)
+    peak = peak_bytes()
+    assert mdp.discount is not None
+    moves = policy_transitions(mdp, policy)
+    rewards = (policy * mdp.rewards).sum(axis=1)
+    epsilon = float(np.finfo(float).eps)
+    of_values = np.abs(V - rewards - mdp.discount * (moves @ V)).max()
+    begun = (1 - mdp.discount) * mdp.start
+    of_occupancy = np.abs(d - begun - mdp.discount * (moves.T @ d)).sum()
+    return {
+        "family": family,
+        "states": num_states,
+        "method": evaluation.resolvent.method,
+        "seconds_V": min(values),
+        "seconds_d": min(occupancies),
+        "peak_bytes": peak,
+        "residual_V_ulps": of_values / epsilon / (np.abs(rewards).max() + 2 * np.abs(V).max()),
+        "residual_d_ulps": of_occupancy / epsilon / (2 * d.sum() + 1 - mdp.discount),
+    }
+
+
+def peak_bytes() -> int:
+    """Largest resident set of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's ru_maxrss starts from that of the process that started this one
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    with limit(LIMIT):
+        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
