@@ -382,7 +382,7 @@ def resets_needed(sizes: NDArray[np.intp], table: NDArray[np.bool_]) -> float:
     """
     rates = table.mean(axis=0)
     near = (rates > 0.5) & (rates < 0.98)
-    if near.sum() < 2:  # it jumps, where repeats and sizes are few
+    if near.sum() < 2 or np.ptp(rates[near]) == 0:  # few repeats or sizes: it jumps
         return float(np.interp(TARGET, np.maximum.accumulate(rates), sizes))
     slope, intercept = np.polyfit(np.sqrt(sizes[near]), ndtri(rates[near]), 1)
     return float(((ndtri(TARGET) - intercept) / slope) ** 2)

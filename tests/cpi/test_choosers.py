@@ -314,7 +314,7 @@ def test_the_choice_does_not_flatter_its_measure(policy_class: Any) -> None:
     mdp = envs.needle(0.5, horizon=2, num_actions=2)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     weights = np.ones((2, 3))
-    chosen = choices(evaluation, 1500, sampled(12, policy_class, bound="none"), weights)
+    chosen = choices(evaluation, 1000, sampled(12, policy_class, bound="none"), weights)
     true = np.array([policy_advantage(evaluation, c.candidate, weights) for c in chosen])
     off = np.array([c.advantage for c in chosen]) - true
     error = off.std(ddof=1) / math.sqrt(len(off))

@@ -22,7 +22,7 @@ from cpi.resets import (
     pick,
 )
 from cpi.simulator import TabularOracle, TabularSimulator
-from envs import first_error_chain, needle
+from envs import TabularMDP, first_error_chain, needle
 from tests.cpi.scripted import ScriptedLocalizer, assert_drawn_from
 from tests.cpi.worlds import interior_policy, repeatable, world
 
@@ -241,6 +241,30 @@ def test_with_full_recovery_only_the_last_step_can_be_an_error() -> None:
     oracle = TabularOracle(evaluate(mdp, np.full((mdp.num_states, 2), 0.5)))
     np.testing.assert_array_equal(oracle.errors(chain_episode(3, (1, 1, 1))), [False, False, True])
     np.testing.assert_array_equal(oracle.errors(chain_episode(3, (1, 1, 0))), [False] * 3)
+
+
+def test_an_error_gives_up_optimal_value_not_that_of_the_policy() -> None:
+    # Going on is worth .5 under the uniform policy but 1 at best; stopping pays .6.
+    go_on, stop, over = np.eye(3)[1], np.eye(3)[2], np.eye(3)[2]
+    rewards = np.array([[0.0, 0.6], [1.0, 0.0], [0.0, 0.0]])
+    mdp = TabularMDP([[go_on, stop], [over, over], [over, over]], rewards, np.eye(3)[0], horizon=2)
+    oracle = TabularOracle(evaluate(mdp, np.full((3, 2), 0.5)))
+    steps = [[(0, 1)], [(0, 0), (1, 0)], [(0, 0), (1, 1)]]
+    for path, expected in zip(steps, ([True], [False, False], [False, True]), strict=True):
+        walked = Episode(Prefix(0), np.array(path), 0.0, True, len(path))
+        np.testing.assert_array_equal(oracle.errors(walked), expected)
+
+
+def test_rounding_is_no_error() -> None:
+    # 0.1 and then 0.2 is as good as 0.3, though not in binary.
+    left, right, over = np.eye(4)[1:]
+    rewards = np.array([[0.1, 0.3], [0.2, 0.2], [0.0, 0.0], [0.0, 0.0]])
+    moves = [[left, right], [over, over], [over, over], [over, over]]
+    mdp = TabularMDP(moves, rewards, np.eye(4)[0], horizon=2)
+    oracle = TabularOracle(evaluate(mdp, np.full((4, 2), 0.5)))
+    for path in ([(0, 0), (1, 0)], [(0, 1)]):
+        walked = Episode(Prefix(0), np.array(path), 0.3, True, len(path))
+        assert not oracle.errors(walked).any()
 
 
 @pytest.mark.parametrize("q", [0.2, 0.75])

@@ -79,7 +79,8 @@ def test_the_ends_of_the_interval_belong_to_what_is_possible(
 
 @pytest.mark.parametrize("sparse_table", [False, True])
 def test_stored_zeros_are_never_drawn(sparse_table: bool) -> None:
-    table: Any = np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+    # The first row is short of 1, which is no room for the last outcome.
+    table: Any = np.array([[0.0, 1.0 - 9e-10, 0.0], [0.5, 0.0, 0.5]])
     if sparse_table:  # with the zeros stored
         parts = table.ravel(), np.tile(np.arange(3), 2), np.array([0, 3, 6])
         table = sparse.csr_array(parts, shape=(2, 3))
@@ -105,6 +106,16 @@ def test_ten_tenths() -> None:
     for row in range(3):
         assert draws(table, row, [BELOW_ONE]) == [9]
         assert draws(table, row, [k / 10 + 0.05 for k in range(10)]) == list(range(10))
+
+
+@pytest.mark.parametrize("num", range(1, 9))
+def test_an_excess_is_not_taken_from_the_next_row(num: int) -> None:
+    # 0.6 and a little more than 0.4 pass 1 before the last outcome has its turn.
+    table = np.tile([[0.6, 0.4 + 5e-10, 1e-10, 0.0], [0.0, 0.0, 0.0, 1.0]], (num, 1))
+    u = [0.0, 1e-10, 3e-10, 6e-10, BELOW_ONE]
+    for row in range(num):
+        assert draws(table, 2 * row, u) == [0, 0, 0, 0, 1]
+        assert draws(table, 2 * row + 1, u) == [3] * 5
 
 
 def test_a_million_rows() -> None:

@@ -1,4 +1,4 @@
-"""`make mutants`: plant each fault of the catalogue in a copy of the tree and run the tests on it.
+"""`make mutants`: plant each fault of this folder's lists in a copy of the tree and run the tests on it.
 
 A fault is caught when the tests *fail* (pytest's exit code 1): a copy that cannot even be collected
 counts as a broken mutant, and so does a fault whose text is no longer in the code exactly once. The
@@ -17,7 +17,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutants.catalogue import MUTANTS, Mutant
+from tests.mutants.bounds import CONSTANTS
+from tests.mutants.mutant import Mutant
+from tests.mutants.resets import RESETS
+from tests.mutants.values import VALUES, WORLDS
+
+MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = ("tests/cpi", "tests/envs")
@@ -86,7 +91,7 @@ def verdict(mutant: Mutant | None) -> tuple[str, str]:
 
 
 def main() -> int:
-    """Run the catalogue, or the faults whose description holds the given words."""
+    """Run all faults, or those whose description holds the given words."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("words", nargs="*", help="only the faults whose description holds these")
     words = parser.parse_args().words

@@ -264,7 +264,7 @@ def test_the_tables_show_the_numbers(experiment: Experiment) -> None:
 
 def test_one_seed_gives_one_experiment() -> None:
     steps: list[str] = []
-    options: Any = {"repeats": 100, "bootstrap": 10, "progress": steps.append}
+    options: Any = {"repeats": 40, "bootstrap": 10, "progress": steps.append}
     one, two, other = (small((0.4, 0.2), seed=seed, **options) for seed in (5, 5, 6))
     assert one.to_json() == two.to_json()
     assert one.to_json() != other.to_json()

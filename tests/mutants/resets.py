@@ -1,0 +1,215 @@
+"""Faults in the reset core, gradients and sampled policy iteration."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+RESETS = (
+    Mutant(
+        "cpi/episodes.py",
+        "prefix off by one",
+        "self.steps[:k], state, self.rewards[:k])",
+        "self.steps[: k + 1], state, self.rewards[:k])",
+    ),
+    Mutant(
+        "cpi/episodes.py",
+        "reset goes on a step too early",
+        "self.states[k]",
+        "self.states[max(k - 1, 0)]",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "prefix not masked",
+        "np.asarray(episode.steps)[group.prefix.length :]",
+        "np.asarray(episode.steps)[0:]",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "covariance of seed and reset group dropped",
+        "square += 2 * p * used * float(share @ with_seed)",
+        "square += 0 * p * used * float(share @ with_seed)",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "seeds drawn with replacement",
+        "used * (used - 1) * pairs / (total * (total - 1))",
+        "used * (used - 1) * pairs / (total * total)",
+    ),
+    Mutant(
+        "cpi/resets.py",
+        "accepts whatever has a weight",
+        "rng.random(len(weights)) < weights",
+        "0.0 * rng.random(len(weights)) < weights",
+    ),
+    Mutant(
+        "cpi/resets.py",
+        "picks uniformly",
+        "total = np.cumsum(w / np.max(w))",
+        "total = np.cumsum(np.ones_like(w))",
+    ),
+    Mutant(
+        "cpi/resets.py",
+        "every error, not the first",
+        "(np.cumsum(flags) == 1)",
+        "(np.cumsum(flags) >= 1)",
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "failures taken out of the fresh group",
+        "groups[number].append(Group(number, fresh_starts[number], episodes))",
+        "groups[number].append(Group(number, fresh_starts[number], "
+        "[e for e in episodes if not e.failed] or episodes))",
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "successes reset",
+        '(e.failed or plan.seeds == "any")',
+        '(not e.failed or plan.seeds == "any")',
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "ledger trains on seeds",
+        "ledger.generated(episodes, trained=False)",
+        "ledger.generated(episodes, trained=True)",
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "ledger forgets fallbacks",
+        "ledger.fallbacks += cut is None",
+        "ledger.fallbacks += 0",
+    ),
+    Mutant(
+        "cpi/collect.py",
+        "localizer cost of earlier collections counted again",
+        "ledger.localizer_cost += rule.cost - spent",
+        "ledger.localizer_cost += rule.cost",
+    ),
+    Mutant("cpi/advantages.py", "population standard deviation", "DDOF = 1", "DDOF = 0"),
+    Mutant(
+        "cpi/advantages.py",
+        "groups normalised together",
+        '{"group": _std(group),',
+        '{"group": batch,',
+    ),
+    Mutant(
+        "cpi/simulator.py",
+        "terminal states do not end an episode",
+        "ended = live[self._terminal[following]]",
+        "ended = live[self._terminal[following] & False]",
+    ),
+    Mutant(
+        "cpi/simulator.py",
+        "rewards of the prefix lost",
+        "walk.rewards[rows, : len(prefix.rewards)] = prefix.rewards",
+        "walk.rewards[rows, : len(prefix.rewards)] = 0.0",
+    ),
+    Mutant(
+        "cpi/choosers.py",
+        "importance weight without |A|",
+        "evaluation.mdp.num_actions * difference * centred",
+        "difference * centred",
+    ),
+    Mutant(
+        "cpi/choosers.py",
+        "refused draws are free",
+        "found, drawn = found + len(rows), drawn + spent",
+        "found, drawn = found + len(rows), drawn + len(rows)",
+    ),
+    Mutant(
+        "cpi/conservative.py",
+        "certificate without p_w",
+        "return update.p_w * (alpha * h",
+        "return 1.0 * (alpha * h",
+    ),
+    Mutant(
+        "cpi/step_sizes.py",
+        "certified step H times too long",
+        "_divide(advantage, u.H**2 * u.r_max)",
+        "_divide(advantage, u.H * u.r_max)",
+    ),
+    Mutant("cpi/confidence.py", "Bernstein's 7/3 → 1/3", "7 * width * log", "1 * width * log"),
+    Mutant(
+        "cpi/bounds/theorem1.py",
+        "asks for another success rate",
+        "((ndtri(TARGET) - intercept)",
+        "((ndtri(TARGET - 0.1) - intercept)",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "cost of fallbacks forgotten",
+        "+ unused * self.fallback[2]",
+        "+ 0 * unused * self.fallback[2]",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "picks uniformly in the exact sum",
+        "kept.append((w[k] / w.sum(), cache[key]))",
+        "kept.append((1 / np.count_nonzero(w), cache[key]))",
+    ),
+    Mutant(
+        "cpi/gradient.py",
+        "1/N counts one group",
+        "total = sum(len(group.episodes) for group in groups)",
+        "total = max(len(group.episodes) for group in groups)",
+    ),
+    Mutant(
+        "cpi/signal.py",
+        "cost ratio upside down",
+        "worth * fresh.steps / moments.steps",
+        "worth * moments.steps / fresh.steps",
+    ),
+    Mutant(
+        "cpi/step_sizes.py",
+        "K&L maximiser with 1.9ε",
+        "_mixture_maximiser(u, advantage, 2 * float",
+        "_mixture_maximiser(u, advantage, 1.9 * float",
+    ),
+    Mutant(
+        "cpi/step_sizes.py",
+        "CPO step uses D for TV",
+        "tv = 0.5 * np.abs",
+        "tv = 1.0 * np.abs",
+    ),
+    Mutant(
+        "cpi/choosers.py",
+        "chooses and measures on one half",
+        "other = data.part(slice(resets // 2, None))",
+        "other = data.part(slice(0, resets // 2))",
+    ),
+    Mutant(
+        "cpi/choosers.py",
+        "first action from π",
+        "first=uniform_policy(mdp))",
+        "first=None)",
+    ),
+    Mutant(
+        "cpi/conservative.py",
+        "stops at ε/3, not 2ε/3",
+        "choice.advantage < 2 * epsilon / 3",
+        "choice.advantage < epsilon / 3",
+    ),
+    Mutant(
+        "cpi/conservative.py",
+        "steps from the estimate, not its lower bound",
+        "step_size(rule, update, choice.lower)",
+        "step_size(rule, update, choice.advantage)",
+    ),
+    Mutant(
+        "cpi/conservative.py",
+        "terminal states accepted",
+        "weights = weights * ~mdp.terminal",
+        "weights = weights * 1.0",
+    ),
+    Mutant(
+        "cpi/bounds/theorem1.py",
+        "certificate from the formula, not the measure",
+        "float(certified(np.asarray(advantage)))",
+        "float(certified(np.asarray(update.masked_advantage)))",
+    ),
+    Mutant(
+        "cpi/bounds/theorem1.py",
+        "a tie counts for the right action",
+        "means[0] > means[1:].max(axis=0)",
+        "means[0] >= means[1:].max(axis=0)",
+    ),
+)

@@ -1,0 +1,83 @@
+"""Faults in exact values and worlds."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+VALUES = (
+    Mutant(
+        "cpi/values.py",
+        "occupancy not normalised",
+        "d = (1.0 - self.mdp.discount) * self.resolvent",
+        "d = 1.0 * self.resolvent",
+    ),
+    Mutant(
+        "cpi/values.py",
+        "occupancy from values' side of the factorisation",
+        "self.resolvent.solve_transposed(start)",
+        "self.resolvent.solve(start)",
+    ),
+    Mutant(
+        "cpi/values.py",
+        "finite occupancy not divided by H",
+        "forward(self.mdp, self.policy, start) / self.mdp.horizon",
+        "forward(self.mdp, self.policy, start)",
+    ),
+    Mutant(
+        "cpi/values.py",
+        "values look at their own step",
+        "action_values(self.mdp, V[h + 1]) if h + 1 < horizon",
+        "action_values(self.mdp, V[h]) if h + 1 < horizon",
+    ),
+    Mutant(
+        "cpi/values.py",
+        "one step too few (horizon off by one)",
+        "if h + 1 < horizon else self.mdp.rewards",
+        "if h + 2 < horizon else self.mdp.rewards",
+    ),
+    Mutant(
+        "cpi/values.py",
+        "values not discounted",
+        "Q *= mdp.discount",
+        "Q *= 1.0",
+    ),
+    Mutant(
+        "cpi/improvement.py",
+        "threshold of improvable states halved",
+        "> max(tau, tolerance",
+        "> max(0.5 * tau, tolerance",
+    ),
+    Mutant(
+        "cpi/optimal.py",
+        "backward induction looks at its own step",
+        "Q = action_values(mdp, V[h + 1])",
+        "Q = action_values(mdp, V[h])",
+    ),
+    Mutant(
+        "cpi/policies.py",
+        "mixture ignores the mask",
+        "alpha * np.asarray(weights, dtype=np.float64)[..., None]",
+        "alpha * np.ones_like(np.asarray(weights, dtype=np.float64))[..., None]",
+    ),
+)
+
+WORLDS = (
+    Mutant(
+        "envs/gym.py",
+        "imported episodes do not end (missing terminal mask)",
+        "columns.append(over if terminated else int(following))",
+        "columns.append(int(following))",
+    ),
+    Mutant(
+        "envs/gym.py",
+        "exported episodes do not end",
+        "ended = self.mdp.terminal[following]",
+        "ended = self.mdp.terminal[following] & False",
+    ),
+    Mutant(
+        "envs/tabular.py",
+        "rows need not sum to 1",
+        "faulty = ~(np.abs(sums - 1.0) <= SUM_TOLERANCE)",
+        "faulty = ~(np.abs(sums - 1.0) <= 0.5)",
+    ),
+)
