@@ -1,4 +1,4 @@
-"""`make mutants`: plant each fault of this folder's lists in a copy of the tree and run the tests on it.
+"""`make mutants`: plant each fault of this folder in a copy of the tree and run the tests on it.
 
 A fault is caught when the tests *fail* (pytest's exit code 1): a copy that cannot even be collected
 counts as a broken mutant, and so does a fault whose text is no longer in the code exactly once. The
