@@ -23,7 +23,7 @@ class Ledger:
     """What a collection cost; ledgers add up.
 
     `steps` are the units that simulators generate: environment steps, or tokens. Resets *drawn* are
-    the seed episodes of which a step was asked for; *accepted* those where the rule gave one.
+    the seed episodes of which a step was asked for; *accepted* those of them that were reset.
     """
 
     episodes: int = 0
@@ -109,7 +109,10 @@ def collect(
         randomness from one stream whatever the plan, so a single group that is reset to before
         its first step is the fresh group of GRPO, episode for episode.
     """
-    first, second, seeding, choosing = rng.spawn(4)
+    # Not rng.spawn, which counts spawns beside the state: a restored state must give them again.
+    first, second, seeding, choosing = (
+        np.random.default_rng(seed) for seed in rng.integers(2**63, size=(4, 2))
+    )
     ledger = Ledger()
     spent = rule.cost
     fresh_starts = [Prefix(start) for start in starts]
