@@ -204,6 +204,8 @@ def test_ctrl_c_keeps_what_was_checked(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not path.parent.exists() and time.monotonic() < deadline:  # just before the work
