@@ -14,7 +14,7 @@ import numpy as np
 
 from cpi.episodes import Episode, Prefix, Simulator
 from cpi.plans import GroupPlan
-from cpi.resets import ResetRule, pick
+from cpi.resets import ResetRule, check_weights, pick
 from envs.tabular import FloatArray
 
 
@@ -86,7 +86,7 @@ def collect(
     simulator: Simulator,
     starts: Sequence[Any],
     plan: GroupPlan,
-    rule: ResetRule,
+    rule: ResetRule | None,
     rng: np.random.Generator,
 ) -> Collection:
     """One batch of groups, `plan.rollouts` trained episodes per start.
@@ -102,8 +102,8 @@ def collect(
     starts : sequence
         Start states or prompts, one plan each.
     plan : GroupPlan
-    rule : ResetRule
-        Not asked if the plan has no resets.
+    rule : ResetRule, optional
+        Needed if the plan has resets.
     rng : numpy Generator
         The same generator state gives the same collection. The first trained groups take their
         randomness from one stream whatever the plan, so a single group that is reset to before
@@ -114,7 +114,7 @@ def collect(
         np.random.default_rng(seed) for seed in rng.integers(2**63, size=(4, 2))
     )
     ledger = Ledger()
-    spent = rule.cost
+    spent = rule.cost if rule is not None else 0
     fresh_starts = [Prefix(start) for start in starts]
     groups: list[list[Group]] = [[] for _ in starts]
     pools: list[list[Episode]] = [[] for _ in starts]
@@ -128,6 +128,8 @@ def collect(
         for episodes in pools:
             ledger.generated(episodes, trained=False)
     if plan.resets:
+        if rule is None:
+            raise ValueError(f"rule: {plan} has resets, so it needs a rule")
         cuts = _choose(pools, plan, rule, choosing, ledger)
         prefixes = [
             fresh_starts[number] if cut is None else cut[0].prefix(cut[1])
@@ -144,7 +146,7 @@ def collect(
                 ledger.generated(group.episodes, trained=True)
                 ledger.resets_accepted += cut is not None
                 ledger.fallbacks += cut is None
-    ledger.localizer_cost += rule.cost - spent
+        ledger.localizer_cost += rule.cost - spent
     return Collection([group for here in groups for group in here], ledger)
 
 
@@ -169,7 +171,8 @@ def _choose(
         seeds.append([eligible[i] for i in order])
     asked = [episode for here in seeds for episode in here]
     ledger.resets_drawn += len(asked)
-    steps = iter(pick(rule.weights(asked), rng)) if asked else iter(())
+    weights = check_weights(rule.weights(asked), asked, type(rule).__name__) if asked else []
+    steps = iter(pick(weights, rng))
     cuts: list[list[Cut]] = []
     for here in seeds:
         found = [(episode, k) for episode, k in zip(here, steps, strict=False) if k is not None]

@@ -23,10 +23,10 @@ import numpy as np
 
 from cpi.bounds.registry import Update
 from cpi.choosers import Chooser, exact_greedy
-from cpi.improvement import coverage, improvable_mask
+from cpi.improvement import check_tau, coverage, improvable_mask
 from cpi.policies import check_policy, mixture
 from cpi.step_sizes import StepRule, step_size
-from cpi.values import Evaluation, evaluate
+from cpi.values import Evaluation, evaluate, tolerance
 from envs.tabular import FloatArray, TabularMDP
 
 #: Reset weights (H, S) or (S,) of the current policy.
@@ -39,8 +39,20 @@ def random_resets(evaluation: Evaluation) -> FloatArray:
 
 
 def oracle_resets(tau: float) -> ResetWeights:
-    """w = 1[I_τ]: CPI-CARO. All zeros once nothing is improvable by more than τ."""
-    return lambda evaluation: improvable_mask(evaluation, tau).astype(np.float64)
+    """w = 1[I_τ]: CPI-CARO. All zeros once nothing is improvable by more than τ.
+
+    Raises
+    ------
+    ValueError
+        If τ is not a number ≥ 0.
+    """
+    check_tau(tau)
+
+    def weights(evaluation: Evaluation) -> FloatArray:
+        return improvable_mask(evaluation, tau).astype(np.float64)
+
+    weights.tau = tau  # type: ignore[attr-defined]
+    return weights
 
 
 def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
@@ -52,26 +64,28 @@ def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
     Raises
     ------
     ValueError
-        When called, if precision or recall is outside (0, 1], or no f ≤ 1 gives that precision: it
-        cannot be below p t / (p t + p').
+        If τ is not a number ≥ 0, or precision or recall is outside (0, 1]; when called, if no f ≤ 1
+        gives that precision: it cannot be below p t / (p t + p').
     """
+    check_tau(tau)
+    for name, value in (("precision", precision), ("recall", recall)):
+        if not 0 < value <= 1:
+            raise ValueError(f"{name}: {value} is not in (0, 1]")
 
     def weights(evaluation: Evaluation) -> FloatArray:
-        for name, value in (("precision", precision), ("recall", recall)):
-            if not 0 < value <= 1:
-                raise ValueError(f"{name}: {value} is not in (0, 1]")
         improvable = improvable_mask(evaluation, tau)
         p = coverage(evaluation, improvable)
         rest = coverage(evaluation, ~evaluation.mdp.terminal & ~improvable)
         spare = recall * p * (1 - precision) / precision
-        if rest > 0 and spare > rest:
+        if rest > 0 and spare > rest * (1 + 1e-12):
             least = p * recall / (p * recall + rest)
             raise ValueError(
                 f"precision: {precision} is below {least:.4g}, what accepting every other state "
                 f"gives at p = {p:.4g}, recall {recall}"
             )
-        return np.where(improvable, recall, spare / rest if rest > 0 else 0.0)
+        return np.where(improvable, recall, min(spare / rest, 1.0) if rest > 0 else 0.0)
 
+    weights.tau = tau  # type: ignore[attr-defined]
     return weights
 
 
@@ -80,7 +94,8 @@ class Iteration(NamedTuple):
 
     J is the return before it and `gain` the true change; `p` is the coverage p_π(τ), `p_w` the
     accepted fraction; `advantage` is 𝔸_w as the chooser measured it, `lower` what it could trust,
-    `certificate` the gain guaranteed from that (finite horizon; nan where no bound applies).
+    `certificate` the gain guaranteed from that, at the exact p_w. An episode is charged whole, also
+    where one of its states was wanted: that is how language models are sampled.
     """
 
     iteration: int
@@ -135,7 +150,7 @@ def run_cpi(
     chooser: Chooser = exact_greedy,
     step: str | StepRule | None = None,
     iterations: int = 50,
-    tau: float = 0.0,
+    tau: float | None = None,
     epsilon: float = 0.0,
     seed: int = 0,
 ) -> Run:
@@ -153,8 +168,8 @@ def run_cpi(
     step : str or function, optional
         A rule of `cpi.step_sizes`; by default the certified one ("masked", or "kl" if discounted).
     iterations : int
-    tau : float
-        Threshold at which p_π is recorded.
+    tau : float, optional
+        Threshold at which p_π is recorded: that of the reset rule, if it has one, or 0.
     epsilon : float
         Kakade & Langford's stopping rule: stop when the measured advantage is below 2ε/3. With
         ε = 0 the run stops when nothing is left to trust: the lower bound is ≤ 0.
@@ -166,6 +181,7 @@ def run_cpi(
         If an option does not fit the MDP.
     """
     rng = np.random.default_rng(seed)
+    level = getattr(resets, "tau", 0.0) if tau is None else tau
     rule = step if step is not None else ("masked" if mdp.horizon else "kl")
     evaluation = evaluate(mdp, check_policy(mdp, policy))
     rows: list[Iteration] = []
@@ -180,8 +196,8 @@ def run_cpi(
             stopped = "no state that π visits is accepted: nothing improvable is left"
             break
         choice = chooser(evaluation, weights, rng)
-        update = Update(evaluation, choice.candidate, weights=weights, tau=tau)
-        if choice.advantage < 2 * epsilon / 3 or choice.lower <= 0:
+        update = Update(evaluation, choice.candidate, weights=weights, tau=level)
+        if choice.advantage < 2 * epsilon / 3 or choice.lower <= tolerance(mdp):
             stopped = f"advantage {choice.advantage:.4g} (at least {choice.lower:.4g}): too small"
             alpha = 0.0
         else:
@@ -210,11 +226,24 @@ def run_cpi(
 
 
 def certificate(update: Update, alpha: float, advantage: float) -> float:
-    """Guaranteed gain of the step α if 𝔸_w ≥ `advantage`; nan if discounted.
+    """Guaranteed gain of the step α if 𝔸_w ≥ `advantage`: the largest that a bound gives.
 
-    p_w (αH𝔸_w − ½α²H²(H−1)r), the masked bound of `cpi.bounds.finite`.
+    Finite horizon: the masked bound or that for bounded returns, at the exact p_w,
+    p_w (αH𝔸_w − α²H(H−1) min(Hr/2, R)). Discounted, w ≡ 1: the span form of K&L's Thm 4.1, or
+    Pirotta's bound or CPO's along the mixture; ε, Δ, D and TV exact. It is negative where the step
+    is longer than any bound allows.
     """
-    if update.mdp.horizon is None:
-        return float("nan")
-    h, r = update.H, update.r_max
-    return update.p_w * (alpha * h * advantage - alpha**2 * h**2 * (h - 1) * r / 2)
+    if update.mdp.horizon is not None:
+        h = update.H
+        spread = float(update.base.Q.max() - update.base.Q.min())
+        worst = min(h * update.r_max / 2, spread)
+        return update.p_w * (alpha * h * advantage - alpha**2 * h * (h - 1) * worst)
+    g = update.gamma
+    span = float(np.ptp(update.a))
+    moved = np.abs(update.candidate - update.base.policy).sum(axis=-1)
+    penalty = min(
+        g * span / ((1 - g) * (1 - g * (1 - alpha))),
+        g * float(moved.max()) * span / (2 * (1 - g) ** 2),
+        g * span * float((update.d * moved).sum()) / (2 * (1 - g) ** 2),
+    )
+    return alpha * advantage / (1 - g) - alpha**2 * penalty

@@ -34,6 +34,13 @@ from envs.tabular import FloatArray, TabularMDP
 
 #: More trajectories than this are refused: choose a shorter horizon or fewer branches.
 MAX_PATHS = 100_000
+#: More combinations of returns within a group than this are refused, too.
+MAX_TERMS = 200_000
+
+
+def _check_stationary(policy: FloatArray) -> None:
+    if policy.ndim != 2:
+        raise ValueError(f"policy: shape {policy.shape}; a softmax policy has shape (S, A)")
 
 
 def softmax_policy(theta: FloatArray) -> FloatArray:
@@ -55,6 +62,7 @@ def group_gradient(
     policy: FloatArray, groups: Sequence[Group], scale: Scale = "group"
 ) -> FloatArray:
     """The estimate g of shape (S, A) from one collection."""
+    _check_stationary(policy)
     gradient = np.zeros_like(policy)
     total = sum(len(group.episodes) for group in groups)
     advantages = group_advantages([group.returns for group in groups], scale)
@@ -84,21 +92,24 @@ class Paths:
 
     @cached_property
     def values(self) -> FloatArray:
-        """Distinct returns, shape (m,)."""
+        """Distinct returns to nine decimals, shape (m,)."""
         return np.unique(np.round(self.returns, 9))
+
+    @cached_property
+    def joint(self) -> FloatArray:
+        """P(path and return), shape (m, T): each path in the row of its return."""
+        own = np.round(self.returns, 9) == self.values[:, None]
+        return np.asarray(own * self.probability)
 
     @cached_property
     def by_value(self) -> FloatArray:
         """P(path | return), shape (m, T)."""
-        same = np.abs(self.returns - self.values[:, None]) < 1e-8
-        joint = same * self.probability
-        return np.asarray(joint / joint.sum(axis=1, keepdims=True))
+        return np.asarray(self.joint / self.value_probability[:, None])
 
     @cached_property
     def value_probability(self) -> FloatArray:
         """P(return), shape (m,)."""
-        same = np.abs(self.returns - self.values[:, None]) < 1e-8
-        return np.asarray((same * self.probability).sum(axis=1))
+        return np.asarray(self.joint.sum(axis=1))
 
     def given_value(self, quantity: FloatArray) -> FloatArray:
         """E[quantity | return] for a quantity of shape (T, …); the result is (m, …)."""
@@ -115,6 +126,7 @@ def enumerate_paths(mdp: TabularMDP, policy: FloatArray, state: int, step: int =
     """
     if mdp.horizon is None:
         raise ValueError(f"{mdp!r}: trajectories need a horizon; use mdp.with_time(horizon=H)")
+    _check_stationary(policy)
     probability: list[float] = []
     returns: list[float] = []
     steps: list[NDArray[np.intp]] = []
@@ -225,6 +237,15 @@ def exact_moments(
     return Moments(mean.reshape(policy.shape), square - float(mean @ mean), steps)
 
 
+def _check_size(size: int, paths: Paths) -> None:
+    terms = math.comb(size + len(paths.values) - 1, size)
+    if terms > MAX_TERMS:
+        raise ValueError(
+            f"a group of {size} with {len(paths.values)} distinct returns has {terms:,} outcomes, "
+            f"more than {MAX_TERMS:,}: use smaller groups, or a world with fewer returns"
+        )
+
+
 def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
     """All ways to write `total` as an ordered sum of `parts` counts."""
     if parts == 1:
@@ -252,6 +273,7 @@ def _advantages(paths: Paths, counts: Sequence[int], scale: Scale) -> FloatArray
 
 def _fresh_moments(paths: Paths, size: int, scale: Scale) -> tuple[FloatArray, float]:
     """E h and E‖h‖² of h = Σ_i Â_i φ_i over one i.i.d. group."""
+    _check_size(size, paths)
     mu = paths.given_value(paths.features)
     squares = paths.given_value((paths.features**2).sum(axis=1))
     mean, square = np.zeros(mu.shape[1]), 0.0
@@ -323,6 +345,7 @@ class _Start:
     def from_fresh(self) -> tuple[FloatArray, float, float]:
         """E h, E‖h‖² and cost of a fresh group and the resets among its eligible episodes."""
         paths, plan = self.paths, self.plan
+        _check_size(plan.fresh, paths)
         mu = paths.given_value(paths.features)
         squares = paths.given_value((paths.features**2).sum(axis=1))
         mean, square, cost = np.zeros(mu.shape[1]), 0.0, plan.fresh * paths.mean_length

@@ -24,6 +24,12 @@ def candidate_advantage(evaluation: Evaluation, candidate: ArrayLike) -> FloatAr
     return np.asarray((policy * evaluation.A).sum(axis=-1))
 
 
+def check_tau(tau: float) -> None:
+    """Raise ValueError unless τ is a number ≥ 0."""
+    if not tau >= 0:
+        raise ValueError(f"tau: {tau} is not a number ≥ 0")
+
+
 def improvable_mask(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
     """I_τ as a mask of shape (S,) or (H, S), possibly empty; rounding is no advantage."""
     return np.asarray(evaluation.A.max(axis=-1) > max(tau, tolerance(evaluation.mdp)))
@@ -37,8 +43,7 @@ def improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
     ValueError
         If τ is negative, or no state has an advantage above it.
     """
-    if not tau >= 0:
-        raise ValueError(f"tau: {tau} is not a number ≥ 0")
+    check_tau(tau)
     mask = improvable_mask(evaluation, tau)
     if not mask.any():
         raise ValueError(

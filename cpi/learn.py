@@ -17,6 +17,7 @@ from cpi.advantages import Scale
 from cpi.bounds.check import default_tau
 from cpi.collect import Ledger, collect
 from cpi.gradient import group_gradient, softmax_policy
+from cpi.optimal import optimal
 from cpi.plans import ALGORITHMS, GroupPlan, World
 from cpi.resets import NoisyLocalizer, OracleReset, ResetRule
 from cpi.simulator import TabularOracle, TabularSimulator
@@ -83,7 +84,7 @@ def learn(
     starts: int = 16,
     lr: float = 1.0,
     scale: Scale = "group",
-    success: float = 1.0,
+    success: float | None = None,
     seed: int = 0,
 ) -> LearningRun:
     """Train a softmax policy.
@@ -104,8 +105,8 @@ def learn(
         Step along g.
     scale : {"group", "batch", "none"}
         Normalisation of the advantages.
-    success : float
-        Return from which on an episode is no failure.
+    success : float, optional
+        Return from which on an episode is no failure; by default the best expected return J*.
     seed : int
 
     Raises
@@ -117,6 +118,8 @@ def learn(
         raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
     table_plan, table_rule = ALGORITHMS[algorithm]
     plan = table_plan if plan is None else plan
+    if success is None:
+        success = float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0])
     theta = np.zeros(mdp.rewards.shape) if theta is None else np.array(theta, dtype=np.float64)
     rng = np.random.default_rng(seed)
     progress: list[Progress] = []
@@ -125,7 +128,9 @@ def learn(
         policy = softmax_policy(theta)
         simulator = TabularSimulator(mdp, policy, success=success)
         evaluation = evaluate(mdp, policy)
-        here = table_rule(tabular_world(evaluation)) if rule is None else rule(evaluation)
+        here = None
+        if plan.resets:
+            here = table_rule(tabular_world(evaluation)) if rule is None else rule(evaluation)
         groups = collect(simulator, simulator.draw_starts(starts, rng), plan, here, rng)
         gradient = group_gradient(policy, groups, scale)
         theta = theta + lr * gradient

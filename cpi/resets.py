@@ -124,16 +124,29 @@ class SelfReset:
         ValueError
             If a verdict is not one finite weight ≥ 0 per step.
         """
-        verdicts = [np.asarray(w, dtype=np.float64) for w in self.localizer(episodes)]
-        if len(verdicts) != len(episodes):
-            raise ValueError(f"localizer: {len(verdicts)} verdicts for {len(episodes)} episodes")
-        for number, (episode, w) in enumerate(zip(episodes, verdicts, strict=True)):
-            if w.shape != (episode.length,) or not (np.isfinite(w).all() and (w >= 0).all()):
-                raise ValueError(
-                    f"localizer: episode {number} has {episode.length} steps, "
-                    f"its weights are {w}; one finite number ≥ 0 per step is needed"
-                )
-        return verdicts
+        return check_weights(self.localizer(episodes), episodes, "localizer")
+
+
+def check_weights(
+    weights: Sequence[FloatArray], episodes: Sequence[Episode], what: str
+) -> list[FloatArray]:
+    """The weights as float arrays.
+
+    Raises
+    ------
+    ValueError
+        If they are not one finite number ≥ 0 for each step of each episode.
+    """
+    verdicts = [np.asarray(w, dtype=np.float64) for w in weights]
+    if len(verdicts) != len(episodes):
+        raise ValueError(f"{what}: {len(verdicts)} verdicts for {len(episodes)} episodes")
+    for number, (episode, w) in enumerate(zip(episodes, verdicts, strict=True)):
+        if w.shape != (episode.length,) or not (np.isfinite(w).all() and (w >= 0).all()):
+            raise ValueError(
+                f"{what}: episode {number} has {episode.length} steps, "
+                f"its weights are {w}; one finite number ≥ 0 per step is needed"
+            )
+    return verdicts
 
 
 class NoisyLocalizer:

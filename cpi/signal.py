@@ -11,7 +11,6 @@ cost: resets are short, seeds that are not trained on count).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import envs
 from cpi.gradient import exact_moments, policy_gradient
 from cpi.plans import ALGORITHMS, GroupPlan
 from cpi.resets import NoisyLocalizer, OracleReset, RandomReset, ResetRule, SelfReset
+from cpi.results import check_writable, write_json
 from cpi.simulator import TabularOracle
 from cpi.values import evaluate
 
@@ -147,6 +147,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     args = parser.parse_args(argv)
+    if args.json is not None:
+        try:
+            check_writable(args.json)
+        except OSError as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 2
     rows, splits = signal_map(), split_map()
     out = console()
     table = Table(
@@ -168,8 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in verdict(rows):
         out.print(line)
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"map": rows, "splits": splits}, indent=2) + "\n")
+        write_json(args.json, {"map": rows, "splits": splits})
         out.print(f"Written to {args.json}")
     return 0
 

@@ -168,7 +168,8 @@ class TabularSimulator:
         Raises
         ------
         ValueError
-            If a prefix keeps steps but not the state that they led to.
+            If a prefix keeps steps but not the state that they led to, or starts in no state of
+            the MDP.
         """
         for number, prefix in enumerate(prefixes):
             if prefix.length and prefix.state is None:
@@ -176,6 +177,11 @@ class TabularSimulator:
                     f"prefix {number}: keeps {prefix.length} steps but not the state they led to"
                 )
         origins = [p.start if p.state is None else p.state for p in prefixes]
+        for number, state in enumerate(origins):
+            if not 0 <= state < self.mdp.num_states:
+                raise ValueError(
+                    f"prefix {number}: state {state} is not in 0 … S−1 of {self.mdp!r}"
+                )
         begin = np.repeat([p.length for p in prefixes], n).astype(np.intp)
         walk = self.walk(np.repeat(np.asarray(origins, dtype=np.intp), n), begin, rng)
         steps = np.stack([walk.states, walk.actions], axis=2)

@@ -21,7 +21,7 @@ StepRule = Callable[[Update, float], float]
 
 def kl_step(u: Update, advantage: float) -> float:
     """(1−γ)²𝔸/(4R): Kakade & Langford 2002, Cor 4.2, unnormalised."""
-    return (1 - u.gamma) ** 2 * advantage / (4 * u.r_max)
+    return _divide((1 - u.gamma) ** 2 * advantage, 4 * u.r_max)
 
 
 def kl_maximiser(u: Update, advantage: float) -> float:

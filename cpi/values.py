@@ -144,10 +144,12 @@ def forward(
     return mass
 
 
-def tolerance(mdp: TabularMDP) -> float:
+def tolerance(mdp: TabularMDP, scale: float | None = None) -> float:
     """Rounding that identities between values of `mdp` may show: 64 eps max|r| × horizon².
 
+    `scale` replaces max|r|: 1 for identities between probabilities.
     Values are sums of up to H = 1/(1−γ) rewards, and sums of them take that factor again.
     """
     steps = mdp.horizon if mdp.horizon is not None else 1.0 / (1.0 - (mdp.discount or 0.0))
-    return 64.0 * float(np.finfo(float).eps) * float(np.abs(mdp.rewards).max()) * steps**2
+    largest = float(np.abs(mdp.rewards).max()) if scale is None else scale
+    return 64.0 * float(np.finfo(float).eps) * largest * steps**2

@@ -106,7 +106,7 @@ class TabularMDP:
             horizon = _number(self.horizon, "horizon")
             if not (horizon >= 1 and horizon.is_integer()):
                 raise MDPError(f"horizon: {self.horizon} is not a whole number ≥ 1")
-            object.__setattr__(self, "horizon", int(self.horizon))
+            object.__setattr__(self, "horizon", int(horizon))
 
     def _check_numbers(self) -> None:
         bad = ~np.isfinite(self.rewards)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
 import platform
 import sys
 import time
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import scipy
+from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -31,6 +30,7 @@ from cpi.bounds.theorem1 import Experiment, theorem1
 from cpi.improvement import coverage, improvable, visit_probability
 from cpi.optimal import optimal
 from cpi.policies import load_policy, uniform_policy
+from cpi.results import check_writable, write_json
 from cpi.tables import console
 from cpi.values import Evaluation, evaluate
 from envs.tabular import TabularMDP
@@ -49,7 +49,7 @@ The exit code is 0 if every bound held, 1 if one was violated, 2 if the input wa
 """
 
 #: What a user's input can raise, each with a message made for them.
-REFUSALS = (ValueError, OSError)
+REFUSALS = (ValueError, OSError, MemoryError, ArithmeticError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             table.add_row(bound, bound.requires or "nothing", bound.source)
         out.print(table)
         return 0
-    started = time.monotonic()
-    record: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     try:
         if args.json is not None:
             check_writable(args.json)
@@ -73,8 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             report = BoundReport([Row(bound) for bound in REGISTRY])
             updates = suite(args.seed, args.instances, args.tau)
         else:
+            if args.instances is not None:
+                raise ValueError("--instances counts random MDPs: leave it out with your own")
             base = load_problem(args)
-            record["problem"] = facts = problem_facts(base, threshold(base, args.tau))
+            facts = problem_facts(base, threshold(base, args.tau))
             for key, value in facts.items():
                 out.print(f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}")
             report = BoundReport([Row(bound) for bound in bounds_for(base.mdp)])
@@ -82,17 +83,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except REFUSALS as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    try:
+        return run(args, out, report, updates, {"problem": facts} if facts else {})
+    except (OSError, MemoryError, ArithmeticError) as error:  # a full disk; numbers too large
+        print(f"{parser.prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def run(
+    args: argparse.Namespace,
+    out: Console,
+    report: BoundReport,
+    updates: Iterator[tuple[str, Update]],
+    extra: dict[str, Any],
+) -> int:
+    """Check, measure, print and write; returns the exit code."""
+    started = time.monotonic()
     interrupted = check(report, updates)
     experiment = None
     if args.mdp is None and args.env is None and not interrupted:
         experiment = run_theorem1(args.seed, args.quick)
         interrupted = experiment is None
-    record = {
+    record: dict[str, Any] = {
         "checks": report.to_json(),
         "versions": versions(),
         "seed": args.seed,
         "seconds": round(time.monotonic() - started, 2),
-        **record,
+        **extra,
         **(experiment.to_json() if experiment else {}),
     }
     out.print(report)
@@ -244,22 +261,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "scipy": scipy.__version__,
     }
-
-
-def check_writable(path: Path) -> None:
-    """Refuse an impossible output file before the work, not after it."""
-    if path.is_dir():
-        raise IsADirectoryError(f"--json: {path} is a folder; name a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"--json: {path} cannot be written")
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write all of it or nothing: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    part.replace(path)
 
 
 if __name__ == "__main__":

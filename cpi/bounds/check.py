@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from cpi.bounds import discounted, finite
 from cpi.bounds.registry import Bound, Check, Update
-from cpi.improvement import improvable_mask
+from cpi.improvement import improvable, improvable_mask
 from cpi.policies import check_policy
 from cpi.values import Evaluation, evaluate, tolerance
 from envs.tabular import FloatArray, TabularMDP
@@ -234,8 +234,13 @@ def check_bounds(
     """
     base = evaluate(mdp, policy)
     target = check_policy(mdp, candidate, what="candidate")
-    tau = default_tau(base) if tau is None else tau
-    steps = (alpha,) if isinstance(alpha, int | float) else alpha
+    if tau is None:
+        tau = default_tau(base)
+    else:
+        improvable(base, tau)  # refuse a threshold above every advantage
+    steps = np.atleast_1d(np.asarray(alpha, dtype=np.float64)).tolist()
+    if not steps:
+        raise ValueError("alpha: no step size given")
     rule = None if weights is None else np.asarray(weights, dtype=np.float64)
     mu = None if restart is None else np.asarray(restart, dtype=np.float64)
     updates = ((mdp.name, update) for update in variations(base, target, steps, rule, tau, mu))

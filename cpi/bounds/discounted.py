@@ -209,6 +209,7 @@ BOUNDS: tuple[Bound, ...] = (
         sense="<=",
         left=lambda u: float(np.abs(u.new.occupancy - u.d).sum()),
         right=lambda u: 2 * u.gamma / (1 - u.gamma) * _mean_tv(u),
+        unit="probability",
     ),
     Bound(
         name="termination",

@@ -237,6 +237,7 @@ BOUNDS: tuple[Bound, ...] = (
         sense="<=",
         left=lambda u: visit_probability(u.base, u.improvable),
         right=lambda u: u.H * u.p,
+        unit="probability",
         hypothesis=lambda u: bool(u.improvable.any()),
         requires="I_τ not empty",
     ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cpi.improvement import (
     candidate_advantage,
+    check_tau,
     coverage,
     improvable_mask,
     switch_free_mass,
@@ -67,8 +68,8 @@ class Update:
         check_policy(self.mdp, self.candidate, what="candidate")
         if not 0.0 <= self.alpha <= 1.0:
             raise ValueError(f"alpha: {self.alpha} is not in [0, 1]")
-        if self.tau is not None and not self.tau >= 0.0:
-            raise ValueError(f"tau: {self.tau} is not a number ≥ 0")
+        if self.tau is not None:
+            check_tau(self.tau)
         if self.weights is not None:
             weights = np.asarray(self.weights, dtype=np.float64)
             shapes = [(self.mdp.num_states,), self.base.occupancy.shape]
@@ -178,7 +179,7 @@ class Update:
     @cached_property
     def optimum(self) -> Optimum:
         """An optimal policy of the MDP."""
-        return optimal(self.mdp)
+        return _optimum(self.mdp)
 
     @cached_property
     def best(self) -> Evaluation:
@@ -215,6 +216,12 @@ class Update:
             return np.where(best > UNVISITED, best / over, 0.0)
 
 
+@lru_cache(maxsize=8)
+def _optimum(mdp: TabularMDP) -> Optimum:
+    """Found once for all updates on one MDP (which is hashed by identity)."""
+    return optimal(mdp)
+
+
 Side = Callable[[Update], float]
 Sense = Literal[">=", "<=", "="]
 
@@ -231,6 +238,7 @@ class Bound:
     `first_order` is set where the bound reads "gain ≥ first order − penalty". The ratio of the
     whole sides tends to 1 for small steps whatever the constant in the penalty, so for these bounds
     a check also compares the penalty with what the update truly loses of its first-order gain.
+    `unit` is that of both sides; rounding is measured in it.
     """
 
     name: str
@@ -242,6 +250,7 @@ class Bound:
     hypothesis: Callable[[Update], bool] = field(default=always, repr=False)
     requires: str = ""
     first_order: Side | None = field(default=None, repr=False)
+    unit: Literal["reward", "probability"] = "reward"
 
     def __rich__(self) -> Any:
         from rich.text import Text
@@ -254,7 +263,8 @@ class Bound:
             return None
         left, right = float(self.left(update)), float(self.right(update))
         slack = {">=": left - right, "<=": right - left, "=": -abs(left - right)}[self.sense]
-        rounding = tolerance(update.mdp) + 64.0 * float(np.finfo(float).eps) * abs(right)
+        scale = None if self.unit == "reward" else 1.0
+        rounding = tolerance(update.mdp, scale) + 64.0 * float(np.finfo(float).eps) * abs(right)
         floor = 1e4 * rounding  # a ratio of numbers near rounding says nothing
         tightness = _ratio(right, left, floor)
         penalty_ratio = float("nan")

@@ -10,7 +10,7 @@ On `envs.needle` with H, |A| and τ fixed, the coverage p of the improvable set 
 
 The theorem says p⁻² (RR) against p⁰ (CARO) resets for the shared class, and gains p² against p¹.
 Blind rejection finds the needle once in 1/p draws, and a per-state class needs only 1/p of them.
-The localizer formula (accepted ∝ 1/q², draws ∝ 1/(p t q²) · q, gain p t q a²/(2Hr), precision q,
+The localizer formula (accepted ∝ 1/q², draws ∝ 1/(p t q), gain p t q a²/(2Hr), precision q,
 recall t) is measured on a grid. Slopes are fitted on log-log axes; 95 % intervals are bootstrapped
 over repeats.
 """
@@ -385,6 +385,8 @@ def resets_needed(sizes: NDArray[np.intp], table: NDArray[np.bool_]) -> float:
     if near.sum() < 2 or np.ptp(rates[near]) == 0:  # few repeats or sizes: it jumps
         return float(np.interp(TARGET, np.maximum.accumulate(rates), sizes))
     slope, intercept = np.polyfit(np.sqrt(sizes[near]), ndtri(rates[near]), 1)
+    if slope <= 0:
+        return float(np.interp(TARGET, np.maximum.accumulate(rates), sizes))
     return float(((ndtri(TARGET) - intercept) / slope) ** 2)
 
 

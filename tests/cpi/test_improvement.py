@@ -20,6 +20,7 @@ from cpi import (
     greedy_policy,
     improvable,
     mixture,
+    optimal,
     policy_advantage,
     switch_free_mass,
     tolerance,
@@ -427,11 +428,19 @@ def test_an_empty_improvable_set_names_the_largest_advantage(lock: Evaluation, t
 
 def test_an_optimal_policy_has_no_improvable_state() -> None:
     mdp = envs.tree(3, 2)
-    best = greedy_policy(evaluate(mdp, uniform_policy(mdp)).Q)
-    for _ in range(3):
-        best = greedy_policy(evaluate(mdp, best).Q)
     with pytest.raises(ValueError, match=r"no state .* above 0 \(the largest is 0\)"):
-        improvable(evaluate(mdp, best), 0.0)
+        improvable(evaluate(mdp, optimal(mdp).policy), 0.0)
+
+
+def test_rounding_is_no_advantage() -> None:
+    rounded = 0
+    for seed in range(10):
+        mdp = world(seed, discount=0.99)
+        evaluation = evaluate(mdp, optimal(mdp).policy)
+        rounded += evaluation.A.max() > 0
+        with pytest.raises(ValueError, match="no state has an advantage above 0"):
+            improvable(evaluation, 0.0)
+    assert rounded > 0
 
 
 @times

@@ -115,6 +115,16 @@ def test_a_dense_matrix_stays_dense_at_any_size() -> None:
     check(banded(ABOVE, 1, 1, seed=0).toarray(), 0.9, "dense LU")
 
 
+@pytest.mark.parametrize("threads", [False, True], ids=["one thread", "threads"])
+def test_a_large_dense_matrix_is_left_to_threads(
+    threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpi.linear, "THREAD_STATES", 19 if threads else 20)
+    check(scattered(20, 3, seed=1).toarray(), 0.9, "dense LU")
+    with pytest.raises(ArithmeticError, match=r"I − γP is singular at row 20"):
+        resolvent(np.diag(np.append(np.zeros(19), 2.0)), 0.5)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_dense_matrix_may_lie_in_memory_as_it_likes(order: Any) -> None:
     matrix = np.array(scattered(20, 3, seed=0).toarray(), order=order)
