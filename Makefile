@@ -8,6 +8,8 @@ BIN := .venv/bin
 # Idle OpenMP threads sleep instead of spinning: on shared cores, spinning made two threads up to
 # 15 times slower than one.
 export OMP_WAIT_POLICY := PASSIVE
+# The same for OpenBLAS, which numpy and scipy bring along: 2^4 clock ticks instead of 2^26.
+export OPENBLAS_THREAD_TIMEOUT := 4
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -283,3 +283,45 @@ def test_generated_episodes_are_trained_on_or_not() -> None:
     assert ledger == Ledger(2, 12, 2, 12)
     ledger.generated(episodes[:1], trained=False)
     assert ledger == Ledger(3, 17, 2, 12)
+
+
+class Broken:
+    """A rule that forgets all but the first step."""
+
+    cost = 0
+
+    def weights(self, episodes: Any) -> Any:
+        return [np.ones(1) for _ in episodes]
+
+
+def test_weights_of_any_rule_are_checked() -> None:
+    simulator = TabularSimulator(first_error_chain(4), np.full((8, 2), 0.5))
+    with pytest.raises(ValueError, match="Broken: episode 0 has 4 steps"):
+        collect(simulator, [0] * 4, GroupPlan(4, 1, 2), Broken(), np.random.default_rng(0))
+
+
+def test_a_rule_is_needed_for_resets_only() -> None:
+    simulator = TabularSimulator(first_error_chain(4), np.full((8, 2), 0.5))
+    assert len(collect(simulator, [0], GroupPlan(4), None, np.random.default_rng(0))) == 1
+    with pytest.raises(ValueError, match=r"rule: .* has resets, so it needs a rule"):
+        collect(simulator, [0], GroupPlan(4, 1, 2), None, np.random.default_rng(0))
+
+
+def test_a_start_that_is_no_state_is_refused() -> None:
+    simulator = TabularSimulator(first_error_chain(4), np.full((8, 2), 0.5))
+    for start in (-1, 99):
+        with pytest.raises(ValueError, match=f"prefix 0: state {start} is not in"):
+            collect(simulator, [start], GroupPlan(4), None, np.random.default_rng(0))
+
+
+def test_a_restored_generator_gives_the_collection_again() -> None:
+    simulator = TabularSimulator(first_error_chain(4), np.full((8, 2), 0.5))
+    first, other = np.random.default_rng(3), np.random.default_rng(4)
+    other.bit_generator.state = first.bit_generator.state
+    one, two = (
+        collect(simulator, [0] * 3, GroupPlan(2, 1, 2), RandomReset(), rng)
+        for rng in (first, other)
+    )
+    for group, twin in zip(one, two, strict=True):
+        for episode, copy in zip(group.episodes, twin.episodes, strict=True):
+            np.testing.assert_array_equal(episode.steps, copy.steps)

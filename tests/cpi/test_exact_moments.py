@@ -19,6 +19,7 @@ from cpi.episodes import Episode, Prefix
 from cpi.gradient import (
     Moments,
     compositions,
+    enumerate_paths,
     exact_moments,
     group_gradient,
     multinomial,
@@ -352,3 +353,22 @@ def test_the_deepest_resets_have_the_moments_of_every_joint_outcome() -> None:
     shallow = exact_moments(TINY, TINY_POLICY, replace(plan, choice="random"), rule)
     error = steps.std(ddof=1) / math.sqrt(len(steps))
     assert shallow.steps > steps.mean() + 4 * error  # later resets are shorter
+
+
+def test_too_many_outcomes_of_a_group_are_refused() -> None:
+    mdp = envs.garnet(num_states=3, num_actions=2, branching=2, seed=1, horizon=3)
+    with pytest.raises(ValueError, match=r"a group of 8 with .* distinct returns has"):
+        exact_moments(mdp, np.full((3, 2), 0.5), GroupPlan(8), RandomReset())
+
+
+def test_close_returns_are_told_apart_or_not_but_never_counted_twice() -> None:
+    rewards = np.array([[5e-9, 1e-9], [0.0, 0.0]])
+    mdp = TabularMDP(np.eye(2)[[[1, 1], [1, 1]]], rewards, np.eye(2)[0], horizon=1)
+    paths = enumerate_paths(mdp, np.full((2, 2), 0.5), 0)
+    assert paths.value_probability.sum() == pytest.approx(1.0)
+
+
+def test_a_policy_of_the_step_is_refused() -> None:
+    mdp = envs.first_error_chain(2)
+    with pytest.raises(ValueError, match=r"a softmax policy has shape \(S, A\)"):
+        exact_moments(mdp, np.full((2, mdp.num_states, 2), 0.5), GroupPlan(2), RandomReset())

@@ -230,3 +230,24 @@ def test_vacuous_is_said_of_a_bound_that_promises_nothing() -> None:
     assert report["CPI"].vacuous and report["CPI"].violations == 0
     assert not report["CPI step"].vacuous
     assert "vacuous" in str(report)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("time", [{"horizon": 4}, {"discount": 0.9}])
+def test_rounding_is_measured_in_the_unit_of_the_bound(scale: float, time: Any) -> None:
+    mdp, policy, candidate = problem(**time)
+    scaled = envs.TabularMDP(mdp.transitions, mdp.rewards * scale, mdp.start, **time)
+    for target in (candidate, policy):
+        assert cpi.check_bounds(scaled, policy, target).violations == 0
+    update = Update(cpi.evaluate(scaled, policy), candidate, tau=scale * 1e-3)
+    for name in ("occupancy shift", "visit probability"):
+        if BY_NAME[name] in cpi.bounds.bounds_for(scaled):
+            check = BY_NAME[name].check(update)
+            assert check is not None and 1e-15 < check.rounding < 1e-11
+
+
+def test_an_unreachable_threshold_and_no_step_are_refused() -> None:
+    with pytest.raises(ValueError, match="no state has an advantage above 1e"):
+        cpi.check_bounds(*problem(horizon=4), tau=1e9)
+    with pytest.raises(ValueError, match="alpha: no step size given"):
+        cpi.check_bounds(*problem(horizon=4), alpha=[])
