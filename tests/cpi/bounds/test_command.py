@@ -207,12 +207,15 @@ def test_ctrl_c_keeps_what_was_checked(tmp_path: Path) -> None:
         # A shell starts background jobs with SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not path.parent.exists() and time.monotonic() < deadline:  # just before the work
-        time.sleep(0.05)
-    time.sleep(2.0)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while not path.parent.exists() and time.monotonic() < deadline:  # just before the work
+            time.sleep(0.05)
+        time.sleep(2.0)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "Interrupted" in out and "no violation" in out
     record = json.loads(path.read_text())
