@@ -59,6 +59,30 @@ VALUES = (
         "alpha * np.asarray(weights, dtype=np.float64)[..., None]",
         "alpha * np.ones_like(np.asarray(weights, dtype=np.float64))[..., None]",
     ),
+    Mutant(
+        "cpi/linear.py",
+        "values and occupancies swapped",
+        "trans=int(not transposed)",
+        "trans=int(transposed)",
+    ),
+    Mutant(
+        "cpi/linear.py",
+        "absorbing states not discounted",
+        "scale = 1.0 - discount * diagonal[alone]",
+        "scale = 1.0 - 0 * diagonal[alone]",
+    ),
+    Mutant(
+        "cpi/linear.py",
+        "repeated entries overwritten",
+        "matrix.sum_duplicates()",
+        "matrix.sort_indices()",
+    ),
+    Mutant(
+        "cpi/optimal.py",
+        "linear program looks back in time",
+        "k=1)",
+        "k=-1)",
+    ),
 )
 
 WORLDS = (
