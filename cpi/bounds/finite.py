@@ -2,7 +2,7 @@
 
 The update is the reset-masked mixture (1 − α w) π + α w π'; random resets are w ≡ 1. r is the width
 of the reward range, a = E_{π'} A^π, p_w = E_d w, 𝔸_w = E_{ν_w} a. The paper is Samanta et al. 2026
-(arXiv 2605.25507), which states orders; the constants are derived here (docs of each group below).
+(arXiv 2605.25507), which states orders; the constants are derived here.
 
 Why the masked penalty is what it is: until its first accepted switch the new policy walks the
 trajectory of π. A first switch at step t loses at most (H−t) r·(t α) of its first-order gain, for
