@@ -3,3 +3,6 @@
 It plugs into the reset and advantage abstractions of `cpi` and may import `cpi` and `envs`; neither
 imports it.
 """
+
+#: By which commands tell this package from the other `llm` on PyPI.
+PROJECT = "credit-resets"

@@ -1,0 +1,377 @@
+"""The settings of a training run: one dataclass, read from YAML files and flags.
+
+`--config` may be given several times, and names a file or a preset of `llm/presets/`; a file may
+name one parent (`config: parent.yaml`). Later files win over earlier ones, and flags over all
+files, wherever they stand on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cpi.advantages import Scale
+from cpi.plans import ALGORITHMS, GroupPlan
+from llm.localizers import TEMPERATURE
+from llm.losses import LossConfig
+from llm.models import LoraOptions
+from llm.thoughts import ThoughtLimits
+from llm.update import UpdateOptions
+
+PRESETS = Path(__file__).parent / "presets"
+
+#: What may differ between a run and its continuation.
+MAY_CHANGE = (
+    "steps",
+    "resume",
+    "save_steps",
+    "save_total_limit",
+    "rollout_steps",
+    "report_to",
+    "output",
+    "evaluation",
+)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Overrides of the algorithm's plan; see `cpi.GroupPlan`.
+
+    Parameters
+    ----------
+    fresh : int, optional
+        Size of the fresh group (num_generations of GRPO).
+    resets : int, optional
+        Reset groups a prompt.
+    per_reset : int, optional
+        Size of each.
+    seeds : {"failed", "any"}, optional
+        Which episodes may be reset.
+    choice : {"random", "deepest"}, optional
+        Which of them are.
+    """
+
+    fresh: int | None = None
+    resets: int | None = None
+    per_reset: int | None = None
+    seeds: Literal["failed", "any"] | None = None
+    choice: Literal["random", "deepest"] | None = None
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How completions are sampled.
+
+    Parameters
+    ----------
+    temperature : float
+        Of training and evaluation rollouts.
+    top_p : float
+        Below 1 the tokens come from a truncated distribution, which the loss does not know of.
+    max_completion_length : int
+        Most tokens of a completion.
+    max_thoughts : int
+        Most thoughts of a completion.
+    max_thought_tokens : int
+        Most tokens of a thought.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_completion_length: int = 256
+    max_thoughts: int = 20
+    max_thought_tokens: int = 256
+
+    def limits(self) -> ThoughtLimits:
+        """The limits of an episode."""
+        return ThoughtLimits(self.max_completion_length, self.max_thoughts, self.max_thought_tokens)
+
+
+@dataclass(frozen=True)
+class LocalizationOptions:
+    """How the prompted localizer samples its replies.
+
+    Parameters
+    ----------
+    temperature : float
+    max_tokens : int
+        Of a reply.
+    """
+
+    temperature: float = TEMPERATURE
+    max_tokens: int = 1024
+
+
+@dataclass(frozen=True)
+class VLLMOptions:
+    """The vLLM engine.
+
+    Parameters
+    ----------
+    tensor_parallel_size : int
+        Devices that share a model.
+    separate_process : bool
+        Run the engine in a process of its own.
+    gpu_memory_utilization : float
+        Share of each GPU's memory for the engine.
+    max_num_seqs : int
+        Most sequences at once.
+    max_model_len : int, optional
+        Most tokens of prompt and completion; by default the model's.
+    """
+
+    tensor_parallel_size: int = 1
+    separate_process: bool = False
+    gpu_memory_utilization: float = 0.5
+    max_num_seqs: int = 256
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Evaluation on held-out problems.
+
+    Parameters
+    ----------
+    steps : int
+        Evaluate every so many steps, before the first and after the last; 0 never.
+    problems : int
+        How many of the task's test problems.
+    samples : int
+        Completions of each; pass@1 and pass@samples are estimated from them.
+    """
+
+    steps: int = 10
+    problems: int = 128
+    samples: int = 4
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW and its schedule (TRL's names).
+
+    Parameters
+    ----------
+    learning_rate : float
+    weight_decay : float
+    adam_beta1, adam_beta2, adam_epsilon : float
+    lr_scheduler_type : str
+        A schedule of `transformers.get_scheduler`: constant, linear, cosine, constant_with_warmup …
+    warmup_steps : int
+    """
+
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    lr_scheduler_type: str = "constant"
+    warmup_steps: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Parameters
+    ----------
+    model : str
+        Folder or hub name of a causal language model.
+    algorithm : {"grpo", "rrpo", "srpo", "oracle"}
+        A line of `cpi.ALGORITHMS`: a plan of rollouts and a rule for resets.
+    localizer : str
+        Where srpo resets: prompted, surprisal, random, checker, or module:function.
+    task : str
+        "chain", or module:Class of an `llm.tasks.Task`.
+    task_args : dict
+        Arguments of the task, as in --task_args.length 6.
+    engine : {"transformers", "vllm"}
+        What samples.
+    steps : int
+        Training steps.
+    prompts_per_step : int
+        Problems a step; the plan says how many rollouts each gets.
+    seed : int
+        Of everything random.
+    output : str
+        Folder of the run; by default runs/TASK-ALGORITHM-sSEED.
+    resume : str
+        "never"; "auto", from the newest checkpoint of the output folder; or a checkpoint's folder.
+    save_steps : int
+        Steps between checkpoints.
+    save_total_limit : int
+        Checkpoints kept.
+    rollout_steps : int
+        Steps between records of rollouts; 0 keeps none.
+    report_to : {"none", "tensorboard"}
+        Also write TensorBoard events.
+    scale_rewards : {"group", "batch", "none"}
+        Divide advantages by the standard deviation of the group, the batch, or not.
+    gradient_checkpointing : bool
+        Trade time for memory.
+    bf16 : bool, optional
+        Compute in bfloat16; by default where a GPU has it.
+    plan : PlanOptions
+    sampling : SamplingOptions
+    localization : LocalizationOptions
+    loss : LossConfig
+    update : UpdateOptions
+    optimizer : OptimizerOptions
+    lora : LoraOptions
+    vllm : VLLMOptions
+    evaluation : EvaluationOptions
+    """
+
+    model: str = ""
+    algorithm: Literal["grpo", "rrpo", "srpo", "oracle"] = "srpo"
+    localizer: str = "prompted"
+    task: str = "chain"
+    task_args: dict[str, Any] = field(default_factory=dict)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    steps: int = 100
+    prompts_per_step: int = 16
+    seed: int = 0
+    output: str = ""
+    resume: str = "never"
+    save_steps: int = 10
+    save_total_limit: int = 2
+    rollout_steps: int = 1
+    report_to: Literal["none", "tensorboard"] = "none"
+    scale_rewards: Scale = "group"
+    gradient_checkpointing: bool = False
+    bf16: bool | None = None
+    plan: PlanOptions = field(default_factory=PlanOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    localization: LocalizationOptions = field(default_factory=LocalizationOptions)
+    loss: LossConfig = field(default_factory=LossConfig)
+    update: UpdateOptions = field(default_factory=UpdateOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    vllm: VLLMOptions = field(default_factory=VLLMOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError(
+                "model: none given; name the folder (or hub name) of a causal language model "
+                "with --model"
+            )
+        for name in ("steps", "prompts_per_step", "save_steps", "save_total_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ 1")
+        if self.seed < 0 or self.rollout_steps < 0:
+            raise ValueError(f"seed={self.seed}, rollout_steps={self.rollout_steps}: must be ≥ 0")
+        if not self.sampling.temperature > 0:
+            raise ValueError(
+                f"sampling.temperature: {self.sampling.temperature} is not > 0; greedy rollouts "
+                "of a group are all the same and teach nothing"
+            )
+        plan = self.group_plan()
+        for size, name in ((plan.fresh, "plan.fresh"), (plan.per_reset, "plan.per_reset")):
+            if size == 1:
+                raise ValueError(
+                    f"{name}: a group of one has nothing to compare with, its advantage is always "
+                    "0; give at least 2 (or 0 for no such group)"
+                )
+
+    def group_plan(self) -> GroupPlan:
+        """The algorithm's plan with the overrides of `plan`."""
+        overrides = {name: v for name, v in asdict(self.plan).items() if v is not None}
+        return dataclasses.replace(ALGORITHMS[self.algorithm].plan, **overrides)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files go."""
+        task = self.task.rpartition(":")[2]
+        return Path(self.output or f"runs/{task}-{self.algorithm}-s{self.seed}")
+
+    def to_yaml(self) -> str:
+        """All settings; `--config` reads it back."""
+        import yaml
+
+        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+
+
+def parse_config(
+    argv: Sequence[str], prog: str, description: str = "", epilog: str = ""
+) -> TrainConfig:
+    """Settings from a command line.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown or a value makes no sense; the message is one line.
+    SystemExit
+        After --help.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_style=_numpydoc())
+    parser = ArgumentParser(prog=prog, description=description, epilog=epilog, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="A YAML file or the name of a preset.")
+    parser.add_class_arguments(TrainConfig, None)
+    try:
+        settings = parser.instantiate(parser.parse_args(_files_first(argv)))
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return TrainConfig(**{f.name: settings[f.name] for f in dataclasses.fields(TrainConfig)})
+
+
+def _numpydoc() -> Any:
+    from docstring_parser import DocstringStyle
+
+    return DocstringStyle.NUMPYDOC
+
+
+def _files_first(argv: Sequence[str]) -> list[str]:
+    """The arguments with `--config` ones in front, presets by their path."""
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(argv)
+    for argument in rest:
+        if argument == "--config":
+            files.append(next(rest, ""))
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        else:
+            others.append(argument)
+    return [part for file in files for part in ("--config", str(_find(file)))] + others
+
+
+def _find(file: str) -> Path:
+    """The file of this path, or the preset of this name."""
+    import yaml
+
+    path = Path(file)
+    if not path.is_file():
+        path = PRESETS / f"{file.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise ValueError(f"--config: {file!r} is neither a file nor a preset; presets: {known}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(content, Mapping) and isinstance(content.get("config"), list):
+        raise ValueError(
+            f"--config: {path} names several parents under 'config'; a file may have one. "
+            "Give several --config on the command line instead"
+        )
+    return path
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What a continuation may not change and does, as `name: old is now new`."""
+    found = []
+    for name in old.keys() | new.keys():
+        was, now = old.get(name), new.get(name)
+        if not prefix and name in MAY_CHANGE:
+            continue
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            found += differences(was, now, f"{prefix}{name}.")
+        elif was != now:
+            found.append(f"{prefix}{name}: {was!r} is now {now!r}")
+    return sorted(found)

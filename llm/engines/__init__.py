@@ -1,0 +1,51 @@
+"""Inference engines behind one protocol: Transformers (embedded) and vLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm.engines.engine import (
+    Completion,
+    Engine,
+    EngineError,
+    EngineStats,
+    SamplingParams,
+)
+
+__all__ = ["Completion", "Engine", "EngineError", "EngineStats", "SamplingParams", "make_engine"]
+
+
+def make_engine(name: str, model: str, *, bf16: bool, seed: int, **vllm: Any) -> Engine:
+    """The engine of this name.
+
+    Parameters
+    ----------
+    name : {"transformers", "vllm"}
+    model : str
+        Folder or hub name.
+    bf16 : bool
+        Weights in bfloat16 instead of float32.
+    seed : int
+    **vllm
+        Further arguments of `VLLMEngine`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine.
+    EngineError
+        If it does not start.
+    """
+    if name == "transformers":
+        import torch
+
+        from llm.engines.transformers import TransformersEngine
+        from llm.models import default_device
+
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        return TransformersEngine(model, device=default_device(), dtype=dtype)
+    if name == "vllm":
+        from llm.engines.vllm import VLLMEngine
+
+        return VLLMEngine(model, dtype="bfloat16" if bf16 else "float32", seed=seed, **vllm)
+    raise ValueError(f"engine: {name!r} is neither transformers nor vllm")

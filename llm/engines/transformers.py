@@ -1,0 +1,266 @@
+"""The embedded engine: batched sampling from a Transformers model with a KV cache.
+
+It owns a copy of the model, so that training may go on while the weights it samples from stay put
+until `sync_weights`. Prompts are padded on the left; each distinct prompt is computed once, however
+many samples grow from it; rows that have ended leave the batch.
+
+Sample j of a request draws its t-th token with the t-th number of the stream keyed (seed, j), by
+inversion of the distribution function, so it does not depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llm.engines.engine import (
+    Completion,
+    EngineError,
+    EngineStats,
+    SamplingParams,
+    check_requests,
+    check_state,
+)
+
+#: Ended rows leave once they are this share of the batch: leaving copies the cache of the others.
+DROP_SHARE = 0.1
+
+
+class TransformersEngine:
+    """An `Engine` in this process, on any device that torch has.
+
+    Parameters
+    ----------
+    model : PreTrainedModel, str or Path
+        A causal language model, which is copied, or the folder or hub name of one.
+    device : str or torch.device, optional
+        By default that of the model, or the CPU.
+    dtype : torch.dtype, optional
+        Of the weights; by default those of the model.
+    max_num_seqs : int
+        Most samples in a batch; more are done in turns.
+    max_model_len : int, optional
+        By default the model's `max_position_embeddings`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        max_num_seqs: int = 256,
+        max_model_len: int | None = None,
+    ) -> None:
+        if isinstance(model, str | Path):
+            from transformers import AutoModelForCausalLM
+
+            model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype or "auto")
+        else:
+            model = copy.deepcopy(model)
+        self._model = model.to(device=device or model.device, dtype=dtype or model.dtype)
+        self._model.eval().requires_grad_(False)
+        self.dtype: torch.dtype = self._model.dtype
+        self.max_num_seqs = max_num_seqs
+        longest = self._model.config.max_position_embeddings
+        self.max_model_len = min(longest, max_model_len or longest)
+        self.stats = EngineStats()
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        self._check_open()
+        check_requests(prompts, params, self.max_model_len)
+        began = time.perf_counter()
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        for turn in self._turns(prompts, params):
+            rows = [(i, j) for i in turn for j in range(params[i].n)]
+            for (i, _), completion in zip(rows, self._sample(prompts, params, rows), strict=True):
+                completions[i].append(completion)
+                self.stats.prompt_tokens += len(prompts[i])
+                self.stats.generated_tokens += len(completion.ids)
+        self.stats.seconds += time.perf_counter() - began
+        return completions
+
+    def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """See `Engine.sync_weights`; nothing is cached between calls, so nothing to forget."""
+        self._check_open()
+        own = self._model.state_dict()
+        check_state(own, state_dict, self.dtype)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state_dict[name])
+
+    def sleep(self) -> None:
+        """Nothing to do."""
+
+    def wake(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._model = None
+
+    def _check_open(self) -> None:
+        if self._model is None:
+            raise EngineError("the engine is closed; make a new one")
+
+    def _turns(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    ) -> Iterator[list[int]]:
+        """Requests in batches of at most `max_num_seqs` samples (a larger request goes alone).
+
+        Prompts of like length share a batch, so that little of it is padding.
+        """
+        turn: list[int] = []
+        size = 0
+        for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+            if turn and size + params[i].n > self.max_num_seqs:
+                yield turn
+                turn, size = [], 0
+            turn.append(i)
+            size += params[i].n
+        if turn:
+            yield turn
+
+    def _sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[SamplingParams],
+        rows: Sequence[tuple[int, int]],
+    ) -> list[Completion]:
+        """One completion for each (request, sample)."""
+        device = self._model.device
+        distinct: dict[tuple[int, ...], int] = {}
+        source = [distinct.setdefault(tuple(prompts[i]), len(distinct)) for i, _ in rows]
+        self.stats.cached_tokens += sum(len(prompts[i]) for i, _ in rows) - sum(map(len, distinct))
+
+        chosen = [params[i] for i, _ in rows]
+        limits = np.array([p.max_tokens for p in chosen])
+        uniforms = np.zeros((len(rows), limits.max()))
+        for row, (_, j) in enumerate(rows):
+            if chosen[row].temperature > 0:
+                stream = np.random.Philox(key=np.array([chosen[row].seed, j], dtype=np.uint64))
+                uniforms[row, : limits[row]] = np.random.Generator(stream).random(limits[row])
+        draw = _Sampler(chosen, device)
+        stops = _StopTable(chosen)
+
+        longest = max(map(len, distinct))
+        ids = torch.zeros((len(distinct), longest), dtype=torch.long)
+        mask = torch.zeros((len(distinct), longest), dtype=torch.long)
+        for prompt, at in distinct.items():
+            ids[at, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[at, longest - len(prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        index = torch.tensor(source, device=device)
+        cache = output.past_key_values
+        cache.batch_select_indices(index)
+        logits, mask, position = output.logits[index, -1], mask[index], positions[index, -1]
+
+        tokens = np.zeros((len(rows), limits.max()), dtype=np.int64)
+        logprobs = np.zeros((len(rows), limits.max()))
+        lengths = np.zeros(len(rows), dtype=np.int64)
+        stopped = np.zeros(len(rows), dtype=bool)
+        live = np.arange(len(rows))  # the row of the answer that each row of the batch fills
+        one = torch.ones((len(rows), 1), dtype=torch.long, device=device)
+        t = 0
+        while True:
+            drawn, scores = draw(logits, uniforms[live, t], live)
+            new = drawn.cpu().numpy()
+            open_ = ~stopped[live] & (t < limits[live])
+            here = live[open_]
+            tokens[here, t] = new[open_]
+            logprobs[here, t] = scores.cpu().numpy()[open_]
+            lengths[here] = t + 1
+            stopped[here] = stops(new[open_], here)
+            t += 1
+            going = ~stopped[live] & (t < limits[live])
+            if not going.any():
+                break
+            if (~going).sum() > DROP_SHARE * len(live):
+                keep = torch.from_numpy(np.flatnonzero(going)).to(device)
+                cache.batch_select_indices(keep)
+                mask, position, drawn = mask[keep], position[keep], drawn[keep]
+                live = live[going]
+            mask = torch.cat([mask, one[: len(live)]], dim=1)
+            position = position + 1
+            output = self._model(
+                input_ids=drawn[:, None],
+                attention_mask=mask,
+                position_ids=position[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = output.logits[:, -1]
+        return [
+            Completion(tokens[r, :n], logprobs[r, :n], "stop" if stopped[r] else "length")
+            for r, n in enumerate(lengths)
+        ]
+
+
+class _Sampler:
+    """Draws a token a row, by inversion, and says its log-prob; float64 where it sums."""
+
+    def __init__(self, params: Sequence[SamplingParams], device: torch.device) -> None:
+        self.greedy = torch.tensor([p.temperature == 0 for p in params], device=device)
+        self.temperature = torch.tensor([p.temperature or 1.0 for p in params], device=device)
+        self.top_p = torch.tensor([p.top_p for p in params], device=device)
+        self.plain = all(p.temperature == 1 for p in params)
+        self.truncates = any(p.top_p < 1 for p in params)
+        self.any_greedy = any(p.temperature == 0 for p in params)
+
+    def __call__(
+        self, logits: torch.Tensor, u: NDArray[np.float64], rows: NDArray[np.intp]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and log-probs, shape (B,), for logits (B, V) of `rows`."""
+        logits = logits.float()
+        index = torch.from_numpy(rows).to(logits.device)
+        if not self.plain:
+            logits = logits / self.temperature[index, None]
+        logprobs = logits.log_softmax(-1)
+        if self.truncates:
+            logprobs = _truncate(logprobs, self.top_p[index])
+        mass = logprobs.double().exp_().cumsum_(-1)
+        point = torch.from_numpy(u).to(mass.device)[:, None] * mass[:, -1:]
+        drawn = torch.searchsorted(mass, point, right=True)[:, 0]
+        # Rounding could put the point on the last boundary.
+        drawn = drawn.clamp_(max=logits.shape[-1] - 1)
+        if self.any_greedy:
+            drawn = torch.where(self.greedy[index], logprobs.argmax(-1), drawn)
+        return drawn, logprobs.gather(-1, drawn[:, None])[:, 0]
+
+
+def _truncate(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """The distribution over the fewest tokens that hold at least `top_p`, renormalised."""
+    ranked, order = logprobs.sort(-1, descending=True)
+    before = ranked.exp().cumsum(-1) - ranked.exp()
+    out = (before >= top_p[:, None]) & (top_p[:, None] < 1)
+    out[:, 0] = False
+    return logprobs.masked_fill(out.scatter(-1, order, out), float("-inf")).log_softmax(-1)
+
+
+class _StopTable:
+    """Whether a token ends the completion of a row."""
+
+    def __init__(self, params: Sequence[SamplingParams]) -> None:
+        self.sets = [frozenset(p.stop_token_ids) for p in params]
+
+    def __call__(self, tokens: NDArray[np.int64], rows: NDArray[np.intp]) -> list[bool]:
+        return [int(token) in self.sets[row] for token, row in zip(tokens, rows, strict=True)]

@@ -1,0 +1,235 @@
+r"""Localizers: where in a failed solution the error is. They weigh thoughts and see no reward.
+
+- `prompted`: the model is asked, in one more generation (the paper's SRPO).
+- `surprisal`: the least likely thought under the policy itself; costs no token.
+- `random`: every thought alike.
+- `checker`: the first wrong thought by the task's step checker, an oracle.
+- `module:function`: the user's own, from episodes to one array of weights each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpi.episodes import Episode
+from cpi.resets import Localizer, OracleReset
+from envs.tabular import FloatArray
+from llm.engines.engine import MAX_SEED, Engine, SamplingParams
+from llm.imports import import_object
+from llm.tasks.task import Example, PromptText, Task
+from llm.thoughts import encode, stop_token_ids
+
+LOCALIZERS = ("prompted", "surprisal", "random", "checker")
+
+#: The paper's temperature for localization.
+TEMPERATURE = 0.3
+
+REQUEST = """\
+Below are a problem and a solution attempt, divided into numbered steps. The final answer of the \
+attempt is wrong.
+
+Problem:
+{problem}
+
+Attempt:
+{steps}
+
+Find the step in which the error originates: the earliest step that is itself wrong, not a later \
+one in which its consequences show. Do not solve the problem again. Examine the steps in order, \
+then end your reply with the number of that one step, from 1 to {n}, as \\boxed{{N}}."""
+
+
+def request(example: Example, thoughts: Sequence[str]) -> list[dict[str, str]]:
+    """The chat request: problem, numbered steps, the bit that the answer is wrong; no answer."""
+    if isinstance(example.prompt, str):
+        problem = example.prompt.strip()
+    else:
+        problem = "\n\n".join(message["content"].strip() for message in example.prompt)
+    steps = "\n".join(f"Step {k}: {thought.strip()}" for k, thought in enumerate(thoughts, 1))
+    content = REQUEST.format(problem=problem, steps=steps, n=len(thoughts))
+    return [{"role": "user", "content": content}]
+
+
+def parse(reply: str, n: int) -> int | None:
+    r"""The step that a reply names, 1 … n.
+
+    The last balanced `\boxed{…}` if there is one, which must hold a whole number in range; else
+    the last "step N"; None if that is missing or out of range, too.
+    """
+    box = _last_box(reply)
+    if box is not None:
+        digits = re.fullmatch(r"\s*(?:step\s*)?(\d+)\s*", box, re.IGNORECASE)
+        named = int(digits[1]) if digits else None
+    else:
+        mentions = re.findall(r"\bstep\s*(\d+)", reply, re.IGNORECASE)
+        named = int(mentions[-1]) if mentions else None
+    return named if named is not None and 1 <= named <= n else None
+
+
+def _last_box(text: str) -> str | None:
+    r"""What is inside the last `\boxed{…}` whose braces are balanced."""
+    for match in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
+        depth = 1
+        for end in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if depth == 0:
+                return text[match.end() : end]
+    return None
+
+
+class PromptedLocalizer:
+    """Asks the model for the first wrong step of its own failed solutions, all in one batch.
+
+    A reply without a usable step number leaves every step equally likely and is counted.
+
+    Parameters
+    ----------
+    engine : Engine
+    tokenizer : Transformers tokenizer
+    task : Task
+        May phrase the request itself, for models that do not chat.
+    rng : numpy Generator
+        Seeds the replies.
+    temperature : float
+    max_tokens : int
+        Of a reply.
+
+    Attributes
+    ----------
+    cost : int
+        Tokens generated.
+    asked, failed : int
+        Replies, and those without a usable step number.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        task: Task,
+        rng: np.random.Generator,
+        temperature: float = TEMPERATURE,
+        max_tokens: int = 1024,
+        eos_token_ids: Sequence[int] = (),
+    ) -> None:
+        self.engine, self.tokenizer, self.task, self.rng = engine, tokenizer, task, rng
+        self.temperature, self.max_tokens = temperature, max_tokens
+        self.stop_token_ids = stop_token_ids(tokenizer, task, eos_token_ids)
+        self.cost = self.asked = self.failed = 0
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[FloatArray]:
+        """Weight 1 on the step that the model names, for each episode."""
+        seeds = self.rng.integers(MAX_SEED, size=len(episodes))
+        prompts = [self._prompt(episode) for episode in episodes]
+        # A request that is too long for the model cannot be asked; that is a failure like another.
+        room = [self.engine.max_model_len - len(prompt) for prompt in prompts]
+        asked = [i for i, tokens in enumerate(room) if tokens > 0]
+        replies = self.engine.generate(
+            [prompts[i] for i in asked],
+            [
+                SamplingParams(
+                    max_tokens=min(self.max_tokens, room[i]),
+                    temperature=self.temperature,
+                    stop_token_ids=self.stop_token_ids,
+                    seed=int(seeds[i]),
+                )
+                for i in asked
+            ],
+        )
+        weights = [np.ones(episode.length) for episode in episodes]
+        named = 0
+        for i, (reply,) in zip(asked, replies, strict=True):
+            self.cost += len(reply.ids)
+            text = self.tokenizer.decode(reply.ids, skip_special_tokens=True)
+            step = parse(text, episodes[i].length)
+            if step is not None:
+                named += 1
+                weights[i] = _one(episodes[i].length, step - 1)
+        self.asked += len(episodes)
+        self.failed += len(episodes) - named
+        return weights
+
+    def _prompt(self, episode: Episode) -> tuple[int, ...]:
+        example: Example = episode.origin.start.example
+        thoughts = [thought.text for thought in episode.steps]
+        text: PromptText | None = self.task.localization_prompt(example, thoughts)
+        if text is None:
+            messages = request(example, thoughts)
+            chats = getattr(self.tokenizer, "chat_template", None)
+            text = messages if chats else messages[0]["content"] + "\n\n"
+        return encode(self.tokenizer, text)
+
+
+def surprisal(episodes: Sequence[Episode]) -> list[FloatArray]:
+    """Weight 1 on the thought with the lowest probability under the policy that wrote it."""
+    return [
+        _one(episode.length, int(np.argmin([thought.logprobs.sum() for thought in episode.steps])))
+        for episode in episodes
+    ]
+
+
+def random(episodes: Sequence[Episode]) -> list[FloatArray]:
+    """Weight 1 on every thought."""
+    return [np.ones(episode.length) for episode in episodes]
+
+
+class CheckerOracle:
+    """A task's step checker, as what `cpi.OracleReset` asks."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def errors(self, episode: Episode) -> NDArray[np.bool_]:
+        """Which thoughts are wrong, shape (n,)."""
+        thoughts = [thought.text for thought in episode.steps]
+        return self.task.errors(episode.origin.start.example, thoughts)
+
+    def improvement(self, episode: Episode) -> FloatArray:
+        """Not known: a checker judges steps and has no values."""
+        raise ValueError(
+            "mask: a step checker knows which steps are wrong, not what they are worth; "
+            "use first_error"
+        )
+
+
+def checker_rule(task: Task) -> OracleReset | None:
+    """Resets at the first wrong thought, the language world's oracle; None without a checker."""
+    return OracleReset(CheckerOracle(task), "first_error") if task.has_checker else None
+
+
+def make_localizer(name: str, prompted: PromptedLocalizer, task: Task) -> Localizer:
+    """The localizer of this name; `prompted` is the one of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none of this name or path, or the task has no checker for `checker`.
+    """
+    if ":" in name:
+        localizer: Localizer = import_object(name, "localizer")
+        return localizer
+    if name == "checker":
+        rule = checker_rule(task)
+        if rule is None:
+            raise ValueError(
+                f"localizer: checker needs a step checker, and {type(task).__name__} has none; "
+                "use prompted, surprisal or random"
+            )
+        return rule.weights
+    known: dict[str, Localizer] = {"prompted": prompted, "surprisal": surprisal, "random": random}
+    if name not in known:
+        raise ValueError(
+            f"localizer: {name!r} is none of {', '.join(LOCALIZERS)}, nor module:function"
+        )
+    return known[name]
+
+
+def _one(n: int, at: int) -> FloatArray:
+    weights = np.zeros(n)
+    weights[at] = 1.0
+    return weights

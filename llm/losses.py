@@ -1,0 +1,356 @@
+"""Policy losses over a flat list of trained tokens, in TRL's names (`trl.GRPOConfig`, 1.16).
+
+Only tokens that are trained on exist here: N of them, each in one of R rows (sequences). Prompts,
+reset prefixes and padding never enter. With the ratio r_t = π(token t)/π_old(token t) and the
+advantage A of its row, a token loses
+
+    −min(r A, clip(r, 1 − ε_low, 1 + ε_high) A)        grpo, dr_grpo, dapo, bnpo
+    −stop(min(r, ε_high)) A log π                      cispo (MiniMax-M1, arXiv:2506.13585)
+
+times the correction between engine and trainer, plus β times the k3 estimate of KL(π ‖ reference).
+`importance_sampling_level="sequence"` has one ratio a row, the geometric mean of its tokens' (GSPO,
+arXiv:2507.18071; with loss_type="grpo").
+
+The loss is Σ weight · token loss, and `loss_weights` computes the weights once for a whole
+optimizer step. So micro-batches of whole rows simply add up, in the loss, in gradients, and in the
+records that `loss_metrics` reads, however the step is split.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo"]
+Level = Literal["token", "sequence"]
+CorrectionMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the loss of a token is; names, meanings and defaults are TRL's.
+
+    Attributes
+    ----------
+    loss_type : {"grpo", "dr_grpo", "dapo", "bnpo", "cispo"}
+        Clipping or CISPO's truncation here, and how tokens are averaged in `loss_weights`.
+    importance_sampling_level : {"token", "sequence"}
+        A ratio π/π_old for each token, or one for each row. Summed over tokens ("dapo", …), a row's
+        ratio counts once a token; GSPO as published is "grpo" with "sequence".
+    epsilon, epsilon_high : float, float or None
+        The ratio is clipped to [1 − epsilon, 1 + epsilon_high]; None is `epsilon`. For "cispo",
+        `epsilon_high` is the largest ratio itself (5.0 in ScaleRL, arXiv:2510.13786) and must be
+        given: TRL's default would cut every ratio, on policy or not, to 0.2.
+    beta : float
+        Coefficient of the KL term; 0 needs no reference.
+    use_bias_correction_kl : bool
+        Multiply the KL term by the ratio, gradient included, which makes its gradient that of the
+        KL itself (DeepSeek-V3.2, arXiv:2512.02556).
+    vllm_importance_sampling_correction : bool
+        Weigh each token's loss by π_old/π_engine, where the engine's log-probabilities are given.
+    vllm_importance_sampling_mode : {"token_truncate", "token_mask", "sequence_truncate", \
+"sequence_mask"}
+        The ratio of each token or the product over a row's trained tokens; outside [clip_min,
+        clip_max] moved to the nearest of them ("truncate") or set to 0 ("mask").
+    vllm_importance_sampling_clip_max, vllm_importance_sampling_clip_min : float or None
+        None is no limit.
+    """
+
+    loss_type: LossType = "dapo"
+    importance_sampling_level: Level = "token"
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    beta: float = 0.0
+    use_bias_correction_kl: bool = True
+    vllm_importance_sampling_correction: bool = True
+    vllm_importance_sampling_mode: CorrectionMode = "sequence_mask"
+    vllm_importance_sampling_clip_max: float | None = 3.0
+    vllm_importance_sampling_clip_min: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("loss_type", self.loss_type, LossType)
+        _check_choice("importance_sampling_level", self.importance_sampling_level, Level)
+        _check_choice(
+            "vllm_importance_sampling_mode", self.vllm_importance_sampling_mode, CorrectionMode
+        )
+        for name in (
+            "epsilon",
+            "epsilon_high",
+            "beta",
+            "vllm_importance_sampling_clip_max",
+            "vllm_importance_sampling_clip_min",
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}: {value} is not a finite number ≥ 0")
+        if self.loss_type == "cispo" and (self.epsilon_high is None or self.epsilon_high < 1):
+            raise ValueError(
+                "epsilon_high: for loss_type 'cispo' it is the largest ratio itself and must be at"
+                f" least 1 (5.0 is usual), not {self.epsilon_high}"
+            )
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        if low is not None and high is not None and low >= high:
+            raise ValueError(
+                f"vllm_importance_sampling_clip_min: {low} is not below"
+                f" vllm_importance_sampling_clip_max, {high}"
+            )
+        truncates = self.vllm_importance_sampling_mode.endswith("_truncate")
+        if self.vllm_importance_sampling_correction and truncates and low is None and high is None:
+            raise ValueError(
+                f"vllm_importance_sampling_mode: {self.vllm_importance_sampling_mode!r} needs"
+                " vllm_importance_sampling_clip_min or vllm_importance_sampling_clip_max"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class LossInputs:
+    """N trained tokens of R rows; a row's tokens are all in one `LossInputs`.
+
+    Attributes
+    ----------
+    logprobs : Tensor (N,)
+        log π of each token, with a graph.
+    old_logprobs : Tensor (N,) or None
+        log π_old, the policy before the first step on this batch; None: there was no step yet.
+    sampling_logprobs : Tensor (N,) or None
+        What the engine says it sampled with; NaN where it does not say, None if it never does.
+    ref_logprobs : Tensor (N,) or None
+        The reference's, for beta > 0.
+    advantages : Tensor (R,)
+    row : Tensor (N,) of int64
+        Each token's row, in 0, …, R − 1.
+    weights : Tensor (N,)
+        Each token's weight in the loss: `loss_weights(…)[row]`.
+    """
+
+    logprobs: Tensor
+    old_logprobs: Tensor | None
+    sampling_logprobs: Tensor | None
+    ref_logprobs: Tensor | None
+    advantages: Tensor
+    row: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        if self.logprobs.ndim != 1:
+            raise ValueError(f"logprobs: shape {tuple(self.logprobs.shape)} is not (tokens,)")
+        if self.advantages.ndim != 1:
+            raise ValueError(f"advantages: shape {tuple(self.advantages.shape)} is not (rows,)")
+        if self.row.dtype != torch.int64:
+            raise ValueError(f"row: dtype {self.row.dtype} is not torch.int64")
+        for name in ("old_logprobs", "sampling_logprobs", "ref_logprobs", "row", "weights"):
+            values = getattr(self, name)
+            if values is not None and values.shape != self.logprobs.shape:
+                raise ValueError(
+                    f"{name}: shape {tuple(values.shape)} is not that of logprobs,"
+                    f" {tuple(self.logprobs.shape)}"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class LossOutputs:
+    """A loss, and what it saw at each token.
+
+    Attributes
+    ----------
+    loss : Tensor ()
+        Σ weight · token loss.
+    tokens : dict of Tensor (N,)
+        Without a graph, for `loss_metrics`; concatenate those of micro-batches first:
+        "ratio" π/π_old, its token's or its row's; "ratio_share", the part of one ratio that the
+        token stands for, 1 or 1/(tokens in the row); "clipped_low" and "clipped_high", or
+        "clipped_cispo", 1 where the gradient is (or, for CISPO, the ratio was) cut; "…_in_row",
+        the mean of that over the row; with beta, "kl"; with the engine's log-probabilities,
+        "sampling_logp_difference" |log π_old − log π_engine|; if that is corrected, "is_ratio" as
+        applied, and "is_ratio_share".
+    """
+
+    loss: Tensor
+    tokens: dict[str, Tensor]
+
+
+def loss_weights(
+    row_lengths: Tensor, loss_type: LossType, max_completion_length: int | None = None
+) -> Tensor:
+    """Weight in the loss of every token of each row, for one optimizer step.
+
+    Parameters
+    ----------
+    row_lengths : Tensor (R,) of integers
+        Trained tokens in each row of the whole step, before it is split into micro-batches. A row
+        without any still counts as a row.
+    loss_type : str
+        See `LossConfig`.
+    max_completion_length : int, optional
+        Tokens that a row could have; "dr_grpo" needs it.
+
+    Returns
+    -------
+    Tensor (R,)
+        1/(R · length) for "grpo", 1/(R · max_completion_length) for "dr_grpo" and 1/Σ lengths for
+        "dapo", "bnpo" and "cispo".
+
+    Notes
+    -----
+    TRL's "bnpo" divides by the tokens of the micro-batch at hand, so that its loss depends on how a
+    step is split. Here it is divided by those of the step, and equals "dapo".
+    """
+    _check_choice("loss_type", loss_type, LossType)
+    if row_lengths.ndim != 1 or row_lengths.is_floating_point() or bool((row_lengths < 0).any()):
+        raise ValueError(f"row_lengths: {row_lengths} is not a list of integers ≥ 0")
+    lengths = row_lengths.to(torch.get_default_dtype())
+    if loss_type == "grpo":
+        return 1 / (len(lengths) * lengths.clamp(min=1))
+    if loss_type == "dr_grpo":
+        if max_completion_length is None or max_completion_length < 1:
+            raise ValueError(
+                f"max_completion_length: 'dr_grpo' divides by it; {max_completion_length} is not"
+                " an integer ≥ 1"
+            )
+        return torch.full_like(lengths, 1 / (max(len(lengths), 1) * max_completion_length))
+    return torch.ones_like(lengths) / lengths.sum().clamp(min=1)
+
+
+def policy_loss(inputs: LossInputs, config: LossConfig) -> LossOutputs:
+    """Σ weight · token loss, with the gradient of `inputs.logprobs` alone.
+
+    Parameters
+    ----------
+    inputs : LossInputs
+        The tokens of a micro-batch; there may be none.
+    config : LossConfig
+
+    Returns
+    -------
+    LossOutputs
+        For TRL's, see `GRPOTrainer._compute_loss`; for the correction, which TRL computes before
+        the first step, `GRPOTrainer._generate_and_score_completions`.
+    """
+    logprobs, row, rows = inputs.logprobs, inputs.row, len(inputs.advantages)
+    advantages = inputs.advantages.to(logprobs.dtype)[row]
+    old = (logprobs if inputs.old_logprobs is None else inputs.old_logprobs).detach()
+    one = torch.ones_like(old)
+    share = 1 / _row_sum(one, row, rows)
+
+    log_ratio = logprobs - old
+    by_row = config.importance_sampling_level == "sequence"
+    if by_row:
+        log_ratio = _row_sum(log_ratio * share, row, rows)
+    ratio = log_ratio.exp()
+    losses, clipped = _surrogate(logprobs, ratio, advantages, config)
+    tokens = {"ratio": ratio, "ratio_share": share if by_row else one, **clipped}
+    for name, flags in clipped.items():
+        tokens[f"{name}_in_row"] = _row_sum(flags * share, row, rows)
+
+    if inputs.sampling_logprobs is not None:
+        mismatch = old - inputs.sampling_logprobs.detach()
+        tokens["sampling_logp_difference"] = mismatch.abs()
+        if config.vllm_importance_sampling_correction:
+            # What the engine does not know is not corrected, as in TRL. A NaN of ours stays one.
+            known = torch.where(inputs.sampling_logprobs.isnan(), 0.0, mismatch)
+            by_row = config.vllm_importance_sampling_mode.startswith("sequence_")
+            correction = _limited((_row_sum(known, row, rows) if by_row else known).exp(), config)
+            losses = losses * correction
+            tokens["is_ratio"] = correction
+            tokens["is_ratio_share"] = share if by_row else one
+
+    if config.beta > 0:
+        if inputs.ref_logprobs is None:
+            raise ValueError(f"ref_logprobs: beta = {config.beta} needs those of a reference")
+        log_ref = inputs.ref_logprobs.detach() - logprobs
+        kl = log_ref.exp() - log_ref - 1  # k3 of Schulman (2020), "Approximating KL divergence"
+        if config.use_bias_correction_kl:
+            kl = kl * ratio
+        losses = losses + config.beta * kl
+        tokens["kl"] = kl
+
+    loss = (inputs.weights.to(losses.dtype) * losses).sum()
+    return LossOutputs(loss, {name: values.detach() for name, values in tokens.items()})
+
+
+def loss_metrics(tokens: dict[str, Tensor]) -> dict[str, float]:
+    """TRL's metrics of a step.
+
+    Parameters
+    ----------
+    tokens : dict of Tensor (N,)
+        As in `LossOutputs`, concatenated over the step's micro-batches.
+
+    Returns
+    -------
+    dict of float
+        Empty without tokens. Means are over tokens, and over rows where rows have ratios;
+        "clip_ratio/low_min" and "clip_ratio/high_max" are of rows' means. Unlike in TRL, rows
+        without trained tokens do not count.
+    """
+    metrics: dict[str, float] = {}
+    if not tokens["ratio"].numel():
+        return metrics
+
+    def mean(name: str, share: str) -> float:
+        parts = tokens[share].double()
+        return float((tokens[name].double() * parts).sum() / parts.sum())
+
+    if "clipped_cispo" in tokens:
+        metrics["cispo_clip_ratio"] = mean("clipped_cispo", "ratio_share")
+    else:
+        low, high = mean("clipped_low", "ratio_share"), mean("clipped_high", "ratio_share")
+        metrics["clip_ratio/low_mean"] = low
+        metrics["clip_ratio/low_min"] = float(tokens["clipped_low_in_row"].min())
+        metrics["clip_ratio/high_mean"] = high
+        metrics["clip_ratio/high_max"] = float(tokens["clipped_high_in_row"].max())
+        metrics["clip_ratio/region_mean"] = low + high  # no token is in both
+    if "kl" in tokens:
+        metrics["kl"] = float(tokens["kl"].double().mean())
+    if "sampling_logp_difference" in tokens:
+        difference = tokens["sampling_logp_difference"]
+        difference = difference[~difference.isnan()]
+        if difference.numel():
+            metrics["sampling/sampling_logp_difference/mean"] = float(difference.double().mean())
+            metrics["sampling/sampling_logp_difference/max"] = float(difference.max())
+    if "is_ratio" in tokens:
+        name = "sampling/importance_sampling_ratio"
+        metrics[f"{name}/min"] = float(tokens["is_ratio"].min())
+        metrics[f"{name}/mean"] = mean("is_ratio", "is_ratio_share")
+        metrics[f"{name}/max"] = float(tokens["is_ratio"].max())
+    return metrics
+
+
+def _surrogate(
+    logprobs: Tensor, ratio: Tensor, advantages: Tensor, config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss (N,) of each token by its advantage, and where it was clipped."""
+    high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+    if config.loss_type == "cispo":
+        losses = -ratio.detach().clamp(max=high) * advantages * logprobs
+        return losses, {"clipped_cispo": ((ratio > high) & (advantages > 0)).to(ratio.dtype)}
+    bounded = ratio.clamp(1 - config.epsilon, 1 + high)
+    losses = -torch.minimum(ratio * advantages, bounded * advantages)
+    too_low = (ratio < 1 - config.epsilon) & (advantages < 0)
+    too_high = (ratio > 1 + high) & (advantages > 0)
+    return losses, {
+        "clipped_low": too_low.to(ratio.dtype),
+        "clipped_high": too_high.to(ratio.dtype),
+    }
+
+
+def _limited(ratio: Tensor, config: LossConfig) -> Tensor:
+    low, high = config.vllm_importance_sampling_clip_min, config.vllm_importance_sampling_clip_max
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if config.vllm_importance_sampling_mode.endswith("_truncate"):
+        return ratio.clamp(low, high)
+    return ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
+
+
+def _row_sum(values: Tensor, row: Tensor, rows: int) -> Tensor:
+    """At each token (N,), the sum over the tokens of its row."""
+    return values.new_zeros(rows).index_add(0, row, values)[row]
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(get_args(choices))}")

@@ -1,0 +1,172 @@
+"""The policy: loading a causal language model, LoRA adapters, and its weights for an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Low-rank adapters (peft's names).
+
+    Parameters
+    ----------
+    r : int
+        Rank; 0 trains all weights instead.
+    alpha : float, optional
+        Scale; by default r.
+    dropout : float
+    target_modules : str or list of str
+        "all-linear", or names of modules.
+    """
+
+    r: int = 0
+    alpha: float | None = None
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.r < 0:
+            raise ValueError(f"lora.r: {self.r} is not a rank ≥ 1, nor 0 for full weights")
+
+
+def default_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(_not_found(model, "tokenizer", error)) from error
+
+
+def load_policy(
+    model: str,
+    *,
+    lora: LoraOptions | None = None,
+    gradient_checkpointing: bool = False,
+    device: torch.device | None = None,
+    bf16: bool = False,
+) -> Any:
+    """The model to train, in train mode on `device`.
+
+    All weights are trained in float32, under autocast where `bf16`; with LoRA the frozen base is
+    held in bfloat16 then and the adapters in float32.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the model cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    lora = lora or LoraOptions()
+    dtype = torch.bfloat16 if bf16 and lora.r else torch.float32
+    try:
+        policy = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(_not_found(model, "model", error)) from error
+    policy.to(device or default_device())
+    policy.config.use_cache = False
+    if gradient_checkpointing:
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora.r:
+        from peft import LoraConfig, get_peft_model
+
+        policy = get_peft_model(
+            policy,
+            LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha if lora.alpha is not None else lora.r,
+                lora_dropout=lora.dropout,
+                target_modules=lora.target_modules,
+                task_type="CAUSAL_LM",
+            ),
+        )
+        if gradient_checkpointing:
+            policy.enable_input_require_grads()
+    return policy.train()
+
+
+def eos_token_ids(policy: Any) -> list[int]:
+    """Ids that end a text, from the model's generation config: chat models have several."""
+    eos = policy.generation_config.eos_token_id
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
+
+def trainable(policy: Any) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training moves, by name."""
+    return {name: p for name, p in policy.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The whole state dict under the base model's names, adapters merged in.
+
+    Merging is done on the side: merging in place and undoing it would round the base weights.
+    """
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    if not isinstance(policy, PeftModel):
+        return {name: tensor.to(dtype) for name, tensor in policy.state_dict().items()}
+    base = policy.get_base_model()
+    deltas: dict[str, torch.Tensor] = {
+        f"{name}.base_layer.weight": module.get_delta_weight(adapter)
+        for name, module in base.named_modules()
+        if isinstance(module, LoraLayer)
+        for adapter in module.active_adapters
+    }
+    return {
+        name.replace(".base_layer.", "."): (
+            tensor.float() + deltas[name].float() if name in deltas else tensor
+        ).to(dtype)
+        for name, tensor in base.state_dict().items()
+        if ".lora_" not in name
+    }
+
+
+def load_trainable(policy: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put saved values of `trainable(policy)` back.
+
+    Raises
+    ------
+    ValueError
+        If names or shapes are those of another model.
+    """
+    own = trainable(policy)
+    if own.keys() != tensors.keys() or any(own[n].shape != tensors[n].shape for n in own):
+        odd = sorted(
+            name
+            for name in own.keys() | tensors.keys()
+            if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+        )
+        raise ValueError(
+            f"checkpoint: weights of another architecture, {odd[0]} differs "
+            f"(and {len(odd) - 1} more); resume with the model and LoRA options of the run"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def _not_found(model: str, what: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0][:200]
+    kind = "folder" if Path(model).is_dir() else "name"
+    return f"model: no {what} could be loaded from the {kind} {model!r} ({reason})"

@@ -1,0 +1,134 @@
+"""Groups as rows of tokens: what the trainer sees, blind to the algorithm that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cpi.collect import Group
+from envs.tabular import FloatArray
+from llm.thoughts import is_cut, token_ids
+
+
+class Row(NamedTuple):
+    """A sequence to train on.
+
+    Attributes
+    ----------
+    ids : array (T,), int64
+        Prompt and completion.
+    trained_from : int
+        Tokens before this one are prompt or shared prefix, and get no gradient.
+    trained_to : int
+        One past the last trained token; T, or `trained_from` for a row that only counts.
+    logprobs : array (trained_to − trained_from,)
+        The engine's, of the trained tokens.
+    advantage : float
+    """
+
+    ids: NDArray[np.int64]
+    trained_from: int
+    trained_to: int
+    logprobs: NDArray[np.float64]
+    advantage: float
+
+    @property
+    def trained(self) -> int:
+        """Number of trained tokens."""
+        return self.trained_to - self.trained_from
+
+
+def make_rows(
+    groups: Sequence[Group],
+    advantages: Sequence[FloatArray],
+    *,
+    mask_truncated_completions: bool = False,
+) -> list[Row]:
+    """A row per episode, trained on what follows the prefix that its group shares.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+    advantages : sequence of arrays (G,)
+    mask_truncated_completions : bool
+        Train on nothing of an episode that a limit has cut.
+    """
+    rows = []
+    for group, values in zip(groups, advantages, strict=True):
+        start = group.prefix.start
+        kept = len(start.ids) + len(token_ids(group.prefix.steps))
+        for episode, advantage in zip(group.episodes, values, strict=True):
+            ids = np.array([*start.ids, *token_ids(episode.steps)], dtype=np.int64)
+            suffix = episode.steps[group.prefix.length :]
+            masked = mask_truncated_completions and is_cut(episode)
+            rows.append(
+                Row(
+                    ids,
+                    kept,
+                    kept if masked else len(ids),
+                    np.concatenate([t.logprobs for t in suffix])[: 0 if masked else None],
+                    float(advantage),
+                )
+            )
+    return rows
+
+
+class MicroBatch(NamedTuple):
+    """Rows padded on the right; B rows of at most T tokens, N of them trained on.
+
+    Attributes
+    ----------
+    members : list of B int
+        Which rows of the step they are.
+    input_ids, attention_mask : Tensor (B, T)
+    mask : Tensor (B, T), bool
+        The trained tokens.
+    logprobs : Tensor (N,)
+        The engine's.
+    row : Tensor (N,)
+        Of each trained token, among the B.
+    advantages : Tensor (B,)
+    """
+
+    members: list[int]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    mask: torch.Tensor
+    logprobs: torch.Tensor
+    row: torch.Tensor
+    advantages: torch.Tensor
+
+
+def micro_batches(
+    rows: Sequence[Row], index: Sequence[int], size: int, device: torch.device
+) -> list[MicroBatch]:
+    """The rows named by `index`, `size` at a time, rows of like length together."""
+    order = sorted(index, key=lambda i: (len(rows[i].ids), i))
+    return [_pad(rows, order[at : at + size], device) for at in range(0, len(order), size)]
+
+
+def _pad(rows: Sequence[Row], index: list[int], device: torch.device) -> MicroBatch:
+    longest = max(len(rows[i].ids) for i in index)
+    ids = np.zeros((len(index), longest), dtype=np.int64)
+    present = np.zeros_like(ids)
+    mask = np.zeros((len(index), longest), dtype=bool)
+    for at, i in enumerate(index):
+        row = rows[i]
+        ids[at, : len(row.ids)] = row.ids
+        present[at, : len(row.ids)] = 1
+        mask[at, row.trained_from : row.trained_to] = True
+    return MicroBatch(
+        index,
+        torch.from_numpy(ids).to(device),
+        torch.from_numpy(present).to(device),
+        torch.from_numpy(mask).to(device),
+        torch.tensor(
+            np.concatenate([rows[i].logprobs for i in index]), dtype=torch.float32, device=device
+        ),
+        torch.from_numpy(mask.nonzero()[0]).to(device),
+        torch.tensor([rows[i].advantage for i in index], dtype=torch.float32, device=device),
+    )

@@ -1,0 +1,244 @@
+"""The thought MDP: a language model as a `Simulator`.
+
+A state is a prompt and the thoughts so far, an action is one thought: the tokens up to and with the
+one that completes the delimiter. Boundaries are token positions, ids are appended as they were
+sampled and never tokenised again, so a reset continues exactly what the model has seen. A stop
+token (EOS) ends the episode; a thought or an episode that is too long is cut and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpi.episodes import Episode, Prefix, Steps
+from llm.engines.engine import MAX_SEED, Completion, Engine, SamplingParams
+from llm.tasks.task import Example, PromptText, Task
+
+
+class Prompt(NamedTuple):
+    """A start of the thought MDP: the token ids of a problem's prompt."""
+
+    ids: tuple[int, ...]
+    example: Example
+
+
+class Thought(NamedTuple):
+    """A step of the thought MDP.
+
+    Attributes
+    ----------
+    ids : tuple of T int
+        Its tokens, delimiter or stop token included.
+    logprobs : array (T,)
+        Of each token, under the policy that sampled it at the run's temperature.
+    text : str
+        Without special tokens.
+    end : {"delimiter", "stop", "cut"}
+        What ended it: the delimiter (the episode goes on), a stop token (the episode's end), or a
+        limit (the episode's end, too, but not of the model's making).
+    """
+
+    ids: tuple[int, ...]
+    logprobs: NDArray[np.float64]
+    text: str
+    end: Literal["delimiter", "stop", "cut"]
+
+
+def token_ids(steps: Steps) -> list[int]:
+    """The tokens of some thoughts, in order."""
+    return [token for thought in steps for token in thought.ids]
+
+
+def is_cut(episode: Episode) -> bool:
+    """Whether a limit ended the episode."""
+    return bool(episode.steps[-1].end == "cut")
+
+
+def encode(tokenizer: Any, text: PromptText) -> tuple[int, ...]:
+    """Token ids of a prompt: plain text as it is, messages through the chat template.
+
+    Raises
+    ------
+    ValueError
+        If messages are given and the tokenizer has no chat template.
+    """
+    if isinstance(text, str):
+        return tuple(tokenizer(text).input_ids)
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "prompt: chat messages, but the model's tokenizer has no chat template; "
+            "use a chat model, or a task with plain prompts"
+        )
+    rendered = tokenizer.apply_chat_template(text, add_generation_prompt=True, tokenize=False)
+    return tuple(tokenizer(rendered, add_special_tokens=False).input_ids)
+
+
+@dataclass(frozen=True)
+class ThoughtLimits:
+    """How far an episode may go.
+
+    Parameters
+    ----------
+    max_completion_length : int
+        Most tokens of a completion, reset prefix included.
+    max_thoughts : int
+        Most thoughts; an episode that has not stopped by then is cut.
+    max_thought_tokens : int
+        Most tokens of a thought; a longer one is cut there and ends the episode.
+    """
+
+    max_completion_length: int = 256
+    max_thoughts: int = 20
+    max_thought_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("max_completion_length", "max_thoughts", "max_thought_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ 1")
+
+
+class ThoughtSimulator:
+    """Rolls a language model out, thought by thought; one engine call for all that is asked.
+
+    Parameters
+    ----------
+    engine : Engine
+    tokenizer : Transformers tokenizer
+    task : Task
+        Gives the delimiter, the stop texts and the reward.
+    limits : ThoughtLimits
+    temperature, top_p : float
+        Of the sampling.
+    eos_token_ids : sequence of int
+        Further ids that end an episode, from a model's generation config.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no EOS and the task no stop text of its own, or such a text is not one
+        token.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        task: Task,
+        limits: ThoughtLimits,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        eos_token_ids: Sequence[int] = (),
+    ) -> None:
+        self.engine, self.tokenizer, self.task, self.limits = engine, tokenizer, task, limits
+        self.temperature, self.top_p = temperature, top_p
+        self.stop_token_ids = stop_token_ids(tokenizer, task, eos_token_ids)
+        self._pieces: dict[int, str] = {}
+
+    def prompt(self, example: Example) -> Prompt:
+        """The start for a problem."""
+        return Prompt(encode(self.tokenizer, example.prompt), example)
+
+    def rollout(
+        self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
+    ) -> list[list[Episode]]:
+        """`n` episodes from each prefix; see `cpi.Simulator`."""
+        if not prefixes:
+            return []
+        seeds = rng.integers(MAX_SEED, size=len(prefixes))
+        contexts = [[*prefix.start.ids, *token_ids(prefix.steps)] for prefix in prefixes]
+        params = [
+            SamplingParams(
+                max_tokens=self._room(prefix),
+                n=n,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                stop_token_ids=self.stop_token_ids,
+                seed=int(seed),
+            )
+            for prefix, seed in zip(prefixes, seeds, strict=True)
+        ]
+        completions = self.engine.generate(contexts, params)
+        return [
+            [self._episode(prefix, completion) for completion in group]
+            for prefix, group in zip(prefixes, completions, strict=True)
+        ]
+
+    def _room(self, prefix: Prefix) -> int:
+        """Most tokens that may follow a prefix."""
+        limits = self.limits
+        kept = sum(len(thought.ids) for thought in prefix.steps)
+        thoughts = limits.max_thoughts - prefix.length
+        return min(limits.max_completion_length - kept, thoughts * limits.max_thought_tokens)
+
+    def _episode(self, prefix: Prefix, completion: Completion) -> Episode:
+        steps = (*prefix.steps, *self._split(completion, self.limits.max_thoughts - prefix.length))
+        text = self.tokenizer.decode(token_ids(steps), skip_special_tokens=True)
+        reward = float(self.task.reward(prefix.start.example, text))
+        return Episode(prefix, steps, reward, reward < self.task.success, len(completion.ids))
+
+    def _split(self, completion: Completion, most: int) -> list[Thought]:
+        """The thoughts of a completion, at most `most`; the last says how the episode ended."""
+        thoughts: list[Thought] = []
+        ids, begin, text = completion.ids.tolist(), 0, ""
+        stopped = completion.finish_reason == "stop"
+        for end, token in enumerate(ids, 1):
+            text += self._piece(token)
+            last = end == len(ids)
+            over = end - begin == self.limits.max_thought_tokens
+            delimited = self.task.delimiter in text
+            if not (last or over or delimited):
+                continue
+            how: Literal["delimiter", "stop", "cut"] = "delimiter"
+            if last and stopped:
+                how = "stop"
+            elif last or not delimited or len(thoughts) + 1 == most:
+                how = "cut"
+            thoughts.append(
+                Thought(
+                    tuple(ids[begin:end]),
+                    completion.logprobs[begin:end],
+                    self.tokenizer.decode(ids[begin:end], skip_special_tokens=True),
+                    how,
+                )
+            )
+            if how != "delimiter":
+                break
+            begin, text = end, ""
+        return thoughts
+
+    def _piece(self, token: int) -> str:
+        """The text of one token; a delimiter is ASCII, so split characters do no harm."""
+        if token not in self._pieces:
+            self._pieces[token] = self.tokenizer.decode([token])
+        return self._pieces[token]
+
+
+def stop_token_ids(
+    tokenizer: Any, task: Task, eos_token_ids: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """EOS (the tokenizer's and others) and the task's stop texts as token ids.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or a stop text is not one token.
+    """
+    found = [int(token) for token in eos_token_ids]
+    if tokenizer.eos_token_id is not None:
+        found.append(int(tokenizer.eos_token_id))
+    for text in task.stop:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            raise ValueError(f"stop: {text!r} is {len(ids)} tokens of this tokenizer, not one")
+        found += ids
+    if not found:
+        raise ValueError(
+            "tokenizer: it has no EOS token, so no episode would ever end; set "
+            "tokenizer.eos_token and save it with the model, or give the task a stop text"
+        )
+    return tuple(sorted(set(found)))

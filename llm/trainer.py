@@ -1,0 +1,403 @@
+"""The trainer: collect, compare within groups, update, hand the new weights to the engine.
+
+    collection = collect(simulator, prompts, plan, rule, rng)      # the same `collect` as in cpi
+    advantages = group_advantages(returns)
+    metrics = update(rows(collection, advantages))
+    engine.sync_weights(policy)
+
+Everything random is keyed by (seed, step), so a run that was interrupted continues bit for bit from
+its last checkpoint. The loop is blind to the algorithm, which is a plan and a rule.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cpi.advantages import group_advantages
+from cpi.collect import Collection, Ledger, collect
+from cpi.episodes import Episode, Prefix
+from cpi.plans import ALGORITHMS, World
+from envs.tabular import FloatArray
+from llm import checkpoints
+from llm.config import TrainConfig, differences
+from llm.engines import Engine, EngineError, make_engine
+from llm.evaluation import evaluate
+from llm.localization import WatchedRule, localization_metrics
+from llm.localizers import PromptedLocalizer, checker_rule, make_localizer
+from llm.metrics import collection_metrics
+from llm.models import (
+    default_device,
+    eos_token_ids,
+    load_policy,
+    load_tokenizer,
+    load_trainable,
+    merged_state_dict,
+    trainable,
+)
+from llm.parity import check_parity
+from llm.progress import Reporter
+from llm.prompts import prompt_indices
+from llm.rollouts import step_records, write_rollouts
+from llm.rows import make_rows
+from llm.tasks import make_task
+from llm.thoughts import ThoughtSimulator
+from llm.update import TrainingError, Updater
+
+#: What keys a random stream besides seed and step.
+COLLECT, LOCALIZE, UPDATE, EVALUATE = range(4)
+
+
+class Trainer:
+    """A training run, from its settings; see `TrainConfig`.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    reporter : Reporter, optional
+        Shows progress.
+    resume : Path, optional
+        A checkpoint to go on from.
+    """
+
+    def __init__(
+        self, config: TrainConfig, reporter: Reporter | None = None, resume: Path | None = None
+    ) -> None:
+        self.config = config
+        self.folder = config.folder
+        self.reporter = reporter or Reporter(config.steps)
+        self.task = make_task(config.task, **config.task_args)
+        self.tokenizer = load_tokenizer(config.model)
+        device = default_device()
+        self.bf16 = _use_bf16(config.bf16, device)
+        _seed_everything(config.seed, 0)
+        self.policy = load_policy(
+            config.model,
+            lora=config.lora,
+            gradient_checkpointing=config.gradient_checkpointing,
+            device=device,
+            bf16=self.bf16,
+        )
+        self.eos = eos_token_ids(self.policy)
+        self.optimizer, self.scheduler = _optimizer(self.policy, config)
+        needs_copy = config.loss.beta > 0 and not config.lora.r
+        self.update = Updater(
+            self.policy,
+            self.optimizer,
+            self.scheduler,
+            config.loss,
+            config.update,
+            max_completion_length=config.sampling.max_completion_length,
+            temperature=config.sampling.temperature,
+            bf16=self.bf16,
+            reference=_frozen(self.policy) if needs_copy else None,
+        )
+        self.step = 0
+        self.stop_asked = False
+        self.ledger = Ledger()
+        self.num_tokens = 0
+        if resume is not None:
+            self._restore(resume)
+        self.engine: Engine = make_engine(
+            config.engine, config.model, bf16=self.bf16, seed=config.seed, **asdict(config.vllm)
+        )
+        self.simulator = ThoughtSimulator(
+            self.engine,
+            self.tokenizer,
+            self.task,
+            config.sampling.limits(),
+            config.sampling.temperature,
+            config.sampling.top_p,
+            self.eos,
+        )
+        self.train_prompts = [self.simulator.prompt(e) for e in self.task.examples("train")]
+        test = self.task.examples("test")[: config.evaluation.problems]
+        self.test_prompts = [self.simulator.prompt(e) for e in test]
+        self._check_lengths()
+        if config.sampling.top_p < 1:
+            self.reporter.message(
+                f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
+                "distribution, but the loss is that of the full one; 1 is the honest choice"
+            )
+        self.sync()
+        self.check_parity()
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self) -> list[dict[str, float]]:
+        """Train to the last step; returns the metrics of every step.
+
+        Raises
+        ------
+        TrainingError, EngineError
+            If it cannot go on; what had been reached is in a checkpoint then.
+        """
+        records = []
+        if self.step == 0:
+            # A checkpoint of the start: an interruption before the first save loses nothing.
+            self.save()
+            if self.config.evaluation.steps:
+                records.append(self._record(0, self.evaluate(0)))
+        while self.step < self.config.steps and not self.stop_asked:
+            records.append(self.train_step())
+            last = self.stop_asked or self.step == self.config.steps
+            if last or self.step % self.config.save_steps == 0:
+                self.save()
+        return records
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+    def train_step(self) -> dict[str, float]:
+        """One step: collect, update, sync, measure."""
+        config, step, began = self.config, self.step + 1, time.perf_counter()
+        try:
+            collection, rule, localizer = self.collect(step)
+        except EngineError:
+            self.save()
+            raise
+        advantages = group_advantages([g.returns for g in collection], config.scale_rewards)
+        rows = make_rows(
+            collection,
+            advantages,
+            mask_truncated_completions=config.update.mask_truncated_completions,
+        )
+        metrics = collection_metrics(collection, advantages, rows)
+        metrics.update(localization_metrics(rule.verdicts, collection))
+        if localizer.asked:
+            metrics["localize/parse_failure_rate"] = localizer.failed / localizer.asked
+        _seed_everything(config.seed, step)
+        trained = sum(row.trained for row in rows if row.advantage)
+        try:
+            with self.reporter.stage("train", trained) as stage:
+                metrics.update(self.update(rows, self._rng(step, UPDATE), stage.advance))
+        except TrainingError as error:
+            self.save()
+            path = self.folder / f"diagnosis-step-{step:06}.json"
+            path.write_text(json.dumps(error.diagnosis, indent=2) + "\n")
+            raise TrainingError(f"step {step}: {error}; see {path}", error.diagnosis) from None
+        self.step = step
+        self.ledger = self.ledger + collection.ledger
+        self.num_tokens += sum(len(row.ids) for row in rows)
+        try:
+            self.sync()
+            if config.evaluation.steps and (
+                step % config.evaluation.steps == 0 or step == config.steps
+            ):
+                metrics.update(self.evaluate(step))
+        except EngineError:
+            self.save()
+            raise
+        if config.rollout_steps and step % config.rollout_steps == 0:
+            self._write_rollouts(step, collection, advantages, rule)
+        metrics["num_tokens"] = self.num_tokens
+        metrics.update({f"ledger/{name}": n for name, n in self.ledger.to_json().items()})
+        metrics["step_time"] = time.perf_counter() - began
+        metrics.update(self.reporter.clear_timings())
+        return self._record(step, metrics)
+
+    def collect(self, step: int) -> tuple[Collection, WatchedRule, PromptedLocalizer]:
+        """The groups of a step; the rule remembers what it was asked."""
+        config = self.config
+        per_step, problems = config.prompts_per_step, len(self.train_prompts)
+        chosen = prompt_indices(config.seed, step, per_step, problems)
+        localizer = PromptedLocalizer(
+            self.engine,
+            self.tokenizer,
+            self.task,
+            self._rng(step, LOCALIZE),
+            config.localization.temperature,
+            config.localization.max_tokens,
+            self.eos,
+        )
+        world = World(
+            checker_rule(self.task), make_localizer(config.localizer, localizer, self.task)
+        )
+        rule = WatchedRule(ALGORITHMS[config.algorithm].rule(world), self.task, self.reporter)
+        collection = collect(
+            _Staged(self.simulator, self.reporter),
+            [self.train_prompts[i] for i in chosen],
+            config.group_plan(),
+            rule,
+            self._rng(step, COLLECT),
+        )
+        return collection, rule, localizer
+
+    def sync(self) -> None:
+        """Give the engine the policy's weights."""
+        self.engine.sync_weights(merged_state_dict(self.policy, self.engine.dtype))
+
+    def check_parity(self) -> None:
+        """Compare engine and trainer on a few samples, print it, stop if they differ."""
+        parity = check_parity(
+            self.engine,
+            self.update.logprobs,
+            [prompt.ids for prompt in self.train_prompts[:4]],
+            temperature=self.config.sampling.temperature,
+            device=self.update.device,
+        )
+        self.reporter.message(str(parity))
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """pass@1 and pass@k on held-out problems, with the same random numbers every time."""
+        rng = self._rng(0, EVALUATE)
+        return evaluate(self.simulator, self.test_prompts, self.config.evaluation.samples, rng)
+
+    # ------------------------------------------------------------------ its files
+
+    def save(self) -> Path:
+        """Write a checkpoint of the current step."""
+        names = list(trainable(self.policy))
+        optimizer, optimizer_state = checkpoints.optimizer_tensors(self.optimizer, names)
+        rng, rng_state = checkpoints.rng_state()
+        tensors = {
+            "model": {name: p.detach() for name, p in trainable(self.policy).items()},
+            "optimizer": optimizer,
+            "rng": rng,
+        }
+        state = {
+            "config": _plain(self.config),
+            "optimizer": optimizer_state,
+            "scheduler": self.scheduler.state_dict(),
+            "rng": rng_state,
+            "data_cursor": self.step * self.config.prompts_per_step,
+            "ledger": self.ledger.to_json(),
+            "num_tokens": self.num_tokens,
+        }
+        folder = self.folder / "checkpoints"
+        return checkpoints.save(
+            folder, self.step, tensors, state, keep=self.config.save_total_limit
+        )
+
+    def _restore(self, path: Path) -> None:
+        checkpoint = checkpoints.load(path)
+        changed = differences(checkpoint.state["config"], _plain(self.config))
+        if changed:
+            raise ValueError(
+                f"resume: {path} was made with other settings ({'; '.join(changed[:3])}"
+                f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}); give the same "
+                "ones, or another --output for a new run"
+            )
+        load_trainable(self.policy, checkpoint.tensors["model"])
+        names = list(trainable(self.policy))
+        checkpoints.load_optimizer(
+            self.optimizer, names, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"]
+        )
+        self.scheduler.load_state_dict(checkpoint.state["scheduler"])
+        checkpoints.set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"])
+        self.step = checkpoint.step
+        self.ledger = Ledger(**checkpoint.state["ledger"])
+        self.num_tokens = checkpoint.state["num_tokens"]
+
+    def _record(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        record = {"step": step, **metrics}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+        self.reporter.step(step, metrics)
+        return record
+
+    def _write_rollouts(
+        self,
+        step: int,
+        collection: Collection,
+        advantages: Sequence[FloatArray],
+        rule: WatchedRule,
+    ) -> None:
+        config = self.config
+        chosen_by = config.algorithm + (
+            f" {config.localizer}" if config.algorithm == "srpo" else ""
+        )
+        records = step_records(
+            step,
+            collection,
+            advantages,
+            config.group_plan(),
+            rule=chosen_by,
+            verdicts=rule.verdicts,
+            mask_truncated_completions=config.update.mask_truncated_completions,
+        )
+        write_rollouts(self.folder, step, records)
+
+    # ------------------------------------------------------------------ helpers
+
+    def _rng(self, step: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, step, stream])
+
+    def _check_lengths(self) -> None:
+        """Refuse prompts that leave no room for a completion, before anything is sampled."""
+        most = self.config.sampling.max_completion_length
+        for prompt in (*self.train_prompts, *self.test_prompts):
+            if len(prompt.ids) + most > self.engine.max_model_len:
+                raise ValueError(
+                    f"sampling.max_completion_length: {most} and the {len(prompt.ids)} tokens of "
+                    f"prompt {prompt.example.id!r} are more than the model's "
+                    f"{self.engine.max_model_len}; lower it or drop the prompt"
+                )
+
+
+class _Staged:
+    """A simulator whose calls are shown as stages: fresh rollouts, then resets."""
+
+    def __init__(self, simulator: ThoughtSimulator, reporter: Reporter) -> None:
+        self.simulator, self.reporter = simulator, reporter
+        self.stages = iter(("generate", "reset"))
+
+    def rollout(
+        self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
+    ) -> list[list[Episode]]:
+        with self.reporter.stage(next(self.stages)) as stage:
+            groups = self.simulator.rollout(prefixes, n, rng)
+            stage.advance(sum(episode.cost for group in groups for episode in group))
+        return groups
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """The settings as JSON would give them back."""
+    import yaml
+
+    return dict(yaml.safe_load(config.to_yaml()))
+
+
+def _use_bf16(wanted: bool | None, device: torch.device) -> bool:
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return able if wanted is None else wanted
+
+
+def _optimizer(policy: Any, config: TrainConfig) -> tuple[torch.optim.Optimizer, Any]:
+    from transformers import get_scheduler
+
+    options = config.optimizer
+    optimizer = torch.optim.AdamW(
+        trainable(policy).values(),
+        lr=options.learning_rate,
+        betas=(options.adam_beta1, options.adam_beta2),
+        eps=options.adam_epsilon,
+        weight_decay=options.weight_decay,
+    )
+    updates = config.steps * config.update.num_iterations * config.update.steps_per_generation
+    scheduler = get_scheduler(
+        options.lr_scheduler_type, optimizer, options.warmup_steps, num_training_steps=updates
+    )
+    return optimizer, scheduler
+
+
+def _frozen(policy: Any) -> Any:
+    return copy.deepcopy(policy).eval().requires_grad_(False)
+
+
+def _seed_everything(seed: int, step: int) -> None:
+    """Dropout, and what a user's own code may draw from global generators."""
+    key = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    random.seed(key)
+    np.random.seed(key)  # noqa: NPY002
+    torch.manual_seed(key)

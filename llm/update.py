@@ -1,0 +1,267 @@
+"""The optimizer's part of a training step: rows in, new weights and metrics out.
+
+How rows are split into micro-batches changes nothing but rounding: the weight of every token in the
+loss is fixed for the whole optimizer step before the rows are split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm.logprobs import completion_logprobs
+from llm.losses import LossConfig, LossInputs, loss_metrics, loss_weights, policy_loss
+from llm.models import trainable
+from llm.rows import MicroBatch, Row, micro_batches
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why. The policy has not been changed."""
+
+    def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.diagnosis = diagnosis
+
+
+@dataclass(frozen=True)
+class UpdateOptions:
+    """How a batch of rows becomes optimizer steps (TRL's names).
+
+    Parameters
+    ----------
+    num_iterations : int
+        Passes over the batch (μ of GRPO). All optimizer steps after the first are off-policy, and
+        rely on the clipped ratio.
+    steps_per_generation : int
+        Optimizer steps a pass, each on a part of the rows.
+    per_device_train_batch_size : int
+        Rows that go through the model at once.
+    max_grad_norm : float
+        Longest gradient; 0 does not clip.
+    mask_truncated_completions : bool
+        Do not train on completions that a limit has cut.
+    """
+
+    num_iterations: int = 1
+    steps_per_generation: int = 1
+    per_device_train_batch_size: int = 32
+    max_grad_norm: float = 1.0
+    mask_truncated_completions: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_iterations", "steps_per_generation", "per_device_train_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ 1")
+        if self.max_grad_norm < 0:
+            raise ValueError(f"max_grad_norm: {self.max_grad_norm} is not ≥ 0")
+
+
+class Updater:
+    """Optimizer steps on a policy.
+
+    Parameters
+    ----------
+    policy : PreTrainedModel or PeftModel
+    optimizer : torch.optim.Optimizer
+    scheduler : torch learning-rate scheduler
+    loss : LossConfig
+    options : UpdateOptions
+    max_completion_length : int
+        What "dr_grpo" divides by.
+    temperature : float
+        At which completions were sampled; log-probs are taken at the same.
+    bf16 : bool
+        Compute in bfloat16 by autocast.
+    reference : model, optional
+        For the KL term; by default the policy without its adapters.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        loss: LossConfig,
+        options: UpdateOptions,
+        *,
+        max_completion_length: int,
+        temperature: float = 1.0,
+        bf16: bool = False,
+        reference: Any = None,
+    ) -> None:
+        self.policy, self.optimizer, self.scheduler = policy, optimizer, scheduler
+        self.loss, self.options = loss, options
+        self.max_completion_length, self.temperature = max_completion_length, temperature
+        self.bf16, self.reference = bf16, reference
+        self.device = next(policy.parameters()).device
+
+    def __call__(
+        self,
+        rows: Sequence[Row],
+        rng: np.random.Generator,
+        progress: Callable[[int], None] = lambda tokens: None,
+    ) -> dict[str, float]:
+        """Take the optimizer steps of one batch.
+
+        Parameters
+        ----------
+        rows : sequence of Row
+        rng : numpy Generator
+            Deals the rows out where there are several steps a pass.
+        progress : function of int
+            Told the trained tokens of each micro-batch that is done.
+
+        Returns
+        -------
+        dict of float
+            TRL's metrics, averaged over the optimizer steps.
+
+        Raises
+        ------
+        TrainingError
+            If a loss or a gradient is not finite. The step that found it was not taken.
+        """
+        options = self.options
+        self.policy.train()
+        single = options.num_iterations * options.steps_per_generation == 1
+        old = None if single else self._old_logprobs(rows)
+        records = []
+        for _ in range(options.num_iterations):
+            order = np.arange(len(rows))
+            if options.steps_per_generation > 1:
+                order = rng.permutation(len(rows))
+            for part in np.array_split(order, options.steps_per_generation):
+                records.append(self._step(rows, sorted(part.tolist()), old, progress))
+        return {
+            name: float(np.mean([r[name] for r in records if name in r]))
+            for name in dict.fromkeys(name for record in records for name in record)
+        }
+
+    def logprobs(self, batch: MicroBatch, model: Any = None) -> torch.Tensor:
+        """Log-probs of the trained tokens of a micro-batch under the policy or `model`, (N,)."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return completion_logprobs(
+                self.policy if model is None else model,
+                batch.input_ids,
+                batch.attention_mask,
+                batch.mask,
+                temperature=self.temperature,
+            )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor:
+        if self.reference is not None:
+            return self.logprobs(batch, self.reference)
+        with self.policy.disable_adapter():
+            return self.logprobs(batch)
+
+    def _informative(self, rows: Sequence[Row], part: Sequence[int]) -> list[int]:
+        """Rows that can move the policy: the others need no pass through the model."""
+        return [i for i in part if rows[i].trained and (rows[i].advantage or self.loss.beta)]
+
+    def _old_logprobs(self, rows: Sequence[Row]) -> dict[int, torch.Tensor]:
+        """Log-probs of each row's trained tokens before the first step."""
+        old: dict[int, torch.Tensor] = {}
+        with torch.no_grad():
+            for batch in self._batches(rows, self._informative(rows, range(len(rows)))):
+                lengths = [rows[i].trained for i in batch.members]
+                old.update(zip(batch.members, self.logprobs(batch).split(lengths), strict=True))
+        return old
+
+    def _batches(self, rows: Sequence[Row], part: Sequence[int]) -> list[MicroBatch]:
+        size = self.options.per_device_train_batch_size
+        return micro_batches(rows, part, size, self.device)
+
+    def _step(
+        self,
+        rows: Sequence[Row],
+        part: Sequence[int],
+        old: dict[int, torch.Tensor] | None,
+        progress: Callable[[int], None],
+    ) -> dict[str, float]:
+        """One optimizer step on some of the rows."""
+        lengths = torch.tensor([rows[i].trained for i in part])
+        weights = loss_weights(lengths, self.loss.loss_type, self.max_completion_length)
+        weight = dict(zip(part, weights.tolist(), strict=True))
+        # Zero rather than none: a step without any advantage is still a step of the optimizer.
+        for parameter in trainable(self.policy).values():
+            parameter.grad = torch.zeros_like(parameter)
+        loss, tokens = 0.0, []
+        for batch in self._batches(rows, self._informative(rows, part)):
+            out = policy_loss(self._inputs(batch, old, weight), self.loss)
+            if not torch.isfinite(out.loss):
+                raise self._not_finite("loss", float(out.loss), rows, batch, out.tokens)
+            out.loss.backward()
+            loss += float(out.loss)
+            tokens.append(out.tokens)
+            progress(len(batch.row))
+        clip = self.options.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(trainable(self.policy).values(), clip)
+        if not torch.isfinite(norm):
+            raise self._not_finite("grad_norm", float(norm), rows, None, {})
+        learning_rate = self.scheduler.get_last_lr()[0]
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        metrics = {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate}
+        if tokens:
+            joined = {name: torch.cat([t[name] for t in tokens]) for name in tokens[0]}
+            metrics.update(loss_metrics(joined))
+        return metrics
+
+    def _inputs(
+        self, batch: MicroBatch, old: dict[int, torch.Tensor] | None, weight: dict[int, float]
+    ) -> LossInputs:
+        per_row = torch.tensor([weight[i] for i in batch.members], device=self.device)
+        return LossInputs(
+            logprobs=self.logprobs(batch),
+            old_logprobs=None if old is None else torch.cat([old[i] for i in batch.members]),
+            sampling_logprobs=batch.logprobs,
+            ref_logprobs=self._reference_logprobs(batch) if self.loss.beta else None,
+            advantages=batch.advantages,
+            row=batch.row,
+            weights=per_row[batch.row],
+        )
+
+    def _not_finite(
+        self,
+        what: str,
+        value: float,
+        rows: Sequence[Row],
+        batch: MicroBatch | None,
+        tokens: dict[str, torch.Tensor],
+    ) -> TrainingError:
+        """What a person needs to find the cause."""
+        bad = {
+            name: int((~torch.isfinite(values)).sum())
+            for name, values in tokens.items()
+            if not torch.isfinite(values).all()
+        }
+        weights = [
+            name
+            for name, parameter in self.policy.named_parameters()
+            if not torch.isfinite(parameter).all()
+        ]
+        diagnosis = {
+            what: str(value),
+            "learning_rate": self.scheduler.get_last_lr()[0],
+            "rows": [] if batch is None else batch.members,
+            "largest_advantage": max(abs(row.advantage) for row in rows),
+            "tokens_not_finite": bad,
+            "parameters_not_finite": weights,
+        }
+        cause = (
+            f"the weights of {weights[0]} are not finite"
+            if weights
+            else f"not finite per token: {', '.join(bad)}"
+            if bad
+            else "the gradient overflows"
+        )
+        return TrainingError(
+            f"{what} is {value} ({cause}); lower learning_rate or max_grad_norm", diagnosis
+        )
