@@ -63,7 +63,7 @@ def chain_model(
 ) -> Any:
     """An untrained Qwen3 model for a tokenizer, in float32.
 
-    Not Qwen2: `AutoTokenizer` gives any model of that type Qwen2's own tokenizer, whatever was saved.
+    Not Qwen2: `AutoTokenizer` gives models of that type Qwen2's tokenizer, whatever was saved.
 
     Parameters
     ----------

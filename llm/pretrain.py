@@ -1,4 +1,4 @@
-"""A base model for chain reasoning: supervised on the traces of a reasoner that errs in a known way.
+"""A base model for chain reasoning: supervised on the traces of a reasoner with known errors.
 
 The reasoner of `ChainTask.noisy_policy` gets each fact (an operation on a value) wrong with a known
 rate, always in the same wrong way, so that no single habit mends all errors. Part of the texts are

@@ -35,6 +35,7 @@ from llm.evaluation import evaluate
 from llm.localization import WatchedRule, localization_metrics
 from llm.localizers import PromptedLocalizer, checker_rule, make_localizer
 from llm.metrics import collection_metrics
+from llm.metrics_log import MetricsLog
 from llm.models import (
     default_device,
     eos_token_ids,
@@ -74,6 +75,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.folder = config.folder
+        self.log = MetricsLog(self.folder, config.report_to)
         self.reporter = reporter or Reporter(config.steps)
         self.task = make_task(config.task, **config.task_args)
         self.tokenizer = load_tokenizer(config.model)
@@ -157,12 +159,14 @@ class Trainer:
     def close(self) -> None:
         """Free the engine."""
         self.engine.close()
+        self.log.close()
 
     def train_step(self) -> dict[str, float]:
         """One step: collect, update, sync, measure."""
         config, step, began = self.config, self.step + 1, time.perf_counter()
         try:
             collection, rule, localizer = self.collect(step)
+            self.engine.sleep()  # its memory is the update's meanwhile
         except EngineError:
             self.save()
             raise
@@ -190,6 +194,7 @@ class Trainer:
         self.ledger = self.ledger + collection.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
         try:
+            self.engine.wake()
             self.sync()
             if config.evaluation.steps and (
                 step % config.evaluation.steps == 0 or step == config.steps
@@ -300,11 +305,8 @@ class Trainer:
         self.num_tokens = checkpoint.state["num_tokens"]
 
     def _record(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        record = {"step": step, **metrics}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
         self.reporter.step(step, metrics)
-        return record
+        return self.log.write(step, metrics)
 
     def _write_rollouts(
         self,
