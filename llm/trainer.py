@@ -28,7 +28,7 @@ from cpi.collect import Collection, Ledger, collect
 from cpi.episodes import Episode, Prefix
 from cpi.plans import ALGORITHMS, World
 from envs.tabular import FloatArray
-from llm import checkpoints
+from llm import checkpoints, training_state
 from llm.config import TrainConfig, differences
 from llm.engines import Engine, EngineError, make_engine
 from llm.evaluation import evaluate
@@ -263,8 +263,8 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the current step."""
         names = list(trainable(self.policy))
-        optimizer, optimizer_state = checkpoints.optimizer_tensors(self.optimizer, names)
-        rng, rng_state = checkpoints.rng_state()
+        optimizer, optimizer_state = training_state.optimizer_tensors(self.optimizer, names)
+        rng, rng_state = training_state.rng_state()
         tensors = {
             "model": {name: p.detach() for name, p in trainable(self.policy).items()},
             "optimizer": optimizer,
@@ -295,11 +295,11 @@ class Trainer:
             )
         load_trainable(self.policy, checkpoint.tensors["model"])
         names = list(trainable(self.policy))
-        checkpoints.load_optimizer(
+        training_state.load_optimizer(
             self.optimizer, names, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"]
         )
         self.scheduler.load_state_dict(checkpoint.state["scheduler"])
-        checkpoints.set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"])
+        training_state.set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"])
         self.step = checkpoint.step
         self.ledger = Ledger(**checkpoint.state["ledger"])
         self.num_tokens = checkpoint.state["num_tokens"]

