@@ -1,9 +1,4 @@
-"""The settings of a training run: one dataclass, read from YAML files and flags.
-
-`--config` may be given several times, and names a file or a preset of `llm/presets/`; a file may
-name one parent (`config: parent.yaml`). Later files win over earlier ones, and flags over all
-files, wherever they stand on the command line.
-"""
+"""The settings of a training run: one dataclass, read from YAML files and flags."""
 
 from __future__ import annotations
 
@@ -15,13 +10,12 @@ from typing import Any, Literal
 
 from cpi.advantages import Scale
 from cpi.plans import ALGORITHMS, GroupPlan
+from llm.command_line import parse
 from llm.localizers import TEMPERATURE
 from llm.losses import LossConfig
 from llm.models import LoraOptions
 from llm.thoughts import ThoughtLimits
 from llm.update import UpdateOptions
-
-PRESETS = Path(__file__).parent / "presets"
 
 #: What may differ between a run and its continuation.
 MAY_CHANGE = (
@@ -296,71 +290,10 @@ class TrainConfig:
 
 
 def parse_config(
-    argv: Sequence[str], prog: str, description: str = "", epilog: str = ""
+    argv: Sequence[str] | None, prog: str, description: str = "", epilog: str = ""
 ) -> TrainConfig:
-    """Settings from a command line.
-
-    Raises
-    ------
-    ValueError
-        If an option is unknown or a value makes no sense; the message is one line.
-    SystemExit
-        After --help.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
-
-    set_parsing_settings(docstring_parse_style=_numpydoc())
-    parser = ArgumentParser(prog=prog, description=description, epilog=epilog, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="A YAML file or the name of a preset.")
-    parser.add_class_arguments(TrainConfig, None)
-    try:
-        settings = parser.instantiate(parser.parse_args(_files_first(argv)))
-    except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    return TrainConfig(**{f.name: settings[f.name] for f in dataclasses.fields(TrainConfig)})
-
-
-def _numpydoc() -> Any:
-    from docstring_parser import DocstringStyle
-
-    return DocstringStyle.NUMPYDOC
-
-
-def _files_first(argv: Sequence[str]) -> list[str]:
-    """The arguments with `--config` ones in front, presets by their path."""
-    files: list[str] = []
-    others: list[str] = []
-    rest = iter(argv)
-    for argument in rest:
-        if argument == "--config":
-            files.append(next(rest, ""))
-        elif argument.startswith("--config="):
-            files.append(argument.removeprefix("--config="))
-        else:
-            others.append(argument)
-    return [part for file in files for part in ("--config", str(_find(file)))] + others
-
-
-def _find(file: str) -> Path:
-    """The file of this path, or the preset of this name."""
-    import yaml
-
-    path = Path(file)
-    if not path.is_file():
-        path = PRESETS / f"{file.removesuffix('.yaml')}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise ValueError(f"--config: {file!r} is neither a file nor a preset; presets: {known}")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("config"), list):
-        raise ValueError(
-            f"--config: {path} names several parents under 'config'; a file may have one. "
-            "Give several --config on the command line instead"
-        )
-    return path
+    """The settings of a command line; see `llm.command_line.parse`."""
+    return parse(TrainConfig, argv, prog, description, epilog)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

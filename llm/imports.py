@@ -23,7 +23,7 @@ def import_object(path: str, what: str) -> Any:
         If the path has another form, the module cannot be imported or has no such name.
     """
     module_name, _, name = path.partition(":")
-    if not module_name or not name:
+    if not module_name or not name or module_name.startswith("."):  # it is relative to nothing
         raise ValueError(f"{what}: {path!r} is not of the form module:name")
     here = str(Path.cwd())
     if here not in sys.path:

@@ -1,69 +1,118 @@
-"""A base model for chain reasoning: supervised on the traces of a reasoner with known errors.
+"""`python -m llm.pretrain`: a base model for chain reasoning whose errors are known.
 
-The reasoner of `ChainTask.noisy_policy` gets each fact (an operation on a value) wrong with a known
-rate, always in the same wrong way, so that no single habit mends all errors. Part of the texts are
-wrong solutions followed by `?` and the number of their first wrong step: to localize is a skill of
-the base model, as it is of an instruct model, and no ground truth enters reinforcement learning.
+It is supervised on the traces of the reasoner of `ChainTask.noisy_policy`, who gets each fact (an
+operation on a value) wrong with a known rate and always in the same wrong way, so that no single
+habit mends all errors. Part of the texts are wrong traces followed by `?` and the number of their
+first wrong step: to localize is a skill of the base model, as it is of an instruct model, and no
+ground truth enters reinforcement learning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from envs.reasoning import ChainTask, Problem
-from llm.logprobs import completion_logprobs
-from llm.tasks.chain import QUESTION, ChainReasoning
+from envs.reasoning import ChainTask, IntArray
+from llm.ours import check_package
+from llm.tasks.chain import QUESTION
+
+if TYPE_CHECKING:
+    import torch
+
+PROG = "python -m llm.pretrain"
+
+#: Share of the steps in which the learning rate rises.
+WARMUP = 0.05
 
 
-def trace(
+@dataclass(frozen=True)
+class PretrainConfig:
+    """The recipe of a base model.
+
+    Parameters
+    ----------
+    output : str
+        Folder of the model.
+    modulus : int
+        Values are 0 … modulus−1.
+    operations : list of str
+        A sign +, - or * and a whole number each.
+    lengths : list of int
+        Shortest and longest problem.
+    error_rate : float
+        Share of the times that a fact comes out wrong.
+    localization : float
+        Share of the wrong traces that become a question for their first wrong step.
+    hidden_size : int
+        A multiple of 32.
+    layers : int
+    steps : int
+        Optimizer steps.
+    batch : int
+        Texts a step.
+    learning_rate : float
+        The highest; it rises, and falls to 0 along a cosine.
+    seed : int
+        Of weights, texts and wrong values.
+    """
+
+    output: str = "models/chain"
+    modulus: int = 10
+    operations: tuple[str, ...] = ("+3", "-4", "*3")
+    lengths: tuple[int, int] = (2, 10)
+    error_rate: float = 0.5
+    localization: float = 0.6
+    hidden_size: int = 128
+    layers: int = 3
+    steps: int = 3000
+    batch: int = 64
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("error_rate", "localization"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not in [0, 1]")
+        if not 1 <= self.lengths[0] <= self.lengths[1]:
+            raise ValueError(f"lengths: {self.lengths} are not a shortest and a longest length")
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps={self.steps}, batch={self.batch}: both must be at least 1")
+
+
+def sample_text(
     chain: ChainTask,
-    problem: Problem,
+    length: int,
     error_rate: float,
-    wrong: np.ndarray,
+    wrong: IntArray,
+    localization: float,
     rng: np.random.Generator,
-) -> list[int]:
-    """Values that the noisy reasoner writes: each fact wrong with `error_rate`, as `wrong` says."""
+) -> tuple[str, str]:
+    """A prompt and the text to learn: a trace, or the first wrong step of one."""
+    problem = chain.sample(rng, length)
     values, value = [], problem.start
     for operation in problem.operations:
         fact = chain.operations.index(operation), value
         value = int(wrong[fact] if rng.random() < error_rate else chain.results[fact])
         values.append(value)
-    return values
-
-
-def sample_text(
-    task: ChainReasoning,
-    error_rate: float,
-    wrong: np.ndarray,
-    localization: float,
-    rng: np.random.Generator,
-) -> tuple[str, str]:
-    """A prompt and the text to learn: a trace, or the first wrong step of one."""
-    chain = task.chain
-    problem = chain.sample(rng, task.length)
-    values = trace(chain, problem, error_rate, wrong, rng)
     solution = chain.render_steps(problem, values)
     first = chain.first_error(problem, values)
     if first is None or rng.random() >= localization:
         return chain.render(problem), solution
-    return chain.render(problem) + solution + "\n" + QUESTION, f"\\boxed{{{first}}}"
+    return f"{chain.render(problem)}{solution}\n{QUESTION}", f"\\boxed{{{first}}}"
 
 
 def pretrain(
     model: Any,
     tokenizer: Any,
-    task: ChainReasoning,
-    *,
-    error_rate: float = 0.5,
-    localization: float = 0.3,
-    steps: int = 600,
-    batch: int = 64,
-    learning_rate: float = 3e-3,
-    seed: int = 0,
+    config: PretrainConfig,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Any:
     """Train `model` on texts of the noisy reasoner; returns it.
@@ -72,28 +121,29 @@ def pretrain(
     ----------
     model, tokenizer
         Of `llm.chain_model`.
-    task : ChainReasoning
-        Its modulus, operations and length; problems are drawn afresh, held-out ones included.
-    error_rate : float
-        Share of the times that a fact comes out wrong.
-    localization : float
-        Share of the wrong traces that are turned into a localization.
-    steps, batch : int
-    learning_rate : float
-        Its highest; it rises over a twentieth of the steps and falls to 0 along a cosine.
-    seed : int
-        Of the texts, and (seed) of the wrong values.
+    config : PretrainConfig
+        Problems are drawn afresh at each step.
     progress : function of (step, loss)
     """
-    rng = np.random.default_rng(seed)
-    wrong = task.chain.wrong_values(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+    import torch
+
+    from llm.logprobs import completion_logprobs
+
+    chain = ChainTask(config.modulus, config.operations)
+    rng = np.random.default_rng(config.seed)
+    wrong = chain.wrong_values(config.seed)
+    shortest, longest = config.lengths
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.05
+        optimizer, config.learning_rate, total_steps=config.steps, pct_start=WARMUP
     )
     model.train()
-    for step in range(1, steps + 1):
-        texts = [sample_text(task, error_rate, wrong, localization, rng) for _ in range(batch)]
+    for step in range(1, config.steps + 1):
+        lengths = rng.integers(shortest, longest + 1, size=config.batch)
+        texts = [
+            sample_text(chain, int(n), config.error_rate, wrong, config.localization, rng)
+            for n in lengths
+        ]
         loss = -completion_logprobs(model, *_pad(tokenizer, texts)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -105,9 +155,11 @@ def pretrain(
 
 
 def _pad(
-    tokenizer: Any, texts: list[tuple[str, str]]
+    tokenizer: Any, texts: Sequence[tuple[str, str]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, attention mask and mask of what is to be learnt, each (B, T)."""
+    import torch
+
     pairs = [(tokenizer(a).input_ids, tokenizer(b).input_ids) for a, b in texts]
     longest = max(len(a) + len(b) for a, b in pairs)
     ids = torch.zeros((len(pairs), longest), dtype=torch.long)
@@ -117,3 +169,65 @@ def _pad(
         present[row, : len(a) + len(b)] = 1
         mask[row, len(a) : len(a) + len(b)] = True
     return ids, present, mask
+
+
+def save_base(model: Any, tokenizer: Any, config: PretrainConfig, folder: Path) -> None:
+    """Write model, tokenizer, and the recipe with versions and the checksum of the weights.
+
+    Weights are rounded to bfloat16, which halves the file; they are float32 again when loaded.
+    """
+    import torch
+
+    from llm.run_folder import environment
+
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    made = environment()
+    recipe = {
+        **asdict(config),
+        "commit": made["commit"],
+        "versions": made["versions"],
+        "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+    }
+    del recipe["output"]
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    check_package(PROG)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import transformers
+    from rich.progress import track
+
+    from llm.chain_model import chain_model, chain_tokenizer
+    from llm.command_line import parse
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = parse(PretrainConfig, argv, PROG, "Pre-train a base model for chain reasoning.")
+        chain = ChainTask(config.modulus, config.operations)
+        folder = Path(config.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = chain_tokenizer(chain, config.lengths[1] + 1)
+        model = chain_model(
+            tokenizer, hidden_size=config.hidden_size, layers=config.layers, seed=config.seed
+        )
+    except (ValueError, OSError) as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 2
+    steps = iter(track(range(config.steps), description="pre-training"))
+    losses: list[float] = []
+
+    def progress(step: int, loss: float) -> None:
+        next(steps, None)
+        losses.append(loss)
+
+    pretrain(model, tokenizer, config, progress)
+    save_base(model, tokenizer, config, folder)
+    print(f"{folder}: {model.num_parameters():,} parameters, loss {np.mean(losses[-50:]):.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     try:
-        return run(parse_config(sys.argv[1:] if argv is None else argv, PROG, DESCRIPTION, EPILOG))
+        return run(parse_config(argv, PROG, DESCRIPTION, EPILOG))
     except (ValueError, OSError, CheckpointError, EngineError, ParityError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2

@@ -247,17 +247,20 @@ class Updater:
             for name, parameter in self.policy.named_parameters()
             if not torch.isfinite(parameter).all()
         ]
+        largest = float(np.max(np.abs([row.advantage for row in rows])))  # a NaN is the largest
         diagnosis = {
             what: str(value),
             "learning_rate": self.scheduler.get_last_lr()[0],
             "rows": [] if batch is None else batch.members,
-            "largest_advantage": max(abs(row.advantage) for row in rows),
+            "largest_advantage": largest if math.isfinite(largest) else str(largest),
             "tokens_not_finite": bad,
             "parameters_not_finite": weights,
         }
         cause = (
             f"the weights of {weights[0]} are not finite"
             if weights
+            else f"an advantage is {largest}"
+            if not math.isfinite(largest)
             else f"not finite per token: {', '.join(bad)}"
             if bad
             else "the gradient overflows"

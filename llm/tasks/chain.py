@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -93,6 +94,13 @@ class ChainReasoning(Task):
         if first is not None and first <= len(thoughts):
             errors[first - 1] = True
         return errors
+
+    def solution(self, example: Example) -> list[str]:
+        """The right thoughts."""
+        problem = example.data
+        values = self.chain.solution(problem)
+        texts = [self.chain.render_steps(problem, values[:k]) for k in range(len(values) + 1)]
+        return [text[len(before) :] for before, text in itertools.pairwise(texts)]
 
     def localization_prompt(self, example: Example, thoughts: Sequence[str]) -> str:
         r"""The problem, the solution, and `?`; the answer is a box with the number of the step."""

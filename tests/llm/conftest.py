@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 #: Three steps over ten facts, of which the base model gets each right seven times in ten.
-CHAIN = {
+CHAIN: dict[str, Any] = {
     "length": 3,
     "modulus": 5,
     "operations": ["+1", "*2"],
@@ -28,7 +28,7 @@ def chain_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from llm.chain_model import chain_model, chain_tokenizer
-    from llm.pretrain import pretrain
+    from llm.pretrain import PretrainConfig, pretrain
     from llm.tasks import make_task
 
     task = make_task("chain", **CHAIN)
@@ -36,7 +36,17 @@ def chain_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = chain_model(tokenizer, hidden_size=96, layers=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two threads gain nothing at this size
-    pretrain(model, tokenizer, task, steps=240, batch=32, learning_rate=5e-3, error_rate=0.3)
+    recipe = PretrainConfig(
+        modulus=CHAIN["modulus"],
+        operations=CHAIN["operations"],
+        lengths=(CHAIN["length"], CHAIN["length"]),
+        error_rate=0.3,
+        localization=0.3,
+        steps=240,
+        batch=32,
+        learning_rate=5e-3,
+    )
+    pretrain(model, tokenizer, recipe)
     torch.set_num_threads(threads)
     folder = tmp_path_factory.mktemp("chain-base")
     model.save_pretrained(folder)

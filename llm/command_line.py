@@ -1,0 +1,99 @@
+"""Command lines over dataclasses: typed flags, YAML files, presets.
+
+`--config` may be given several times, and names a file or a preset of `llm/presets/`; a file may
+name one parent (`config: parent.yaml`). Later files win over earlier ones, and flags over all
+files, wherever they stand on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+PRESETS = Path(__file__).parent / "presets"
+
+Settings = TypeVar("Settings")
+
+
+def parse(
+    settings: type[Settings],
+    argv: Sequence[str] | None,
+    prog: str,
+    description: str = "",
+    epilog: str = "",
+) -> Settings:
+    """Settings from a command line, by default this process's.
+
+    Parameters
+    ----------
+    settings : dataclass
+        Its docstring, in numpydoc form, is the help.
+    argv : sequence of str, optional
+    prog, description, epilog : str
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown or a value makes no sense; the message is one line.
+    SystemExit
+        After --help.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_style=_numpydoc())
+    parser = ArgumentParser(prog=prog, description=description, epilog=epilog, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="A YAML file or the name of a preset.")
+    parser.add_class_arguments(settings, None)
+    try:
+        arguments = _files_first(sys.argv[1:] if argv is None else argv)
+        values = parser.instantiate(parser.parse_args(arguments))
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    return settings(**{name: values[name] for name in names})
+
+
+def _numpydoc() -> Any:
+    from docstring_parser import DocstringStyle
+
+    return DocstringStyle.NUMPYDOC
+
+
+def _files_first(argv: Sequence[str]) -> list[str]:
+    """The arguments with `--config` ones in front, presets by their path."""
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(argv)
+    for argument in rest:
+        if argument == "--config":
+            files.append(next(rest, ""))
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        else:
+            others.append(argument)
+    return [part for file in files for part in ("--config", str(_find(file)))] + others
+
+
+def _find(file: str) -> Path:
+    """The file of this path, or the preset of this name."""
+    import yaml
+
+    path = Path(file)
+    if not path.is_file():
+        path = PRESETS / f"{file.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise ValueError(f"--config: {file!r} is neither a file nor a preset; presets: {known}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(content, Mapping) and isinstance(content.get("config"), list):
+        raise ValueError(
+            f"--config: {path} names several parents under 'config'; a file may have one. "
+            "Give several --config on the command line instead"
+        )
+    return path

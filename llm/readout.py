@@ -1,0 +1,187 @@
+"""Exact values of a language model on chain reasoning.
+
+With a verifier that wants every step right, an episode succeeds exactly if each thought is the
+right one given that those before were. So whatever the model writes elsewhere, only
+
+    q_k = P(the right thought k | problem, right thoughts 1 … k−1)
+
+matters: V is 0 after a wrong step, and Π_{j>k} q_j after k right ones. One teacher-forced pass over
+the solution gives every q of a problem, at the run's temperature, to rounding.
+
+A right thought is its tokens as the tokenizer writes them. For values below ten there is no other
+way to write it; where there is, q is a lower bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import cpi
+from cpi.episodes import Episode
+from envs.tabular import FloatArray, TabularMDP
+from llm.localizers import CheckerOracle
+from llm.rows import MicroBatch, Row, micro_batches
+from llm.tasks.chain import ChainReasoning
+from llm.thoughts import Prompt
+
+#: Problems in a pass.
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Step policy of a model along the solutions of P problems of n steps.
+
+    Attributes
+    ----------
+    q : array (P, n)
+        Probability of the right thought after right ones.
+    """
+
+    q: FloatArray
+
+    @property
+    def V(self) -> FloatArray:
+        """Values after k = 0 … n right steps, shape (P, n + 1)."""
+        ones = np.ones((len(self.q), 1))
+        return np.hstack([np.cumprod(self.q[:, ::-1], axis=1)[:, ::-1], ones])
+
+    @property
+    def reach(self) -> FloatArray:
+        """Probability that the first k = 0 … n−1 steps are right, shape (P, n)."""
+        ones = np.ones((len(self.q), 1))
+        return np.hstack([ones, np.cumprod(self.q, axis=1)[:, :-1]])
+
+    @property
+    def improvement(self) -> FloatArray:
+        """max_a A after k = 0 … n−1 right steps, V_{k+1} − V_k; shape (P, n)."""
+        return np.diff(self.V, axis=1)
+
+    @property
+    def success(self) -> FloatArray:
+        """J of each problem, shape (P,)."""
+        return self.V[:, 0]
+
+    def coverage(self, tau: float) -> float:
+        """p_π(τ): the share of the n steps of an episode whose state is improvable by more than τ.
+
+        States after a wrong step have no advantage. The mean is over problems.
+        """
+        return float((self.reach * (self.improvement > tau)).mean())
+
+
+@torch.no_grad()
+def read_out(
+    logprobs: Callable[[MicroBatch], torch.Tensor],
+    tokenizer: Any,
+    task: ChainReasoning,
+    prompts: Sequence[Prompt],
+    device: torch.device,
+) -> Readout:
+    """Read the step policy of a model out.
+
+    Parameters
+    ----------
+    logprobs : function of a MicroBatch
+        The trainer's, at the run's temperature.
+    tokenizer : Transformers tokenizer
+    task : ChainReasoning
+        With verify="steps".
+    prompts : sequence of P Prompt
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If the task pays for answers: values then depend on all that a model can write.
+    """
+    if task.verify != "steps":
+        raise ValueError(
+            f"task_args.verify: {task.verify!r} pays for lucky answers too; exact values are there "
+            "for 'steps'"
+        )
+    rows, lengths = [], []
+    for prompt in prompts:
+        thoughts = [list(tokenizer(text).input_ids) for text in task.solution(prompt.example)]
+        ids = np.array([*prompt.ids, *(token for thought in thoughts for token in thought)])
+        start = len(prompt.ids)
+        rows.append(Row(ids, start, len(ids), np.zeros(len(ids) - start), 0.0))
+        lengths.append([len(thought) for thought in thoughts])
+    q = np.zeros((len(rows), len(lengths[0])))
+    for batch in micro_batches(rows, range(len(rows)), BATCH, device):
+        scores = logprobs(batch).double().cpu().numpy()
+        ends = np.cumsum([rows[i].trained for i in batch.members])
+        for member, end in zip(batch.members, ends, strict=True):
+            own = scores[end - rows[member].trained : end]
+            starts = np.concatenate([[0], np.cumsum(lengths[member])[:-1]])
+            q[member] = np.exp(np.add.reduceat(own, starts))
+    return Readout(np.minimum(q, 1.0))
+
+
+def step_mdp(task: ChainReasoning, prompt: Prompt, q: FloatArray) -> tuple[TabularMDP, FloatArray]:
+    """A problem as a tabular MDP, and the model's step policy in it.
+
+    After right steps the policy has the model's probability of the right value; the rest of its
+    mass, malformed steps included, lies on one wrong value. After a wrong step nothing matters,
+    and the policy is uniform. So `cpi.evaluate` gives the model's exact V, A and p_π, and every
+    bound of `cpi.bounds` can be checked on it.
+
+    Parameters
+    ----------
+    task : ChainReasoning
+    prompt : Prompt
+    q : array (n,)
+        A row of `Readout.q`.
+    """
+    problem = prompt.example.data
+    chain = task.chain
+    mdp = chain.mdp(problem, "steps")
+    policy = cpi.uniform_policy(mdp)
+    value = problem.start
+    for k, right in enumerate(chain.solution(problem)):
+        row = policy[chain.state_index(k, value)]
+        row[:] = 0.0
+        row[right] = q[k]
+        row[(right + 1) % chain.modulus] = 1.0 - q[k]
+        value = right
+    return mdp, policy
+
+
+class ExactOracle(CheckerOracle):
+    """What exact values know of a model's episodes: an oracle with every mask.
+
+    Parameters
+    ----------
+    task : ChainReasoning
+    read : function from prompts to a Readout
+        Of the current policy.
+    """
+
+    def __init__(self, task: ChainReasoning, read: Callable[[Sequence[Prompt]], Readout]) -> None:
+        super().__init__(task)
+        self._read = read
+        self._known: dict[str, FloatArray] = {}
+
+    def improvement(self, episode: Episode) -> FloatArray:
+        """max_a A in the state before each thought, shape (n,)."""
+        prompt: Prompt = episode.origin.start
+        name = prompt.example.id
+        if name not in self._known:
+            self._known[name] = self._read([prompt]).improvement[0]
+        wrong: NDArray[np.bool_] = self.errors(episode)
+        clean: NDArray[np.bool_] = np.cumsum(wrong) - wrong == 0
+        best = np.zeros(episode.length)
+        known = self._known[name][: episode.length]
+        best[: len(known)] = known
+        return np.where(clean, best, 0.0)
+
+    def read_ahead(self, prompts: Sequence[Prompt]) -> None:
+        """Read all of them in one pass."""
+        for prompt, row in zip(prompts, self._read(prompts).improvement, strict=True):
+            self._known[prompt.example.id] = row
