@@ -100,6 +100,24 @@ class LocalizationOptions:
 
 
 @dataclass(frozen=True)
+class OracleOptions:
+    """Which steps the algorithm oracle resets to; see `cpi.OracleReset`.
+
+    Parameters
+    ----------
+    mask : {"first_error", "improvable", "largest"}
+        The first wrong step by the task's checker; or, where the model's values can be computed
+        exactly (chain reasoning), any state with an advantage above tau, or the one with the
+        largest.
+    tau : float
+        Threshold of "improvable".
+    """
+
+    mask: Literal["first_error", "improvable", "largest"] = "first_error"
+    tau: float = 0.0
+
+
+@dataclass(frozen=True)
 class VLLMOptions:
     """The vLLM engine.
 
@@ -211,6 +229,7 @@ class TrainConfig:
     plan : PlanOptions
     sampling : SamplingOptions
     localization : LocalizationOptions
+    oracle : OracleOptions
     loss : LossConfig
     update : UpdateOptions
     optimizer : OptimizerOptions
@@ -240,6 +259,7 @@ class TrainConfig:
     plan: PlanOptions = field(default_factory=PlanOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)
+    oracle: OracleOptions = field(default_factory=OracleOptions)
     loss: LossConfig = field(default_factory=LossConfig)
     update: UpdateOptions = field(default_factory=UpdateOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)

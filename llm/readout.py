@@ -28,6 +28,7 @@ from envs.tabular import FloatArray, TabularMDP
 from llm.localizers import CheckerOracle
 from llm.rows import MicroBatch, Row, micro_batches
 from llm.tasks.chain import ChainReasoning
+from llm.tasks.task import Task
 from llm.thoughts import Prompt
 
 #: Problems in a pass.
@@ -80,7 +81,7 @@ class Readout:
 def read_out(
     logprobs: Callable[[MicroBatch], torch.Tensor],
     tokenizer: Any,
-    task: ChainReasoning,
+    task: Task,
     prompts: Sequence[Prompt],
     device: torch.device,
 ) -> Readout:
@@ -91,16 +92,19 @@ def read_out(
     logprobs : function of a MicroBatch
         The trainer's, at the run's temperature.
     tokenizer : Transformers tokenizer
-    task : ChainReasoning
-        With verify="steps".
+    task : Task
+        `ChainReasoning` with verify="steps".
     prompts : sequence of P Prompt
     device : torch.device
 
     Raises
     ------
     ValueError
-        If the task pays for answers: values then depend on all that a model can write.
+        If the task is another, or pays for answers: values then depend on all that a model can
+        write.
     """
+    if not isinstance(task, ChainReasoning):
+        raise ValueError(f"task: {type(task).__name__} has no exact values, chain reasoning has")
     if task.verify != "steps":
         raise ValueError(
             f"task_args.verify: {task.verify!r} pays for lucky answers too; exact values are there "
@@ -158,30 +162,23 @@ class ExactOracle(CheckerOracle):
 
     Parameters
     ----------
-    task : ChainReasoning
-    read : function from prompts to a Readout
-        Of the current policy.
+    task : Task
+    readout : Readout
+        Of the current policy, for
+    prompts : sequence of Prompt
+        the prompts that episodes may start from.
     """
 
-    def __init__(self, task: ChainReasoning, read: Callable[[Sequence[Prompt]], Readout]) -> None:
+    def __init__(self, task: Task, readout: Readout, prompts: Sequence[Prompt]) -> None:
         super().__init__(task)
-        self._read = read
-        self._known: dict[str, FloatArray] = {}
+        names = [prompt.example.id for prompt in prompts]
+        self._best = dict(zip(names, readout.improvement, strict=True))
 
     def improvement(self, episode: Episode) -> FloatArray:
-        """max_a A in the state before each thought, shape (n,)."""
-        prompt: Prompt = episode.origin.start
-        name = prompt.example.id
-        if name not in self._known:
-            self._known[name] = self._read([prompt]).improvement[0]
+        """max_a A in the state before each thought, shape (n,): 0 after a wrong one."""
         wrong: NDArray[np.bool_] = self.errors(episode)
         clean: NDArray[np.bool_] = np.cumsum(wrong) - wrong == 0
+        known = self._best[episode.origin.start.example.id][: episode.length]
         best = np.zeros(episode.length)
-        known = self._known[name][: episode.length]
         best[: len(known)] = known
         return np.where(clean, best, 0.0)
-
-    def read_ahead(self, prompts: Sequence[Prompt]) -> None:
-        """Read all of them in one pass."""
-        for prompt, row in zip(prompts, self._read(prompts).improvement, strict=True):
-            self._known[prompt.example.id] = row

