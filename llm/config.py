@@ -20,6 +20,7 @@ from llm.update import UpdateOptions
 #: What may differ between a run and its continuation.
 MAY_CHANGE = (
     "steps",
+    "token_budget",
     "resume",
     "save_steps",
     "save_total_limit",
@@ -79,6 +80,16 @@ class SamplingOptions:
     max_thoughts: int = 20
     max_thought_tokens: int = 256
 
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"sampling.temperature: {self.temperature} is not > 0; greedy rollouts of a group "
+                "are all the same and teach nothing"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p: {self.top_p} is not in (0, 1]")
+        self.limits()
+
     def limits(self) -> ThoughtLimits:
         """The limits of an episode."""
         return ThoughtLimits(self.max_completion_length, self.max_thoughts, self.max_thought_tokens)
@@ -91,12 +102,19 @@ class LocalizationOptions:
     Parameters
     ----------
     temperature : float
+        Low, so that the reply is the model's best guess; 0 is greedy.
     max_tokens : int
-        Of a reply.
+        Most tokens of a reply.
     """
 
     temperature: float = TEMPERATURE
     max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ValueError(f"localization.temperature: {self.temperature} is not ≥ 0")
+        if self.max_tokens < 1:
+            raise ValueError(f"localization.max_tokens: {self.max_tokens} is not ≥ 1")
 
 
 @dataclass(frozen=True)
@@ -160,6 +178,13 @@ class EvaluationOptions:
     problems: int = 128
     samples: int = 4
 
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.problems < 1 or self.samples < 1:
+            raise ValueError(
+                f"evaluation.steps={self.steps}, problems={self.problems}, samples={self.samples}: "
+                "steps must be ≥ 0 (0 turns evaluation off), the others ≥ 1"
+            )
+
 
 @dataclass(frozen=True)
 class OptimizerOptions:
@@ -168,11 +193,19 @@ class OptimizerOptions:
     Parameters
     ----------
     learning_rate : float
+        Its highest, where the schedule changes it.
     weight_decay : float
-    adam_beta1, adam_beta2, adam_epsilon : float
+        Decoupled from the gradient.
+    adam_beta1 : float
+        Decay of the mean of gradients.
+    adam_beta2 : float
+        Decay of the mean of their squares.
+    adam_epsilon : float
+        Added to the root of the latter.
     lr_scheduler_type : str
         A schedule of `transformers.get_scheduler`: constant, linear, cosine, constant_with_warmup …
     warmup_steps : int
+        Optimizer steps in which the schedule's learning rate rises from 0.
     """
 
     learning_rate: float = 5e-5
@@ -182,6 +215,18 @@ class OptimizerOptions:
     adam_epsilon: float = 1e-8
     lr_scheduler_type: str = "constant"
     warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay", "adam_epsilon"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"optimizer.{name}: {getattr(self, name)} is not a number ≥ 0")
+        if not (0 <= self.adam_beta1 < 1 and 0 <= self.adam_beta2 < 1):
+            raise ValueError(
+                f"optimizer.adam_beta1, adam_beta2: {self.adam_beta1}, {self.adam_beta2} are not "
+                "in [0, 1)"
+            )
+        if self.warmup_steps < 0:
+            raise ValueError(f"optimizer.warmup_steps: {self.warmup_steps} is not ≥ 0")
 
 
 @dataclass(frozen=True)
@@ -204,6 +249,9 @@ class TrainConfig:
         What samples.
     steps : int
         Training steps.
+    token_budget : int, optional
+        End before them, after the step in which this many tokens were generated, localizations
+        included.
     prompts_per_step : int
         Problems a step; the plan says how many rollouts each gets.
     seed : int
@@ -245,6 +293,7 @@ class TrainConfig:
     task_args: dict[str, Any] = field(default_factory=dict)
     engine: Literal["transformers", "vllm"] = "transformers"
     steps: int = 100
+    token_budget: int | None = None
     prompts_per_step: int = 16
     seed: int = 0
     output: str = ""
@@ -278,11 +327,6 @@ class TrainConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ 1")
         if self.seed < 0 or self.rollout_steps < 0:
             raise ValueError(f"seed={self.seed}, rollout_steps={self.rollout_steps}: must be ≥ 0")
-        if not self.sampling.temperature > 0:
-            raise ValueError(
-                f"sampling.temperature: {self.sampling.temperature} is not > 0; greedy rollouts "
-                "of a group are all the same and teach nothing"
-            )
         plan = self.group_plan()
         for size, name in ((plan.fresh, "plan.fresh"), (plan.per_reset, "plan.per_reset")):
             if size == 1:

@@ -1,4 +1,4 @@
-"""Progress of a run: bars and a live table on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars and a table a step on a terminal, a line a step elsewhere."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from cpi.tables import console as make_console
 
 #: Stages of a step, in order.
 STAGES = ("generate", "localize", "reset", "train")
 
-#: What the live table and the lines show, with a heading and a format.
+#: What the tables and the lines show, with a heading and a format.
 SHOWN = {
     "reward": ("reward", ".3f"),
     "fresh/reward": ("fresh", ".3f"),
@@ -72,21 +78,20 @@ class Reporter:
         self.timings: dict[str, tuple[int, float]] = {}
         self._bars = Progress(
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=30),
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             console=self.console,
+            refresh_per_second=8,
+            disable=not self.console.is_terminal,
         )
-        self._run = self._bars.add_task("run", total=steps, note="")
-        self._table: Any = ""
-        self._live: Live | None = None
-        if self.console.is_terminal:
-            self._live = Live(self._view(), console=self.console, refresh_per_second=8)
+        self._run = self._bars.add_task("run", total=steps, note=f"{steps} steps")
+        # One bar for each kind of stage, used again: the display keeps its height.
+        self._stages: dict[str, TaskID] = {}
 
     def __enter__(self) -> Reporter:
-        if self._live:
-            self._live.start()
+        self._bars.start()
         return self
 
     def __exit__(
@@ -95,8 +100,7 @@ class Reporter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._live:
-            self._live.stop()
+        self._bars.stop()
 
     def message(self, text: str) -> None:
         """A line that stays."""
@@ -105,20 +109,27 @@ class Reporter:
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
         """Time a stage; `total` is its number of tokens, where that is known."""
-        bar = self._bars.add_task(name, total=total, note="")
+        if name in self._stages:
+            bar = self._stages[name]
+            self._bars.reset(bar, total=total, note="")
+        else:
+            bar = self._stages[name] = self._bars.add_task(name, total=total, note="")
         stage = Stage(lambda tokens: self._bars.advance(bar, tokens))
         try:
             yield stage
-        finally:
-            seconds = time.perf_counter() - stage.began
-            tokens, before = self.timings.get(name, (0, 0.0))
-            self.timings[name] = (tokens + stage.tokens, before + seconds)
-            self._bars.update(
-                bar,
-                total=stage.tokens or 1,
-                completed=stage.tokens or 1,
-                note=f"{stage.tokens:,} tokens, {stage.tokens / max(seconds, 1e-9):,.0f} a second",
-            )
+        except BaseException:
+            self._bars.stop_task(bar)
+            self._bars.update(bar, note="stopped")
+            raise
+        seconds = time.perf_counter() - stage.began
+        tokens, before = self.timings.get(name, (0, 0.0))
+        self.timings[name] = (tokens + stage.tokens, before + seconds)
+        self._bars.update(
+            bar,
+            total=stage.tokens or 1,
+            completed=stage.tokens or 1,
+            note=f"{stage.tokens:,} tokens, {stage.tokens / max(seconds, 1e-9):,.0f}/s",
+        )
 
     def clear_timings(self) -> dict[str, float]:
         """Seconds and tokens a second of the stages since the last call, as metrics."""
@@ -136,15 +147,9 @@ class Reporter:
             for name, (heading, form) in SHOWN.items()
             if name in metrics
         }
-        if self._live:
+        if self.console.is_terminal:
             self._bars.update(self._run, completed=step, note=f"step {step} of {self.steps}")
-            table = Table("step", *shown, title=f"step {step}", title_justify="left")
-            table.add_row(str(step), *shown.values())
-            self._table = table
-            self._live.update(self._view())
-            for task in self._bars.task_ids:
-                if task != self._run:
-                    self._bars.remove_task(task)
+            self.console.print(_table(step, shown, self.console.width))
         else:
             words = "  ".join(f"{heading} {value}" for heading, value in shown.items())
             self.message(f"step {step}/{self.steps}  {words}")
@@ -152,9 +157,7 @@ class Reporter:
     def summary(self, folder: Path) -> None:
         """Show what became of the run, and where to look next."""
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        if self._live:
-            self._live.update("")
-        table = Table("", "first", "last", title=f"{folder}", title_justify="left")
+        table = Table("", "first", "last", title=Text(str(folder)), title_justify="left")
         for name in ("eval/pass@1", "fresh/reward", "reset/reward", "entropy"):
             values = [row[name] for row in rows if name in row]
             if values:
@@ -165,5 +168,24 @@ class Reporter:
         self.message(f"{rows[-1]['step']} steps, {tokens:,} tokens generated, {seconds:,.0f} s")
         self.message(f"rollouts: python -m llm.show {folder}   metrics: {folder}/metrics.jsonl")
 
-    def _view(self) -> Any:
-        return Group(self._table, self._bars)
+
+def _table(step: int, shown: Mapping[str, str], width: int) -> Table:
+    """Headings over values, in as few rows of them as the width allows."""
+    items = list(shown.items())
+    for rows in range(1, len(items) + 1):
+        columns = -(-len(items) // rows)
+        lines = [items[at : at + columns] for at in range(0, len(items), columns)]
+        needed = sum(
+            2 + max(len(text) for line in lines for item in line[at : at + 1] for text in item)
+            for at in range(columns)
+        )
+        if needed <= width:
+            break
+    title = Text(f"step {step}", style="bold")
+    table = Table(box=None, show_header=False, title=title, title_justify="left")
+    for _ in range(columns):
+        table.add_column(justify="right")
+    for line in lines:
+        table.add_row(*(Text(heading, style="dim") for heading, _ in line))
+        table.add_row(*(value for _, value in line))
+    return table

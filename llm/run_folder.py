@@ -96,10 +96,13 @@ def begin_run(config: TrainConfig, step: int) -> None:
         if _number(file.stem) > step:
             file.unlink()
     for path in (folder / "checkpoints").glob("step-*"):
-        if _number(path.name) > step:
+        if _number(path.stem) > step:
             # Renamed first, as `checkpoints` does: a checkpoint is complete or absent.
-            gone = path.rename(path.with_suffix(f".{time.time_ns()}"))
-            shutil.rmtree(gone)
+            gone = path.with_suffix(".deleted")
+            if path != gone:
+                shutil.rmtree(gone, ignore_errors=True)
+                path.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _number(name: str) -> int:

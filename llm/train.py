@@ -6,8 +6,10 @@ The loop is in `llm/trainer.py`, the settings in `llm/config.py`.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 from llm.ours import check_package
 
 if TYPE_CHECKING:
+    from llm.config import TrainConfig
     from llm.progress import Reporter
     from llm.trainer import Trainer
 
@@ -46,51 +49,81 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Idle threads sleep: on shared cores, spinning makes two of them many times slower than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Torch reads the line above when it is loaded, which the imports below do.
+    from llm.config import parse_config
+
+    try:
+        config = parse_config(argv, PROG, DESCRIPTION, EPILOG)
+    except (ValueError, OSError) as error:
+        return _failed(error, 2)
+    # After the command line, so that its errors and --help come quickly.
     import transformers
 
     from llm.checkpoints import CheckpointError
-    from llm.config import TrainConfig, parse_config
     from llm.engines import EngineError
     from llm.parity import ParityError
-    from llm.progress import Reporter
-    from llm.run_folder import open_run
-    from llm.trainer import Trainer
     from llm.update import TrainingError
 
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    expected = (ValueError, OSError, CheckpointError, EngineError, ParityError, TrainingError)
+    began = False
 
-    def run(config: TrainConfig) -> int:
+    def run() -> int:
+        nonlocal began
+        from llm.progress import Reporter
+        from llm.run_folder import begin_run, open_run
+        from llm.trainer import Trainer
+
         resume = open_run(config)
-        again = f"{PROG} --config {config.folder / 'config.yaml'} --resume auto"
         with Reporter(config.steps) as reporter:
             reporter.message(f"{config.algorithm} on {config.task}, in {config.folder}")
             if resume is not None:
                 reporter.message(f"going on from {resume}")
             trainer = Trainer(config, reporter, resume)
-            with _stopping(trainer, reporter):
-                try:
+            try:
+                began = True
+                with _stopping(trainer, reporter):
+                    begin_run(config, trainer.step)
                     trainer.run()
-                except (EngineError, TrainingError) as error:
-                    print(f"{PROG}: {error}", file=sys.stderr)
-                    print(f"{PROG}: step {trainer.step} is saved; {again}", file=sys.stderr)
-                    return 1
-                finally:
-                    trainer.close()
-            if trainer.step < config.steps:
-                reporter.message(f"stopped after step {trainer.step}, which is saved; go on with")
-                reporter.message(f"  {again}")
-                return 130
-            reporter.summary(config.folder)
+            finally:
+                trainer.close()
+        if not trainer.finished:
+            reporter.message(f"stopped after step {trainer.step}, which is saved; go on with")
+            reporter.message(f"  {_again(config)}")
+            return 130
+        reporter.summary(config.folder)
         return 0
 
-    try:
-        return run(parse_config(argv, PROG, DESCRIPTION, EPILOG))
-    except (ValueError, OSError, CheckpointError, EngineError, ParityError) as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROG}: stopped at once; --resume auto goes on from the last save", file=sys.stderr)
-        return 130
+    with warnings.catch_warnings():
+        # Of `float(loss)`, where it is harmless.
+        warnings.filterwarnings("ignore", "Converting a tensor with requires_grad", UserWarning)
+        try:
+            return run()
+        except expected as error:
+            return _failed(error, 1 if began else 2, config if began else None)
+        except KeyboardInterrupt:
+            print(
+                f"{PROG}: stopped at once; --resume auto goes on from the last save",
+                file=sys.stderr,
+            )
+            return 130
+
+
+def _failed(error: Exception, code: int, config: TrainConfig | None = None) -> int:
+    """Say why, in one line, and how to go on with a run that had begun."""
+    message = " ".join(str(error).split())
+    if config is not None:
+        from llm.checkpoints import latest
+
+        saved = latest(config.folder / "checkpoints")
+        message += f"; {saved.name} is saved, go on with {_again(config)}" if saved else ""
+    print(f"{PROG}: {message}", file=sys.stderr)
+    return code
+
+
+def _again(config: TrainConfig) -> str:
+    """The command that goes on with a run."""
+    return f"{PROG} --config {shlex.quote(str(config.folder / 'config.yaml'))} --resume auto"
 
 
 @contextmanager

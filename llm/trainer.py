@@ -157,16 +157,23 @@ class Trainer:
             self.save()
             if self.config.evaluation.steps:
                 records.append(self._record(0, self.evaluate(0)))
-        while self.step < self.config.steps and not self.stop_asked:
+        while not (self.finished or self.stop_asked):
             try:
                 records.append(self.train_step())
             except (EngineError, TrainingError, ValueError, OSError):
                 self._save_what_is_whole()
                 raise
-            last = self.stop_asked or self.step == self.config.steps
+            last = self.stop_asked or self.finished
             if last or self.step % self.config.save_steps == 0:
                 self.save()
         return records
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the token budget is spent."""
+        budget = self.config.token_budget
+        spent = self.ledger.steps + self.ledger.localizer_cost
+        return self.step >= self.config.steps or (budget is not None and spent >= budget)
 
     def close(self) -> None:
         """Free the engine."""
@@ -205,9 +212,7 @@ class Trainer:
         try:
             self.engine.wake()
             self.sync()
-            if config.evaluation.steps and (
-                step % config.evaluation.steps == 0 or step == config.steps
-            ):
+            if config.evaluation.steps and (step % config.evaluation.steps == 0 or self.finished):
                 metrics.update(self.evaluate(step))
         except EngineError as error:
             failure = error  # the step is done all the same, and is recorded
@@ -436,9 +441,12 @@ def _optimizer(policy: Any, config: TrainConfig) -> tuple[torch.optim.Optimizer,
         weight_decay=options.weight_decay,
     )
     updates = config.steps * config.update.num_iterations * config.update.steps_per_generation
-    scheduler = get_scheduler(
-        options.lr_scheduler_type, optimizer, options.warmup_steps, num_training_steps=updates
-    )
+    try:
+        scheduler = get_scheduler(
+            options.lr_scheduler_type, optimizer, options.warmup_steps, num_training_steps=updates
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"optimizer.lr_scheduler_type: {error}; constant is the default") from None
     return optimizer, scheduler
 
 

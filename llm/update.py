@@ -195,9 +195,9 @@ class Updater:
         for batch in self._batches(rows, self._informative(rows, part)):
             out = policy_loss(self._inputs(batch, old, weight), self.loss)
             if not torch.isfinite(out.loss):
-                raise self._not_finite("loss", float(out.loss), rows, batch, out.tokens)
+                raise self._not_finite("loss", out.loss.item(), rows, batch, out.tokens)
             out.loss.backward()
-            loss += float(out.loss)
+            loss += out.loss.item()
             tokens.append(out.tokens)
             progress(len(batch.row))
         clip = self.options.max_grad_norm or math.inf

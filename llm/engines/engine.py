@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-#: Seeds of the n samples of a request are seed … seed + n − 1 in vLLM: space them by at least n.
+#: Any seeds will do, neighbours too: an engine keys the stream of a sample by the pair (seed, j).
+#: (vLLM by itself would use seed + j; see `llm.engines.vllm`.)
 MAX_SEED = 2**62
 
 
@@ -37,7 +38,7 @@ class SamplingParams:
     n : int
         Number of samples.
     temperature : float
-        Divides the logits; 0 is greedy.
+        Divides the logits; 0 is greedy, and log-probs are those at temperature 1, without top-p.
     top_p : float
         Sample from the fewest tokens whose probabilities sum to at least this, in (0, 1].
     stop_token_ids : tuple of int
@@ -131,7 +132,8 @@ class Engine(Protocol):
         Raises
         ------
         ValueError
-            If a prompt is empty or leaves no room for `max_tokens`.
+            If a prompt is empty, leaves no room for `max_tokens`, or has a token outside the
+            model's vocabulary.
         EngineError
             If the engine is closed or has died.
         """
@@ -166,14 +168,18 @@ class Engine(Protocol):
 
 
 def check_requests(
-    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], max_model_len: int
+    prompts: Sequence[Sequence[int]],
+    params: Sequence[SamplingParams],
+    max_model_len: int,
+    vocab_size: int,
 ) -> None:
     """Refuse requests that no engine could serve.
 
     Raises
     ------
     ValueError
-        If there is not one `SamplingParams` per prompt, or a prompt is empty or too long.
+        If there is not one `SamplingParams` per prompt, or a prompt is empty, too long, or has a
+        token that the model does not know.
     """
     if len(prompts) != len(params):
         raise ValueError(f"params: {len(params)} for {len(prompts)} prompts")
@@ -185,6 +191,14 @@ def check_requests(
                 f"prompts: number {number} has {len(prompt)} tokens, which leaves no room for "
                 f"max_tokens={p.max_tokens} in max_model_len={max_model_len}; shorten the prompt "
                 "or max_tokens, or raise max_model_len"
+            )
+        # An id that no embedding answers to would be the end of an engine in another process.
+        ids = np.asarray(prompt)
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= vocab_size:
+            raise ValueError(
+                f"prompts: number {number} has a token outside the model's vocabulary, "
+                f"0 … {vocab_size - 1}: {lowest if lowest < 0 else highest}"
             )
 
 

@@ -71,6 +71,7 @@ class TransformersEngine:
         self.max_num_seqs = max_num_seqs
         longest = self._model.config.max_position_embeddings
         self.max_model_len = min(longest, max_model_len or longest)
+        self._vocab_size: int = self._model.get_input_embeddings().weight.shape[0]
         self.stats = EngineStats()
 
     @torch.inference_mode()
@@ -79,7 +80,7 @@ class TransformersEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
         self._check_open()
-        check_requests(prompts, params, self.max_model_len)
+        check_requests(prompts, params, self.max_model_len, self._vocab_size)
         began = time.perf_counter()
         completions: list[list[Completion]] = [[] for _ in prompts]
         for turn in self._turns(prompts, params):
@@ -221,9 +222,10 @@ class _Sampler:
     def __init__(self, params: Sequence[SamplingParams], device: torch.device) -> None:
         self.greedy = torch.tensor([p.temperature == 0 for p in params], device=device)
         self.temperature = torch.tensor([p.temperature or 1.0 for p in params], device=device)
-        self.top_p = torch.tensor([p.top_p for p in params], device=device)
+        top_p = [p.top_p if p.temperature else 1.0 for p in params]
+        self.top_p = torch.tensor(top_p, device=device)
         self.plain = all(p.temperature == 1 for p in params)
-        self.truncates = any(p.top_p < 1 for p in params)
+        self.truncates = min(top_p) < 1
         self.any_greedy = any(p.temperature == 0 for p in params)
 
     def __call__(

