@@ -52,7 +52,7 @@ from llm.progress import Reporter
 from llm.prompts import prompt_indices
 from llm.readout import ExactOracle, Readout, read_out
 from llm.rollouts import step_records, write_rollouts
-from llm.rows import make_rows
+from llm.rows import MicroBatch, make_rows
 from llm.tasks import make_task
 from llm.thoughts import Prompt, ThoughtSimulator
 from llm.update import TrainingError, Updater
@@ -262,9 +262,12 @@ class Trainer:
 
     def read_out(self, prompts: Sequence[Prompt]) -> Readout:
         """The policy's exact values on chain reasoning."""
-        return read_out(
-            self.update.logprobs, self.tokenizer, self.task, prompts, self.update.device
-        )
+        return read_out(self.logprobs, self.tokenizer, self.task, prompts, self.update.device)
+
+    def logprobs(self, batch: MicroBatch) -> torch.Tensor:
+        """The policy's, without dropout: what the engine samples from has none."""
+        self.policy.eval()  # an update puts it back
+        return self.update.logprobs(batch)
 
     def sync(self) -> None:
         """Give the engine the policy's weights."""
@@ -274,7 +277,7 @@ class Trainer:
         """Compare engine and trainer on a few samples, print it, stop if they differ."""
         parity = check_parity(
             self.engine,
-            self.update.logprobs,
+            self.logprobs,
             [prompt.ids for prompt in self.train_prompts[:4]],
             temperature=self.config.sampling.temperature,
             device=self.update.device,
