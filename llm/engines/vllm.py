@@ -311,9 +311,7 @@ class VLLMEngine:
         hint = self._printed.hint if self._separate else ""
         self._printed.keep()
         self.close()
-        raise EngineError(
-            f"{message}; the run is safe up to its last checkpoint, go on with --resume auto{hint}"
-        ) from error
+        raise EngineError(f"{message}; start a new engine{hint}") from error
 
 
 def _meta_state(model: str | Path) -> dict[str, torch.Tensor]:

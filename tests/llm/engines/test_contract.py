@@ -489,6 +489,17 @@ def test_prompts_of_unequal_length_do_not_disturb_each_other(engine: Engine) -> 
             assert np.abs(found.logprobs - expected).max() <= TOLERANCE
 
 
+def test_a_call_may_be_larger_than_a_batch(engine: Engine) -> None:
+    # 300 samples, more than the 256 of a batch; 6000 tokens of prompts, more than vLLM's 4096.
+    prompts = [[(i * t + t * t) % VOCABULARY for t in range(200)] for i in range(30)]
+    params = [SamplingParams(3, n=10, temperature=0.7, seed=i) for i in range(30)]
+    together = engine.generate(prompts, params)
+    for i in (0, 14, 29):
+        (alone,) = engine.generate(prompts[i : i + 1], params[i : i + 1])
+        for found, expected in zip(together[i], alone, strict=True):
+            assert_same(found, expected)
+
+
 def test_a_completion_may_fill_the_model(engine: Engine) -> None:
     assert engine.max_model_len == MAX_LENGTH
     model = tiny_qwen2()
@@ -612,8 +623,10 @@ def test_sleeping_and_waking_lose_nothing(engine: Engine) -> None:
     assert greedy(engine) == before
 
 
-def test_weights_are_copied(engine: Engine) -> None:
-    weights = {name: w.clone() for name, w in tiny_qwen2(seed=5).state_dict().items()}
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_copied(start: Start, tied: bool) -> None:
+    engine, model = start(tied), tiny_qwen2(tied=tied, seed=5)
+    weights = {name: w.clone() for name, w in model.state_dict().items()}
     engine.sync_weights(weights)
     before = greedy(engine)
     for tensor in weights.values():
