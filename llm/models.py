@@ -34,6 +34,14 @@ class LoraOptions:
         if self.r < 0:
             raise ValueError(f"lora.r: {self.r} is not a rank ≥ 1, nor 0 for full weights")
 
+#: Base models that come with this package: for chain reasoning, made by `llm.pretrain`.
+SHIPPED = {"chain-base": Path(__file__).parent / "base"}
+
+
+def locate(model: str) -> str:
+    """Folder or hub name of a model: a name in `SHIPPED` means ours, unless there is a folder."""
+    return model if model not in SHIPPED or Path(model).exists() else str(SHIPPED[model])
+
 
 def default_device() -> torch.device:
     """A GPU where there is one."""

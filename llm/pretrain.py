@@ -2,9 +2,10 @@
 
 It is supervised on the traces of the reasoner of `ChainTask.noisy_policy`, who gets each fact (an
 operation on a value) wrong with a known rate and always in the same wrong way, so that no single
-habit mends all errors. Part of the texts are wrong traces followed by `?` and the number of their
-first wrong step: to localize is a skill of the base model, as it is of an instruct model, and no
-ground truth enters reinforcement learning.
+habit mends all errors. Other texts are wrong traces followed by `?`, a second look at each step
+up to the first wrong one, and its number: to localize is a skill of the base model, as it is of an
+instruct model, which checks better than it solves, and no ground truth enters reinforcement
+learning.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.reasoning import ChainTask, IntArray
+from llm.chain_model import HIDDEN_SIZE, LAYERS
 from llm.ours import check_package
 from llm.tasks.chain import QUESTION
 
@@ -50,7 +52,7 @@ class PretrainConfig:
     error_rate : float
         Share of the times that a fact comes out wrong.
     localization : float
-        Share of the wrong traces that become a question for their first wrong step.
+        Share of the texts that search a wrong trace for its first wrong step.
     hidden_size : int
         A multiple of 32.
     layers : int
@@ -67,14 +69,14 @@ class PretrainConfig:
     output: str = "models/chain"
     modulus: int = 10
     operations: tuple[str, ...] = ("+3", "-4", "*3")
-    lengths: tuple[int, int] = (2, 10)
+    lengths: tuple[int, int] = (2, 8)
     error_rate: float = 0.5
-    localization: float = 0.6
-    hidden_size: int = 128
-    layers: int = 3
-    steps: int = 3000
+    localization: float = 0.5
+    hidden_size: int = HIDDEN_SIZE
+    layers: int = LAYERS
+    steps: int = 1200
     batch: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +85,11 @@ class PretrainConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} is not in [0, 1]")
         if not 1 <= self.lengths[0] <= self.lengths[1]:
             raise ValueError(f"lengths: {self.lengths} are not a shortest and a longest length")
+        if self.localization > 0 and self.error_rate == 0:
+            raise ValueError(
+                f"error_rate: 0, but localization={self.localization} asks for wrong traces; give "
+                "an error rate, or localization 0"
+            )
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps={self.steps}, batch={self.batch}: both must be at least 1")
 
@@ -95,18 +102,29 @@ def sample_text(
     localization: float,
     rng: np.random.Generator,
 ) -> tuple[str, str]:
-    """A prompt and the text to learn: a trace, or the first wrong step of one."""
-    problem = chain.sample(rng, length)
-    values, value = [], problem.start
-    for operation in problem.operations:
-        fact = chain.operations.index(operation), value
-        value = int(wrong[fact] if rng.random() < error_rate else chain.results[fact])
-        values.append(value)
-    solution = chain.render_steps(problem, values)
-    first = chain.first_error(problem, values)
-    if first is None or rng.random() >= localization:
-        return chain.render(problem), solution
-    return f"{chain.render(problem)}{solution}\n{QUESTION}", f"\\boxed{{{first}}}"
+    """A prompt and the text to learn: a trace, or the search for the first error of a wrong one.
+
+    Traces to learn are not chosen by whether they are right, so their errors have the known rate.
+    """
+    localizes = rng.random() < localization
+    while True:
+        problem = chain.sample(rng, length)
+        values, value = [], problem.start
+        for operation in problem.operations:
+            fact = chain.operations.index(operation), value
+            value = int(wrong[fact] if rng.random() < error_rate else chain.results[fact])
+            values.append(value)
+        solution = chain.render_steps(problem, values)
+        if not localizes:
+            return chain.render(problem), solution
+        if (first := chain.first_error(problem, values)) is not None:
+            before = [problem.start, *values]
+            checks = [
+                chain.apply(operation, value)
+                for operation, value in zip(problem.operations[:first], before, strict=False)
+            ]
+            reply = "".join(f"{value}\n" for value in checks) + f"\\boxed{{{first}}}"
+            return f"{chain.render(problem)}{solution}\n{QUESTION}", reply
 
 
 def pretrain(
@@ -126,6 +144,7 @@ def pretrain(
     progress : function of (step, loss)
     """
     import torch
+    from transformers import get_cosine_schedule_with_warmup
 
     from llm.logprobs import completion_logprobs
 
@@ -134,9 +153,8 @@ def pretrain(
     wrong = chain.wrong_values(config.seed)
     shortest, longest = config.lengths
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.steps, pct_start=WARMUP
-    )
+    warmup = round(WARMUP * config.steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, config.steps)
     model.train()
     for step in range(1, config.steps + 1):
         lengths = rng.integers(shortest, longest + 1, size=config.batch)
@@ -198,8 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_package(PROG)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import transformers
-    from rich.progress import track
+    from rich.progress import Progress
 
+    from cpi.tables import console
     from llm.chain_model import chain_model, chain_tokenizer
     from llm.command_line import parse
 
@@ -216,14 +235,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
-    steps = iter(track(range(config.steps), description="pre-training"))
     losses: list[float] = []
+    out = console(sys.stderr)
+    with Progress(*Progress.get_default_columns(), console=out, disable=not out.is_terminal) as bar:
+        task = bar.add_task("pre-training", total=config.steps)
 
-    def progress(step: int, loss: float) -> None:
-        next(steps, None)
-        losses.append(loss)
+        def progress(step: int, loss: float) -> None:
+            losses.append(loss)
+            recent = f"loss {np.mean(losses[-50:]):.3f}"
+            bar.update(task, completed=step, description=recent)
+            if not out.is_terminal and step % max(1, config.steps // 10) == 0:
+                print(f"step {step}/{config.steps}  {recent}", file=sys.stderr, flush=True)
 
-    pretrain(model, tokenizer, config, progress)
+        pretrain(model, tokenizer, config, progress)
     save_base(model, tokenizer, config, folder)
     print(f"{folder}: {model.num_parameters():,} parameters, loss {np.mean(losses[-50:]):.3f}")
     return 0

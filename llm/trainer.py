@@ -44,6 +44,7 @@ from llm.models import (
     load_policy,
     load_tokenizer,
     load_trainable,
+    locate,
     merged_state_dict,
     trainable,
 )
@@ -82,12 +83,13 @@ class Trainer:
         self.reporter = reporter or Reporter(config.steps)
         self.task = make_task(config.task, **config.task_args)
         self._check_task()
-        self.tokenizer = load_tokenizer(config.model)
+        model = locate(config.model)
+        self.tokenizer = load_tokenizer(model)
         device = default_device()
         self.bf16 = _use_bf16(config.bf16, device)
         _seed_everything(config.seed, 0)
         self.policy = load_policy(
-            config.model,
+            model,
             lora=config.lora,
             gradient_checkpointing=config.gradient_checkpointing,
             device=device,
@@ -114,7 +116,7 @@ class Trainer:
         if resume is not None:
             self._restore(resume)
         self.engine: Engine = make_engine(
-            config.engine, config.model, bf16=self.bf16, seed=config.seed, **asdict(config.vllm)
+            config.engine, model, bf16=self.bf16, seed=config.seed, **asdict(config.vllm)
         )
         try:
             self.simulator = ThoughtSimulator(

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("trl") is None:
         print(f"{parser.prog}: no trl; `make bench` installs it", file=sys.stderr)
         return 2
-    out = Console(width=max(Console().width, 106))
+    out = Console(width=max(Console().width, 110))
     try:
         found = measure(arguments.rounds, out)
     except RuntimeError as error:
@@ -61,17 +61,17 @@ def measure(rounds: int, out: Console) -> dict[str, Any]:
     table = Table(title="training steps and generation, seconds", title_justify="left",
                   box=SIMPLE_HEAD)  # fmt: skip
     for heading in ("", "ours", "other", "ratio", "of medians", "target", "met"):
-        table.add_column(heading, justify="right" if heading else "left")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for signal, target in (("all", 1.0), ("half", 1 / 1.4)):
         steps = run("llm_steps", signal, str(rounds))
         for engine in engines:
-            name = f"GRPO step, {signal} groups informative, {engine} / TRL"
+            name = f"GRPO step, {signal} groups informative: {engine} / TRL"
             wanted = target if engine == "transformers" else None
             table.add_row(*row(name, steps[engine], steps["trl"], wanted))
     shares = []
     for engine in engines:
         steps = run("llm_resets", engine, str(rounds))
-        name = f"SRPO step / GRPO step, equal generated tokens, {engine}"
+        name = f"SRPO / GRPO step, equal generated tokens: {engine}"
         table.add_row(*row(name, steps["srpo"], steps["grpo"], 1.2))
         cached, asked = (
             sum(step[kind] for step in steps["srpo"]) for kind in ("cached_tokens", "prompt_tokens")
@@ -79,9 +79,9 @@ def measure(rounds: int, out: Console) -> dict[str, Any]:
         shares.append(f"{cached / asked:.0%} with {engine}")
     if vllm:
         calls = run("llm_generation", str(rounds))
-        name = "generation, our vLLM engine / vLLM called directly"
+        name = "generation: our vLLM engine / vLLM called directly"
         table.add_row(*row(name, calls["ours"], calls["direct"], 1 / 0.9))
-        name = "generation, our Transformers engine / vLLM called directly"
+        name = "generation: our Transformers engine / the same"
         table.add_row(*row(name, calls["transformers"], calls["direct"], None))
     out.print(table)
     out.print(

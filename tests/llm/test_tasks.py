@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,7 @@ def test_localization_prompt_is_what_pretraining_shows() -> None:
     seen = set()
     for seed in range(40):
         prompt, reply = sample_text(task.chain, 3, 0.5, wrong, 1.0, rng(seed))
-        if not prompt.endswith("?\n"):
-            continue
+        assert prompt.endswith("?\n")
         problem, *lines = prompt.removesuffix("\n?\n").splitlines(keepends=True)
         start, *operations = problem.split()
         example = Example("x", problem, task.chain.sample(rng(), 3))
@@ -103,10 +103,38 @@ def test_localization_prompt_is_what_pretraining_shows() -> None:
         example = example._replace(data=data)
         assert task.localization_prompt(example, lines) == prompt
         (first,) = np.flatnonzero(task.errors(example, lines))
-        assert reply == f"\\boxed{{{first + 1}}}"
+        *checks, box = reply.splitlines()
+        assert box == f"\\boxed{{{first + 1}}}"
+        # The right value of each step from the one before it; the last differs from the trace.
+        before = [start, *(line.strip() for line in lines)]
+        assert checks == [
+            str(task.chain.apply(operations[k], int(before[k]))) for k in range(first + 1)
+        ]
+        last = re.sub(r"\D", "", lines[first])
+        assert checks[-1] != last
+        assert [line.strip() for line in lines[:first]] == checks[:-1]
         seen.add(int(first))
         assert task.localization_prompt(example, [*lines[:-1], lines[-1] + "\n"]) == prompt
     assert seen == {0, 1, 2}
+
+
+def test_traces_of_pretraining_have_the_known_error_rate() -> None:
+    # Whatever share of the texts localizes: no trace is left out for being wrong.
+    task, draw = ChainReasoning(**SMALL, train=8, test=2), rng()
+    wrong = task.chain.wrong_values(0)
+    assert (wrong != task.chain.results).all()
+    right = asked = 0
+    for _ in range(2000):
+        prompt, reply = sample_text(task.chain, 3, 0.3, wrong, 0.5, draw)
+        if prompt.endswith("?\n"):
+            asked += 1
+            continue
+        start, *operations = prompt.split()
+        problem = type(task.chain.sample(rng(), 3))(int(start), tuple(operations))
+        right += task.chain.verify(problem, reply)
+    assert abs(asked / 2000 - 0.5) < 4 * (0.25 / 2000) ** 0.5
+    share = right / (2000 - asked)
+    assert abs(share - 0.7**3) < 4 * (0.343 * 0.657 / (2000 - asked)) ** 0.5
 
 
 def test_stops_and_delimiters_are_tokens() -> None:

@@ -1,0 +1,112 @@
+"""`python -m paper_figures.compare`: where resets paid in `llm.compare`, from its recorded runs.
+
+Above, exact success on held-out problems over generated tokens and over steps, for some arms: the
+mean of the seeds, and each seed. Below, all arms: success averaged over the token budget less that
+of GRPO with the same seed; a dot a seed, and the mean with its 95 % bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm.compare import ARMS, REGIMES, CompareConfig, Records, area, interval, read_records
+from paper_figures.style import COLOURS, DASHES, family, figure, save
+
+#: Whose curves are drawn; the lower panels have all.
+CURVES = ("grpo", "rrpo", "srpo-prompted", "oracle-first_error", "deepest-checker", "one-checker")
+
+
+def mean_curve(
+    records: Sequence[dict[str, Any]], axis: str, points: int = 200
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean success of some runs on a grid over "tokens" or "step", as far as all have come."""
+    grid = np.linspace(0, min(r["curve"][axis][-1] for r in records), points)
+    curves = [np.interp(grid, r["curve"][axis], r["curve"]["success"]) for r in records]
+    return grid, np.mean(curves, axis=0)
+
+
+def draw(found: dict[str, Records], out: Path) -> None:
+    """The figure; `found` has the records of each regime."""
+    height = 3.4 + 0.15 * max(len(records) for records in found.values())
+    with figure(2.4 * len(found), height) as made:
+        ratios = (1, 1, 0.085 * max(len(records) for records in found.values()) + 0.3)
+        axes = made.subplots(3, len(found), squeeze=False, height_ratios=ratios)
+        for column, (regime, records) in enumerate(found.items()):
+            _curves(axes[0, column], records, "tokens", 1e3)
+            _curves(axes[1, column], records, "step", 1)
+            _differences(axes[2, column], records)
+            n, prediction = REGIMES[regime].length, REGIMES[regime].prediction
+            axes[0, column].set_title(f"{regime}: {n} steps\ntheory: {prediction}")
+            axes[0, column].set_xlabel("generated tokens, thousands")
+            axes[1, column].set_xlabel("training steps")
+            axes[2, column].set_xlabel("mean success minus GRPO's")
+        for row in (0, 1):
+            axes[row, 0].set_ylabel("success, held out")
+        axes[0, 0].legend(loc="upper left")
+        save(made, out)
+
+
+def _curves(ax: Any, records: Records, axis: str, unit: float) -> None:
+    for arm in CURVES:
+        if arm not in records:
+            continue
+        runs, name = list(records[arm].values()), family(arm)
+        style = {"color": COLOURS[name], "ls": DASHES[name]}
+        for run in runs:
+            x = np.array(run["curve"][axis]) / unit
+            ax.plot(x, run["curve"]["success"], alpha=0.18, lw=0.4, color=style["color"])
+        grid, mean = mean_curve(runs, axis)
+        ax.plot(grid / unit, mean, label=arm, **style)
+    ax.set_ylim(0, 1)
+
+
+def _differences(ax: Any, records: Records) -> None:
+    arms = [arm for arm in records if arm != "grpo"]
+    base = records.get("grpo", {})
+    for row, arm in enumerate(arms):
+        gains = [area(r) - area(base[s]) for s, r in records[arm].items() if s in base]
+        if not gains:
+            continue
+        colour = COLOURS[family(arm)]
+        low, high = interval(gains)
+        ax.plot(gains, np.full(len(gains), row), ".", ms=2.5, alpha=0.5, color=colour)
+        ax.plot([low, high], [row, row], lw=2.2, color=colour, solid_capstyle="butt")
+        ax.plot(np.mean(gains), row, "o", ms=4, color=colour, mec="white", mew=0.5)
+    ax.axvline(0, lw=0.6, color="black")
+    ax.set_yticks(range(len(arms)), arms)
+    ax.invert_yaxis()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m paper_figures.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--results", type=Path, default=Path(CompareConfig.output), metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("paper_figures/compare.png"))
+    args = parser.parse_args(argv)
+    found = {name: read_records(args.results, name) for name in REGIMES}
+    found = {name: records for name, records in found.items() if records}
+    if not found:
+        arms = ", ".join(list(ARMS)[:3])
+        print(
+            f"{parser.prog}: --results: {args.results} has no runs of {arms}, …; "
+            "python -m llm.compare makes them",
+            file=sys.stderr,
+        )
+        return 2
+    draw(found, args.out)
+    print(f"Written to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The comparison: what it judges by, that only the arm differs, and that it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpi.signal import compare as exact_worth
+from llm.compare import (
+    ARMS,
+    READINGS,
+    REGIMES,
+    CompareConfig,
+    area,
+    done,
+    interval,
+    main,
+    predicted,
+    read_records,
+    run_config,
+    runs,
+    tokens_to,
+)
+from llm.config import TrainConfig
+
+
+def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:
+    return {
+        "curve": {"tokens": tokens, "success": success, "step": list(range(len(tokens)))},
+        "config": {"token_budget": budget},
+    }
+
+
+def test_area_is_the_mean_over_the_budget() -> None:
+    # Linear from 0 to 1 at 50 tokens, then level: ¼ + ½.
+    assert area(record([0, 50, 100], [0, 1, 1])) == pytest.approx(0.75, abs=2e-3)
+    assert area(record([0, 120], [0.3, 0.3])) == pytest.approx(0.3)
+    # What a run that overshoots does beyond the budget does not count.
+    assert area(record([0, 100, 200], [0, 0, 1])) == 0
+
+
+def test_tokens_to_a_success_that_is_never_reached_are_infinite() -> None:
+    run = record([0, 10, 20, 30], [0.1, 0.5, 0.4, 0.6])
+    assert tokens_to(run, 0.5) == 10
+    assert tokens_to(run, 0.55) == 30
+    assert tokens_to(run, 0.7) == float("inf")
+
+
+def test_interval_of_a_mean() -> None:
+    rng = np.random.default_rng(0)
+    covered, widths = 0, []
+    for _ in range(200):
+        low, high = interval(rng.normal(1.0, 2.0, size=20))
+        covered += low <= 1.0 <= high
+        widths.append(high - low)
+    # 95 % by percentiles of 20 values is about 93 %; its width is 2 · 1.96 · 2/√20.
+    assert 175 <= covered <= 199
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * 2 / 20**0.5, rel=0.1)
+    assert np.isnan(interval([1.0])).all()
+
+
+def test_only_what_an_arm_is_differs() -> None:
+    regime = REGIMES["long"]
+    base = asdict(run_config(ARMS["grpo"], regime, "m", 1e-3, 0))
+    for arm in ARMS.values():
+        settings = asdict(run_config(arm, regime, "m", 1e-3, 0))
+        odd = {name for name in base if settings[name] != base[name]}
+        assert odd <= {"algorithm", "localizer", "plan", "oracle"}
+
+
+def test_every_arm_is_another_one() -> None:
+    assert len(set(map(repr, ARMS.values()))) == len(ARMS)
+
+
+def test_the_theory_of_an_arm_is_that_of_its_plan() -> None:
+    for name in ("rrpo", "oracle-first_error", "random-checker", "one-checker"):
+        config = run_config(ARMS[name], REGIMES["short"], "m", 1e-3, 0)
+        plan = dataclasses.replace(config.group_plan(), seeds="failed")
+        rule = "rrpo" if ARMS[name].algorithm == "rrpo" else "oracle"
+        expected = exact_worth(3, 0.5, {"x": (plan, rule)})["x"][1]
+        assert predicted(name, 3) == pytest.approx(float(expected))
+    assert predicted("deepest-checker", 3) is None  # nobody has its exact moments
+
+
+def test_predictions_written_down_are_those_of_the_theory() -> None:
+    for regime in REGIMES.values():
+        worth = predicted("oracle-first_error", regime.length)
+        assert worth is not None
+        assert f"({worth:.2f})" in regime.prediction
+
+
+def test_all_arms_of_a_seed_come_before_the_next_seed() -> None:
+    names = [path.stem for path in runs(CompareConfig(regimes=("short",), seeds=2))]
+    assert names == [f"{arm}-s{seed}" for seed in (0, 1) for arm in ARMS]
+
+
+def test_learning_rates_are_tuned_on_seeds_of_their_own() -> None:
+    tuned = {c.seed for c in runs(CompareConfig(tune=True)).values()}
+    compared = {c.seed for c in runs(CompareConfig()).values()}
+    assert tuned
+    assert not tuned & compared
+
+
+def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
+    config = run_config(ARMS["grpo"], REGIMES["short"], "m", 1e-3, 0)
+    path = tmp_path / "grpo-s0.json"
+    assert not done(path, config)
+    path.write_text(json.dumps({"config": asdict(config)}))
+    assert done(path, config)
+    with pytest.raises(ValueError, match=r"made with other settings \(seed\); remove it, or name"):
+        done(path, dataclasses.replace(config, seed=1))
+
+
+def test_bad_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--arms", "[grpo,sgpo]"]) == 2
+    assert "arms: 'sgpo' is none of grpo, rrpo" in capsys.readouterr().err
+    assert main(["--seeds", "0"]) == 2
+    assert "seeds=0" in capsys.readouterr().err
+
+
+def test_a_quick_comparison_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--quick", "--regimes", "[short]", "--output", str(tmp_path)]
+    assert main(flags) == 0
+    printed = capsys.readouterr().out
+    records = read_records(tmp_path, "short")
+    assert list(records) == ["grpo", "oracle-first_error"]
+    budget = REGIMES["short"].token_budget // 10
+    for own in records.values():
+        assert list(own) == [0, 1]
+        for run in own.values():
+            curve, ledger = run["curve"], run["ledger"]
+            assert curve["tokens"][-1] == ledger["steps"] + ledger["localizer_cost"] >= budget
+            # At most a step beyond the budget, and read out about as often as was asked.
+            assert curve["tokens"][-2] < budget
+            assert len(curve["step"]) <= READINGS + 2
+            assert curve["tokens"][0] == 0
+            assert run["environment"]["versions"]["torch"]
+            assert TrainConfig(**{**run["config"], "output": ""}).seed in (0, 1)
+        # The same base model at the start, whatever the seed.
+        assert len({run["curve"]["success"][0] for run in own.values()}) == 1
+    assert "oracle-first_error" in printed
+    # What is there stays; what is missing is made again, and is the same.
+    path = tmp_path / "short" / "grpo-s1.json"
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "short").iterdir() if p != path}
+    curve = json.loads(path.read_text())["curve"]
+    path.unlink()
+    assert main(flags) == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert json.loads(path.read_text())["curve"] == curve
