@@ -94,7 +94,7 @@ ARMS: dict[str, Arm] = {
 
 #: What the learning rate is chosen with.
 TUNING_ARMS = ("grpo", "rrpo", "oracle-first_error")
-TUNING_RATES = (5e-4, 1e-3, 2e-3)
+TUNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 TUNING_SEEDS = (1000, 1001)
 
 
@@ -124,9 +124,9 @@ class Regime:
 
 
 REGIMES: dict[str, Regime] = {
-    "short": Regime(3, 60_000, 1e-3, "GRPO ahead (0.78)"),
-    "middle": Regime(4, 100_000, 1e-3, "no difference (0.96)"),
-    "long": Regime(8, 300_000, 1e-3, "first-error resets ahead (1.43)"),
+    "short": Regime(3, 15_000, 1e-3, "GRPO ahead (0.78)"),
+    "middle": Regime(4, 25_000, 1e-3, "no difference (0.96)"),
+    "long": Regime(8, 120_000, 1e-3, "first-error resets ahead (1.43)"),
 }
 
 #: Steps no run reaches: the token budget ends it.
