@@ -22,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -152,8 +152,14 @@ def save(
     return path
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
     """Read a checkpoint and verify every byte of it.
+
+    Parameters
+    ----------
+    path : Path
+    groups : collection of str, optional
+        Read and verify only these groups of tensors; by default all.
 
     Raises
     ------
@@ -161,6 +167,9 @@ def load(path: Path) -> Checkpoint:
         If a file is missing or differs from what was written; names it and what to do.
     """
     files = _read_manifest(path)
+    if groups is not None:
+        wanted = {STATE, *map(_file_name, groups)}
+        files = {name: entry for name, entry in files.items() if name in wanted}
     for name, entry in files.items():
         file = path / name
         try:
@@ -175,6 +184,8 @@ def load(path: Path) -> Checkpoint:
     record = json.loads((path / STATE).read_bytes())
     tensors: dict[str, dict[str, Tensor]] = {}
     for group, aliases in record["aliases"].items():
+        if groups is not None and group not in groups:
+            continue
         file = path / _file_name(group)
         if file.name not in files:
             raise _damaged(path, path / MANIFEST, f"does not list {file.name}")
@@ -187,12 +198,22 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(record["step"], path, record["state"], tensors)
 
 
-def latest(folder: Path) -> Path | None:
-    """The complete checkpoint of the highest step, or None.
+def complete(folder: Path) -> dict[int, Path]:
+    """The complete checkpoints here, by ascending step.
 
     Complete means that it was once; `load` finds out whether it still is.
     """
-    return next(reversed(_complete(folder).values()), None)
+    found: dict[int, Path] = {}
+    for step, suffix, path in _folders(folder) if folder.is_dir() else ():
+        # step-000012 sorts before step-000012.replaced, which counts where the former is missing.
+        if suffix in ("", REPLACED) and (path / MANIFEST).is_file():
+            found.setdefault(step, path)
+    return dict(sorted(found.items()))
+
+
+def latest(folder: Path) -> Path | None:
+    """The complete checkpoint of the highest step, or None."""
+    return next(reversed(complete(folder).values()), None)
 
 
 def _check_tensors(tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -302,16 +323,6 @@ def _folders(folder: Path) -> Iterator[tuple[int, str, Path]]:
             yield int(match[1]), match[2] or "", path
 
 
-def _complete(folder: Path) -> dict[int, Path]:
-    """Complete checkpoints by ascending step."""
-    found: dict[int, Path] = {}
-    for step, suffix, path in _folders(folder) if folder.is_dir() else ():
-        # step-000012 sorts before step-000012.replaced, which counts where the former is missing.
-        if suffix in ("", REPLACED) and (path / MANIFEST).is_file():
-            found.setdefault(step, path)
-    return dict(sorted(found.items()))
-
-
 def _tidy(folder: Path) -> None:
     """Remove what a `save` that was killed has left, or one that is done needs no more."""
     for _, suffix, path in list(_folders(folder)):
@@ -322,7 +333,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _prune(folder: Path, step: int, keep: int | None) -> None:
-    past = [path for number, path in _complete(folder).items() if number <= step]
+    past = [path for number, path in complete(folder).items() if number <= step]
     for path in past[: -keep if keep else 0]:
         _delete(path)
 
@@ -389,7 +400,7 @@ def _damaged(path: Path, file: Path, problem: str) -> CheckpointError:
         other = latest(path) or latest(path.parent)
         cure = f"name a checkpoint, --resume {other}" if other else "there is no checkpoint here"
         return CheckpointError(f"{file} {problem}; {cure}")
-    before = [each for step, each in _complete(path.parent).items() if step < int(match[1])]
+    before = [each for step, each in complete(path.parent).items() if step < int(match[1])]
     if before:
         cure = f"the one before it is {before[-1]}: --resume {before[-1]}"
     else:

@@ -8,21 +8,21 @@ right one given that those before were. So whatever the model writes elsewhere, 
 matters: V is 0 after a wrong step, and Π_{j>k} q_j after k right ones. One teacher-forced pass over
 the solution gives every q of a problem, at the run's temperature, to rounding.
 
-A right thought is its tokens as the tokenizer writes them. For values below ten there is no other
-way to write it; where there is, q is a lower bound.
+A right thought is its tokens as the tokenizer writes them. Where the same text can be written in
+another way (in other tokens, or with a special token that no text shows), q is a lower bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
-import cpi
 from cpi.episodes import Episode
 from envs.tabular import FloatArray, TabularMDP
 from llm.localizers import CheckerOracle
@@ -30,6 +30,9 @@ from llm.rows import MicroBatch, Row, micro_batches
 from llm.tasks.chain import ChainReasoning
 from llm.tasks.task import Task
 from llm.thoughts import Prompt
+
+if TYPE_CHECKING:
+    from llm.config import SamplingOptions
 
 #: Problems in a pass.
 BATCH = 64
@@ -77,6 +80,61 @@ class Readout:
         return float((self.reach * (self.improvement > tau)).mean())
 
 
+def exact_task(task: Task) -> ChainReasoning:
+    """The task, if a language model has exact values on it.
+
+    Raises
+    ------
+    ValueError
+        If it is not chain reasoning, or pays for answers: values then depend on all that a model
+        can write.
+    """
+    if not isinstance(task, ChainReasoning):
+        raise ValueError(f"task: {type(task).__name__} has no exact values, chain reasoning has")
+    if task.verify != "steps":
+        raise ValueError(
+            f"task_args.verify: {task.verify!r} pays for lucky answers too; exact values are there "
+            "for 'steps'"
+        )
+    return task
+
+
+def solution_ids(tokenizer: Any, task: ChainReasoning, prompt: Prompt) -> list[list[int]]:
+    """The tokens of each right thought."""
+    texts = task.solution(prompt.example)
+    return [list(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+
+
+def check_sampling(
+    sampling: SamplingOptions, tokenizer: Any, task: ChainReasoning, prompts: Sequence[Prompt]
+) -> None:
+    """Refuse sampling in which right thoughts do not have the probabilities that are read out.
+
+    Raises
+    ------
+    ValueError
+        If tokens come from a truncated distribution, or a limit cuts a right solution.
+    """
+    if sampling.top_p < 1:
+        raise ValueError(
+            f"sampling.top_p: {sampling.top_p:g} samples from a truncated distribution; exact "
+            "values are those of the full one"
+        )
+    for prompt in prompts:
+        lengths = [len(ids) for ids in solution_ids(tokenizer, task, prompt)]
+        needs = {
+            "max_completion_length": sum(lengths),
+            "max_thoughts": len(lengths),
+            "max_thought_tokens": max(lengths),
+        }
+        for name, need in needs.items():
+            if getattr(sampling, name) < need:
+                raise ValueError(
+                    f"sampling.{name}: {getattr(sampling, name)} cuts the solution of "
+                    f"{prompt.example.id!r}, which needs {need}; its values are all 0"
+                )
+
+
 @torch.no_grad()
 def read_out(
     logprobs: Callable[[MicroBatch], torch.Tensor],
@@ -100,19 +158,12 @@ def read_out(
     Raises
     ------
     ValueError
-        If the task is another, or pays for answers: values then depend on all that a model can
-        write.
+        If the task is another; see `exact_task`.
     """
-    if not isinstance(task, ChainReasoning):
-        raise ValueError(f"task: {type(task).__name__} has no exact values, chain reasoning has")
-    if task.verify != "steps":
-        raise ValueError(
-            f"task_args.verify: {task.verify!r} pays for lucky answers too; exact values are there "
-            "for 'steps'"
-        )
+    task = exact_task(task)
     rows, lengths = [], []
     for prompt in prompts:
-        thoughts = [list(tokenizer(text).input_ids) for text in task.solution(prompt.example)]
+        thoughts = solution_ids(tokenizer, task, prompt)
         ids = np.array([*prompt.ids, *(token for thought in thoughts for token in thought)])
         start = len(prompt.ids)
         rows.append(Row(ids, start, len(ids), np.zeros(len(ids) - start), 0.0))
@@ -128,33 +179,49 @@ def read_out(
     return Readout(np.minimum(q, 1.0))
 
 
-def step_mdp(task: ChainReasoning, prompt: Prompt, q: FloatArray) -> tuple[TabularMDP, FloatArray]:
-    """A problem as a tabular MDP, and the model's step policy in it.
+def step_mdp(task: ChainReasoning, prompts: Sequence[Prompt]) -> TabularMDP:
+    """P problems as one tabular MDP: each is a block of its states, and starts equally often.
 
-    After right steps the policy has the model's probability of the right value; the rest of its
-    mass, malformed steps included, lies on one wrong value. After a wrong step nothing matters,
-    and the policy is uniform. So `cpi.evaluate` gives the model's exact V, A and p_π, and every
-    bound of `cpi.bounds` can be checked on it.
+    Block p is `ChainTask.mdp` of problem p, and no transition leaves a block, so that J is the mean
+    of the problems' own. With `step_policy`, `cpi.evaluate` gives a model's exact V, A and p_π, and
+    every bound of `cpi.bounds` can be checked on it.
+    """
+    problems = [task.chain.mdp(prompt.example.data, "steps") for prompt in prompts]
+    return TabularMDP(
+        sparse.block_diag([mdp.transitions for mdp in problems], format="csr"),
+        np.vstack([mdp.rewards for mdp in problems]),
+        np.concatenate([mdp.start for mdp in problems]) / len(problems),
+        horizon=task.length,
+        name=f"chain reasoning, {len(problems)} problems of {task.length} steps",
+    )
+
+
+def step_policy(task: ChainReasoning, prompts: Sequence[Prompt], q: FloatArray) -> FloatArray:
+    """A model's step policy in `step_mdp`, shape (S, M).
+
+    After right steps it has the model's probability of the right value; the rest of its mass,
+    malformed steps included, lies on one wrong value. After a wrong step nothing matters, and it is
+    uniform.
 
     Parameters
     ----------
     task : ChainReasoning
-    prompt : Prompt
-    q : array (n,)
-        A row of `Readout.q`.
+    prompts : sequence of P Prompt
+    q : array (P, n)
+        As in `Readout`.
     """
-    problem = prompt.example.data
-    chain = task.chain
-    mdp = chain.mdp(problem, "steps")
-    policy = cpi.uniform_policy(mdp)
-    value = problem.start
-    for k, right in enumerate(chain.solution(problem)):
-        row = policy[chain.state_index(k, value)]
-        row[:] = 0.0
-        row[right] = q[k]
-        row[(right + 1) % chain.modulus] = 1.0 - q[k]
-        value = right
-    return mdp, policy
+    chain, modulus = task.chain, task.chain.modulus
+    states = chain.num_states(prompts[0].example.data)
+    policy = np.full((len(prompts), states, modulus), 1.0 / modulus)
+    for block, prompt, chances in zip(policy, prompts, q, strict=True):
+        value = prompt.example.data.start
+        for k, right in enumerate(chain.solution(prompt.example.data)):
+            row = block[chain.state_index(k, value)]
+            row[:] = 0.0
+            row[right] = chances[k]
+            row[(right + 1) % modulus] = 1.0 - chances[k]
+            value = right
+    return policy.reshape(-1, modulus)
 
 
 class ExactOracle(CheckerOracle):
