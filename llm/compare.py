@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,9 @@ from llm.config import (
     SamplingOptions,
     TrainConfig,
 )
+from llm.models import LoraOptions
 from llm.ours import check_package
+from llm.rehearsal import RehearsalOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,6 +68,9 @@ class Arm:
     mask: str = "first_error"
     tau: float = 0.0
     plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
+    rate: float = 1.0  # times the learning rate of all
+    lora_r: int = 0
+    rehearses: bool = False
 
 
 #: Two reset groups beside the fresh one, from the failures with the latest errors, or any.
@@ -90,6 +95,10 @@ ARMS: dict[str, Arm] = {
     "deepest-checker": Arm("oracle", plan=DEEPEST),
     "one-prompted": Arm("srpo", "prompted", plan=ONE),
     "one-checker": Arm("oracle", plan=ONE),
+    # What might keep the prompted localizer's skill, which training to solve does not.
+    "srpo-prompted-slow": Arm("srpo", "prompted", rate=0.25),
+    "srpo-prompted-lora": Arm("srpo", "prompted", lora_r=16),
+    "srpo-prompted-rehearsal": Arm("srpo", "prompted", rehearses=True),
 }
 
 #: What the learning rate is chosen with.
@@ -158,7 +167,9 @@ def run_config(
         ),
         localization=LocalizationOptions(max_tokens=2 * n + 4),
         oracle=OracleOptions(arm.mask, arm.tau),  # type: ignore[arg-type]
-        optimizer=OptimizerOptions(learning_rate=learning_rate),
+        optimizer=OptimizerOptions(learning_rate=arm.rate * learning_rate),
+        rehearsal=RehearsalOptions(model if arm.rehearses else ""),
+        lora=LoraOptions(r=arm.lora_r),
         evaluation=EvaluationOptions(steps=0),
     )
 
@@ -277,7 +288,8 @@ def summary(folder: Path, regime: str) -> Table:
         title_justify="left",
     )
     for heading in ("arm", "theory", "seeds", "mean success", "minus GRPO, same seeds",
-                    "at the end", "tokens to ½", "steps"):  # fmt: skip
+                    "at the end", "tokens to ½", "steps",
+                    "localized"):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "arm" else "right")
     for arm, own in records.items():
         areas = [area(record) for record in own.values()]
@@ -300,8 +312,20 @@ def summary(folder: Path, regime: str) -> Table:
             f"{np.mean([r['curve']['success'][-1] for r in own.values()]):.3f}",
             "never" if np.isinf(half) else f"{half:,.0f}",
             f"{np.mean([r['curve']['step'][-1] for r in own.values()]):.0f}",
+            _localized(own.values()),
         )
     return table
+
+
+def _localized(records: Iterable[dict[str, Any]]) -> str:
+    """Share of resets at the first error, in the first and the last quarter of the readings."""
+    ends = []
+    for record in records:
+        found = [x for x in record["curve"]["localize/exact"] if x is not None]
+        quarter = len(found) // 4 + 1
+        if found:
+            ends.append((np.mean(found[:quarter]), np.mean(found[-quarter:])))
+    return "{:.0%} → {:.0%}".format(*np.mean(ends, axis=0)) if ends else ""
 
 
 # ------------------------------------------------------------------ the command

@@ -14,6 +14,7 @@ from llm.command_line import parse
 from llm.localizers import TEMPERATURE
 from llm.losses import LossConfig
 from llm.models import LoraOptions
+from llm.rehearsal import RehearsalOptions
 from llm.thoughts import ThoughtLimits
 from llm.update import UpdateOptions
 
@@ -281,6 +282,7 @@ class TrainConfig:
     loss : LossConfig
     update : UpdateOptions
     optimizer : OptimizerOptions
+    rehearsal : RehearsalOptions
     lora : LoraOptions
     vllm : VLLMOptions
     evaluation : EvaluationOptions
@@ -312,6 +314,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     update: UpdateOptions = field(default_factory=UpdateOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    rehearsal: RehearsalOptions = field(default_factory=RehearsalOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
     vllm: VLLMOptions = field(default_factory=VLLMOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)

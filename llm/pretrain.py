@@ -24,6 +24,7 @@ import numpy as np
 from envs.reasoning import ChainTask, IntArray
 from llm.chain_model import HIDDEN_SIZE, LAYERS
 from llm.ours import check_package
+from llm.rehearsal import LOCALIZATIONS
 from llm.tasks.chain import QUESTION
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ PROG = "python -m llm.pretrain"
 
 #: Share of the steps in which the learning rate rises.
 WARMUP = 0.05
+#: Texts in `localizations.jsonl`.
+REHEARSED = 512
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,22 @@ def _pad(
     return ids, present, mask
 
 
+def write_localizations(config: PretrainConfig, path: Path) -> None:
+    """Texts in which errors are found, of the kind that was learnt, for `llm.rehearsal`."""
+    chain = ChainTask(config.modulus, config.operations)
+    wrong = chain.wrong_values(config.seed)
+    rng = np.random.default_rng([config.seed, REHEARSED])
+    lengths = rng.integers(config.lengths[0], config.lengths[1] + 1, size=REHEARSED)
+    with path.open("w") as file:
+        for n in lengths:
+            prompt, reply = sample_text(chain, int(n), config.error_rate, wrong, 1.0, rng)
+            file.write(json.dumps({"prompt": prompt, "completion": reply}) + "\n")
+
+
 def save_base(model: Any, tokenizer: Any, config: PretrainConfig, folder: Path) -> None:
     """Write model, tokenizer, and the recipe with versions and the checksum of the weights.
+
+    Where errors can be found, `localizations.jsonl` has some texts of that skill.
 
     Weights are rounded to bfloat16, which halves the file; they are float32 again when loaded.
     """
@@ -200,6 +217,8 @@ def save_base(model: Any, tokenizer: Any, config: PretrainConfig, folder: Path) 
 
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if config.localization > 0:
+        write_localizations(config, folder / LOCALIZATIONS)
     made = environment()
     recipe = {
         **asdict(config),

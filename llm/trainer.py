@@ -52,6 +52,7 @@ from llm.parity import check_parity
 from llm.progress import Reporter
 from llm.prompts import prompt_indices
 from llm.readout import ExactOracle, Readout, read_out
+from llm.rehearsal import Rehearsal
 from llm.rollouts import step_records, write_rollouts
 from llm.rows import MicroBatch, make_rows
 from llm.tasks import make_task
@@ -108,6 +109,7 @@ class Trainer:
             temperature=config.sampling.temperature,
             bf16=self.bf16,
             reference=_frozen(self.policy) if needs_copy else None,
+            rehearsal=self._rehearsal(),
         )
         self.step = self._recorded = 0
         self.stop_asked = False
@@ -393,6 +395,12 @@ class Trainer:
                 f"evaluation.steps: {config.evaluation.steps}, but {name} has no test problems; "
                 "give it some, or set evaluation.steps to 0"
             )
+
+    def _rehearsal(self) -> Rehearsal | None:
+        options = self.config.rehearsal
+        if not options.file or not options.weight:
+            return None
+        return Rehearsal(options, self.tokenizer, self.policy.config.max_position_embeddings)
 
     def _check_lengths(self) -> None:
         """Refuse prompts that leave no room for a completion, before anything is sampled."""

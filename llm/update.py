@@ -17,6 +17,7 @@ import torch
 from llm.logprobs import completion_logprobs
 from llm.losses import LossConfig, LossInputs, loss_metrics, loss_weights, policy_loss
 from llm.models import trainable
+from llm.rehearsal import Rehearsal
 from llm.rows import MicroBatch, Row, micro_batches
 
 
@@ -79,6 +80,8 @@ class Updater:
         Compute in bfloat16 by autocast.
     reference : model, optional
         For the KL term; by default the policy without its adapters.
+    rehearsal : Rehearsal, optional
+        Texts whose likelihood is part of the loss.
     """
 
     def __init__(
@@ -93,11 +96,12 @@ class Updater:
         temperature: float = 1.0,
         bf16: bool = False,
         reference: Any = None,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
         self.policy, self.optimizer, self.scheduler = policy, optimizer, scheduler
         self.loss, self.options = loss, options
         self.max_completion_length, self.temperature = max_completion_length, temperature
-        self.bf16, self.reference = bf16, reference
+        self.bf16, self.reference, self.rehearsal = bf16, reference, rehearsal
         self.device = next(policy.parameters()).device
 
     def __call__(
@@ -112,7 +116,7 @@ class Updater:
         ----------
         rows : sequence of Row
         rng : numpy Generator
-            Deals the rows out where there are several steps a pass.
+            Deals the rows out where there are several steps a pass, and draws the rehearsal.
         progress : function of int
             Told the trained tokens of each micro-batch that is done.
 
@@ -136,7 +140,7 @@ class Updater:
             if options.steps_per_generation > 1:
                 order = rng.permutation(len(rows))
             for part in np.array_split(order, options.steps_per_generation):
-                records.append(self._step(rows, sorted(part.tolist()), old, progress))
+                records.append(self._step(rows, sorted(part.tolist()), old, rng, progress))
         return {
             name: float(np.mean([r[name] for r in records if name in r]))
             for name in dict.fromkeys(name for record in records for name in record)
@@ -182,6 +186,7 @@ class Updater:
         rows: Sequence[Row],
         part: Sequence[int],
         old: dict[int, torch.Tensor] | None,
+        rng: np.random.Generator,
         progress: Callable[[int], None],
     ) -> dict[str, float]:
         """One optimizer step on some of the rows."""
@@ -200,6 +205,9 @@ class Updater:
             loss += out.loss.item()
             tokens.append(out.tokens)
             progress(len(batch.row))
+        metrics = {"loss": loss}
+        if self.rehearsal is not None:
+            metrics["rehearsal/loss"] = self._rehearse(self.rehearsal, rng)
         clip = self.options.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(trainable(self.policy).values(), clip)
         if not torch.isfinite(norm):
@@ -208,11 +216,22 @@ class Updater:
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        metrics = {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate}
+        metrics |= {"grad_norm": float(norm), "learning_rate": learning_rate}
         if tokens:
             joined = {name: torch.cat([t[name] for t in tokens]) for name in tokens[0]}
             metrics.update(loss_metrics(joined))
         return metrics
+
+    def _rehearse(self, rehearsal: Rehearsal, rng: np.random.Generator) -> float:
+        """Add the gradient of the texts' negative log-likelihood; returns its mean per token."""
+        rows = rehearsal.draw(rng)
+        tokens = sum(row.trained for row in rows)
+        total = 0.0
+        for batch in self._batches(rows, range(len(rows))):
+            loss = -self.logprobs(batch).sum() / tokens
+            (rehearsal.options.weight * loss).backward()
+            total += loss.item()
+        return total
 
     def _inputs(
         self, batch: MicroBatch, old: dict[int, torch.Tensor] | None, weight: dict[int, float]
