@@ -103,7 +103,7 @@ ARMS: dict[str, Arm] = {
 
 #: What the learning rate is chosen with.
 TUNING_ARMS = ("grpo", "rrpo", "oracle-first_error")
-TUNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+TUNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 TUNING_SEEDS = (1000, 1001)
 
 
