@@ -409,6 +409,8 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
 def done(path: Path, settings: TrainConfig) -> bool:
     """Whether a result is there; it must be of these settings.
 
+    A setting that did not exist when it was made counts at its default.
+
     Raises
     ------
     ValueError
@@ -416,7 +418,8 @@ def done(path: Path, settings: TrainConfig) -> bool:
     """
     if not path.exists():
         return False
-    recorded = json.loads(path.read_text())["config"]
+    defaults = json.loads(json.dumps(asdict(TrainConfig(model=settings.model))))
+    recorded = defaults | json.loads(path.read_text())["config"]
     wanted = json.loads(json.dumps(asdict(settings)))
     if recorded != wanted:
         odd = sorted(k for k in wanted if recorded.get(k) != wanted[k])

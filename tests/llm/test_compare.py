@@ -115,6 +115,9 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     assert not done(path, config)
     path.write_text(json.dumps({"config": asdict(config)}))
     assert done(path, config)
+    older = {name: value for name, value in asdict(config).items() if name != "rehearsal"}
+    path.write_text(json.dumps({"config": older}))
+    assert done(path, config)
     with pytest.raises(ValueError, match=r"made with other settings \(seed\); remove it, or name"):
         done(path, dataclasses.replace(config, seed=1))
 
