@@ -134,8 +134,8 @@ class Regime:
 
 REGIMES: dict[str, Regime] = {
     "short": Regime(3, 15_000, 1e-3, "GRPO ahead (0.78)"),
-    "middle": Regime(4, 25_000, 1e-3, "no difference (0.96)"),
-    "long": Regime(8, 120_000, 1e-3, "first-error resets ahead (1.43)"),
+    "middle": Regime(4, 25_000, 5e-4, "no difference (0.96)"),
+    "long": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)"),
 }
 
 #: Steps no run reaches: the token budget ends it.
