@@ -41,10 +41,12 @@ class LossConfig:
     importance_sampling_level : {"token", "sequence"}
         A ratio π/π_old for each token, or one for each row. Summed over tokens ("dapo", …), a row's
         ratio counts once a token; GSPO as published is "grpo" with "sequence".
-    epsilon, epsilon_high : float, float or None
-        The ratio is clipped to [1 − epsilon, 1 + epsilon_high]; None is `epsilon`. For "cispo",
-        `epsilon_high` is the largest ratio itself (5.0 in ScaleRL, arXiv:2510.13786) and must be
-        given: TRL's default would cut every ratio, on policy or not, to 0.2.
+    epsilon : float
+        The ratio is clipped to [1 − epsilon, 1 + epsilon_high].
+    epsilon_high : float or None
+        None is `epsilon`. For "cispo" it is the largest ratio itself (5.0 in ScaleRL,
+        arXiv:2510.13786) and must be given: TRL's default would cut every ratio, on policy or not,
+        to 0.2.
     beta : float
         Coefficient of the KL term; 0 needs no reference.
     use_bias_correction_kl : bool
@@ -56,8 +58,10 @@ class LossConfig:
 "sequence_mask"}
         The ratio of each token or the product over a row's trained tokens; outside [clip_min,
         clip_max] moved to the nearest of them ("truncate") or set to 0 ("mask").
-    vllm_importance_sampling_clip_max, vllm_importance_sampling_clip_min : float or None
-        None is no limit.
+    vllm_importance_sampling_clip_max : float or None
+        Upper limit of that ratio; None is no limit.
+    vllm_importance_sampling_clip_min : float or None
+        Lower limit of that ratio; None is no limit.
     """
 
     loss_type: LossType = "dapo"

@@ -59,6 +59,7 @@ class PretrainConfig:
     hidden_size : int
         A multiple of 32.
     layers : int
+        Of the decoder.
     steps : int
         Optimizer steps.
     batch : int

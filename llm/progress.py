@@ -1,14 +1,16 @@
-"""Progress of a run: bars and a table a step on a terminal, a line a step elsewhere."""
+"""Progress of a run: bars under a table that grows on a terminal, a line a step elsewhere."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -41,6 +43,9 @@ SHOWN = {
     "completions/mean_length": ("length", ".0f"),
     "step_time": ("seconds", ".2f"),
 }
+
+#: Least width of a column, and steps between headings.
+CELL, HEADINGS_EVERY = 8, 20
 
 
 class Stage:
@@ -87,8 +92,14 @@ class Reporter:
             disable=not self.console.is_terminal,
         )
         self._run = self._bars.add_task("run", total=steps, note=f"{steps} steps")
-        # One bar for each kind of stage, used again: the display keeps its height.
+        # One bar for each kind of stage, used again: the display keeps its height. Made in the
+        # order of stages, whichever comes first, and shown when it does.
         self._stages: dict[str, TaskID] = {}
+        for name in STAGES:
+            self._bar(name)
+        self._began = False
+        self._headings: list[str] = []
+        self._rows = 0  # since the headings
 
     def __enter__(self) -> Reporter:
         self._bars.start()
@@ -100,20 +111,23 @@ class Reporter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not self._began:
+            self._bars.live.transient = True  # nothing to look back at
         self._bars.stop()
 
     def message(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        """A line that stays; an indented one is a command to copy, and is not broken."""
+        prose = self.console.is_terminal and not text.startswith(" ")
+        self.console.print(text, markup=False, soft_wrap=not prose)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
         """Time a stage; `total` is its number of tokens, where that is known."""
-        if name in self._stages:
-            bar = self._stages[name]
-            self._bars.reset(bar, total=total, note="")
-        else:
-            bar = self._stages[name] = self._bars.add_task(name, total=total, note="")
+        self._began = True
+        bar = self._bar(name)
+        self._bars.reset(bar, total=total, note="", visible=True)
+        for later in self._later(bar):
+            self._bars.reset(later, start=False, total=1, note="")
         stage = Stage(lambda tokens: self._bars.advance(bar, tokens))
         try:
             yield stage
@@ -131,6 +145,17 @@ class Reporter:
             note=f"{stage.tokens:,} tokens, {stage.tokens / max(seconds, 1e-9):,.0f}/s",
         )
 
+    def _bar(self, name: str) -> TaskID:
+        """The bar of a kind of stage."""
+        if name not in self._stages:
+            self._stages[name] = self._bars.add_task(name, start=False, note="", visible=False)
+        return self._stages[name]
+
+    def _later(self, bar: TaskID) -> Iterator[TaskID]:
+        """Bars of later stages, which show what became of the step before."""
+        bars = list(self._stages.values())
+        yield from bars[bars.index(bar) + 1 :]
+
     def clear_timings(self) -> dict[str, float]:
         """Seconds and tokens a second of the stages since the last call, as metrics."""
         metrics = {}
@@ -143,21 +168,40 @@ class Reporter:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show a step's metrics."""
         shown = {
-            heading: format(metrics[name], form)
+            heading: _cell(metrics[name], form)
             for name, (heading, form) in SHOWN.items()
             if name in metrics
         }
         if self.console.is_terminal:
             self._bars.update(self._run, completed=step, note=f"step {step} of {self.steps}")
-            self.console.print(_table(step, shown, self.console.width))
+            self._row({"step": str(step), **shown})
         else:
             words = "  ".join(f"{heading} {value}" for heading, value in shown.items())
             self.message(f"step {step}/{self.steps}  {words}")
 
+    def _row(self, shown: Mapping[str, str]) -> None:
+        """Values under headings: one line a step if the width allows."""
+        order = ["step", *(heading for heading, _ in SHOWN.values())]
+        known = [heading for heading in order if heading in shown or heading in self._headings]
+        lines = _lines(known, self.console.width)
+        again = known != self._headings or self._rows == HEADINGS_EVERY or len(lines) > 1
+        self._headings, self._rows = known, 1 if again else self._rows + 1
+        for line in lines:
+            if again:
+                headings = "  ".join(heading.rjust(width) for heading, width in line)
+                self.console.print(Text(headings, style="dim"))
+            self.console.print(
+                Text("  ".join(shown.get(heading, "").rjust(width) for heading, width in line))
+            )
+
     def summary(self, folder: Path) -> None:
         """Show what became of the run, and where to look next."""
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        table = Table("", "first", "last", title=Text(str(folder)), title_justify="left")
+        path = folder / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not rows:
+            self.message("nothing was left to do")
+            return
+        table = Table("", "first", "last", box=SIMPLE_HEAD)
         for name in ("eval/pass@1", "fresh/reward", "reset/reward", "entropy"):
             values = [row[name] for row in rows if name in row]
             if values:
@@ -166,26 +210,27 @@ class Reporter:
         tokens = rows[-1].get("ledger/steps", 0) + rows[-1].get("ledger/localizer_cost", 0)
         seconds = sum(row.get("step_time", 0.0) for row in rows)
         self.message(f"{rows[-1]['step']} steps, {tokens:,} tokens generated, {seconds:,.0f} s")
-        self.message(f"rollouts: python -m llm.show {folder}   metrics: {folder}/metrics.jsonl")
+        self.message(f"metrics are in {path}")
+        if (folder / "rollouts").is_dir():
+            self.message("to look at rollouts:")
+            self.message(f"  python -m llm.show {shlex.quote(str(folder))}")
 
 
-def _table(step: int, shown: Mapping[str, str], width: int) -> Table:
-    """Headings over values, in as few rows of them as the width allows."""
-    items = list(shown.items())
-    for rows in range(1, len(items) + 1):
-        columns = -(-len(items) // rows)
-        lines = [items[at : at + columns] for at in range(0, len(items), columns)]
-        needed = sum(
-            2 + max(len(text) for line in lines for item in line[at : at + 1] for text in item)
+def _cell(value: float, form: str) -> str:
+    """A value, in figures that fit a column."""
+    text = format(value, form)
+    return text if len(text) <= CELL else format(value, ".1e")
+
+
+def _lines(headings: Sequence[str], width: int) -> list[list[tuple[str, int]]]:
+    """Headings and the widths of their columns, on as few lines as `width` allows."""
+    for number in range(1, len(headings) + 1):
+        columns = -(-len(headings) // number)
+        lines = [headings[at : at + columns] for at in range(0, len(headings), columns)]
+        widths = [
+            max(CELL, *(len(heading) for line in lines for heading in line[at : at + 1]))
             for at in range(columns)
-        )
-        if needed <= width:
+        ]
+        if sum(widths) + 2 * (columns - 1) <= width:
             break
-    title = Text(f"step {step}", style="bold")
-    table = Table(box=None, show_header=False, title=title, title_justify="left")
-    for _ in range(columns):
-        table.add_column(justify="right")
-    for line in lines:
-        table.add_row(*(Text(heading, style="dim") for heading, _ in line))
-        table.add_row(*(value for _, value in line))
-    return table
+    return [list(zip(line, widths, strict=False)) for line in lines]

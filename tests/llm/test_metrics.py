@@ -43,7 +43,7 @@ def groups() -> Collection:
     found = [
         Group(0, empty, fresh),
         Group(0, kept, again, seed),
-        Group(0, seed.prefix(0), whole, seed),
+        Group(0, fresh[1].prefix(0), whole, fresh[1]),
         Group(1, empty, other),
     ]
     return Collection(found, Ledger())

@@ -297,10 +297,10 @@ def test_two_passes_of_two_steps(policy: Any) -> None:
     parts: list[list[int]] = []
 
     class Watched(Updater):
-        def _step(self, rows: Any, part: Any, old: Any, progress: Any) -> dict[str, float]:
+        def _step(self, rows: Any, part: Any, old: Any, *more: Any) -> dict[str, float]:
             parts.append(list(part))
             assert old is not None and len(old) == len(rows)
-            return super()._step(rows, part, old, progress)
+            return super()._step(rows, part, old, *more)
 
     update = updater(
         policy,

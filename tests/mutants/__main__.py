@@ -8,24 +8,31 @@ unchanged copy is run first and must pass. Exit code 0 only if every fault was c
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.mutants.bounds import CONSTANTS
+from tests.mutants.llm import LLM, VLLM
 from tests.mutants.mutant import Mutant
 from tests.mutants.resets import RESETS
 from tests.mutants.values import VALUES, WORLDS
 
-MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS
+MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS + LLM
+if importlib.util.find_spec("vllm") is not None:  # else its tests are skipped
+    MUTANTS += VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERYTHING = ("tests/cpi", "tests/envs")
+
+#: Where a fault of a room must show, if the nearest tests miss it.
+TABULAR = ("tests/cpi", "tests/envs")
+EVERYTHING = {"envs": TABULAR, "cpi": TABULAR, "llm": ("tests/llm",)}
 ROOMS = ("cpi", "envs", "llm", "paper_figures", "tests")
 
 
@@ -46,7 +53,9 @@ def plant(mutant: Mutant, tree: Path) -> None:
 
 
 def nearest_tests(mutant: Mutant, tree: Path) -> list[str]:
-    """The test file that mirrors the mutant's, or the fast ones of its folder."""
+    """The mutant's own tests, the file that mirrors its file, or the fast ones of its folder."""
+    if mutant.tests:
+        return list(mutant.tests)
     path = Path("tests") / mutant.file
     mirror = path.with_name(f"test_{path.name}")
     if (tree / mirror).exists():
@@ -54,21 +63,27 @@ def nearest_tests(mutant: Mutant, tree: Path) -> list[str]:
     return [str(path.with_name(f"test_{name}.py")) for name in ("hand_computed", "tight")]
 
 
+def all_tests(rooms: Iterable[str]) -> list[str]:
+    """Those of some rooms."""
+    return sorted({tests for room in rooms for tests in EVERYTHING[room]})
+
+
 def run_tests(tree: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """The fast ones of `tests`, up to the first failure; `tree` shadows the installed packages."""
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # faults run side by side
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+        env=os.environ | threads | {"PYTHONPATH": str(tree)},
         capture_output=True,
         text=True,
         timeout=900,
     )
 
 
-def verdict(mutant: Mutant | None) -> tuple[str, str]:
-    """("caught" | "survived" | "broken", the line that says more)."""
+def verdict(mutant: Mutant | None, rooms: Iterable[str] = ()) -> tuple[str, str]:
+    """("caught" | "survived" | "broken", the line that says more); without a mutant, of rooms."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_tree(tree)
@@ -78,9 +93,12 @@ def verdict(mutant: Mutant | None) -> tuple[str, str]:
         except LookupError as error:
             return "broken", str(error)
         # Most faults fail next door; only those that do not need all the tests.
-        result = run_tests(tree, EVERYTHING if mutant is None else nearest_tests(mutant, tree))
-        if mutant is not None and result.returncode == 0:
-            result = run_tests(tree, EVERYTHING)
+        if mutant is None:
+            result = run_tests(tree, all_tests(rooms))
+        else:
+            result = run_tests(tree, nearest_tests(mutant, tree))
+            if result.returncode == 0:
+                result = run_tests(tree, all_tests([mutant.room]))
     lines = [line for line in result.stdout.splitlines() if line.strip()] or [result.stderr]
     failed = [line for line in lines if line.startswith("FAILED")]
     if result.returncode == 0:
@@ -96,7 +114,9 @@ def main() -> int:
     parser.add_argument("words", nargs="*", help="only the faults whose description holds these")
     words = parser.parse_args().words
     chosen = [m for m in MUTANTS if all(word in f"{m.file}: {m.fault}" for word in words)]
-    outcome, detail = verdict(None)
+    if not chosen:
+        parser.error(f"no description holds {' and '.join(words)}")
+    outcome, detail = verdict(None, {mutant.room for mutant in chosen})
     if outcome != "survived":
         print(f"The tests do not pass on the unchanged copy: {detail}", file=sys.stderr)
         return 1
@@ -107,7 +127,7 @@ def main() -> int:
             counts[outcome] += 1
             print(f"{outcome:8}  {mutant.file}: {mutant.fault}\n          {detail}", flush=True)
     print(f"caught {counts['caught']} / planted {len(chosen)}")
-    return 0 if chosen and counts["caught"] == len(chosen) else 1
+    return 0 if counts["caught"] == len(chosen) else 1
 
 
 if __name__ == "__main__":
