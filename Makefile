@@ -29,7 +29,7 @@ run: .venv/.run ## check every bound, then train a language model with SRPO; res
 	$(BIN)/python -m cpi.bounds --json results/bounds.json
 	$(BIN)/python -m llm.train --config chain --output results/chain-srpo --resume auto
 	$(BIN)/python -m paper_figures.training_run results/chain-srpo --out results/chain-srpo.png
-	$(BIN)/python -m llm.show results/chain-srpo --kind reset --limit 1
+	$(BIN)/python -m llm.show results/chain-srpo --step 12 --kind reset --limit 1
 	@echo
 	@echo "Next: $(BIN)/python -m llm.exact results/chain-srpo   its exact values, predicted and measured"
 	@echo "      $(BIN)/python -m llm.train --help               your own model and problems"

@@ -63,8 +63,9 @@ def draw(runs: Sequence[Path], out: Path) -> None:
                     number += 1
                     text = label if len(found) == 1 else f"{run}: {label}"
                     ax.plot(*zip(*points, strict=True), color=colour, ls=dash, label=text)
-            ax.set(title=title, xlabel="generated tokens, thousands", ylim=(0, 1))
-            ax.legend(loc="best")
+            ax.set(xlabel="generated tokens, thousands", ylim=(-0.02, 1.02))
+            ax.set_title(title, pad=16)
+            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
         axes[0].set_ylabel("share")
         save(made, out)
 
