@@ -107,8 +107,8 @@ def _find(file: str) -> Path:
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
         raise ValueError(f"--config: {file!r} is neither a file nor a preset; presets: {known}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
     if isinstance(content, Mapping) and isinstance(content.get("config"), list):
         raise ValueError(

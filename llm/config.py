@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -328,6 +329,8 @@ class TrainConfig:
         for name in ("steps", "prompts_per_step", "save_steps", "save_total_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ 1")
+        if self.token_budget is not None and self.token_budget < 1:
+            raise ValueError(f"token_budget: {self.token_budget} is not a whole number ≥ 1")
         if self.seed < 0 or self.rollout_steps < 0:
             raise ValueError(f"seed={self.seed}, rollout_steps={self.rollout_steps}: must be ≥ 0")
         plan = self.group_plan()
@@ -337,6 +340,12 @@ class TrainConfig:
                     f"{name}: a group of one has nothing to compare with, its advantage is always "
                     "0; give at least 2 (or 0 for no such group)"
                 )
+        rows, parts = self.prompts_per_step * plan.rollouts, self.update.steps_per_generation
+        if parts > rows:
+            raise ValueError(
+                f"update.steps_per_generation: {parts} optimizer steps, but a training step has "
+                f"{rows} rollouts ({self.prompts_per_step} prompts × {plan.rollouts})"
+            )
 
     def group_plan(self) -> GroupPlan:
         """The algorithm's plan with the overrides of `plan`."""
@@ -353,7 +362,12 @@ class TrainConfig:
         """All settings; `--config` reads it back."""
         import yaml
 
-        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+        class Dumper(yaml.SafeDumper):
+            """Quotes what jsonargparse, unlike PyYAML, would read as a number, such as 1e3."""
+
+        number = re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$")
+        Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+        return yaml.dump(asdict(self), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_config(

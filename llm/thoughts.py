@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cpi.episodes import Episode, Prefix, Steps
 from llm.engines.engine import MAX_SEED, Completion, Engine, SamplingParams
+from llm.tasks import checked
 from llm.tasks.task import Example, PromptText, Task
 
 
@@ -178,7 +179,7 @@ class ThoughtSimulator:
     def _episode(self, prefix: Prefix, completion: Completion) -> Episode:
         steps = (*prefix.steps, *self._split(completion, self.limits.max_thoughts - prefix.length))
         text = self.tokenizer.decode(token_ids(steps), skip_special_tokens=True)
-        reward = float(self.task.reward(prefix.start.example, text))
+        reward = checked.reward(self.task, prefix.start.example, text)
         return Episode(prefix, steps, reward, reward < self.task.success, len(completion.ids))
 
     def _split(self, completion: Completion, most: int) -> list[Thought]:

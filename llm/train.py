@@ -5,12 +5,13 @@ The loop is in `llm/trainer.py`, the settings in `llm/config.py`.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -48,14 +49,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_package(PROG)
     # Idle threads sleep: on shared cores, spinning makes two of them many times slower than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Torch reads the line above when it is loaded, which the imports below do.
-    from llm.config import parse_config
-
+    _print_anything()
     try:
-        config = parse_config(argv, PROG, DESCRIPTION, EPILOG)
-    except (ValueError, OSError) as error:
-        return _failed(error, 2)
+        with _handling(_stop_at_once, signal.SIGTERM):
+            # Torch reads the line above when it is loaded, which the import below does.
+            from llm.config import parse_config
+
+            try:
+                config = parse_config(argv, PROG, DESCRIPTION, EPILOG)
+            except (ValueError, OSError) as error:
+                return _failed(error, 2)
+            return _train(config)
+    except KeyboardInterrupt:
+        return _failed("stopped before it began", 130)
+
+
+def _train(config: TrainConfig) -> int:
+    """Run it; returns the exit code."""
     # After the command line, so that its errors and --help come quickly.
+    import torch
     import transformers
 
     from llm.checkpoints import CheckpointError
@@ -71,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         nonlocal began
         from llm.progress import Reporter
-        from llm.run_folder import begin_run, open_run
+        from llm.run_folder import alone, begin_run, open_run
         from llm.trainer import Trainer
 
         resume = open_run(config)
@@ -81,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 reporter.message(f"going on from {resume}")
             trainer = Trainer(config, reporter, resume)
             try:
-                began = True
-                with _stopping(trainer, reporter):
+                with alone(config.folder), _stopping(trainer, reporter):
+                    began = True
                     begin_run(config, trainer.step)
                     trainer.run()
             finally:
@@ -101,17 +113,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run()
         except expected as error:
             return _failed(error, 1 if began else 2, config if began else None)
-        except KeyboardInterrupt:
-            print(
-                f"{PROG}: stopped at once; --resume auto goes on from the last save",
-                file=sys.stderr,
+        except torch.OutOfMemoryError as error:
+            what = ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator
+            cure = (
+                "lower update.per_device_train_batch_size, vllm.gpu_memory_utilization or "
+                "sampling.max_completion_length, or set gradient_checkpointing"
             )
-            return 130
+            return _failed(f"{what}; {cure}", 1, config)
+        except SystemExit:  # rich's answer to a closed pipe
+            return _failed("nobody reads its output any more, so it has stopped", 1, config)
+        except KeyboardInterrupt:
+            return _failed("stopped at once", 130, config)
 
 
-def _failed(error: Exception, code: int, config: TrainConfig | None = None) -> int:
+def _print_anything() -> None:
+    """Make what cannot be printed no reason to stop: closed streams, letters without a code."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _failed(reason: Exception | str, code: int, config: TrainConfig | None = None) -> int:
     """Say why, in one line, and how to go on with a run that had begun."""
-    message = " ".join(str(error).split())
+    message = " ".join(str(reason).split())
     if config is not None:
         from llm.checkpoints import latest
 
@@ -136,12 +163,25 @@ def _stopping(trainer: Trainer, reporter: Reporter) -> Iterator[None]:
         trainer.stop_asked = True
         reporter.message("finishing this step, then saving; once more stops at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _handling(ask, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _handling(
+    handler: Callable[[int, FrameType | None], None], *signals: signal.Signals
+) -> Iterator[None]:
+    """Let a function handle these signals."""
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 if __name__ == "__main__":

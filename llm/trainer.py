@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ from llm.readout import ExactOracle, Readout, read_out
 from llm.rehearsal import Rehearsal
 from llm.rollouts import step_records, write_rollouts
 from llm.rows import MicroBatch, make_rows
-from llm.tasks import make_task
+from llm.tasks import Split, checked, make_task
 from llm.thoughts import Prompt, ThoughtSimulator
 from llm.update import TrainingError, Updater
 
@@ -83,6 +83,7 @@ class Trainer:
         self.log = MetricsLog(self.folder, config.report_to)
         self.reporter = reporter or Reporter(config.steps)
         self.task = make_task(config.task, **config.task_args)
+        self.examples = {split: checked.examples(self.task, split) for split in get_args(Split)}
         self._check_task()
         model = locate(config.model)
         self.tokenizer = load_tokenizer(model)
@@ -130,8 +131,8 @@ class Trainer:
                 config.sampling.top_p,
                 self.eos,
             )
-            self.train_prompts = [self.simulator.prompt(e) for e in self.task.examples("train")]
-            test = self.task.examples("test")[: config.evaluation.problems]
+            self.train_prompts = [self.simulator.prompt(e) for e in self.examples["train"]]
+            test = self.examples["test"][: config.evaluation.problems]
             self.test_prompts = [self.simulator.prompt(e) for e in test]
             self._check_lengths()
             if config.sampling.top_p < 1:
@@ -153,7 +154,7 @@ class Trainer:
         Raises
         ------
         TrainingError, EngineError, ValueError, OSError
-            If it cannot go on; what had been reached is in a checkpoint then.
+            If it cannot go on; whatever the reason, what had been reached is in a checkpoint then.
         """
         records = []
         if self.step == 0:
@@ -164,7 +165,7 @@ class Trainer:
         while not (self.finished or self.stop_asked):
             try:
                 records.append(self.train_step())
-            except (EngineError, TrainingError, ValueError, OSError):
+            except (Exception, SystemExit):  # which a closed pipe makes the display raise
                 self._save_what_is_whole()
                 raise
             last = self.stop_asked or self.finished
@@ -321,9 +322,7 @@ class Trainer:
 
     def _save_what_is_whole(self) -> None:
         """After a failure: save, unless a step is half done or half recorded."""
-        options = self.config.update
-        updates = self.step * options.num_iterations * options.steps_per_generation
-        if self._recorded == self.step and self.scheduler.last_epoch == updates:
+        if self._recorded == self.step and self.update.whole:
             with contextlib.suppress(checkpoints.CheckpointError):  # the failure says more
                 self.save()
 
@@ -390,7 +389,9 @@ class Trainer:
         if config.algorithm == "srpo" and config.localizer != "prompted":
             nobody: Any = None  # only "prompted" needs one
             make_localizer(config.localizer, nobody, self.task)
-        if config.evaluation.steps and not self.task.examples("test"):
+        if not self.examples["train"]:
+            raise ValueError(f"task: {name} has no training problems")
+        if config.evaluation.steps and not self.examples["test"]:
             raise ValueError(
                 f"evaluation.steps: {config.evaluation.steps}, but {name} has no test problems; "
                 "give it some, or set evaluation.steps to 0"
@@ -406,6 +407,8 @@ class Trainer:
         """Refuse prompts that leave no room for a completion, before anything is sampled."""
         most = self.config.sampling.max_completion_length
         for prompt in (*self.train_prompts, *self.test_prompts):
+            if not prompt.ids:
+                raise ValueError(f"task: the prompt of {prompt.example.id!r} has no token")
             if len(prompt.ids) + most > self.engine.max_model_len:
                 raise ValueError(
                     f"sampling.max_completion_length: {most} and the {len(prompt.ids)} tokens of "
@@ -460,6 +463,11 @@ def _optimizer(policy: Any, config: TrainConfig) -> tuple[torch.optim.Optimizer,
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"optimizer.lr_scheduler_type: {error}; constant is the default") from None
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise ValueError(
+            f"optimizer.lr_scheduler_type: {options.lr_scheduler_type} follows a metric, and "
+            "here is none; constant is the default"
+        )
     return optimizer, scheduler
 
 

@@ -82,6 +82,11 @@ class Updater:
         For the KL term; by default the policy without its adapters.
     rehearsal : Rehearsal, optional
         Texts whose likelihood is part of the loss.
+
+    Attributes
+    ----------
+    whole : bool
+        Whether the optimizer is between two batches, not within the steps of one.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class Updater:
         self.max_completion_length, self.temperature = max_completion_length, temperature
         self.bf16, self.reference, self.rehearsal = bf16, reference, rehearsal
         self.device = next(policy.parameters()).device
+        self.whole = True
 
     def __call__(
         self,
@@ -141,6 +147,7 @@ class Updater:
                 order = rng.permutation(len(rows))
             for part in np.array_split(order, options.steps_per_generation):
                 records.append(self._step(rows, sorted(part.tolist()), old, rng, progress))
+        self.whole = True
         return {
             name: float(np.mean([r[name] for r in records if name in r]))
             for name in dict.fromkeys(name for record in records for name in record)
@@ -213,6 +220,7 @@ class Updater:
         if not torch.isfinite(norm):
             raise self._not_finite("grad_norm", float(norm), rows, None, {})
         learning_rate = self.scheduler.get_last_lr()[0]
+        self.whole = False
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()

@@ -171,7 +171,12 @@ class TransformersEngine:
             logits_to_keep=1,
         )
         index = torch.tensor(source, device=device)
-        cache = output.past_key_values
+        cache: Any = getattr(output, "past_key_values", None)
+        if not hasattr(cache, "batch_select_indices"):
+            raise EngineError(
+                f"{type(self._model).__name__} keeps no cache of keys and values that this engine "
+                "knows; use a causal language model that does, or --engine vllm"
+            )
         cache.batch_select_indices(index)
         logits, mask, position = output.logits[index, -1], mask[index], positions[index, -1]
 

@@ -40,6 +40,7 @@ from llm.engines.vllm_process import (
     settings,
     shut_in_process,
     shut_processes,
+    starting,
     watch,
 )
 
@@ -231,19 +232,22 @@ class VLLMEngine:
 
         self._sleeps = current_platform.is_sleep_mode_available()
         try:
-            return LLM(
-                **options,
-                enable_prefix_caching=True,
-                enable_sleep_mode=self._sleeps,
-                # Ids go in and come out; a model's generation_config.json changes no sampling.
-                skip_tokenizer_init=True,
-                generation_config="vllm",
-                logprobs_mode="processed_logprobs",
-                use_tqdm_on_load=False,
-            )
-        except Exception as error:
+            with starting():
+                return LLM(
+                    **options,
+                    enable_prefix_caching=True,
+                    enable_sleep_mode=self._sleeps,
+                    # Ids go in and come out; a model's generation_config.json changes no sampling.
+                    skip_tokenizer_init=True,
+                    generation_config="vllm",
+                    logprobs_mode="processed_logprobs",
+                    use_tqdm_on_load=False,
+                )
+        except BaseException as error:
             if not self._separate:
                 groups.leave(self)
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
             raise EngineError(
                 f"vLLM does not start {options['model']}: {_first_line(error)}{self._printed.hint}"
             ) from error
@@ -296,7 +300,6 @@ class VLLMEngine:
         if not interrupted and (message := self._died()):
             self._give_up(message, error)
         engine = self._llm.llm_engine
-        # Ctrl-C reaches an engine in another process, too; the next call finds out.
         with suppress(Exception):
             engine.abort_request(list(engine.output_processor.request_states), internal=True)
         if interrupted or isinstance(error, ValueError):

@@ -15,6 +15,8 @@ was seen to go wrong:
 - `groups`, `shut_in_process`: engines in one process share the process groups of
   `torch.distributed`, and its own `shutdown` of one would end those of all, or the caller's.
 - `shut_processes`: it leaves a socket to the garbage collector, which complains.
+- `starting`: a Ctrl-C while it waits for its processes is swallowed. A terminal sends them one,
+  too, and they end, although a caller may want them to finish its step.
 - `watch`, `death`: when a process of the engine dies, those who wait for its answer would wait for
   ever.
 
@@ -29,6 +31,7 @@ import importlib
 import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -37,7 +40,8 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -184,13 +188,14 @@ class Printed:
             os.close(target)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._path:
             _flush()
             for number, saved in enumerate(self._saved, start=1):
                 os.dup2(saved, number)
                 os.close(saved)
-            if not self._path.stat().st_size:
+            stopped = kind is not None and not issubclass(kind, Exception)
+            if stopped or not self._path.stat().st_size:
                 self.discard()
 
 
@@ -198,6 +203,54 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+
+
+class _Stopped(BaseException):
+    """A signal that came while an engine was starting, under a name that vLLM does not know."""
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Let a signal end the start of an engine, and keep Ctrl-C from the processes it starts.
+
+    Signals are handled as the caller does, once vLLM has cleared up.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the caller's handler raised nothing.
+    """
+    start = BaseProcess.start
+
+    def deaf(process: BaseProcess) -> None:
+        # What a thread blocks is blocked in a process that it starts. The tracker, which comes with
+        # the first of them, would unblock it.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            start(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def stop(number: int, frame: object) -> None:
+        raise _Stopped(number)
+
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set any
+        found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    BaseProcess.start = deaf  # type: ignore[method-assign,assignment]
+    try:
+        for number in handlers:
+            signal.signal(number, stop)
+        yield
+    except _Stopped as stopped:
+        handlers[stopped.args[0]](stopped.args[0], None)
+        raise KeyboardInterrupt from None
+    finally:
+        BaseProcess.start = start  # type: ignore[method-assign]
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class Groups:

@@ -30,6 +30,15 @@ def make_task(name: str, **options: Any) -> Task:
         task = make(**options)
     except TypeError as error:
         raise ValueError(f"task: {name} cannot be made with {options}: {error}") from error
+    except Exception as error:
+        if isinstance(error, ValueError):  # its own refusal, which says what is wrong
+            raise
+        kind = type(error).__name__
+        raise ValueError(f"task: {name} cannot be made with {options}: {kind}: {error}") from error
     if not isinstance(task, Task):
         raise ValueError(f"task: {name} gives a {type(task).__name__}, not an llm.tasks.Task")
+    if not isinstance(task.delimiter, str):
+        raise ValueError(f"task: delimiter of {name}: {task.delimiter!r} is not text")
+    if isinstance(task.stop, str) or not all(isinstance(text, str) for text in task.stop):
+        raise ValueError(f"task: stop of {name}: {task.stop!r} is not a tuple of texts")
     return task

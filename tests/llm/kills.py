@@ -23,8 +23,9 @@ from tests.llm.conftest import CHAIN, pretrained
 from tests.llm.runs import arguments, assert_same_run, kill
 
 #: SRPO, so that there are localizations and resets; steps so long that half of its life is steps.
+STEPS = "6"
 FLAGS = [
-    *("--algorithm=srpo", "--steps=6", "--prompts_per_step=192"),
+    *("--algorithm=srpo", f"--steps={STEPS}", "--prompts_per_step=192"),
     *("--save_steps=2", "--save_total_limit=2"),
 ]
 
@@ -81,14 +82,14 @@ class Run:
         return self.printed.read_text().splitlines()
 
     def phase(self) -> str:
-        """What it was doing, by the last line that it printed."""
+        """What it was doing, by what it had printed."""
         said = self.said()
-        if not said:
-            return "imports"
-        last = said[-1].split()
-        if last[0] == "step":
-            return f"after step {last[1].partition('/')[0]}"
-        return "step 0 or 1" if last[0] == "parity" else "loading"
+        steps = [line.split()[1].partition("/")[0] for line in said if line.startswith("step ")]
+        if steps:
+            return "ending" if steps[-1] == STEPS else f"after step {steps[-1]}"
+        if any(line.startswith("parity ") for line in said):
+            return "beginning"
+        return "loading" if said else "imports"
 
     def leftovers(self) -> list[str]:
         """Names that a finished run does not have."""

@@ -6,10 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 import llm
 from tests.llm.runs import metrics, train
@@ -30,7 +32,36 @@ CASES = {
         ["--task_args.verify=answer", "--algorithm=oracle", "--oracle.mask=largest"],
         "exact values are there for 'steps'",
     ),
+    "a binary file": ([f"--config={sys.executable}"], f"{sys.executable} is not YAML"),
+    "steps without rows": (["--update.steps_per_generation=99"], "a training step has 64 rollouts"),
+    "no budget": (["--token_budget=0"], "token_budget: 0 is not a whole number ≥ 1"),
+    "schedule by metric": (["--optimizer.lr_scheduler_type=greedy"], "greedy follows a metric"),
+    "adapters nowhere": (["--lora.r=4", "--lora.target_modules=no"], "lora: Target modules no not"),
+    "all dropped": (["--lora.r=4", "--lora.dropout=1"], "lora.dropout: 1.0 is not in [0, 1)"),
 }
+
+#: What a copy, a download or an edit makes of a model: by name, a file and what becomes of it.
+BROKEN: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "cut short": ("model.safetensors", lambda b: b[: len(b) // 2], "SafetensorError"),
+    "a tensor lost": ("model.safetensors", lambda b: without(b, 0), "1 weights are missing or of"),
+    "a tensor cut": ("model.safetensors", lambda b: without(b, 5), "1 weights are missing or of"),
+    "other layers": (
+        "config.json",
+        lambda b: b.replace(b'"num_hidden_layers": 2', b'"num_hidden_layers": 3'),
+        "num_hidden_layers",
+    ),
+    "no tokens": ("tokenizer.json", lambda b: b"{}", "no tokenizer could be loaded"),
+}
+
+
+def without(content: bytes, keep: int) -> bytes:
+    """A file of weights without most of one, or without all of it."""
+    tensors = safetensors.torch.load(content)
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name] = tensors[name][:keep].clone()
+    if not keep:
+        del tensors[name]
+    return safetensors.torch.save(tensors, {"format": "pt"})
 
 
 def one_line(capfd: pytest.CaptureFixture[str]) -> str:
@@ -51,6 +82,25 @@ def test_one_line_names_the_fix(
     flags, message = CASES[case]
     assert train(chain_base, tmp_path / "run", chain_args, *flags) in (1, 2)
     assert message in one_line(capfd)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_model_is_refused(
+    case: str,
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    name, spoil, message = BROKEN[case]
+    model = tmp_path / "model"
+    shutil.copytree(chain_base, model)
+    (model / name).write_bytes(spoil((chain_base / name).read_bytes()))
+    assert train(model, tmp_path / "run", chain_args) == 2
+    err = one_line(capfd)
+    assert message in err
+    assert f"could be loaded from the folder '{model}'" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_overwritten(

@@ -1,0 +1,68 @@
+"""A task's methods, asked: what its code raises or gives wrong becomes a line that names it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.imports import users_code
+from llm.tasks.task import Example, Split, Task
+
+
+def examples(task: Task, split: Split) -> list[Example]:
+    """The problems of a split.
+
+    Raises
+    ------
+    ValueError
+        If the task fails, or gives something else than examples with prompts.
+    """
+    name = f"task: {type(task).__name__}.examples({split!r})"
+    with users_code(name, task):
+        found = list(task.examples(split))
+    for number, example in enumerate(found):
+        if not isinstance(example, Example):
+            kind = type(example).__name__
+            raise ValueError(f"{name}: number {number} is a {kind}, not an llm.tasks.Example")
+        if not isinstance(example.prompt, str | list):
+            raise ValueError(
+                f"{name}: the prompt of {example.id!r} is {example.prompt!r}; give it text, or a "
+                "list of chat messages"
+            )
+    # Numbers of a data set, say, which JSON may not know.
+    return [e if isinstance(e.id, str) else e._replace(id=str(e.id)) for e in found]
+
+
+def reward(task: Task, example: Example, completion: str) -> float:
+    """The reward of a completion.
+
+    Raises
+    ------
+    ValueError
+        If the task fails, or gives no finite number.
+    """
+    name = f"task: {type(task).__name__}.reward of {example.id!r}"
+    with users_code(name, task):
+        value = float(task.reward(example, completion))
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, which is not a finite number")
+    return value
+
+
+def errors(task: Task, example: Example, thoughts: Sequence[str]) -> NDArray[np.bool_]:
+    """Which thoughts the task's checker finds wrong, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        If the task fails, or does not say true or false of each thought.
+    """
+    name = f"task: {type(task).__name__}.errors of {example.id!r}"
+    with users_code(name, task):
+        flags = np.asarray(task.errors(example, thoughts))
+    if flags.shape != (len(thoughts),) or (flags.size and flags.dtype != np.bool_):
+        raise ValueError(f"{name} is {flags}, not True or False for each of {len(thoughts)} steps")
+    return flags.astype(np.bool_)
