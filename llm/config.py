@@ -161,6 +161,15 @@ class VLLMOptions:
     max_num_seqs: int = 256
     max_model_len: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel_size", "max_num_seqs", "max_model_len"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"vllm.{name}: {value} is not a whole number ≥ 1")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"vllm.gpu_memory_utilization: {self.gpu_memory_utilization} is not in (0, 1]"
+            )
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -356,7 +365,7 @@ class TrainConfig:
     def folder(self) -> Path:
         """Where the run's files go."""
         task = self.task.rpartition(":")[2]
-        return Path(self.output or f"runs/{task}-{self.algorithm}-s{self.seed}")
+        return Path(self.output or f"runs/{task}-{self.algorithm}-s{self.seed}").expanduser()
 
     def to_yaml(self) -> str:
         """All settings; `--config` reads it back."""

@@ -366,5 +366,9 @@ def _save(state_dict: Mapping[str, torch.Tensor], folder: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    """What an error says first; pydantic says first how many there are."""
+    if callable(errors := getattr(error, "errors", None)):
+        found = errors()[0]
+        return ": ".join([*map(str, found["loc"]), *found["msg"].split("\n")[:1]])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -37,6 +37,8 @@ CASES = {
     "no budget": (["--token_budget=0"], "token_budget: 0 is not a whole number ≥ 1"),
     "schedule by metric": (["--optimizer.lr_scheduler_type=greedy"], "greedy follows a metric"),
     "adapters nowhere": (["--lora.r=4", "--lora.target_modules=no"], "lora: Target modules no not"),
+    "no device": (["--vllm.tensor_parallel_size=0"], "vllm.tensor_parallel_size: 0 is not a whole"),
+    "no memory": (["--vllm.gpu_memory_utilization=0"], "vllm.gpu_memory_utilization: 0.0 is not"),
     "all dropped": (["--lora.r=4", "--lora.dropout=1"], "lora.dropout: 1.0 is not in [0, 1)"),
 }
 

@@ -27,7 +27,6 @@ from llm.compare import (
     runs,
     tokens_to,
 )
-from llm.config import TrainConfig
 
 
 def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def test_a_quick_comparison_goes_on_where_it_was(
             assert len(curve["step"]) <= READINGS + 2
             assert curve["tokens"][0] == 0
             assert run["environment"]["versions"]["torch"]
-            assert TrainConfig(**{**run["config"], "output": ""}).seed in (0, 1)
+            assert run["config"]["seed"] in (0, 1)
         # The same base model at the start, whatever the seed.
         assert len({run["curve"]["success"][0] for run in own.values()}) == 1
     assert "oracle-first_error" in printed

@@ -7,12 +7,14 @@ import os
 import signal
 import time
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from llm.engines import EngineError, SamplingParams
 from llm.engines.transformers import TransformersEngine
+from llm.engines.vllm import _first_line
 from llm.engines.vllm_process import starting
 
 
@@ -50,6 +52,18 @@ def test_a_handler_that_raises_nothing_stops_the_start() -> None:
         assert asked == [True]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_the_reason_of_a_refusal_is_its_first_line() -> None:
+    class InvalidError(ValueError):  # as pydantic's, by which vLLM checks its settings
+        def errors(self) -> list[dict[str, Any]]:
+            return [{"loc": ("max_num_seqs",), "msg": "Input should be at least 1"}]
+
+    assert (
+        _first_line(InvalidError("1 error\nand more")) == "max_num_seqs: Input should be at least 1"
+    )
+    assert _first_line(RuntimeError("\n why\nwhere")) == "why"
+    assert _first_line(RuntimeError()) == "RuntimeError"
 
 
 def test_processes_of_an_engine_do_not_hear_ctrl_c() -> None:
