@@ -22,7 +22,7 @@ from llm.rows import MicroBatch, Row, micro_batches
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why. The policy has not been changed."""
+    """Training cannot go on; the message says why. The step that failed was not taken."""
 
     def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:
         super().__init__(message)
