@@ -118,7 +118,7 @@ class Regime:
     token_budget : int
         Tokens that every run generates.
     learning_rate : float
-        Chosen by `--tune`.
+        Chosen by `--tune`, but with AdamW's usual epsilon: to be tuned again with `ADAM_EPSILON`.
     prediction : str
         Worth of one collection of the first-error oracle (4 + 1×4) in collections of GRPO at equal
         generated steps, by `cpi.signal` at q = ½.
