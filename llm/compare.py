@@ -136,6 +136,7 @@ REGIMES: dict[str, Regime] = {
     "short": Regime(3, 15_000, 1e-3, "GRPO ahead (0.78)"),
     "middle": Regime(4, 25_000, 5e-4, "no difference (0.96)"),
     "long": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)"),
+    "few": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)", prompts_per_step=4),
 }
 
 #: With AdamW's usual 1e-8, a lone group with a signal after steps without any makes a step of full
@@ -345,7 +346,7 @@ class CompareConfig:
     model : str
         The base model.
     regimes : list of str
-        short, middle, long.
+        short, middle, long, few.
     arms : list of str
         Lines of `llm.compare.ARMS`; by default all.
     seeds : int
