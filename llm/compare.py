@@ -17,31 +17,18 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from cpi.plans import GroupPlan
 from cpi.results import write_json
-from cpi.signal import compare as exact_worth
-from llm.config import (
-    EvaluationOptions,
-    LocalizationOptions,
-    OptimizerOptions,
-    OracleOptions,
-    PlanOptions,
-    SamplingOptions,
-    TrainConfig,
-)
-from llm.models import LoraOptions
+from llm.arms import ARMS, REGIMES, TUNING_ARMS, TUNING_RATES, TUNING_SEEDS, run_config
+from llm.compare_report import summary, tuning_table
+from llm.config import TrainConfig
 from llm.ours import check_package
-from llm.rehearsal import RehearsalOptions
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 PROG = "python -m llm.compare"
 
@@ -58,126 +45,8 @@ examples:
 
 Runs that are there are not made again, so an interrupted comparison goes on where it was."""
 
-
-@dataclass(frozen=True)
-class Arm:
-    """What is compared: an algorithm, where it resets, and how it spends its rollouts."""
-
-    algorithm: str
-    localizer: str = "checker"
-    mask: str = "first_error"
-    tau: float = 0.0
-    plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
-    rate: float = 1.0  # times the learning rate of all
-    lora_r: int = 0
-    rehearses: bool = False
-
-
-#: Two reset groups beside the fresh one, from the failures with the latest errors, or any.
-DEEPEST = PlanOptions(fresh=4, resets=2, per_reset=4, choice="deepest")
-RANDOM = PlanOptions(fresh=4, resets=2, per_reset=4, choice="random")
-#: All rollouts from one reset; its seed is not trained on.
-ONE = PlanOptions(fresh=0, resets=1, per_reset=8)
-
-ARMS: dict[str, Arm] = {
-    "grpo": Arm("grpo"),
-    "rrpo": Arm("rrpo"),
-    "srpo-prompted": Arm("srpo", "prompted"),
-    "srpo-surprisal": Arm("srpo", "surprisal"),
-    "oracle-first_error": Arm("oracle"),
-    "oracle-improvable": Arm("oracle", mask="improvable", tau=0.1),
-    "oracle-largest": Arm("oracle", mask="largest"),
-    "random-rrpo": Arm("rrpo", plan=RANDOM),
-    "random-checker": Arm("oracle", plan=RANDOM),
-    "deepest-rrpo": Arm("rrpo", plan=DEEPEST),
-    "deepest-surprisal": Arm("srpo", "surprisal", plan=DEEPEST),
-    "deepest-prompted": Arm("srpo", "prompted", plan=DEEPEST),
-    "deepest-checker": Arm("oracle", plan=DEEPEST),
-    "one-prompted": Arm("srpo", "prompted", plan=ONE),
-    "one-checker": Arm("oracle", plan=ONE),
-    # What might keep the prompted localizer's skill, which training to solve does not.
-    "srpo-prompted-slow": Arm("srpo", "prompted", rate=0.25),
-    "srpo-prompted-lora": Arm("srpo", "prompted", lora_r=16),
-    "srpo-prompted-rehearsal": Arm("srpo", "prompted", rehearses=True),
-}
-
-#: What the learning rate is chosen with.
-TUNING_ARMS = ("grpo", "rrpo", "oracle-first_error")
-TUNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
-TUNING_SEEDS = (1000, 1001, 1002, 1003)
-
-
-@dataclass(frozen=True)
-class Regime:
-    """Problems of one length, and what theory said of resets there before any run.
-
-    Parameters
-    ----------
-    length : int
-        Steps n of a problem; the base model gets each right about half the time.
-    token_budget : int
-        Tokens that every run generates.
-    learning_rate : float
-        Chosen by `--tune`, but with AdamW's usual epsilon: to be tuned again with `ADAM_EPSILON`.
-    prediction : str
-        Worth of one collection of the first-error oracle (4 + 1×4) in collections of GRPO at equal
-        generated steps, by `cpi.signal` at q = ½.
-    prompts_per_step : int
-    """
-
-    length: int
-    token_budget: int
-    learning_rate: float
-    prediction: str
-    prompts_per_step: int = 8
-
-
-REGIMES: dict[str, Regime] = {
-    "short": Regime(3, 15_000, 1e-3, "GRPO ahead (0.78)"),
-    "middle": Regime(4, 25_000, 5e-4, "no difference (0.96)"),
-    "long": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)"),
-    "few": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)", prompts_per_step=4),
-}
-
-#: With AdamW's usual 1e-8, a lone group with a signal after steps without any makes a step of full
-#: length in every weight, and a quarter of first runs on long problems lost all success to one.
-ADAM_EPSILON = 1e-4
-#: Steps no run reaches: the token budget ends it.
-MANY = 100_000
 #: Times that success is read out on the way through the budget.
 READINGS = 60
-
-
-def run_config(
-    arm: Arm, regime: Regime, model: str, learning_rate: float, seed: int
-) -> TrainConfig:
-    """The settings of one run; only the arm's own differ between arms."""
-    n = regime.length
-    return TrainConfig(
-        model=model,
-        algorithm=arm.algorithm,  # type: ignore[arg-type]
-        localizer=arm.localizer,
-        task="chain",
-        task_args={"length": n, "train": 192, "test": 64},
-        steps=MANY,
-        token_budget=regime.token_budget,
-        prompts_per_step=regime.prompts_per_step,
-        seed=seed,
-        save_steps=MANY,
-        rollout_steps=0,
-        plan=arm.plan,
-        sampling=SamplingOptions(
-            max_completion_length=3 * n + 6, max_thoughts=n + 2, max_thought_tokens=8
-        ),
-        localization=LocalizationOptions(max_tokens=2 * n + 4),
-        oracle=OracleOptions(arm.mask, arm.tau),  # type: ignore[arg-type]
-        optimizer=OptimizerOptions(
-            learning_rate=arm.rate * learning_rate, adam_epsilon=ADAM_EPSILON
-        ),
-        rehearsal=RehearsalOptions(model if arm.rehearses else ""),
-        lora=LoraOptions(r=arm.lora_r),
-        evaluation=EvaluationOptions(steps=0),
-    )
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
@@ -225,118 +94,6 @@ def run(config: TrainConfig) -> dict[str, Any]:
     return {"curve": curve, "ledger": ledger, **made}
 
 
-# ------------------------------------------------------------------ what a run is judged by
-
-
-def area(record: dict[str, Any]) -> float:
-    """Mean exact success over the token budget: the area under the curve."""
-    tokens, success = (np.array(record["curve"][name]) for name in ("tokens", "success"))
-    grid = np.linspace(0, record["config"]["token_budget"], 401)
-    return float(np.interp(grid, tokens, success).mean())
-
-
-def tokens_to(record: dict[str, Any], target: float) -> float:
-    """Tokens generated until success first reaches `target`; infinite if it never does."""
-    tokens, success = (np.array(record["curve"][name]) for name in ("tokens", "success"))
-    there = np.flatnonzero(success >= target)
-    return float(tokens[there[0]]) if len(there) else float("inf")
-
-
-def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, by percentiles."""
-    from scipy.stats import bootstrap
-
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    found = bootstrap(
-        (np.asarray(values),), np.mean, method="percentile", n_resamples=10_000,
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-Records = dict[str, dict[int, dict[str, Any]]]
-
-
-def read_records(folder: Path, regime: str) -> Records:
-    """What has been recorded of a regime: arm → seed → record, arms in the order of `ARMS`."""
-    found: Records = {}
-    for arm in ARMS:
-        for path in sorted((folder / regime).glob(f"{arm}-s*.json")):
-            seed = path.stem.removeprefix(f"{arm}-s")
-            if seed.isdecimal():
-                found.setdefault(arm, {})[int(seed)] = json.loads(path.read_text())
-    return found
-
-
-def predicted(arm: str, length: int, q: float = 0.5) -> float | None:
-    """Worth of an arm's collection in GRPO's, equal steps, where `cpi.signal` has its rule."""
-    known = {
-        "rrpo": (GroupPlan(4, 1, 4), "rrpo"),
-        "oracle-first_error": (GroupPlan(4, 1, 4), "oracle"),
-        "random-rrpo": (GroupPlan(4, 2, 4), "rrpo"),
-        "random-checker": (GroupPlan(4, 2, 4), "oracle"),
-        "one-checker": (GroupPlan(0, 1, 8), "oracle"),
-    }
-    if arm not in known:
-        return None
-    return float(exact_worth(length, q, {arm: known[arm]})[arm][1])
-
-
-def summary(folder: Path, regime: str) -> Table:
-    """A regime's arms, beside GRPO with the same seeds."""
-    from rich.table import Table
-
-    length, prediction = REGIMES[regime].length, REGIMES[regime].prediction
-    records = read_records(folder, regime)
-    table = Table(
-        title=f"{regime}: {length} steps; theory, before the runs: {prediction}",
-        title_justify="left",
-    )
-    for heading in ("arm", "theory", "seeds", "mean success", "minus GRPO, same seeds",
-                    "at the end", "tokens to ½", "steps",
-                    "localized"):  # fmt: skip
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
-    for arm, own in records.items():
-        areas = [area(record) for record in own.values()]
-        low, high = interval(areas)
-        gain = [
-            area(own[s]) - area(records["grpo"][s]) for s in own if s in records.get("grpo", {})
-        ]
-        paired = ""
-        if arm != "grpo" and gain:
-            a, b = interval(gain)
-            paired = f"{np.mean(gain):+.3f} [{a:+.3f}, {b:+.3f}]"
-        worth = predicted(arm, length)
-        half = float(np.median([tokens_to(record, 0.5) for record in own.values()]))
-        table.add_row(
-            arm,
-            "" if worth is None else f"{worth:.2f}",
-            str(len(own)),
-            f"{np.mean(areas):.3f} [{low:.3f}, {high:.3f}]",
-            paired,
-            f"{np.mean([r['curve']['success'][-1] for r in own.values()]):.3f}",
-            "never" if np.isinf(half) else f"{half:,.0f}",
-            f"{np.mean([r['curve']['step'][-1] for r in own.values()]):.0f}",
-            _localized(own.values()),
-        )
-    return table
-
-
-def _localized(records: Iterable[dict[str, Any]]) -> str:
-    """Share of resets at the first error, in the first and the last quarter of the readings."""
-    ends = []
-    for record in records:
-        found = [x for x in record["curve"]["localize/exact"] if x is not None]
-        quarter = len(found) // 4 + 1
-        if found:
-            ends.append((np.mean(found[:quarter]), np.mean(found[-quarter:])))
-    return "{:.0%} → {:.0%}".format(*np.mean(ends, axis=0)) if ends else ""
-
-
-# ------------------------------------------------------------------ the command
-
-
 @dataclass(frozen=True)
 class CompareConfig:
     """A comparison.
@@ -348,7 +105,7 @@ class CompareConfig:
     regimes : list of str
         short, middle, long, few.
     arms : list of str
-        Lines of `llm.compare.ARMS`; by default all.
+        Lines of `llm.arms.ARMS`; by default all.
     seeds : int
         Runs of each arm in each regime.
     first_seed : int
@@ -441,21 +198,6 @@ def make(path: Path, settings: TrainConfig) -> None:
     record = run(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
-
-
-def tuning_table(folder: Path, regimes: Sequence[str]) -> Table:
-    """Mean success of each learning rate, over arms and seeds; the best of a regime is marked."""
-    from rich.table import Table
-
-    table = Table("regime", *(f"{rate:g}" for rate in TUNING_RATES))
-    for regime in regimes:
-        means = []
-        for rate in TUNING_RATES:
-            paths = (folder / "tuning" / f"{regime}-{rate:g}").glob("*.json")
-            means.append(np.mean([area(json.loads(path.read_text())) for path in paths]))
-        best = int(np.argmax(means))
-        table.add_row(regime, *(f"{m:.3f}" + " ←" * (i == best) for i, m in enumerate(means)))
-    return table
 
 
 def main(argv: Sequence[str] | None = None) -> int:

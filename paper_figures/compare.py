@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from llm.compare import ARMS, REGIMES, CompareConfig, Records, area, interval, read_records
+from llm.arms import ARMS, REGIMES
+from llm.compare import CompareConfig
+from llm.compare_report import Records, area, interval, read_records
 from paper_figures.style import COLOURS, DASHES, family, figure, save
 
 #: Whose curves are drawn; the lower panels have all.

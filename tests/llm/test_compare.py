@@ -12,21 +12,9 @@ import numpy as np
 import pytest
 
 from cpi.signal import compare as exact_worth
-from llm.compare import (
-    ARMS,
-    READINGS,
-    REGIMES,
-    CompareConfig,
-    area,
-    done,
-    interval,
-    main,
-    predicted,
-    read_records,
-    run_config,
-    runs,
-    tokens_to,
-)
+from llm.arms import ARMS, REGIMES, predicted, run_config
+from llm.compare import READINGS, CompareConfig, done, main, runs
+from llm.compare_report import area, interval, read_records, tokens_to
 
 
 def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm.compare import ARMS
+from llm.arms import ARMS
 from paper_figures import compare, training_run
 from paper_figures.style import COLOURS, DASHES, family
 

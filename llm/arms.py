@@ -1,0 +1,153 @@
+"""What `llm.compare` compares: arms, the regimes chosen by theory, and a run's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from cpi.plans import GroupPlan
+from cpi.signal import compare as exact_worth
+from llm.config import (
+    EvaluationOptions,
+    LocalizationOptions,
+    OptimizerOptions,
+    OracleOptions,
+    PlanOptions,
+    SamplingOptions,
+    TrainConfig,
+)
+from llm.models import LoraOptions
+from llm.rehearsal import RehearsalOptions
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: an algorithm, where it resets, and how it spends its rollouts."""
+
+    algorithm: str
+    localizer: str = "checker"
+    mask: str = "first_error"
+    tau: float = 0.0
+    plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
+    rate: float = 1.0  # times the learning rate of all
+    lora_r: int = 0
+    rehearses: bool = False
+
+
+#: Two reset groups beside the fresh one, from the failures with the latest errors, or any.
+DEEPEST = PlanOptions(fresh=4, resets=2, per_reset=4, choice="deepest")
+RANDOM = PlanOptions(fresh=4, resets=2, per_reset=4, choice="random")
+#: All rollouts from one reset; its seed is not trained on.
+ONE = PlanOptions(fresh=0, resets=1, per_reset=8)
+
+ARMS: dict[str, Arm] = {
+    "grpo": Arm("grpo"),
+    "rrpo": Arm("rrpo"),
+    "srpo-prompted": Arm("srpo", "prompted"),
+    "srpo-surprisal": Arm("srpo", "surprisal"),
+    "oracle-first_error": Arm("oracle"),
+    "oracle-improvable": Arm("oracle", mask="improvable", tau=0.1),
+    "oracle-largest": Arm("oracle", mask="largest"),
+    "random-rrpo": Arm("rrpo", plan=RANDOM),
+    "random-checker": Arm("oracle", plan=RANDOM),
+    "deepest-rrpo": Arm("rrpo", plan=DEEPEST),
+    "deepest-surprisal": Arm("srpo", "surprisal", plan=DEEPEST),
+    "deepest-prompted": Arm("srpo", "prompted", plan=DEEPEST),
+    "deepest-checker": Arm("oracle", plan=DEEPEST),
+    "one-prompted": Arm("srpo", "prompted", plan=ONE),
+    "one-checker": Arm("oracle", plan=ONE),
+    # What might keep the prompted localizer's skill, which training to solve does not.
+    "srpo-prompted-slow": Arm("srpo", "prompted", rate=0.25),
+    "srpo-prompted-lora": Arm("srpo", "prompted", lora_r=16),
+    "srpo-prompted-rehearsal": Arm("srpo", "prompted", rehearses=True),
+}
+
+#: What the learning rate is chosen with.
+TUNING_ARMS = ("grpo", "rrpo", "oracle-first_error")
+TUNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
+TUNING_SEEDS = (1000, 1001, 1002, 1003)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Problems of one length, and what theory said of resets there before any run.
+
+    Parameters
+    ----------
+    length : int
+        Steps n of a problem; the base model gets each right about half the time.
+    token_budget : int
+        Tokens that every run generates.
+    learning_rate : float
+        Chosen by `--tune`, but with AdamW's usual epsilon: to be tuned again with `ADAM_EPSILON`.
+    prediction : str
+        Worth of one collection of the first-error oracle (4 + 1×4) in collections of GRPO at equal
+        generated steps, by `cpi.signal` at q = ½.
+    prompts_per_step : int
+    """
+
+    length: int
+    token_budget: int
+    learning_rate: float
+    prediction: str
+    prompts_per_step: int = 8
+
+
+REGIMES: dict[str, Regime] = {
+    "short": Regime(3, 15_000, 1e-3, "GRPO ahead (0.78)"),
+    "middle": Regime(4, 25_000, 5e-4, "no difference (0.96)"),
+    "long": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)"),
+    "few": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)", prompts_per_step=4),
+}
+
+#: With AdamW's usual 1e-8, a lone group with a signal after steps without any makes a step of full
+#: length in every weight, and a quarter of first runs on long problems lost all success to one.
+ADAM_EPSILON = 1e-4
+#: Steps no run reaches: the token budget ends it.
+MANY = 100_000
+
+
+def run_config(
+    arm: Arm, regime: Regime, model: str, learning_rate: float, seed: int
+) -> TrainConfig:
+    """The settings of one run; only the arm's own differ between arms."""
+    n = regime.length
+    return TrainConfig(
+        model=model,
+        algorithm=arm.algorithm,  # type: ignore[arg-type]
+        localizer=arm.localizer,
+        task="chain",
+        task_args={"length": n, "train": 192, "test": 64},
+        steps=MANY,
+        token_budget=regime.token_budget,
+        prompts_per_step=regime.prompts_per_step,
+        seed=seed,
+        save_steps=MANY,
+        rollout_steps=0,
+        plan=arm.plan,
+        sampling=SamplingOptions(
+            max_completion_length=3 * n + 6, max_thoughts=n + 2, max_thought_tokens=8
+        ),
+        localization=LocalizationOptions(max_tokens=2 * n + 4),
+        oracle=OracleOptions(arm.mask, arm.tau),  # type: ignore[arg-type]
+        optimizer=OptimizerOptions(
+            learning_rate=arm.rate * learning_rate, adam_epsilon=ADAM_EPSILON
+        ),
+        rehearsal=RehearsalOptions(model if arm.rehearses else ""),
+        lora=LoraOptions(r=arm.lora_r),
+        evaluation=EvaluationOptions(steps=0),
+    )
+
+
+def predicted(arm: str, length: int, q: float = 0.5) -> float | None:
+    """Worth of an arm's collection in GRPO's, equal steps, where `cpi.signal` has its rule."""
+    known = {
+        "rrpo": (GroupPlan(4, 1, 4), "rrpo"),
+        "oracle-first_error": (GroupPlan(4, 1, 4), "oracle"),
+        "random-rrpo": (GroupPlan(4, 2, 4), "rrpo"),
+        "random-checker": (GroupPlan(4, 2, 4), "oracle"),
+        "one-checker": (GroupPlan(0, 1, 8), "oracle"),
+    }
+    if arm not in known:
+        return None
+    return float(exact_worth(length, q, {arm: known[arm]})[arm][1])

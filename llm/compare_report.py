@@ -1,0 +1,122 @@
+"""What `llm.compare` prints: success over the token budget, beside GRPO with the same seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm.arms import ARMS, REGIMES, TUNING_RATES, predicted
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def area(record: dict[str, Any]) -> float:
+    """Mean exact success over the token budget: the area under the curve."""
+    tokens, success = (np.array(record["curve"][name]) for name in ("tokens", "success"))
+    grid = np.linspace(0, record["config"]["token_budget"], 401)
+    return float(np.interp(grid, tokens, success).mean())
+
+
+def tokens_to(record: dict[str, Any], target: float) -> float:
+    """Tokens generated until success first reaches `target`; infinite if it never does."""
+    tokens, success = (np.array(record["curve"][name]) for name in ("tokens", "success"))
+    there = np.flatnonzero(success >= target)
+    return float(tokens[there[0]]) if len(there) else float("inf")
+
+
+def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean, by percentiles."""
+    from scipy.stats import bootstrap
+
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    found = bootstrap(
+        (np.asarray(values),), np.mean, method="percentile", n_resamples=10_000,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+Records = dict[str, dict[int, dict[str, Any]]]
+
+
+def read_records(folder: Path, regime: str) -> Records:
+    """What has been recorded of a regime: arm → seed → record, arms in the order of `ARMS`."""
+    found: Records = {}
+    for arm in ARMS:
+        for path in sorted((folder / regime).glob(f"{arm}-s*.json")):
+            seed = path.stem.removeprefix(f"{arm}-s")
+            if seed.isdecimal():
+                found.setdefault(arm, {})[int(seed)] = json.loads(path.read_text())
+    return found
+
+
+def summary(folder: Path, regime: str) -> Table:
+    """A regime's arms, beside GRPO with the same seeds."""
+    from rich.table import Table
+
+    length, prediction = REGIMES[regime].length, REGIMES[regime].prediction
+    records = read_records(folder, regime)
+    table = Table(
+        title=f"{regime}: {length} steps; theory, before the runs: {prediction}",
+        title_justify="left",
+    )
+    for heading in ("arm", "theory", "seeds", "mean success", "minus GRPO, same seeds",
+                    "at the end", "tokens to ½", "steps",
+                    "localized"):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    for arm, own in records.items():
+        areas = [area(record) for record in own.values()]
+        low, high = interval(areas)
+        gain = [
+            area(own[s]) - area(records["grpo"][s]) for s in own if s in records.get("grpo", {})
+        ]
+        paired = ""
+        if arm != "grpo" and gain:
+            a, b = interval(gain)
+            paired = f"{np.mean(gain):+.3f} [{a:+.3f}, {b:+.3f}]"
+        worth = predicted(arm, length)
+        half = float(np.median([tokens_to(record, 0.5) for record in own.values()]))
+        table.add_row(
+            arm,
+            "" if worth is None else f"{worth:.2f}",
+            str(len(own)),
+            f"{np.mean(areas):.3f} [{low:.3f}, {high:.3f}]",
+            paired,
+            f"{np.mean([r['curve']['success'][-1] for r in own.values()]):.3f}",
+            "never" if np.isinf(half) else f"{half:,.0f}",
+            f"{np.mean([r['curve']['step'][-1] for r in own.values()]):.0f}",
+            _localized(own.values()),
+        )
+    return table
+
+
+def _localized(records: Iterable[dict[str, Any]]) -> str:
+    """Share of resets at the first error, in the first and the last quarter of the readings."""
+    ends = []
+    for record in records:
+        found = [x for x in record["curve"]["localize/exact"] if x is not None]
+        quarter = len(found) // 4 + 1
+        if found:
+            ends.append((np.mean(found[:quarter]), np.mean(found[-quarter:])))
+    return "{:.0%} → {:.0%}".format(*np.mean(ends, axis=0)) if ends else ""
+
+
+def tuning_table(folder: Path, regimes: Sequence[str]) -> Table:
+    """Mean success of each learning rate, over arms and seeds; the best of a regime is marked."""
+    from rich.table import Table
+
+    table = Table("regime", *(f"{rate:g}" for rate in TUNING_RATES))
+    for regime in regimes:
+        means = []
+        for rate in TUNING_RATES:
+            paths = (folder / "tuning" / f"{regime}-{rate:g}").glob("*.json")
+            means.append(np.mean([area(json.loads(path.read_text())) for path in paths]))
+        best = int(np.argmax(means))
+        table.add_row(regime, *(f"{m:.3f}" + " ←" * (i == best) for i, m in enumerate(means)))
+    return table
