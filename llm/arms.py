@@ -79,7 +79,7 @@ class Regime:
     token_budget : int
         Tokens that every run generates.
     learning_rate : float
-        Chosen by `--tune`, but with AdamW's usual epsilon: to be tuned again with `ADAM_EPSILON`.
+        Chosen by `--tune`: the largest at which every run ends above ½.
     prediction : str
         Worth of one collection of the first-error oracle (4 + 1×4) in collections of GRPO at equal
         generated steps, by `cpi.signal` at q = ½.
@@ -94,8 +94,8 @@ class Regime:
 
 
 REGIMES: dict[str, Regime] = {
-    "short": Regime(3, 15_000, 1e-3, "GRPO ahead (0.78)"),
-    "middle": Regime(4, 25_000, 5e-4, "no difference (0.96)"),
+    "short": Regime(3, 15_000, 5e-4, "GRPO ahead (0.78)"),
+    "middle": Regime(4, 25_000, 1e-3, "no difference (0.96)"),
     "long": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)"),
     "few": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)", prompts_per_step=4),
 }

@@ -117,7 +117,7 @@ class CompareConfig:
     quick : bool
         Two arms and two seeds of a tenth of the tokens, to see that it works.
     tune : bool
-        Instead, try learning rates with three arms on two other seeds, and say which is best.
+        Instead, try learning rates with three arms on four other seeds, and say which to take.
     """
 
     model: str = "chain-base"
