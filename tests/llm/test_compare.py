@@ -13,7 +13,7 @@ import pytest
 
 from cpi.signal import compare as exact_worth
 from llm.arms import ARMS, REGIMES, predicted, run_config
-from llm.compare import READINGS, CompareConfig, done, main, runs
+from llm.compare import READINGS, CompareConfig, done, main, run, runs
 from llm.compare_report import area, interval, read_records, tokens_to
 
 
@@ -109,6 +109,15 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
         done(path, dataclasses.replace(config, seed=1))
 
 
+def test_localizations_are_paid_for() -> None:
+    regime = dataclasses.replace(REGIMES["short"], token_budget=400, prompts_per_step=4)
+    record = run(run_config(ARMS["srpo-prompted"], regime, "chain-base", 1e-3, 0))
+    tokens, ledger = record["curve"]["tokens"], record["ledger"]
+    assert ledger["localizer_cost"] > 0
+    assert tokens[-1] == ledger["steps"] + ledger["localizer_cost"]
+    assert tokens[-2] < 400 <= tokens[-1]
+
+
 def test_bad_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--arms", "[grpo,sgpo]"]) == 2
     assert "arms: 'sgpo' is none of grpo, rrpo" in capsys.readouterr().err
@@ -120,9 +129,12 @@ def test_bad_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_quick_comparison_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--quick", "--regimes", "[short]", "--output", str(tmp_path)]
+    flags = ["--quick", "--output", str(tmp_path)]
     assert main(flags) == 0
     printed = capsys.readouterr().out
+    for regime in REGIMES:
+        assert [len(own) for own in read_records(tmp_path, regime).values()] == [2, 2]
+        assert f"{regime}: " in printed
     records = read_records(tmp_path, "short")
     assert list(records) == ["grpo", "oracle-first_error"]
     budget = REGIMES["short"].token_budget // 10
@@ -145,6 +157,6 @@ def test_a_quick_comparison_goes_on_where_it_was(
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "short").iterdir() if p != path}
     curve = json.loads(path.read_text())["curve"]
     path.unlink()
-    assert main(flags) == 0
+    assert main([*flags, "--regimes", "[short]"]) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert json.loads(path.read_text())["curve"] == curve

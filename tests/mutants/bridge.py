@@ -1,0 +1,128 @@
+"""Faults in the exact bridge, in rehearsal and in the comparison."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+BRIDGE = (
+    Mutant(
+        "llm/gains.py",
+        "span of all states, not of the reachable ones",
+        "highest = np.where(reachable, a, -np.inf).max(axis=-1)",
+        "highest = a.max(axis=-1)",
+        ("tests/llm/test_exact.py",),
+    ),
+    Mutant(
+        "llm/gains.py",
+        "a chance of parting is not capped",
+        "np.minimum(before, share)",
+        "before",
+        ("tests/llm/test_exact.py",),
+    ),
+    Mutant(
+        "llm/gains.py",
+        "the chance of parting leaves its last step out",
+        "before = np.cumsum(parting, axis=0) - parting",
+        "before = np.cumsum(parting, axis=0) - 2 * parting",
+        ("tests/llm/test_exact.py",),
+    ),
+    Mutant(
+        "llm/gains.py",
+        "half the penalty",
+        "return Estimate(gain, gain - radius, gain + radius)",
+        "return Estimate(gain, gain - radius / 2, gain + radius / 2)",
+        ("tests/llm/test_exact.py",),
+    ),
+    Mutant(
+        "llm/gains.py",
+        "one-sided level for a two-sided interval",
+        "beta.ppf(1 - delta / 2, successes + 1, fails)",
+        "beta.ppf(1 - delta, successes + 1, fails)",
+        ("tests/llm/test_exact.py",),
+    ),
+    Mutant(
+        "llm/gains.py",
+        "the worst of the losses is the best",
+        "won.low - lost.high",
+        "won.low - lost.low",
+        ("tests/llm/test_exact.py",),
+    ),
+    Mutant(
+        "llm/gains.py",
+        "recall over the accepted share",
+        "caught / p if p else 0.0",
+        "caught / accepted if p else 0.0",
+        ("tests/llm/test_exact.py",),
+    ),
+    Mutant(
+        "llm/gains.py",
+        "certificate without the half",
+        "tau**2 / (2 * base.mdp.horizon",
+        "tau**2 / (base.mdp.horizon",
+        ("tests/llm/test_exact.py",),
+    ),
+    Mutant(
+        "llm/exact.py",
+        "weights above 1 are cut, not scaled",
+        "next(found) / largest if",
+        "np.minimum(next(found), 1.0) if",
+    ),
+    Mutant(
+        "llm/exact.py",
+        "new random numbers at each checkpoint",
+        "rng = np.random.default_rng([self.config.seed, SAMPLE])",
+        "rng = np.random.default_rng()",
+    ),
+    Mutant(
+        "llm/rehearsal.py",
+        "the prompt is learnt too",
+        "return Row(ids, len(before), len(ids), np.zeros(len(after)), 0.0)",
+        "return Row(ids, 1, len(ids), np.zeros(len(ids) - 1), 0.0)",
+    ),
+    Mutant(
+        "llm/rehearsal.py",
+        "texts drawn twice",
+        "size=most, replace=False",
+        "size=most, replace=True",
+    ),
+    Mutant(
+        "llm/arms.py",
+        "each arm has problems of its own",
+        '"train": 192, "test": 64}',
+        '"train": 192, "test": 64, "seed": arm.plan.resets or 0}',
+        ("tests/llm/test_compare.py",),
+    ),
+    Mutant(
+        "llm/arms.py",
+        "a plan of two groups predicted as one",
+        '"random-checker": (GroupPlan(4, 2, 4), "oracle")',
+        '"random-checker": (GroupPlan(4, 1, 4), "oracle")',
+        ("tests/llm/test_compare.py",),
+    ),
+    Mutant(
+        "llm/compare_report.py",
+        "what comes after the budget counts",
+        'grid = np.linspace(0, record["config"]["token_budget"], 401)',
+        "grid = np.linspace(0, tokens[-1], 401)",
+        ("tests/llm/test_compare.py",),
+    ),
+    Mutant(
+        "llm/compare_report.py",
+        "the last time that success is reached",
+        "tokens[there[0]]",
+        "tokens[there[-1]]",
+        ("tests/llm/test_compare.py",),
+    ),
+    Mutant(
+        "llm/compare.py",
+        "localizations are free",
+        "tokens = trainer.ledger.steps + trainer.ledger.localizer_cost",
+        "tokens = trainer.ledger.steps",
+    ),
+    Mutant(
+        "llm/compare.py",
+        "results of other settings are taken",
+        "if recorded != wanted:",
+        "if recorded.keys() != wanted.keys():",
+    ),
+)
