@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from cpi.signal import compare as exact_worth
-from llm.arms import ARMS, REGIMES, predicted, run_config
+from llm.arms import ARMS, LEARNING_RATE, REGIMES, TUNING_RATES, predicted, run_config
 from llm.compare import READINGS, CompareConfig, done, main, run, runs
-from llm.compare_report import area, interval, read_records, tokens_to
+from llm.compare_report import area, interval, read_records, tokens_to, tuning_table
 
 
 def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:
@@ -94,6 +94,17 @@ def test_learning_rates_are_tuned_on_seeds_of_their_own() -> None:
     compared = {c.seed for c in runs(CompareConfig()).values()}
     assert tuned
     assert not tuned & compared
+
+
+def test_the_rate_is_the_largest_at_which_no_run_fails() -> None:
+    table = tuning_table(Path(CompareConfig.output), list(REGIMES))
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    assert columns[0] == [*REGIMES, "take"]
+    taken = [rate for rate, cells in zip(TUNING_RATES, columns[1:], strict=True) if cells[-1]]
+    assert taken == [LEARNING_RATE]
+    for rate, cells in zip(TUNING_RATES, columns[1:], strict=True):
+        ends = [float(cell.split(", ")[1]) for cell in cells[:-1]]
+        assert (min(ends) > 0.5) == (rate <= LEARNING_RATE)
 
 
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
