@@ -151,17 +151,17 @@ def test_a_quick_comparison_goes_on_where_it_was(
     budget = REGIMES["short"].token_budget // 10
     for own in records.values():
         assert list(own) == [0, 1]
-        for run in own.values():
-            curve, ledger = run["curve"], run["ledger"]
+        for one in own.values():
+            curve, ledger = one["curve"], run["ledger"]
             assert curve["tokens"][-1] == ledger["steps"] + ledger["localizer_cost"] >= budget
             # At most a step beyond the budget, and read out about as often as was asked.
             assert curve["tokens"][-2] < budget
             assert len(curve["step"]) <= READINGS + 2
             assert curve["tokens"][0] == 0
-            assert run["environment"]["versions"]["torch"]
-            assert run["config"]["seed"] in (0, 1)
+            assert one["environment"]["versions"]["torch"]
+            assert one["config"]["seed"] in (0, 1)
         # The same base model at the start, whatever the seed.
-        assert len({run["curve"]["success"][0] for run in own.values()}) == 1
+        assert len({one["curve"]["success"][0] for one in own.values()}) == 1
     assert "oracle-first_error" in printed
     # What is there stays; what is missing is made again, and is the same.
     path = tmp_path / "short" / "grpo-s1.json"
