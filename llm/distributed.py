@@ -58,7 +58,9 @@ def job() -> Iterator[None]:
     if torch.cuda.is_available():
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
-            raise ValueError(f"--nproc_per_node: more processes than GPUs, of which {gpus} are here")
+            raise ValueError(
+                f"--nproc_per_node: more processes than GPUs, of which {gpus} are here"
+            )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     # Objects go by gloo, on GPUs as well: they need none of their memory.
@@ -66,7 +68,10 @@ def job() -> Iterator[None]:
     with losing_others():
         dist.init_process_group(backend, timeout=PATIENCE)
     yield
-    dist.destroy_process_group()  # not after an error: there may be nobody to take leave of
+    # Not after an error: there may be nobody to take leave of. Together, because torchrun stops
+    # who is left behind.
+    gather(None)
+    dist.destroy_process_group()
 
 
 def world_size() -> int:

@@ -42,6 +42,7 @@ from llm.localizers import PromptedLocalizer, checker_rule, make_localizer
 from llm.metrics import collection_metrics
 from llm.metrics_log import MetricsLog
 from llm.models import (
+    adapter_state_dict,
     default_device,
     eos_token_ids,
     load_policy,
@@ -127,8 +128,14 @@ class Trainer:
         self.num_tokens = 0
         if resume is not None:
             self._restore(resume)
+        self.sends_adapters = config.engine == "vllm" and config.vllm.lora
         self.engine: Engine = make_engine(
-            config.engine, model, bf16=self.bf16, seed=config.seed, **asdict(config.vllm)
+            config.engine,
+            model,
+            bf16=self.bf16,
+            seed=config.seed,
+            adapters=self.policy.peft_config["default"] if self.sends_adapters else None,
+            **asdict(config.vllm),
         )
         if several:
             self.engine = ShardedEngine(self.engine)
@@ -293,8 +300,12 @@ class Trainer:
         return self.update.logprobs(batch)
 
     def sync(self) -> None:
-        """Give the engine the policy's weights."""
-        self.engine.sync_weights(merged_state_dict(self.policy, self.engine.dtype))
+        """Give the engine the policy's weights, or its adapters if it takes them."""
+        if self.sends_adapters:
+            weights = adapter_state_dict(self.policy)
+        else:
+            weights = merged_state_dict(self.policy, self.engine.dtype)
+        self.engine.sync_weights(weights)
 
     def check_parity(self) -> None:
         """Compare engine and trainer on a few samples, print it, stop if they differ."""

@@ -50,7 +50,10 @@ class ShardedEngine:
         completions = share(list(zip(prompts, params, strict=True)), work, _seen(prompts, params))
         everywhere = gather(self.engine.stats)
         self.stats = EngineStats(
-            **{f.name: sum(getattr(each, f.name) for each in everywhere) for f in fields(self.stats)}
+            **{
+                f.name: sum(getattr(each, f.name) for each in everywhere)
+                for f in fields(self.stats)
+            }
         )
         return completions
 
@@ -71,9 +74,7 @@ class ShardedEngine:
         self.engine.close()
 
 
-def _seen(
-    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
-) -> Iterator[bytes]:
+def _seen(prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> Iterator[bytes]:
     for prompt, p in zip(prompts, params, strict=True):
         yield np.asarray(prompt, dtype=np.int64).tobytes()
         yield repr(p).encode()
