@@ -65,7 +65,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def own(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that may be divided."""
+    """Our part of a tensor that may be divided."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 

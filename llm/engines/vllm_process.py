@@ -7,8 +7,8 @@ was seen to go wrong:
   generators, replaces `torch.set_num_threads`, sets the default dtype and the excepthook, and
   warns. A run would not repeat, and tests that make errors of warnings would fail.
 - `environment`, `settings`, `cpu_settings`, `devices`: some of it can be told in environment
-  variables alone, and it sets more (LD_PRELOAD, LOCAL_WORLD_SIZE), which the caller's children would
-  inherit. Those of torchrun would have its processes look for those of the caller's job.
+  variables alone, and it sets more (LD_PRELOAD, LOCAL_WORLD_SIZE), which the caller's children
+  would inherit. Those of torchrun would have its processes look for those of the caller's job.
 - `import_vllm`: it configures logging when it is imported, which closes the caller's handlers, and
   remembers the environment in which an engine of before was started.
 - `Printed`: its C++ parts print through a progress display or a pipe, whatever the log level; where

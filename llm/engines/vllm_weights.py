@@ -26,6 +26,7 @@ class Folder:
     """Writes the model, tells the engine to read it."""
 
     def __call__(self, llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Send all of it."""
         with tempfile.TemporaryDirectory(prefix="vllm-weights-") as folder:
             _save(state_dict, Path(folder) / "model.safetensors")
             llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
@@ -54,6 +55,7 @@ class Adapters:
         }
 
     def __call__(self, llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Send them."""
         from vllm.lora.request import LoRARequest
 
         engine, old = llm.llm_engine, self.request
@@ -87,6 +89,7 @@ class Transfer:
         self._weights: Mapping[str, torch.Tensor] = {}
 
     def __call__(self, llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Send all of it; connects at the first call."""
         self._weights = state_dict
         if self._trainer is None:
             self._trainer = self._connect(llm)

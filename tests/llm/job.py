@@ -125,7 +125,7 @@ def samples(folders: Mapping[bool, Path]) -> dict[str, Any]:
     return {"answers": answers, "generated": stats.generated_tokens, "prompt": stats.prompt_tokens}
 
 
-class Unpicklable(Exception):
+class UnpicklableError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
 
@@ -150,7 +150,7 @@ def errors(folders: Mapping[bool, Path]) -> dict[str, str]:
     engine, params = ShardedEngine(Dictated(answer)), [SamplingParams(max_tokens=2)] * 3
 
     def fail() -> None:
-        raise Unpicklable(1, 2)
+        raise UnpicklableError(1, 2)
 
     update, batch = updater(folders, {"per_device_train_batch_size": 1})
     batch[3] = batch[3]._replace(advantage=float("nan"))

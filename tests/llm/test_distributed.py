@@ -74,7 +74,7 @@ def test_an_error_of_one_is_raised_by_all(two: list[dict[str, Any]]) -> None:
     assert mine == other
     assert mine["engine"] == "ValueError: 13 is not spoken here"
     assert mine["ranks"].startswith("RuntimeError: the processes of this job disagree")
-    assert mine["first"] == "RuntimeError: Unpicklable: 1 and 2"
+    assert mine["first"] == "RuntimeError: UnpicklableError: 1 and 2"
     assert mine["share"] == "ZeroDivisionError: division by zero"
     assert "'loss': 'nan'" in mine["update"] and "'rows': [3]" in mine["update"]
     assert mine["after"] == "nothing"
