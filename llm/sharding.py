@@ -45,7 +45,7 @@ def shard(model: Any) -> CompletionLogprobs:
     root = CompletionLogprobs(model)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world_size(),))
-    for layer in base.get_decoder().layers:
+    for layer in getattr(base.get_decoder(), "layers", ()):
         fully_shard(layer, mesh=mesh)
     # The root too: else it stays whole after a pass without gradients, and an optimizer's step
     # would not reach what the next pass uses.

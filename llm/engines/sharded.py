@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from llm.distributed import gather, share
+from llm.distributed import gather, share, together
 from llm.engines.engine import Completion, Engine, EngineStats, SamplingParams
 
 
@@ -59,15 +59,15 @@ class ShardedEngine:
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """See `Engine.sync_weights`: each process gives its engine the whole weights."""
-        self.engine.sync_weights(state_dict)
+        together(lambda: self.engine.sync_weights(state_dict))
 
     def sleep(self) -> None:
         """See `Engine.sleep`."""
-        self.engine.sleep()
+        together(self.engine.sleep)
 
     def wake(self) -> None:
         """See `Engine.wake`."""
-        self.engine.wake()
+        together(self.engine.wake)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -18,14 +18,23 @@ import numpy as np
 import torch
 
 from llm import sharding
-from llm.distributed import first, gather, job, rank, share, world_size
+from llm.distributed import (
+    first,
+    first_to_fail,
+    gather,
+    job,
+    rank,
+    share,
+    together,
+    world_size,
+)
 from llm.engines import SamplingParams
 from llm.engines.sharded import ShardedEngine
 from llm.engines.transformers import TransformersEngine
 from llm.losses import LossConfig
 from llm.models import LoraOptions, load_policy, merged_state_dict, trainable
 from llm.rehearsal import Rehearsal, RehearsalOptions
-from llm.rows import Row
+from llm.rows import Row, pad
 from llm.training_state import optimizer_tensors
 from llm.update import TrainingError, UpdateOptions, Updater
 from tests.llm.small import Dictated
@@ -95,8 +104,18 @@ def updater(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> tuple[Upda
 
 
 def updated(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> dict[str, Any]:
-    """What two updates leave: metrics, what a checkpoint holds, what an engine gets."""
+    """What two updates leave: metrics, what a checkpoint holds, what an engine gets.
+
+    Between passes without a gradient, as for a parity check: none may see weights of before.
+    """
     update, batch = updater(folders, case)
+    probe = pad(batch, [0], update.device)
+
+    def logprobs() -> list[float]:
+        with torch.no_grad():
+            return [float(value) for value in update.logprobs(probe)]
+
+    before = logprobs()
     seen: list[int] = []
     metrics = [update(batch, np.random.default_rng(step), seen.append) for step in range(2)]
     names = list(trainable(update.policy))
@@ -108,6 +127,7 @@ def updated(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> dict[str, 
         "record": record,
         "engine": merged_state_dict(update.policy, torch.float32),
         "tokens": sum(seen),
+        "logprobs": [before, logprobs()],
     }
 
 
@@ -152,6 +172,10 @@ def errors(folders: Mapping[bool, Path]) -> dict[str, str]:
     def fail() -> None:
         raise UnpicklableError(1, 2)
 
+    def fail_second() -> None:
+        if rank() == 1:
+            raise OSError("the second cannot")
+
     update, batch = updater(folders, {"per_device_train_batch_size": 1})
     batch[3] = batch[3]._replace(advantage=float("nan"))
 
@@ -166,6 +190,7 @@ def errors(folders: Mapping[bool, Path]) -> dict[str, str]:
         "ranks": raised(lambda: engine.generate([[1], [rank()], [2]], params)),
         "first": raised(lambda: first(fail)),
         "share": raised(lambda: share([1, 2, 3], lambda mine: [1 / (i - 2) for i in mine], [])),
+        "together": raised(lambda: together(fail_second)),
         "update": raised(diverge),
         "after": raised(lambda: engine.generate([[1], [5], [2]], params)),
     }
@@ -209,6 +234,7 @@ def main(folder: str, tied: str, untied: str) -> None:
             "updates": {name: updated(folders, case) for name, case in CASES.items()},
             "samples": samples(folders),
             "errors": errors(folders),
+            "speaks": gather(first_to_fail()),
         }
         torch.save(answers, Path(folder) / f"{rank()}.pt")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from llm.distributed import (
+    first,
+    first_to_fail,
+    gather,
+    losing_others,
+    rank,
+    share,
+    still_together,
+    world_size,
+)
 from tests.llm.job import CASES, run_job, samples, updated
 
 
@@ -30,6 +40,7 @@ def two(
 def test_everybody_knows_everything(two: list[dict[str, Any]]) -> None:
     assert [answers["ranks"] for answers in two] == [[0, 1], [0, 1]]
     assert [answers["first"] for answers in two] == ["first", "first"]
+    assert [sorted(answers["speaks"]) for answers in two] == [[False, True]] * 2
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -43,6 +54,8 @@ def test_two_processes_learn_what_one_learns(
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert mine["record"] == alone["record"]
     assert mine["tokens"] == other["tokens"] == alone["tokens"]
+    for found, expected in zip(mine["logprobs"], alone["logprobs"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
     for part in ("model", "optimizer"):
         assert mine[part].keys() == alone[part].keys() and not other[part]
         for name, tensor in alone[part].items():
@@ -76,8 +89,23 @@ def test_an_error_of_one_is_raised_by_all(two: list[dict[str, Any]]) -> None:
     assert mine["ranks"].startswith("RuntimeError: the processes of this job disagree")
     assert mine["first"] == "RuntimeError: UnpicklableError: 1 and 2"
     assert mine["share"] == "ZeroDivisionError: division by zero"
+    assert mine["together"] == "OSError: the second cannot"
     assert "'loss': 'nan'" in mine["update"] and "'rows': [3]" in mine["update"]
     assert mine["after"] == "nothing"
+
+
+def test_one_process_is_a_job_of_one() -> None:
+    calls = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        calls.append(list(items))
+        return [2 * i for i in items]
+
+    assert share([1, 2, 3], work, []) == [2, 4, 6] and calls == [[1, 2, 3]]
+    assert (world_size(), rank(), gather("x"), first(lambda: "y")) == (1, 0, ["x"], "y")
+    assert still_together(ValueError()) and first_to_fail()
+    with pytest.raises(RuntimeError, match="reset by peer"), losing_others():
+        raise RuntimeError("a server of the user's: Connection reset by peer")
 
 
 def test_the_tensors_of_a_test_are_not_trivial(folders: dict[bool, Path]) -> None:
