@@ -135,8 +135,8 @@ def share(
     if size == 1:
         return list(work(items))
     digest = hashlib.sha256()
-    for each in same:
-        digest.update(each + b"\0")
+    for seen in same:
+        digest.update(seen + b"\0")
     mine = items[rank() :: size]
     outcomes = gather((digest.digest(), _attempt(lambda: list(work(mine)) if mine else [])))
     if len({digest for digest, _ in outcomes}) > 1:

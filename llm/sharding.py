@@ -75,9 +75,10 @@ def divide(full: Tensor, like: Tensor) -> Tensor:
         return full.clone()
     from torch.distributed.tensor import distribute_tensor
 
-    mesh = like.device_mesh
+    placed: Any = like
+    mesh = placed.device_mesh
     here = full if rank() == 0 else torch.empty(full.shape, dtype=full.dtype)
-    return distribute_tensor(here.to(mesh.device_type), mesh, like.placements)
+    return distribute_tensor(here.to(mesh.device_type), mesh, placed.placements)
 
 
 def collect(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

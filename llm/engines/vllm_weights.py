@@ -106,7 +106,7 @@ class Transfer:
 
         transfer = self
 
-        class Source(WeightSource):  # type: ignore[misc]
+        class Source(WeightSource):
             def metadata(self) -> list[Any]:
                 return [ParamMeta(n, t.dtype, tuple(t.shape)) for n, t in transfer._weights.items()]
 
