@@ -3,8 +3,8 @@
 Every process does everything, with the same random numbers, so all of them know all rows, verdicts
 and metrics. Three things are divided:
 
-- samples and verdicts: each process has its share of the requests made (`share`), and all of them
-  get all answers;
+- samples and verdicts: each process has its share of what is asked (`share`), and all of them get
+  all answers (`llm.engines.sharded`, `llm.verdicts`);
 - the policy, its gradients and the optimizer's state: FSDP2 (`llm.sharding`);
 - rows of an optimizer step (`llm.rows.deal`).
 
@@ -190,7 +190,9 @@ def on_all_ranks(error: E) -> E:
 
 def still_together(error: BaseException) -> bool:
     """Whether all processes have met this error and can go on doing things together."""
-    return world_size() == 1 or getattr(error, "on_all_ranks", False)
+    if world_size() == 1 or getattr(error, "on_all_ranks", False):
+        return True
+    return error.__cause__ is not None and still_together(error.__cause__)
 
 
 @contextmanager

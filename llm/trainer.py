@@ -62,6 +62,7 @@ from llm.rows import MicroBatch, make_rows
 from llm.tasks import Split, checked, make_task
 from llm.thoughts import Prompt, ThoughtSimulator
 from llm.update import TrainingError, Updater
+from llm.verdicts import shared_verdicts
 
 #: What keys a random stream besides seed and step.
 COLLECT, LOCALIZE, UPDATE, EVALUATE = range(4)
@@ -143,7 +144,7 @@ class Trainer:
             self.simulator = ThoughtSimulator(
                 self.engine,
                 self.tokenizer,
-                self.task,
+                shared_verdicts(self.task),
                 config.sampling.limits(),
                 config.sampling.temperature,
                 config.sampling.top_p,

@@ -35,9 +35,11 @@ from llm.losses import LossConfig
 from llm.models import LoraOptions, load_policy, merged_state_dict, trainable
 from llm.rehearsal import Rehearsal, RehearsalOptions
 from llm.rows import Row, pad
+from llm.tasks import Example
 from llm.training_state import optimizer_tensors
 from llm.update import TrainingError, UpdateOptions, Updater
-from tests.llm.small import Dictated
+from llm.verdicts import shared_verdicts
+from tests.llm.small import Dictated, Essay
 from tests.llm.test_update import rows
 
 #: Options of the update, and what else differs.
@@ -196,6 +198,30 @@ def errors(folders: Mapping[bool, Path]) -> dict[str, str]:
     }
 
 
+class Moody(Essay):
+    """Nobody knows what it will say."""
+
+    def reward(self, example: Example, completion: str) -> float:
+        if completion == "bad":
+            raise KeyError(completion)
+        return float.fromhex(os.urandom(4).hex())
+
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[float]:
+        return [self.reward(e, c) for e, c in zip(examples, completions, strict=True)]
+
+
+def verdicts() -> dict[str, Any]:
+    """Rewards that a verifier draws from the operating system's noise."""
+    task: Any = shared_verdicts(Moody())
+    example = Example("essay", "a")
+    return {
+        "one by one": [task.reward(example, "text") for _ in range(3)],
+        "all": task.verify([example] * 5, list("abcde")),
+        "kind": type(task).__name__,
+        "error": raised(lambda: task.verify([example] * 3, ["a", "bad", "b"])),
+    }
+
+
 def run_job(folder: Path, *folders: Path, processes: int = 2) -> list[dict[str, Any]]:
     """Answers of each process of a job."""
     with socket.socket() as free:
@@ -234,6 +260,7 @@ def main(folder: str, tied: str, untied: str) -> None:
             "updates": {name: updated(folders, case) for name, case in CASES.items()},
             "samples": samples(folders),
             "errors": errors(folders),
+            "verdicts": verdicts(),
             "speaks": gather(first_to_fail()),
         }
         torch.save(answers, Path(folder) / f"{rank()}.pt")

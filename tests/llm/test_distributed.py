@@ -94,6 +94,13 @@ def test_an_error_of_one_is_raised_by_all(two: list[dict[str, Any]]) -> None:
     assert mine["after"] == "nothing"
 
 
+def test_verdicts_are_everybodys(two: list[dict[str, Any]]) -> None:
+    mine, other = (answers["verdicts"] for answers in two)
+    assert mine == other
+    assert len(set(mine["one by one"])) == 3 and len(set(mine["all"])) == 5
+    assert mine["kind"] == "Moody" and mine["error"] == "KeyError: 'bad'"
+
+
 def test_one_process_is_a_job_of_one() -> None:
     calls = []
 
