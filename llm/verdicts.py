@@ -26,7 +26,7 @@ def shared_verdicts(task: Task) -> Task:
         same = (text.encode(errors="surrogatepass") for text in completions)
         return share(pairs, lambda mine: judge(*map(list, zip(*mine, strict=True))), same)
 
-    if judge is not None:
+    if callable(judge):
         shared.verify = verify
     shared.reward = lambda example, completion: first(lambda: task.reward(example, completion))
     return shared
