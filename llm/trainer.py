@@ -52,6 +52,7 @@ from llm.models import (
     merged_state_dict,
     trainable,
 )
+from llm.optimizer import make_optimizer
 from llm.parity import check_parity
 from llm.progress import Reporter
 from llm.prompts import prompt_indices
@@ -110,7 +111,7 @@ class Trainer:
         if several:
             policy = sharding.shard(policy)
             reference = sharding.shard(reference) if needs_copy else None
-        self.optimizer, self.scheduler = _optimizer(self.policy, config)
+        self.optimizer, self.scheduler = make_optimizer(self.policy, config)
         self.update = Updater(
             policy,
             self.optimizer,
@@ -471,32 +472,6 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 def _use_bf16(wanted: bool | None, device: torch.device) -> bool:
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return able if wanted is None else wanted
-
-
-def _optimizer(policy: Any, config: TrainConfig) -> tuple[torch.optim.Optimizer, Any]:
-    from transformers import get_scheduler
-
-    options = config.optimizer
-    optimizer = torch.optim.AdamW(
-        trainable(policy).values(),
-        lr=options.learning_rate,
-        betas=(options.adam_beta1, options.adam_beta2),
-        eps=options.adam_epsilon,
-        weight_decay=options.weight_decay,
-    )
-    updates = config.steps * config.update.num_iterations * config.update.steps_per_generation
-    try:
-        scheduler = get_scheduler(
-            options.lr_scheduler_type, optimizer, options.warmup_steps, num_training_steps=updates
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"optimizer.lr_scheduler_type: {error}; constant is the default") from None
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-        raise ValueError(
-            f"optimizer.lr_scheduler_type: {options.lr_scheduler_type} follows a metric, and "
-            "here is none; constant is the default"
-        )
-    return optimizer, scheduler
 
 
 def _frozen(policy: Any) -> Any:
