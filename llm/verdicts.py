@@ -19,7 +19,7 @@ def shared_verdicts(task: Task) -> Task:
     if world_size() == 1:
         return task
     shared: Any = copy.copy(task)
-    judge = getattr(task, "verify", None)
+    judge: Any = getattr(task, "verify", None)
 
     def verify(examples: Sequence[Example], completions: Sequence[str]) -> list[Any]:
         pairs = list(zip(examples, completions, strict=True))
