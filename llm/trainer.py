@@ -6,7 +6,8 @@
     engine.sync_weights(policy)
 
 Everything random is keyed by (seed, step), so a run that was interrupted continues bit for bit from
-its last checkpoint. The loop is blind to the algorithm, which is a plan and a rule.
+its last checkpoint. The loop is blind to the algorithm, which is a plan and a rule; and to how many
+processes run it, except where samples, policy and files are divided (`llm.distributed`).
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ from cpi.episodes import Episode, Prefix
 from cpi.plans import ALGORITHMS, World
 from cpi.resets import OracleReset
 from envs.tabular import FloatArray
-from llm import checkpoints, training_state
+from llm import checkpoints, sharding, training_state
 from llm.config import TrainConfig, differences
+from llm.distributed import first, gather, rank, still_together, world_size
 from llm.engines import Engine, EngineError, make_engine
+from llm.engines.sharded import ShardedEngine
 from llm.evaluation import evaluate
 from llm.localization import WatchedRule, localization_metrics
 from llm.localizers import PromptedLocalizer, checker_rule, make_localizer
 from llm.metrics import collection_metrics
 from llm.metrics_log import MetricsLog
 from llm.models import (
+    adapter_state_dict,
     default_device,
     eos_token_ids,
     load_policy,
@@ -48,6 +52,7 @@ from llm.models import (
     merged_state_dict,
     trainable,
 )
+from llm.optimizer import make_optimizer
 from llm.parity import check_parity
 from llm.progress import Reporter
 from llm.prompts import prompt_indices
@@ -58,6 +63,7 @@ from llm.rows import MicroBatch, make_rows
 from llm.tasks import Split, checked, make_task
 from llm.thoughts import Prompt, ThoughtSimulator
 from llm.update import TrainingError, Updater
+from llm.verdicts import shared_verdicts
 
 #: What keys a random stream besides seed and step.
 COLLECT, LOCALIZE, UPDATE, EVALUATE = range(4)
@@ -80,7 +86,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.folder = config.folder
-        self.log = MetricsLog(self.folder, config.report_to)
+        self.log = MetricsLog(self.folder, config.report_to if rank() == 0 else "none")
         self.reporter = reporter or Reporter(config.steps)
         self.task = make_task(config.task, **config.task_args)
         self.examples = {split: checked.examples(self.task, split) for split in get_args(Split)}
@@ -90,18 +96,24 @@ class Trainer:
         device = default_device()
         self.bf16 = _use_bf16(config.bf16, device)
         _seed_everything(config.seed, 0)
+        several = world_size() > 1
         self.policy = load_policy(
             model,
             lora=config.lora,
             gradient_checkpointing=config.gradient_checkpointing,
-            device=device,
+            device=torch.device("cpu") if several else device,  # the device gets its part alone
             bf16=self.bf16,
         )
         self.eos = eos_token_ids(self.policy)
-        self.optimizer, self.scheduler = _optimizer(self.policy, config)
         needs_copy = config.loss.beta > 0 and not config.lora.r
+        reference = _frozen(self.policy) if needs_copy else None
+        policy: Any = self.policy
+        if several:
+            policy = sharding.shard(policy)
+            reference = sharding.shard(reference) if needs_copy else None
+        self.optimizer, self.scheduler = make_optimizer(self.policy, config)
         self.update = Updater(
-            self.policy,
+            policy,
             self.optimizer,
             self.scheduler,
             config.loss,
@@ -109,7 +121,7 @@ class Trainer:
             max_completion_length=config.sampling.max_completion_length,
             temperature=config.sampling.temperature,
             bf16=self.bf16,
-            reference=_frozen(self.policy) if needs_copy else None,
+            reference=reference,
             rehearsal=self._rehearsal(),
         )
         self.step = self._recorded = 0
@@ -118,14 +130,22 @@ class Trainer:
         self.num_tokens = 0
         if resume is not None:
             self._restore(resume)
+        self.sends_adapters = config.engine == "vllm" and config.vllm.lora
         self.engine: Engine = make_engine(
-            config.engine, model, bf16=self.bf16, seed=config.seed, **asdict(config.vllm)
+            config.engine,
+            model,
+            bf16=self.bf16,
+            seed=config.seed,
+            adapters=self.policy.peft_config["default"] if self.sends_adapters else None,
+            **asdict(config.vllm),
         )
+        if several:
+            self.engine = ShardedEngine(self.engine)
         try:
             self.simulator = ThoughtSimulator(
                 self.engine,
                 self.tokenizer,
-                self.task,
+                shared_verdicts(self.task),
                 config.sampling.limits(),
                 config.sampling.temperature,
                 config.sampling.top_p,
@@ -162,16 +182,23 @@ class Trainer:
             self.save()
             if self.config.evaluation.steps:
                 records.append(self._record(0, self.evaluate(0)))
-        while not (self.finished or self.stop_asked):
+        stop = self.stopping()
+        while not (self.finished or stop):
             try:
                 records.append(self.train_step())
-            except (Exception, SystemExit):  # which a closed pipe makes the display raise
-                self._save_what_is_whole()
+            except (Exception, SystemExit) as error:  # a closed pipe makes the display raise that
+                if still_together(error):
+                    self._save_what_is_whole()
                 raise
-            last = self.stop_asked or self.finished
-            if last or self.step % self.config.save_steps == 0:
+            stop = self.stopping()  # once: who is asked to after that does another step
+            if stop or self.finished or self.step % self.config.save_steps == 0:
                 self.save()
+                stop = self.stopping()
         return records
+
+    def stopping(self) -> bool:
+        """Whether any process was asked to stop; all of them must ask this together."""
+        return any(gather(self.stop_asked))
 
     @property
     def finished(self) -> bool:
@@ -208,8 +235,10 @@ class Trainer:
                 metrics.update(self.update(rows, self._rng(step, UPDATE), stage.advance))
         except TrainingError as error:
             path = self.folder / f"diagnosis-step-{step:06}.json"
-            path.write_text(json.dumps(error.diagnosis, indent=2) + "\n")
-            raise TrainingError(f"step {step}: {error}; see {path}", error.diagnosis) from None
+            if rank() == 0:
+                path.write_text(json.dumps(error.diagnosis, indent=2) + "\n")
+            error.args = (f"step {step}: {error}; see {path}",)
+            raise
         self.step = step
         self.ledger = self.ledger + collection.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
@@ -275,8 +304,12 @@ class Trainer:
         return self.update.logprobs(batch)
 
     def sync(self) -> None:
-        """Give the engine the policy's weights."""
-        self.engine.sync_weights(merged_state_dict(self.policy, self.engine.dtype))
+        """Give the engine the policy's weights, or its adapters if it takes them."""
+        if self.sends_adapters:
+            weights = adapter_state_dict(self.policy)
+        else:
+            weights = merged_state_dict(self.policy, self.engine.dtype)
+        self.engine.sync_weights(weights)
 
     def check_parity(self) -> None:
         """Compare engine and trainer on a few samples, print it, stop if they differ."""
@@ -302,8 +335,8 @@ class Trainer:
         optimizer, optimizer_state = training_state.optimizer_tensors(self.optimizer, names)
         rng, rng_state = training_state.rng_state()
         tensors = {
-            "model": {name: p.detach() for name, p in trainable(self.policy).items()},
-            "optimizer": optimizer,
+            "model": sharding.collect({n: p.detach() for n, p in trainable(self.policy).items()}),
+            "optimizer": sharding.collect(optimizer),
             "rng": rng,
         }
         state = {
@@ -315,10 +348,8 @@ class Trainer:
             "ledger": self.ledger.to_json(),
             "num_tokens": self.num_tokens,
         }
-        folder = self.folder / "checkpoints"
-        return checkpoints.save(
-            folder, self.step, tensors, state, keep=self.config.save_total_limit
-        )
+        folder, keep = self.folder / "checkpoints", self.config.save_total_limit
+        return first(lambda: checkpoints.save(folder, self.step, tensors, state, keep=keep))
 
     def _save_what_is_whole(self) -> None:
         """After a failure: save, unless a step is half done or half recorded."""
@@ -327,7 +358,7 @@ class Trainer:
                 self.save()
 
     def _restore(self, path: Path) -> None:
-        checkpoint = checkpoints.load(path)
+        checkpoint = sharding.load(path)
         changed = differences(checkpoint.state["config"], _plain(self.config))
         if changed:
             raise ValueError(
@@ -347,7 +378,7 @@ class Trainer:
         self.num_tokens = checkpoint.state["num_tokens"]
 
     def _record(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        record = self.log.write(step, metrics)
+        record = first(lambda: self.log.write(step, metrics))
         self._recorded = step
         self.reporter.step(step, metrics)
         return record
@@ -372,7 +403,7 @@ class Trainer:
             verdicts=rule.verdicts,
             mask_truncated_completions=config.update.mask_truncated_completions,
         )
-        write_rollouts(self.folder, step, records)
+        first(lambda: write_rollouts(self.folder, step, records))
 
     # ------------------------------------------------------------------ helpers
 
@@ -443,32 +474,6 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 def _use_bf16(wanted: bool | None, device: torch.device) -> bool:
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return able if wanted is None else wanted
-
-
-def _optimizer(policy: Any, config: TrainConfig) -> tuple[torch.optim.Optimizer, Any]:
-    from transformers import get_scheduler
-
-    options = config.optimizer
-    optimizer = torch.optim.AdamW(
-        trainable(policy).values(),
-        lr=options.learning_rate,
-        betas=(options.adam_beta1, options.adam_beta2),
-        eps=options.adam_epsilon,
-        weight_decay=options.weight_decay,
-    )
-    updates = config.steps * config.update.num_iterations * config.update.steps_per_generation
-    try:
-        scheduler = get_scheduler(
-            options.lr_scheduler_type, optimizer, options.warmup_steps, num_training_steps=updates
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"optimizer.lr_scheduler_type: {error}; constant is the default") from None
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-        raise ValueError(
-            f"optimizer.lr_scheduler_type: {options.lr_scheduler_type} follows a metric, and "
-            "here is none; constant is the default"
-        )
-    return optimizer, scheduler
 
 
 def _frozen(policy: Any) -> Any:
