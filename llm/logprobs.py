@@ -166,6 +166,22 @@ def completion_logprobs(
     )
 
 
+class CompletionLogprobs(torch.nn.Module):
+    """`completion_logprobs` of a model as a module, which is what FSDP needs to divide it."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, temperature: float
+    ) -> Tensor:
+        """See `completion_logprobs`."""
+        return completion_logprobs(
+            self.model, input_ids, attention_mask, mask, temperature=temperature
+        )
+
+
 def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
     """The two halves of a causal language model, if nothing else makes its logits."""
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):

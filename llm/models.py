@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from llm.distributed import world_size
+from llm.sharding import divide, whole
+
 
 @dataclass(frozen=True)
 class LoraOptions:
@@ -141,13 +144,15 @@ def trainable(policy: Any) -> dict[str, torch.nn.Parameter]:
 def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The whole state dict under the base model's names, adapters merged in.
 
-    Merging is done on the side: merging in place and undoing it would round the base weights.
+    Merging is done on the side: merging in place and undoing it would round the base weights. Of a
+    policy that is divided among processes, tensors are made whole one by one and put on the CPU, so
+    that no device holds a second model; all processes must ask.
     """
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
     if not isinstance(policy, PeftModel):
-        return {name: tensor.to(dtype) for name, tensor in policy.state_dict().items()}
+        return {name: _whole(tensor, dtype) for name, tensor in policy.state_dict().items()}
     base = policy.get_base_model()
     deltas: dict[str, torch.Tensor] = {
         f"{name}.base_layer.weight": module.get_delta_weight(adapter)
@@ -156,16 +161,20 @@ def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor
         for adapter in module.active_adapters
     }
     return {
-        name.replace(".base_layer.", "."): (
-            tensor.float() + deltas[name].float() if name in deltas else tensor
-        ).to(dtype)
+        name.replace(".base_layer.", "."): _whole(
+            tensor.float() + deltas[name].float() if name in deltas else tensor, dtype
+        )
         for name, tensor in base.state_dict().items()
         if ".lora_" not in name
     }
 
 
+def _whole(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if world_size() == 1 else whole(tensor).to("cpu", dtype)
+
+
 def load_trainable(policy: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put saved values of `trainable(policy)` back.
+    """Put saved values of `trainable(policy)` back; the first process's, where there are several.
 
     Raises
     ------
@@ -185,7 +194,7 @@ def load_trainable(policy: Any, tensors: Mapping[str, torch.Tensor]) -> None:
         )
     with torch.no_grad():
         for name, parameter in own.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(divide(tensors[name], parameter))
 
 
 def _not_found(model: str, what: str, error: Exception) -> str:

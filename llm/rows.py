@@ -107,11 +107,45 @@ def micro_batches(
     rows: Sequence[Row], index: Sequence[int], size: int, device: torch.device
 ) -> list[MicroBatch]:
     """The rows named by `index`, `size` at a time, rows of like length together."""
-    order = sorted(index, key=lambda i: (len(rows[i].ids), i))
-    return [_pad(rows, order[at : at + size], device) for at in range(0, len(order), size)]
+    return [pad(rows, members, device) for (members,) in deal(rows, index, size, 1)]
 
 
-def _pad(rows: Sequence[Row], index: list[int], device: torch.device) -> MicroBatch:
+def no_rows(device: torch.device) -> MicroBatch:
+    """A micro-batch of which nothing is trained on: it goes through the model and changes nothing.
+
+    All processes of a job must go through it as often.
+    """
+    ids, none = torch.zeros((1, 2), dtype=torch.int64, device=device), torch.zeros(0, device=device)
+    present = torch.ones_like(ids)
+    return MicroBatch(
+        [], ids, present, ids.bool(), none, none.long(), torch.zeros(1, device=device)
+    )
+
+
+def deal(rows: Sequence[Row], index: Sequence[int], size: int, hands: int) -> list[list[list[int]]]:
+    """Deal the rows named by `index` to processes: longest first, to who has the fewest tokens.
+
+    Returns
+    -------
+    list of rounds, of `hands` lists of at most `size` rows
+        In each round a process has one micro-batch, which may be empty.
+    """
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    tokens = [0] * hands
+    for i in sorted(index, key=lambda i: (-len(rows[i].ids), i)):
+        hand = tokens.index(min(tokens))
+        dealt[hand].append(i)
+        tokens[hand] += len(rows[i].ids)
+    for hand in dealt:
+        hand.sort(key=lambda i: (len(rows[i].ids), i))  # rows of like length together
+    most = max(map(len, dealt))
+    return [[hand[at : at + size] for hand in dealt] for at in range(0, most, size)]
+
+
+def pad(rows: Sequence[Row], index: list[int], device: torch.device) -> MicroBatch:
+    """The rows named by `index` as one micro-batch."""
+    if not index:
+        return no_rows(device)
     longest = max(len(rows[i].ids) for i in index)
     ids = np.zeros((len(index), longest), dtype=np.int64)
     present = np.zeros_like(ids)

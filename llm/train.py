@@ -10,9 +10,10 @@ import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,17 @@ examples:
   python -m llm.train --config chain --model MODEL --steps 50     a preset; flags win over it
   python -m llm.train --config RUN/config.yaml --resume auto      go on with a run
   python -m llm.train --model MODEL --task my_tasks:Proofs --localizer my_tasks:first_doubt
+  torchrun --nproc_per_node 8 -m llm.train --config chain --model MODEL      on eight GPUs
 
 files of a run: config.yaml, metrics.jsonl, rollouts/, checkpoints/, environment.json. Look at the
 rollouts with `python -m llm.show RUN`. Ctrl-C finishes the step, saves, and says how to go on; a
-second one stops at once. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+second one stops at once. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+
+torchrun divides policy, rows and samples among processes, and changes nothing else; a run may be
+resumed with any number of them. It waits 30 s for a step to end before it kills."""
+
+#: Seconds in which signals are one: under torchrun, Ctrl-C comes from the terminal and from it.
+ECHO = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,31 +79,37 @@ def _train(config: TrainConfig) -> int:
     import transformers
 
     from llm.checkpoints import CheckpointError
+    from llm.distributed import JobError, first, job, losing_others, rank
     from llm.engines import EngineError
     from llm.parity import ParityError
     from llm.update import TrainingError
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    expected = (ValueError, OSError, CheckpointError, EngineError, ParityError, TrainingError)
+    expected = (
+        *(ValueError, OSError, CheckpointError, EngineError, ParityError, TrainingError, JobError),
+    )
     began = False
 
     def run() -> int:
         nonlocal began
+        from rich.console import Console
+
         from llm.progress import Reporter
         from llm.run_folder import alone, begin_run, open_run
         from llm.trainer import Trainer
 
-        resume = open_run(config)
-        with Reporter(config.steps) as reporter:
+        resume = first(lambda: open_run(config))
+        with Reporter(config.steps, None if rank() == 0 else Console(quiet=True)) as reporter:
             reporter.message(f"{config.algorithm} on {config.task}, in {config.folder}")
             if resume is not None:
                 reporter.message(f"going on from {resume}")
             trainer = Trainer(config, reporter, resume)
             try:
-                with alone(config.folder), _stopping(trainer, reporter):
+                with ExitStack() as lock, _stopping(trainer, reporter):
+                    first(lambda: lock.enter_context(alone(config.folder)))
                     began = True
-                    begin_run(config, trainer.step)
+                    first(lambda: begin_run(config, trainer.step))
                     trainer.run()
             finally:
                 trainer.close()
@@ -110,7 +124,8 @@ def _train(config: TrainConfig) -> int:
         # Of `float(loss)`, where it is harmless.
         warnings.filterwarnings("ignore", "Converting a tensor with requires_grad", UserWarning)
         try:
-            return run()
+            with losing_others(), job():
+                return run()
         except expected as error:
             return _failed(error, 1 if began else 2, config if began else None)
         except torch.OutOfMemoryError as error:
@@ -137,7 +152,12 @@ def _print_anything() -> None:
 
 
 def _failed(reason: Exception | str, code: int, config: TrainConfig | None = None) -> int:
-    """Say why, in one line, and how to go on with a run that had begun."""
+    """Say why, in one line, and how to go on with a run that had begun.
+
+    Of several processes, the first that fails says so: it has the reason, the others follow.
+    """
+    if not _speaks():
+        return code
     message = " ".join(str(reason).split())
     if config is not None:
         from llm.checkpoints import latest
@@ -148,20 +168,38 @@ def _failed(reason: Exception | str, code: int, config: TrainConfig | None = Non
     return code
 
 
+def _speaks() -> bool:
+    """Whether it is for this process to say why the job fails."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from llm.distributed import first_to_fail
+
+    return first_to_fail()
+
+
 def _again(config: TrainConfig) -> str:
     """The command that goes on with a run."""
-    return f"{PROG} --config {shlex.quote(str(config.folder / 'config.yaml'))} --resume auto"
+    several = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    prog = PROG if several == "1" else f"torchrun --nproc_per_node {several} -m llm.train"
+    return f"{prog} --config {shlex.quote(str(config.folder / 'config.yaml'))} --resume auto"
 
 
 @contextmanager
 def _stopping(trainer: Trainer, reporter: Reporter) -> Iterator[None]:
     """The first Ctrl-C (or a cluster's SIGTERM) asks the trainer to stop, the second insists."""
+    from llm.distributed import world_size
+
+    asked = 0.0
 
     def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
         if trainer.stop_asked:
+            if world_size() > 1 and time.monotonic() - asked < ECHO:
+                return
             raise KeyboardInterrupt
-        trainer.stop_asked = True
-        reporter.message("finishing this step, then saving; once more stops at once")
+        trainer.stop_asked, asked = True, time.monotonic()
+        if world_size() == 1:  # else it may be that another process has died
+            reporter.message("finishing this step, then saving; once more stops at once")
 
     with _handling(ask, signal.SIGINT, signal.SIGTERM):
         yield

@@ -6,7 +6,8 @@
     engine.sync_weights(policy)
 
 Everything random is keyed by (seed, step), so a run that was interrupted continues bit for bit from
-its last checkpoint. The loop is blind to the algorithm, which is a plan and a rule.
+its last checkpoint. The loop is blind to the algorithm, which is a plan and a rule; and to how many
+processes run it, except where samples, policy and files are divided (`llm.distributed`).
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from cpi.episodes import Episode, Prefix
 from cpi.plans import ALGORITHMS, World
 from cpi.resets import OracleReset
 from envs.tabular import FloatArray
-from llm import checkpoints, training_state
+from llm import checkpoints, sharding, training_state
 from llm.config import TrainConfig, differences
+from llm.distributed import first, gather, rank, still_together, world_size
 from llm.engines import Engine, EngineError, make_engine
+from llm.engines.sharded import ShardedEngine
 from llm.evaluation import evaluate
 from llm.localization import WatchedRule, localization_metrics
 from llm.localizers import PromptedLocalizer, checker_rule, make_localizer
@@ -80,7 +83,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.folder = config.folder
-        self.log = MetricsLog(self.folder, config.report_to)
+        self.log = MetricsLog(self.folder, config.report_to if rank() == 0 else "none")
         self.reporter = reporter or Reporter(config.steps)
         self.task = make_task(config.task, **config.task_args)
         self.examples = {split: checked.examples(self.task, split) for split in get_args(Split)}
@@ -90,18 +93,24 @@ class Trainer:
         device = default_device()
         self.bf16 = _use_bf16(config.bf16, device)
         _seed_everything(config.seed, 0)
+        several = world_size() > 1
         self.policy = load_policy(
             model,
             lora=config.lora,
             gradient_checkpointing=config.gradient_checkpointing,
-            device=device,
+            device=torch.device("cpu") if several else device,  # the device gets its part alone
             bf16=self.bf16,
         )
         self.eos = eos_token_ids(self.policy)
-        self.optimizer, self.scheduler = _optimizer(self.policy, config)
         needs_copy = config.loss.beta > 0 and not config.lora.r
+        reference = _frozen(self.policy) if needs_copy else None
+        policy: Any = self.policy
+        if several:
+            policy = sharding.shard(policy)
+            reference = sharding.shard(reference) if needs_copy else None
+        self.optimizer, self.scheduler = _optimizer(self.policy, config)
         self.update = Updater(
-            self.policy,
+            policy,
             self.optimizer,
             self.scheduler,
             config.loss,
@@ -109,7 +118,7 @@ class Trainer:
             max_completion_length=config.sampling.max_completion_length,
             temperature=config.sampling.temperature,
             bf16=self.bf16,
-            reference=_frozen(self.policy) if needs_copy else None,
+            reference=reference,
             rehearsal=self._rehearsal(),
         )
         self.step = self._recorded = 0
@@ -121,6 +130,8 @@ class Trainer:
         self.engine: Engine = make_engine(
             config.engine, model, bf16=self.bf16, seed=config.seed, **asdict(config.vllm)
         )
+        if several:
+            self.engine = ShardedEngine(self.engine)
         try:
             self.simulator = ThoughtSimulator(
                 self.engine,
@@ -162,16 +173,21 @@ class Trainer:
             self.save()
             if self.config.evaluation.steps:
                 records.append(self._record(0, self.evaluate(0)))
-        while not (self.finished or self.stop_asked):
+        while not (self.finished or self.stopping()):
             try:
                 records.append(self.train_step())
-            except (Exception, SystemExit):  # which a closed pipe makes the display raise
-                self._save_what_is_whole()
+            except (Exception, SystemExit) as error:  # a closed pipe makes the display raise that
+                if still_together(error):
+                    self._save_what_is_whole()
                 raise
-            last = self.stop_asked or self.finished
+            last = self.stopping() or self.finished
             if last or self.step % self.config.save_steps == 0:
                 self.save()
         return records
+
+    def stopping(self) -> bool:
+        """Whether any process was asked to stop; all of them must ask this together."""
+        return any(gather(self.stop_asked))
 
     @property
     def finished(self) -> bool:
@@ -208,8 +224,10 @@ class Trainer:
                 metrics.update(self.update(rows, self._rng(step, UPDATE), stage.advance))
         except TrainingError as error:
             path = self.folder / f"diagnosis-step-{step:06}.json"
-            path.write_text(json.dumps(error.diagnosis, indent=2) + "\n")
-            raise TrainingError(f"step {step}: {error}; see {path}", error.diagnosis) from None
+            if rank() == 0:
+                path.write_text(json.dumps(error.diagnosis, indent=2) + "\n")
+            error.args = (f"step {step}: {error}; see {path}",)
+            raise
         self.step = step
         self.ledger = self.ledger + collection.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
@@ -302,8 +320,8 @@ class Trainer:
         optimizer, optimizer_state = training_state.optimizer_tensors(self.optimizer, names)
         rng, rng_state = training_state.rng_state()
         tensors = {
-            "model": {name: p.detach() for name, p in trainable(self.policy).items()},
-            "optimizer": optimizer,
+            "model": sharding.collect({n: p.detach() for n, p in trainable(self.policy).items()}),
+            "optimizer": sharding.collect(optimizer),
             "rng": rng,
         }
         state = {
@@ -315,10 +333,8 @@ class Trainer:
             "ledger": self.ledger.to_json(),
             "num_tokens": self.num_tokens,
         }
-        folder = self.folder / "checkpoints"
-        return checkpoints.save(
-            folder, self.step, tensors, state, keep=self.config.save_total_limit
-        )
+        folder, keep = self.folder / "checkpoints", self.config.save_total_limit
+        return first(lambda: checkpoints.save(folder, self.step, tensors, state, keep=keep))
 
     def _save_what_is_whole(self) -> None:
         """After a failure: save, unless a step is half done or half recorded."""
@@ -327,7 +343,7 @@ class Trainer:
                 self.save()
 
     def _restore(self, path: Path) -> None:
-        checkpoint = checkpoints.load(path)
+        checkpoint = sharding.load(path)
         changed = differences(checkpoint.state["config"], _plain(self.config))
         if changed:
             raise ValueError(
@@ -347,7 +363,7 @@ class Trainer:
         self.num_tokens = checkpoint.state["num_tokens"]
 
     def _record(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        record = self.log.write(step, metrics)
+        record = first(lambda: self.log.write(step, metrics))
         self._recorded = step
         self.reporter.step(step, metrics)
         return record
@@ -372,7 +388,7 @@ class Trainer:
             verdicts=rule.verdicts,
             mask_truncated_completions=config.update.mask_truncated_completions,
         )
-        write_rollouts(self.folder, step, records)
+        first(lambda: write_rollouts(self.folder, step, records))
 
     # ------------------------------------------------------------------ helpers
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llm.checkpoints import CheckpointError
+from llm.sharding import divide
 
 
 def optimizer_tensors(
@@ -94,7 +95,7 @@ def load_optimizer(
     names : sequence of str
         Of its parameters, in its order.
     tensors : mapping of name to tensor
-        Copied.
+        Copied; whole ones, the first process's where there are several.
     record : mapping
         The JSON part.
 
@@ -134,14 +135,15 @@ def load_optimizer(
     state: dict[int, dict[str, Tensor]] = {}
     for number, name in enumerate(order):
         if name in steps:
-            # Cloned, because steps of the optimizer would change the caller's tensors.
-            state[number] = {key: tensors[f"{key}/{name}"].clone() for key in record["keys"]}
+            # Copied, because steps of the optimizer would change the caller's tensors.
+            own = parameters[name]
+            state[number] = {k: divide(tensors[f"{k}/{name}"], own) for k in record["keys"]}
             state[number]["step"] = torch.tensor(steps[name], dtype=dtype)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State of the global random generators: Python's, numpy's, torch's on the CPU and on GPUs.
+    """State of the global random generators: Python's, numpy's, torch's on the CPU and its GPU.
 
     Returns
     -------
@@ -163,8 +165,8 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
         "numpy": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
         "torch": torch.get_rng_state(),
     }
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    tensors |= {f"cuda/{device}": each for device, each in enumerate(devices)}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
     record = {
         "python": {"version": version, "gauss": gauss},
         "numpy": {
@@ -172,7 +174,7 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
             "has_gauss": int(legacy["has_gauss"]),
             "gauss": float(legacy["gauss"]),
         },
-        "cuda": len(devices),
+        "cuda": "cuda" in tensors,
     }
     return tensors, record
 
@@ -180,18 +182,15 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 def set_rng_state(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Put back what `rng_state` returned.
 
-    GPUs beyond those saved keep their state.
-
     Raises
     ------
     CheckpointError
-        If more GPUs were saved than are here. Nothing has changed then.
+        If a GPU's was saved and none is here. Nothing has changed then.
     """
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if record["cuda"] > here:
+    if record["cuda"] and not torch.cuda.is_available():
         raise CheckpointError(
-            f"random generators: the checkpoint has {record['cuda']} GPUs, {here} are here; resume "
-            "on a machine with as many, or leave the generators as they are for an inexact resume"
+            "random generators: the checkpoint has a GPU's, and none is here; resume where one is, "
+            "or leave the generators as they are for an inexact resume"
         )
     python, legacy = record["python"], record["numpy"]
     random.setstate((python["version"], tuple(tensors["python"].tolist()), python["gauss"]))
@@ -200,8 +199,8 @@ def set_rng_state(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> N
         ("MT19937", key, legacy["pos"], legacy["has_gauss"], legacy["gauss"])
     )
     torch.set_rng_state(tensors["torch"])
-    for device in range(record["cuda"]):
-        torch.cuda.set_rng_state(tensors[f"cuda/{device}"], device)
+    if record["cuda"]:
+        torch.cuda.set_rng_state(tensors["cuda"])
 
 
 def _named(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:

@@ -1,24 +1,27 @@
 """The optimizer's part of a training step: rows in, new weights and metrics out.
 
-How rows are split into micro-batches changes nothing but rounding: the weight of every token in the
-loss is fixed for the whole optimizer step before the rows are split.
+How rows are split into micro-batches, and these among the processes of a job, changes nothing but
+rounding: the weight of every token in the loss is fixed for the whole optimizer step before the
+rows are split, and gradients add up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from llm.logprobs import completion_logprobs
+from llm.distributed import gather, on_all_ranks, rank, world_size
+from llm.logprobs import CompletionLogprobs
 from llm.losses import LossConfig, LossInputs, loss_metrics, loss_weights, policy_loss
 from llm.models import trainable
 from llm.rehearsal import Rehearsal
-from llm.rows import MicroBatch, Row, micro_batches
+from llm.rows import MicroBatch, Row, deal, pad
+from llm.sharding import own, whole
 
 
 class TrainingError(RuntimeError):
@@ -27,6 +30,15 @@ class TrainingError(RuntimeError):
     def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:
         super().__init__(message)
         self.diagnosis = diagnosis
+
+
+class _Found(NamedTuple):
+    """Something that is not finite: a loss with its rows and tokens, or a gradient's length."""
+
+    what: str
+    value: float
+    rows: list[int]
+    tokens: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class UpdateOptions:
     steps_per_generation : int
         Optimizer steps a pass, each on a part of the rows.
     per_device_train_batch_size : int
-        Rows that go through the model at once.
+        Rows that go through the model at once, in each process.
     max_grad_norm : float
         Longest gradient; 0 does not clip.
     mask_truncated_completions : bool
@@ -67,7 +79,7 @@ class Updater:
 
     Parameters
     ----------
-    policy : PreTrainedModel or PeftModel
+    policy : PreTrainedModel, PeftModel, or what `llm.sharding.shard` made of one
     optimizer : torch.optim.Optimizer
     scheduler : torch learning-rate scheduler
     loss : LossConfig
@@ -103,11 +115,14 @@ class Updater:
         reference: Any = None,
         rehearsal: Rehearsal | None = None,
     ) -> None:
-        self.policy, self.optimizer, self.scheduler = policy, optimizer, scheduler
+        self.forward = _forward(policy)
+        self.policy = self.forward.model
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.loss, self.options = loss, options
         self.max_completion_length, self.temperature = max_completion_length, temperature
-        self.bf16, self.reference, self.rehearsal = bf16, reference, rehearsal
-        self.device = next(policy.parameters()).device
+        self.bf16, self.rehearsal = bf16, rehearsal
+        self.reference = None if reference is None else _forward(reference)
+        self.device = next(self.policy.parameters()).device
         self.whole = True
 
     def __call__(
@@ -124,7 +139,7 @@ class Updater:
         rng : numpy Generator
             Deals the rows out where there are several steps a pass, and draws the rehearsal.
         progress : function of int
-            Told the trained tokens of each micro-batch that is done.
+            Told the trained tokens of each micro-batch that is done, in all processes.
 
         Returns
         -------
@@ -153,16 +168,14 @@ class Updater:
             for name in dict.fromkeys(name for record in records for name in record)
         }
 
-    def logprobs(self, batch: MicroBatch, model: Any = None) -> torch.Tensor:
+    def logprobs(self, batch: MicroBatch, model: CompletionLogprobs | None = None) -> torch.Tensor:
         """Log-probs of the trained tokens of a micro-batch under the policy or `model`, (N,)."""
+        forward = self.forward if model is None else model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return completion_logprobs(
-                self.policy if model is None else model,
-                batch.input_ids,
-                batch.attention_mask,
-                batch.mask,
-                temperature=self.temperature,
+            logprobs: torch.Tensor = forward(
+                batch.input_ids, batch.attention_mask, batch.mask, self.temperature
             )
+        return logprobs
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor:
@@ -179,14 +192,21 @@ class Updater:
         """Log-probs of each row's trained tokens before the first step."""
         old: dict[int, torch.Tensor] = {}
         with torch.no_grad():
-            for batch in self._batches(rows, self._informative(rows, range(len(rows)))):
+            for batch, _ in self._batches(rows, self._informative(rows, range(len(rows)))):
                 lengths = [rows[i].trained for i in batch.members]
-                old.update(zip(batch.members, self.logprobs(batch).split(lengths), strict=True))
-        return old
+                parts = self.logprobs(batch).cpu().split(lengths) if lengths else ()
+                old.update(zip(batch.members, parts, strict=True))
+        # Later steps deal the rows anew.
+        return {i: values for part in gather(old) for i, values in part.items()}
 
-    def _batches(self, rows: Sequence[Row], part: Sequence[int]) -> list[MicroBatch]:
+    def _batches(
+        self, rows: Sequence[Row], part: Sequence[int]
+    ) -> Iterator[tuple[MicroBatch, int]]:
+        """This process's micro-batches, as many as the others', and the tokens of theirs too."""
         size = self.options.per_device_train_batch_size
-        return micro_batches(rows, part, size, self.device)
+        for hands in deal(rows, part, size, world_size()):
+            tokens = sum(rows[i].trained for members in hands for i in members)
+            yield pad(rows, hands[rank()], self.device), tokens
 
     def _step(
         self,
@@ -204,29 +224,36 @@ class Updater:
         for parameter in trainable(self.policy).values():
             parameter.grad = torch.zeros_like(parameter)
         loss, tokens = 0.0, []
-        for batch in self._batches(rows, self._informative(rows, part)):
+        found: _Found | None = None
+        for batch, done in self._batches(rows, self._informative(rows, part)):
             out = policy_loss(self._inputs(batch, old, weight), self.loss)
-            if not torch.isfinite(out.loss):
-                raise self._not_finite("loss", out.loss.item(), rows, batch, out.tokens)
-            out.loss.backward()
-            loss += out.loss.item()
+            value = out.loss.item()
+            if not math.isfinite(value):
+                found = found or _Found("loss", value, batch.members, _odd(out.tokens))
+                if world_size() == 1:
+                    break
+            out.loss.backward()  # by all or by none, whatever one has found
+            loss += value
             tokens.append(out.tokens)
-            progress(len(batch.row))
-        metrics = {"loss": loss}
+            progress(done)
+        losses, everyones, finds = _everyones(loss, tokens, found)
+        for found in filter(None, finds):
+            raise self._not_finite(found, rows)
+        metrics = {"loss": sum(losses)}
         if self.rehearsal is not None:
             metrics["rehearsal/loss"] = self._rehearse(self.rehearsal, rng)
         clip = self.options.max_grad_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(trainable(self.policy).values(), clip)
+        norm = whole(torch.nn.utils.clip_grad_norm_(trainable(self.policy).values(), clip))
         if not torch.isfinite(norm):
-            raise self._not_finite("grad_norm", float(norm), rows, None, {})
+            raise self._not_finite(_Found("grad_norm", float(norm), [], {}), rows)
         learning_rate = self.scheduler.get_last_lr()[0]
         self.whole = False
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
         metrics |= {"grad_norm": float(norm), "learning_rate": learning_rate}
-        if tokens:
-            joined = {name: torch.cat([t[name] for t in tokens]) for name in tokens[0]}
+        if everyones:
+            joined = {name: torch.cat([t[name] for t in everyones]) for name in everyones[0]}
             metrics.update(loss_metrics(joined))
         return metrics
 
@@ -235,11 +262,11 @@ class Updater:
         rows = rehearsal.draw(rng)
         tokens = sum(row.trained for row in rows)
         total = 0.0
-        for batch in self._batches(rows, range(len(rows))):
+        for batch, _ in self._batches(rows, range(len(rows))):
             loss = -self.logprobs(batch).sum() / tokens
             (rehearsal.options.weight * loss).backward()
             total += loss.item()
-        return total
+        return sum(gather(total))
 
     def _inputs(
         self, batch: MicroBatch, old: dict[int, torch.Tensor] | None, weight: dict[int, float]
@@ -247,7 +274,7 @@ class Updater:
         per_row = torch.tensor([weight[i] for i in batch.members], device=self.device)
         return LossInputs(
             logprobs=self.logprobs(batch),
-            old_logprobs=None if old is None else torch.cat([old[i] for i in batch.members]),
+            old_logprobs=None if old is None else _joined(old, batch),
             sampling_logprobs=batch.logprobs,
             ref_logprobs=self._reference_logprobs(batch) if self.loss.beta else None,
             advantages=batch.advantages,
@@ -255,32 +282,17 @@ class Updater:
             weights=per_row[batch.row],
         )
 
-    def _not_finite(
-        self,
-        what: str,
-        value: float,
-        rows: Sequence[Row],
-        batch: MicroBatch | None,
-        tokens: dict[str, torch.Tensor],
-    ) -> TrainingError:
+    def _not_finite(self, found: _Found, rows: Sequence[Row]) -> TrainingError:
         """What a person needs to find the cause."""
-        bad = {
-            name: int((~torch.isfinite(values)).sum())
-            for name, values in tokens.items()
-            if not torch.isfinite(values).all()
-        }
-        weights = [
-            name
-            for name, parameter in self.policy.named_parameters()
-            if not torch.isfinite(parameter).all()
-        ]
+        here = [n for n, p in self.policy.named_parameters() if not torch.isfinite(own(p)).all()]
+        weights = list(dict.fromkeys(name for names in gather(here) for name in names))
         largest = float(np.max(np.abs([row.advantage for row in rows])))  # a NaN is the largest
         diagnosis = {
-            what: str(value),
+            found.what: str(found.value),
             "learning_rate": self.scheduler.get_last_lr()[0],
-            "rows": [] if batch is None else batch.members,
+            "rows": found.rows,
             "largest_advantage": largest if math.isfinite(largest) else str(largest),
-            "tokens_not_finite": bad,
+            "tokens_not_finite": found.tokens,
             "parameters_not_finite": weights,
         }
         cause = (
@@ -288,10 +300,35 @@ class Updater:
             if weights
             else f"an advantage is {largest}"
             if not math.isfinite(largest)
-            else f"not finite per token: {', '.join(bad)}"
-            if bad
+            else f"not finite per token: {', '.join(found.tokens)}"
+            if found.tokens
             else "the gradient overflows"
         )
-        return TrainingError(
-            f"{what} is {value} ({cause}); lower learning_rate or max_grad_norm", diagnosis
-        )
+        message = f"{found.what} is {found.value} ({cause}); lower learning_rate or max_grad_norm"
+        return on_all_ranks(TrainingError(message, diagnosis))
+
+
+def _forward(model: Any) -> CompletionLogprobs:
+    return model if isinstance(model, CompletionLogprobs) else CompletionLogprobs(model)
+
+
+def _joined(values: dict[int, torch.Tensor], batch: MicroBatch) -> torch.Tensor:
+    """The values of a micro-batch's rows, in a row."""
+    parts = [values[i] for i in batch.members]
+    return torch.cat(parts).to(batch.logprobs.device) if parts else batch.logprobs
+
+
+def _odd(tokens: dict[str, torch.Tensor]) -> dict[str, int]:
+    """How many of the values that loss saw are not finite, where there are any."""
+    odd = {name: int((~torch.isfinite(values)).sum()) for name, values in tokens.items()}
+    return {name: count for name, count in odd.items() if count}
+
+
+def _everyones(
+    loss: float, tokens: list[dict[str, torch.Tensor]], found: _Found | None
+) -> tuple[list[float], list[dict[str, torch.Tensor]], list[_Found | None]]:
+    """Losses, tokens and finds of all processes."""
+    if world_size() > 1:
+        tokens = [{name: values.cpu() for name, values in each.items()} for each in tokens]
+    losses, parts, finds = zip(*gather((loss, tokens, found)), strict=True)
+    return list(losses), [each for part in parts for each in part], list(finds)
