@@ -3,8 +3,8 @@
 Every process does everything, with the same random numbers, so all of them know all rows, verdicts
 and metrics. Three things are divided:
 
-- samples and verdicts: each process has its share of the requests made (`share`), and all of them
-  get all answers;
+- samples and verdicts: each process has its share of what is asked (`share`), and all of them get
+  all answers (`llm.engines.sharded`, `llm.verdicts`);
 - the policy, its gradients and the optimizer's state: FSDP2 (`llm.sharding`);
 - rows of an optimizer step (`llm.rows.deal`).
 
@@ -51,22 +51,25 @@ def job() -> Iterator[None]:
     ValueError
         If there are more processes than GPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _have_others():
         yield
         return
     device = None
     if torch.cuda.is_available():
-        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= gpus:
-            raise ValueError(f"--nproc_per_node: more processes than GPUs, of which {gpus} are here")
-        device = torch.device("cuda", local)
+        processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if processes > gpus:
+            raise ValueError(f"--nproc_per_node: {processes} processes, and {gpus} GPUs are here")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     # Objects go by gloo, on GPUs as well: they need none of their memory.
     backend = "cpu:gloo,cuda:nccl" if device else "gloo"
     with losing_others():
         dist.init_process_group(backend, timeout=PATIENCE)
     yield
-    dist.destroy_process_group()  # not after an error: there may be nobody to take leave of
+    # Not after an error: there may be nobody to take leave of. Together, because torchrun stops
+    # who is left behind.
+    gather(None)
+    dist.destroy_process_group()
 
 
 def world_size() -> int:
@@ -76,9 +79,7 @@ def world_size() -> int:
 
 def rank() -> int:
     """Which of them this one is; the first, 0, writes the files and speaks."""
-    if dist.is_initialized():
-        return dist.get_rank()
-    return int(os.environ.get("RANK", "0"))
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def gather(value: T) -> list[T]:
@@ -99,6 +100,14 @@ def first(work: Callable[[], T]) -> T:
     with losing_others():
         dist.broadcast_object_list(outcome, src=0)
     return _agreed(outcome)[0]
+
+
+def together(work: Callable[[], None]) -> None:
+    """Everybody does its part; what one raises, all raise."""
+    if world_size() == 1:
+        work()
+    else:
+        _agreed(gather(_attempt(work)))
 
 
 def share(
@@ -126,8 +135,8 @@ def share(
     if size == 1:
         return list(work(items))
     digest = hashlib.sha256()
-    for each in same:
-        digest.update(each + b"\0")
+    for seen in same:
+        digest.update(seen + b"\0")
     mine = items[rank() :: size]
     outcomes = gather((digest.digest(), _attempt(lambda: list(work(mine)) if mine else [])))
     if len({digest for digest, _ in outcomes}) > 1:
@@ -181,7 +190,9 @@ def on_all_ranks(error: E) -> E:
 
 def still_together(error: BaseException) -> bool:
     """Whether all processes have met this error and can go on doing things together."""
-    return world_size() == 1 or getattr(error, "on_all_ranks", False)
+    if world_size() == 1 or getattr(error, "on_all_ranks", False):
+        return True
+    return error.__cause__ is not None and still_together(error.__cause__)
 
 
 @contextmanager
@@ -190,7 +201,8 @@ def losing_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo's are of no class of their own
-        if isinstance(error, dist.DistError) or any(sign in str(error) for sign in SIGNS):
+        known = isinstance(error, dist.DistError) or any(sign in str(error) for sign in SIGNS)
+        if known and _have_others():
             raise JobError("another process of this job ended") from error
         raise
 
@@ -201,9 +213,14 @@ SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 def first_to_fail() -> bool:
     """Whether no process of the job has called this before: who fails first says so, alone."""
-    if world_size() == 1:
-        return rank() == 0
+    if not dist.is_initialized():
+        return os.environ.get("RANK", "0") == "0"
     try:
         return bool(dist.distributed_c10d._get_default_store().add("failed", 1) == 1)
     except RuntimeError:  # the store went with torchrun
         return True
+
+
+def _have_others() -> bool:
+    """Whether torchrun has started several processes, joined or not yet."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"

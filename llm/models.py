@@ -169,6 +169,13 @@ def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor
     }
 
 
+def adapter_state_dict(policy: Any) -> dict[str, torch.Tensor]:
+    """The adapters alone, whole, on the CPU, under peft's names; all processes must ask."""
+    from peft import get_peft_model_state_dict
+
+    return {n: whole(t).to("cpu") for n, t in get_peft_model_state_dict(policy).items()}
+
+
 def _whole(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if world_size() == 1 else whole(tensor).to("cpu", dtype)
 

@@ -150,9 +150,9 @@ def deal(rows: Sequence[Row], index: Sequence[int], size: int, hands: int) -> li
     dealt: list[list[int]] = [[] for _ in range(hands)]
     tokens = [0] * hands
     for i in sorted(index, key=lambda i: (-len(rows[i].ids), i)):
-        hand = tokens.index(min(tokens))
-        dealt[hand].append(i)
-        tokens[hand] += len(rows[i].ids)
+        least = tokens.index(min(tokens))
+        dealt[least].append(i)
+        tokens[least] += len(rows[i].ids)
     for hand in dealt:
         hand.sort(key=lambda i: (len(rows[i].ids), i))  # rows of like length together
     most = max(map(len, dealt))

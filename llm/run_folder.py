@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from llm import checkpoints
 from llm.config import TrainConfig
+from llm.distributed import world_size
 from llm.files import write_whole
 
 LOCK = ".lock"
@@ -184,6 +185,7 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
     }
 
 

@@ -45,7 +45,7 @@ def shard(model: Any) -> CompletionLogprobs:
     root = CompletionLogprobs(model)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world_size(),))
-    for layer in base.get_decoder().layers:
+    for layer in getattr(base.get_decoder(), "layers", ()):
         fully_shard(layer, mesh=mesh)
     # The root too: else it stays whole after a pass without gradients, and an optimizer's step
     # would not reach what the next pass uses.
@@ -65,7 +65,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def own(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that may be divided."""
+    """Our part of a tensor that may be divided."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
@@ -75,9 +75,10 @@ def divide(full: Tensor, like: Tensor) -> Tensor:
         return full.clone()
     from torch.distributed.tensor import distribute_tensor
 
-    mesh = like.device_mesh
+    placed: Any = like
+    mesh = placed.device_mesh
     here = full if rank() == 0 else torch.empty(full.shape, dtype=full.dtype)
-    return distribute_tensor(here.to(mesh.device_type), mesh, like.placements)
+    return distribute_tensor(here.to(mesh.device_type), mesh, placed.placements)
 
 
 def collect(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -139,6 +139,10 @@ def _train(config: TrainConfig) -> int:
             return _failed("nobody reads its output any more, so it has stopped", 1, config)
         except KeyboardInterrupt:
             return _failed("stopped at once", 130, config)
+        except Exception:  # a fault of the program or of the user's: one traceback is enough
+            if _speaks():
+                raise
+            return 1
 
 
 def _print_anything() -> None:

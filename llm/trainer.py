@@ -45,6 +45,7 @@ from llm.localizers import PromptedLocalizer, checker_rule, make_localizer
 from llm.metrics import collection_metrics
 from llm.metrics_log import MetricsLog
 from llm.models import (
+    adapter_state_dict,
     default_device,
     eos_token_ids,
     load_policy,
@@ -54,6 +55,7 @@ from llm.models import (
     merged_state_dict,
     trainable,
 )
+from llm.optimizer import make_optimizer
 from llm.parity import check_parity
 from llm.progress import Reporter, Staged
 from llm.prompts import prompt_indices
@@ -64,6 +66,7 @@ from llm.rows import MicroBatch, make_rows
 from llm.tasks import Split, checked, make_task
 from llm.thoughts import Prompt, ThoughtSimulator
 from llm.update import TrainingError, Updater
+from llm.verdicts import shared_verdicts
 
 #: What keys a random stream besides seed and step.
 COLLECT, LOCALIZE, UPDATE, EVALUATE, REPLACE = range(5)
@@ -111,7 +114,7 @@ class Trainer:
         if several:
             policy = sharding.shard(policy)
             reference = sharding.shard(reference) if needs_copy else None
-        self.optimizer, self.scheduler = _optimizer(self.policy, config)
+        self.optimizer, self.scheduler = make_optimizer(self.policy, config)
         self.update = Updater(
             policy,
             self.optimizer,
@@ -130,8 +133,14 @@ class Trainer:
         self.num_tokens = 0
         if resume is not None:
             self._restore(resume)
+        self.sends_adapters = config.engine == "vllm" and config.vllm.lora
         self.engine: Engine = make_engine(
-            config.engine, model, bf16=self.bf16, seed=config.seed, **asdict(config.vllm)
+            config.engine,
+            model,
+            bf16=self.bf16,
+            seed=config.seed,
+            adapters=self.policy.peft_config["default"] if self.sends_adapters else None,
+            **asdict(config.vllm),
         )
         if several:
             self.engine = ShardedEngine(self.engine)
@@ -139,7 +148,7 @@ class Trainer:
             self.simulator = ThoughtSimulator(
                 self.engine,
                 self.tokenizer,
-                self.task,
+                shared_verdicts(self.task),
                 config.sampling.limits(),
                 config.sampling.temperature,
                 config.sampling.top_p,
@@ -324,8 +333,12 @@ class Trainer:
         return self.update.logprobs(batch)
 
     def sync(self) -> None:
-        """Give the engine the policy's weights."""
-        self.engine.sync_weights(merged_state_dict(self.policy, self.engine.dtype))
+        """Give the engine the policy's weights, or its adapters if it takes them."""
+        if self.sends_adapters:
+            weights = adapter_state_dict(self.policy)
+        else:
+            weights = merged_state_dict(self.policy, self.engine.dtype)
+        self.engine.sync_weights(weights)
 
     def check_parity(self) -> None:
         """Compare engine and trainer on a few samples, print it, stop if they differ."""
@@ -459,32 +472,6 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 def _use_bf16(wanted: bool | None, device: torch.device) -> bool:
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return able if wanted is None else wanted
-
-
-def _optimizer(policy: Any, config: TrainConfig) -> tuple[torch.optim.Optimizer, Any]:
-    from transformers import get_scheduler
-
-    options = config.optimizer
-    optimizer = torch.optim.AdamW(
-        trainable(policy).values(),
-        lr=options.learning_rate,
-        betas=(options.adam_beta1, options.adam_beta2),
-        eps=options.adam_epsilon,
-        weight_decay=options.weight_decay,
-    )
-    updates = config.steps * config.update.num_iterations * config.update.steps_per_generation
-    try:
-        scheduler = get_scheduler(
-            options.lr_scheduler_type, optimizer, options.warmup_steps, num_training_steps=updates
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"optimizer.lr_scheduler_type: {error}; constant is the default") from None
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-        raise ValueError(
-            f"optimizer.lr_scheduler_type: {options.lr_scheduler_type} follows a metric, and "
-            "here is none; constant is the default"
-        )
-    return optimizer, scheduler
 
 
 def _frozen(policy: Any) -> Any:

@@ -202,7 +202,7 @@ class Updater:
     def _batches(
         self, rows: Sequence[Row], part: Sequence[int]
     ) -> Iterator[tuple[MicroBatch, int]]:
-        """This process's micro-batches, as many as the others', and the tokens of theirs too."""
+        """Our micro-batches, as many as every process has, and the tokens of everybody's."""
         size = self.options.per_device_train_batch_size
         for hands in deal(rows, part, size, world_size()):
             tokens = sum(rows[i].trained for members in hands for i in members)

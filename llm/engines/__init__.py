@@ -15,7 +15,16 @@ from llm.engines.engine import (
 __all__ = ["Completion", "Engine", "EngineError", "EngineStats", "SamplingParams", "make_engine"]
 
 
-def make_engine(name: str, model: str, *, bf16: bool, seed: int, **vllm: Any) -> Engine:
+def make_engine(
+    name: str,
+    model: str,
+    *,
+    bf16: bool,
+    seed: int,
+    lora: bool = False,
+    adapters: Any = None,
+    **vllm: Any,
+) -> Engine:
     """The engine of this name.
 
     Parameters
@@ -26,6 +35,8 @@ def make_engine(name: str, model: str, *, bf16: bool, seed: int, **vllm: Any) ->
     bf16 : bool
         Weights in bfloat16 instead of float32.
     seed : int
+    lora : bool
+        Whether vLLM is to apply `adapters` (peft.LoraConfig) itself.
     **vllm
         Further arguments of `VLLMEngine`.
 
@@ -47,5 +58,11 @@ def make_engine(name: str, model: str, *, bf16: bool, seed: int, **vllm: Any) ->
     if name == "vllm":
         from llm.engines.vllm import VLLMEngine
 
-        return VLLMEngine(model, dtype="bfloat16" if bf16 else "float32", seed=seed, **vllm)
+        return VLLMEngine(
+            model,
+            dtype="bfloat16" if bf16 else "float32",
+            seed=seed,
+            adapters=adapters if lora else None,
+            **vllm,
+        )
     raise ValueError(f"engine: {name!r} is neither transformers nor vllm")

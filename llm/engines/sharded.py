@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from llm.distributed import gather, share
+from llm.distributed import gather, share, together
 from llm.engines.engine import Completion, Engine, EngineStats, SamplingParams
 
 
@@ -50,30 +50,31 @@ class ShardedEngine:
         completions = share(list(zip(prompts, params, strict=True)), work, _seen(prompts, params))
         everywhere = gather(self.engine.stats)
         self.stats = EngineStats(
-            **{f.name: sum(getattr(each, f.name) for each in everywhere) for f in fields(self.stats)}
+            **{
+                f.name: sum(getattr(each, f.name) for each in everywhere)
+                for f in fields(self.stats)
+            }
         )
         return completions
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """See `Engine.sync_weights`: each process gives its engine the whole weights."""
-        self.engine.sync_weights(state_dict)
+        together(lambda: self.engine.sync_weights(state_dict))
 
     def sleep(self) -> None:
         """See `Engine.sleep`."""
-        self.engine.sleep()
+        together(self.engine.sleep)
 
     def wake(self) -> None:
         """See `Engine.wake`."""
-        self.engine.wake()
+        together(self.engine.wake)
 
     def close(self) -> None:
         """See `Engine.close`."""
         self.engine.close()
 
 
-def _seen(
-    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
-) -> Iterator[bytes]:
+def _seen(prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> Iterator[bytes]:
     for prompt, p in zip(prompts, params, strict=True):
         yield np.asarray(prompt, dtype=np.int64).tobytes()
         yield repr(p).encode()

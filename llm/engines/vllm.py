@@ -10,7 +10,6 @@ look at the last 32 bits alone), and every sample reports what the prefix cache 
 
 from __future__ import annotations
 
-import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from llm.distributed import world_size
 from llm.engines.engine import (
     Completion,
     EngineError,
@@ -34,6 +34,7 @@ from llm.engines.vllm_process import (
     caller_untouched,
     cpu_settings,
     death,
+    devices,
     environment,
     groups,
     import_vllm,
@@ -43,6 +44,7 @@ from llm.engines.vllm_process import (
     starting,
     watch,
 )
+from llm.engines.vllm_weights import Adapters, Folder, Transfer
 
 
 class VLLMEngine:
@@ -63,6 +65,14 @@ class VLLMEngine:
     separate_process : bool
         Run the engine in a process of its own. Weights then travel through a temporary folder, in
         `TMPDIR`. A script that makes such an engine needs the `if __name__ == "__main__"` guard.
+        Implied where several processes train together: each has an engine of its own.
+    first_device : int, optional
+        The engine has GPUs of its own from this one on, as many as it needs; under torchrun, those
+        of further processes follow. Weights travel by NCCL, and the engine never sleeps. By default
+        it shares the GPU of its process. Not yet run on GPUs.
+    adapters : peft.LoraConfig, optional
+        `sync_weights` takes LoRA adapters of this kind, as `llm.models.adapter_state_dict` gives
+        them, and vLLM applies them to the model's own weights.
     gpu_memory_utilization : float
         Share of the GPU's memory that vLLM takes, weights included.
     max_num_seqs : int
@@ -96,6 +106,8 @@ class VLLMEngine:
         seed: int = 0,
         tensor_parallel_size: int = 1,
         separate_process: bool = False,
+        first_device: int | None = None,
+        adapters: Any = None,
         gpu_memory_utilization: float = 0.5,
         max_num_seqs: int = 256,
         block_size: int | None = None,
@@ -105,14 +117,18 @@ class VLLMEngine:
     ) -> None:
         self._llm: Any = None
         self._asleep = False
-        self._separate = separate_process or tensor_parallel_size > 1
+        several = tensor_parallel_size > 1 or world_size() > 1
+        self._separate = separate_process or several or first_device is not None
+        self._send = self._sender(adapters, tensor_parallel_size, first_device)
+        self._shares_device = first_device is None
         self.stats = EngineStats()
+        ours = devices(first_device, tensor_parallel_size)
         if not self._separate:
             groups.prepare()
         quiet = log_level.upper() in ("ERROR", "CRITICAL")
         with (
             caller_untouched(),
-            environment(settings(self._separate, log_level, quiet)) as configure,
+            environment(settings(self._separate, log_level, quiet) | ours) as configure,
             Printed(quiet) as self._printed,
         ):
             cpu = import_vllm(log_level)
@@ -139,6 +155,7 @@ class VLLMEngine:
                 # On a CPU, vLLM cannot take back the random number that a seeded request draws when
                 # a batch ends in the middle of its prompt, and dies; so prompts are not split.
                 **({"enable_chunked_prefill": False} if cpu else {}),
+                **getattr(self._send, "options", {}),
             )
         self.max_model_len: int = self._llm.model_config.max_model_len
         self.dtype: torch.dtype = self._llm.model_config.dtype
@@ -167,7 +184,12 @@ class VLLMEngine:
                 sampling.append(_sampling_params(p, j, stops))
         try:
             with self._guarded():
-                outputs = llm.generate(requests, sampling, use_tqdm=False)
+                outputs = llm.generate(
+                    requests,
+                    sampling,
+                    use_tqdm=False,
+                    lora_request=getattr(self._send, "request", None),
+                )
         except BaseException as error:
             self._abandon(error)
 
@@ -179,18 +201,13 @@ class VLLMEngine:
         return completions
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """See `Engine.sync_weights`."""
+        """See `Engine.sync_weights`; of adapters, where it has been started for some."""
         llm = self._awake()
-        check_state(self._expected, state_dict, self.dtype)
+        if not isinstance(self._send, Adapters):
+            check_state(self._expected, state_dict, self.dtype)
         try:
             with self._guarded():
-                if self._separate:
-                    with tempfile.TemporaryDirectory(prefix="vllm-weights-") as folder:
-                        _save(state_dict, Path(folder))
-                        llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-                else:
-                    weights = list(state_dict.items())
-                    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+                self._send(llm, state_dict)
                 # What the old weights made of a prefix says nothing about the new ones.
                 if not llm.reset_prefix_cache():
                     raise RuntimeError("its prefix cache is in use")
@@ -226,11 +243,19 @@ class VLLMEngine:
                 groups.leave(self)
         self._printed.discard()
 
+    def _sender(self, adapters: Any, workers: int, first_device: int | None) -> Any:
+        """What takes new weights to the engine."""
+        if adapters is not None:
+            return Adapters(adapters)
+        if first_device is not None:
+            return Transfer(workers)
+        return Folder() if self._separate else _hand_over
+
     def _start(self, **options: Any) -> Any:
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        self._sleeps = current_platform.is_sleep_mode_available()
+        self._sleeps = self._shares_device and current_platform.is_sleep_mode_available()
         try:
             with starting():
                 return LLM(
@@ -352,17 +377,10 @@ def _stream(seed: int, j: int) -> int:
     return (x ^ (x >> 31)) >> 1
 
 
-def _save(state_dict: Mapping[str, torch.Tensor], folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    # safetensors refuses tensors that share memory, as tied embeddings do.
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in state_dict.items():
-        own = tensor.detach().cpu().contiguous()
-        tensors[name] = own.clone() if own.data_ptr() in seen else own
-        seen.add(own.data_ptr())
-    save_file(tensors, folder / "model.safetensors")
+def _hand_over(llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Weights for an engine in this process."""
+    weights = list(state_dict.items())
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,8 +6,9 @@ was seen to go wrong:
 - `caller_untouched`: a start or a call reseeds Python's, numpy's and torch's global random
   generators, replaces `torch.set_num_threads`, sets the default dtype and the excepthook, and
   warns. A run would not repeat, and tests that make errors of warnings would fail.
-- `environment`, `settings`, `cpu_settings`: some of it can be told in environment variables alone,
-  and it sets more (LD_PRELOAD, LOCAL_WORLD_SIZE), which the caller's children would inherit.
+- `environment`, `settings`, `cpu_settings`, `devices`: some of it can be told in environment
+  variables alone, and it sets more (LD_PRELOAD, LOCAL_WORLD_SIZE), which the caller's children
+  would inherit. Those of torchrun would have its processes look for those of the caller's job.
 - `import_vllm`: it configures logging when it is imported, which closes the caller's handlers, and
   remembers the environment in which an engine of before was started.
 - `Printed`: its C++ parts print through a progress display or a pipe, whatever the log level; where
@@ -56,6 +57,13 @@ NOT_INSTALLED = (
 )
 
 
+#: What torchrun tells its processes, with TORCHELASTIC_…
+TORCHRUN = {
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+}
+
+
 def import_vllm(log_level: str) -> bool:
     """Import vLLM, quietly, and say whether it is the CPU build."""
     logging.getLogger("vllm").setLevel(log_level.upper())
@@ -98,6 +106,43 @@ def cpu_settings(processes: int) -> dict[str, str]:
     return {name: value for name, value in settings.items() if name not in os.environ}
 
 
+def devices(first: int | None, number: int) -> dict[str, str]:
+    """Which GPUs processes of the engine see, where vLLM would not take the right ones by itself.
+
+    Parameters
+    ----------
+    first : int, optional
+        Of those for engines; by default an engine shares that of its process.
+    number : int
+        Of GPUs that an engine needs.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many.
+    """
+    here = int(os.environ.get("LOCAL_RANK", "0"))
+    several = os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
+    if not torch.cuda.is_available() or (first is None and not several):
+        return {}
+    if first is None and number > 1:
+        raise ValueError(
+            f"vllm.tensor_parallel_size: an engine on {number} GPUs for each process; name the "
+            "first of the GPUs for them with vllm.first_device"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if visible == [""]:
+        visible = [str(device) for device in range(torch.cuda.device_count())]
+    begin = here if first is None else first + here * number
+    chosen = visible[begin : begin + number]
+    if len(chosen) < number:
+        raise ValueError(
+            f"vllm.first_device: the engine of process {here} would be on GPUs {begin} to "
+            f"{begin + number - 1}, and {len(visible)} are here; lower it, or start fewer processes"
+        )
+    return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
+
+
 @contextmanager
 def caller_untouched() -> Iterator[None]:
     """Put back the global state of Python, numpy and torch that vLLM sets; hide its warnings."""
@@ -128,10 +173,13 @@ def caller_untouched() -> Iterator[None]:
 def environment(settings: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, str]], None]]:
     """Set variables, and put the environment back but for those that vLLM keeps for itself.
 
-    It sets LD_PRELOAD and LOCAL_WORLD_SIZE, say, which are not only its own business. Yields a
-    function that sets more.
+    It sets LD_PRELOAD and LOCAL_WORLD_SIZE, say, which are not only its own business. What torchrun
+    has set is not to be seen meanwhile. Yields a function that sets more.
     """
     before = dict(os.environ)
+    for name in before:
+        if name in TORCHRUN or name.startswith("TORCHELASTIC_"):
+            del os.environ[name]
     ours: set[str] = set()
 
     def configure(more: Mapping[str, str]) -> None:

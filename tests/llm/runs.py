@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -57,6 +58,29 @@ def start(model: Path, output: Path, task: dict[str, Any], *more: str) -> subpro
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def torchrun(model: Path, output: Path, task: dict[str, Any], *more: str) -> subprocess.Popen[str]:
+    """Run the command as two processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    return subprocess.Popen(
+        [sys.executable, *launch, "llm.train", *arguments(model, output, task, *more)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def of_rank(run: subprocess.Popen[str], rank: int) -> int:
+    """The process id of a rank of a job."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            names = (path / "environ").read_text().split("\0")
+            if int(parent) == run.pid and f"RANK={rank}" in names:
+                return int(path.name)
+    raise ProcessLookupError(f"no rank {rank}")
 
 
 def wait_for_step(output: Path, step: int, seconds: float = 120) -> None:

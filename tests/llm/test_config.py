@@ -24,6 +24,7 @@ from llm.config import (
     differences,
     parse_config,
 )
+from llm.engines import make_engine
 from llm.engines.vllm import VLLMEngine
 from llm.models import LoraOptions
 from llm.pretrain import PretrainConfig
@@ -271,7 +272,10 @@ def test_the_folder_is_named_after_the_run() -> None:
 
 
 def test_settings_of_vllm_are_arguments_of_the_engine() -> None:
-    arguments = inspect.signature(VLLMEngine).parameters
+    arguments = {
+        *inspect.signature(VLLMEngine).parameters,
+        *inspect.signature(make_engine).parameters,
+    }
     for field in dataclasses.fields(VLLMOptions):
         assert field.name in arguments
 

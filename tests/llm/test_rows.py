@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cpi.collect import Group
 from cpi.episodes import Episode, Prefix
 from llm.losses import LossConfig
 from llm.models import load_policy
-from llm.rows import MicroBatch, Row, make_rows, micro_batches
+from llm.rows import MicroBatch, Row, deal, make_rows, micro_batches, pad
 from llm.thoughts import Prompt, token_ids
 from llm.update import UpdateOptions, Updater
 from tests.cpi.worlds import repeatable
@@ -163,6 +163,27 @@ def test_micro_batches_hold_each_row_once(seed: int, size: int, chosen: set[int]
         assert (batch.row.diff() >= 0).all()
 
 
+@repeatable
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 7), st.integers(1, 5))
+def test_rows_are_dealt_evenly(lengths: list[int], size: int, hands: int) -> None:
+    rows = [Row(np.zeros(n, dtype=np.int64), n, n, np.zeros(0), 0.0) for n in lengths]
+    rounds = deal(rows, range(len(rows)), size, hands)
+    dealt = [[i for members in rounds for i in members[hand]] for hand in range(hands)]
+    assert sorted(i for hand in dealt for i in hand) == list(range(len(rows)))
+    assert all(len(members) == hands for members in rounds)  # as many micro-batches for each
+    assert all(len(each) <= size for members in rounds for each in members)
+    assert len(rounds) == max(-(-len(hand) // size) for hand in dealt)
+    tokens = [sum(lengths[i] for i in hand) for hand in dealt]
+    assert max(tokens) - min(tokens) <= max(lengths, default=0)
+    for hand in dealt:
+        assert [lengths[i] for i in hand] == sorted(lengths[i] for i in hand)
+
+
+def test_longest_rows_are_dealt_first() -> None:
+    rows = [Row(np.zeros(n, dtype=np.int64), n, n, np.zeros(0), 0.0) for n in (1, 1, 1, 3)]
+    assert deal(rows, range(4), 8, 2) == [[[3], [0, 1, 2]]]
+
+
 # --- gradients ---
 
 
@@ -284,6 +305,28 @@ def test_micro_batches_change_nothing(policy: Any, name: str, passes: int) -> No
         assert_alike(other, moved, 1e-9)
         assert its.keys() == metrics.keys()
         assert its == pytest.approx(metrics, rel=1e-6, abs=1e-8)
+
+
+class Padded(Updater):
+    """Has turns with nothing to do, as a process with fewer rows than another."""
+
+    def _batches(
+        self, rows: Sequence[Row], part: Sequence[int]
+    ) -> Iterator[tuple[MicroBatch, int]]:
+        yield pad(rows, [], CPU), 0
+        yield from super()._batches(rows, part)
+        yield pad(rows, [], CPU), 0
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_micro_batch_without_rows_changes_nothing(policy: Any, passes: int) -> None:
+    rows = rows_of(groups(), mask_truncated_completions=True)
+    for loss in WITH_KL.values():
+        moved, metrics = step(policy, rows, loss, num_iterations=passes)
+        other, same = step(policy, rows, loss, kind=Padded, num_iterations=passes)
+        assert same == metrics
+        for name, value in moved.items():
+            assert torch.equal(value, other[name])
 
 
 class Unskipped(Updater):

@@ -20,12 +20,13 @@ from pathlib import Path
 
 from tests.mutants.bounds import CONSTANTS
 from tests.mutants.bridge import BRIDGE
+from tests.mutants.distributed import DISTRIBUTED
 from tests.mutants.llm import LLM, VLLM
 from tests.mutants.mutant import Mutant
 from tests.mutants.resets import RESETS
 from tests.mutants.values import VALUES, WORLDS
 
-MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS + LLM + BRIDGE
+MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS + LLM + BRIDGE + DISTRIBUTED
 if importlib.util.find_spec("vllm") is not None:  # else its tests are skipped
     MUTANTS += VLLM
 

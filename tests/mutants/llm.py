@@ -381,10 +381,11 @@ LLM = (
         "return policy",
     ),
     Mutant(
-        "llm/trainer.py",
+        "llm/optimizer.py",
         "the schedule counts steps, not updates",
         "optimizer, options.warmup_steps, num_training_steps=updates",
         "optimizer, options.warmup_steps, num_training_steps=config.steps",
+        ("tests/llm/test_trainer.py",),
     ),
     Mutant(
         "llm/trainer.py",

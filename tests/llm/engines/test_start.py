@@ -10,12 +10,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+import torch
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from llm.engines import EngineError, SamplingParams
 from llm.engines.transformers import TransformersEngine
 from llm.engines.vllm import _first_line
-from llm.engines.vllm_process import starting
+from llm.engines.vllm_process import devices, environment, starting
 
 
 def test_a_model_without_a_cache_is_refused() -> None:
@@ -64,6 +65,47 @@ def test_the_reason_of_a_refusal_is_its_first_line() -> None:
     )
     assert _first_line(RuntimeError("\n why\nwhere")) == "why"
     assert _first_line(RuntimeError()) == "RuntimeError"
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Four of them, and a job of two processes, of which we are the second."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    return monkeypatch
+
+
+def test_each_process_has_an_engine_on_its_own_gpu(gpus: pytest.MonkeyPatch) -> None:
+    name = "CUDA_VISIBLE_DEVICES"
+    assert devices(None, 1) == {name: "1"}
+    assert devices(2, 1) == {name: "3"}
+    assert devices(0, 2) == {name: "2,3"}
+    for first, number in ((3, 1), (1, 2)):
+        with pytest.raises(ValueError, match=r"vllm.first_device: the engine of process 1 would"):
+            devices(first, number)
+    with pytest.raises(ValueError, match=r"vllm.tensor_parallel_size: an engine on 2 GPUs for"):
+        devices(None, 2)
+    gpus.setenv(name, "7,5")  # what we see are these
+    assert devices(None, 1) == {name: "5"}
+    gpus.delenv("LOCAL_WORLD_SIZE")
+    gpus.delenv("LOCAL_RANK")
+    assert devices(None, 2) == {}  # vLLM takes the first ones
+    assert devices(1, 1) == {name: "5"}
+    gpus.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices(1, 1) == {}
+
+
+def test_vllm_does_not_see_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "7")
+    before = dict(os.environ)
+    with environment({"MORE": "1"}):
+        assert os.environ["MORE"] == "1"
+        assert not {"RANK", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+    assert dict(os.environ) == before
 
 
 def test_processes_of_an_engine_do_not_hear_ctrl_c() -> None:

@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 
 from llm.engines import EngineError, SamplingParams
 from llm.engines.vllm import VLLMEngine, _stream
+from llm.engines.vllm_weights import Adapters
+from llm.models import LoraOptions, adapter_state_dict, load_policy, trainable
 from tests.llm.engines.process import state_of_process
 from tests.llm.models import MAX_LENGTH, VOCABULARY, logprobs, tiny_qwen2
 
@@ -168,6 +171,37 @@ def test_separate_process(tiny_model: Callable[[bool], Path]) -> None:
         remove_log(str(raised.value))
     finally:
         engine.close()
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_adapters_alone(tiny_model: Callable[[bool], Path]) -> None:
+    policy = load_policy(str(tiny_model(True)), lora=LoraOptions(r=4), device=torch.device("cpu"))
+    policy.eval()
+    config = policy.peft_config["default"]
+    engine = VLLMEngine(
+        tiny_model(True), adapters=config, separate_process=True, kv_cache_gib=0.125
+    )
+    try:
+        assert worst(tiny_qwen2(), engine) < 1e-5
+        for seed in range(2):
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in trainable(policy).values():
+                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+            adapters = adapter_state_dict(policy)
+            assert len(adapters) == len(trainable(policy))
+            engine.sync_weights(adapters)
+            assert worst(policy, engine) < 1e-5
+            assert worst(tiny_qwen2(), engine) > 0.1
+    finally:
+        engine.close()
+
+
+def test_more_ranks_than_vllm_has() -> None:
+    assert Adapters(LoraConfig(r=9)).options["max_lora_rank"] == 16
+    with pytest.raises(ValueError, match=r"lora.r: 513 is more than vLLM's 512; unset vllm.lora"):
+        Adapters(LoraConfig(r=513))
 
 
 @needs_vllm

@@ -1,0 +1,270 @@
+"""What two processes do together in tests, and what one does alone: `run_job`, and this module.
+
+Each process of a job leaves its answers in a file. The optimizer's epsilon is large, so that AdamW
+does not turn the rounding of a gradient near zero into the sign of a step.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm import sharding
+from llm.distributed import (
+    first,
+    first_to_fail,
+    gather,
+    job,
+    rank,
+    share,
+    together,
+    world_size,
+)
+from llm.engines import SamplingParams
+from llm.engines.sharded import ShardedEngine
+from llm.engines.transformers import TransformersEngine
+from llm.losses import LossConfig
+from llm.models import LoraOptions, load_policy, merged_state_dict, trainable
+from llm.rehearsal import Rehearsal, RehearsalOptions
+from llm.rows import Row, pad
+from llm.tasks import Example
+from llm.training_state import optimizer_tensors
+from llm.update import TrainingError, UpdateOptions, Updater
+from llm.verdicts import shared_verdicts
+from tests.llm.small import Dictated, Essay
+from tests.llm.test_update import rows
+
+#: Options of the update, and what else differs.
+CASES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "untied, one row at a time": {"tied": False, "per_device_train_batch_size": 1},
+    "one row": {"rows": 1},
+    "no signal": {"still": True},
+    "clipped gradient": {"max_grad_norm": 1e-2},
+    "reference": {"loss": {"beta": 0.5}},
+    "adapters": {"lora": 4},
+    "adapters and reference": {"lora": 4, "loss": {"beta": 0.5}},
+    "several steps": {
+        "num_iterations": 2, "steps_per_generation": 2, "loss": {"epsilon": 0.001},
+        "per_device_train_batch_size": 2,
+    },
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "rehearsal": {"rehearsal": True},
+}  # fmt: skip
+
+
+class Words(Rehearsal):
+    """Three texts of random tokens."""
+
+    def __init__(self) -> None:
+        self.options = RehearsalOptions("none", weight=0.5, batch=3)
+        self.rows = [row._replace(advantage=0.0) for row in rows(7)[:4]]
+
+
+def updater(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> tuple[Updater, list[Row]]:
+    """An updater as the trainer makes it, and the rows of a step."""
+    options = dict(case)
+    folder = str(folders[options.pop("tied", True)])
+    batch = rows()[: options.pop("rows", None)]
+    if options.pop("still", False):
+        batch = [row._replace(advantage=0.0) for row in batch]
+    loss = LossConfig(
+        **{"vllm_importance_sampling_mode": "token_truncate", **options.pop("loss", {})}
+    )
+
+    def load() -> Any:
+        return load_policy(folder, lora=lora, gradient_checkpointing=saves, device=None)
+
+    lora, saves = LoraOptions(options.pop("lora", 0)), options.pop("gradient_checkpointing", False)
+    policy = load()
+    if lora.r:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():  # else the gradient of one of both factors is 0
+            for parameter in trainable(policy).values():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    reference = load().eval().requires_grad_(False) if loss.beta and not lora.r else None
+    divided: Any = policy
+    if world_size() > 1:
+        divided = sharding.shard(policy)
+        reference = reference and sharding.shard(reference)
+    optimizer = torch.optim.AdamW(trainable(policy).values(), lr=1e-2, eps=1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    rehearsal = Words() if options.pop("rehearsal", False) else None
+    update = Updater(
+        divided, optimizer, schedule, loss, UpdateOptions(**options), max_completion_length=20,
+        reference=reference, rehearsal=rehearsal,
+    )  # fmt: skip
+    return update, batch
+
+
+def updated(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> dict[str, Any]:
+    """What two updates leave: metrics, what a checkpoint holds, what an engine gets.
+
+    Between passes without a gradient, as for a parity check: none may see weights of before.
+    """
+    update, batch = updater(folders, case)
+    probe = pad(batch, [0], update.device)
+
+    def logprobs() -> list[float]:
+        with torch.no_grad():
+            return [float(value) for value in update.logprobs(probe)]
+
+    before = logprobs()
+    seen: list[int] = []
+    metrics = [update(batch, np.random.default_rng(step), seen.append) for step in range(2)]
+    names = list(trainable(update.policy))
+    optimizer, record = optimizer_tensors(update.optimizer, names)
+    return {
+        "metrics": metrics,
+        "model": sharding.collect({n: p.detach() for n, p in trainable(update.policy).items()}),
+        "optimizer": sharding.collect(optimizer),
+        "record": record,
+        "engine": merged_state_dict(update.policy, torch.float32),
+        "tokens": sum(seen),
+        "logprobs": [before, logprobs()],
+    }
+
+
+def samples(folders: Mapping[bool, Path]) -> dict[str, Any]:
+    """Completions of no, one, and five requests, and what they cost."""
+    engine: Any = TransformersEngine(folders[True])
+    if world_size() > 1:
+        engine = ShardedEngine(engine)
+    answers = []
+    for number in (0, 1, 5):
+        prompts = [list(range(1, 4 + i)) for i in range(number)]
+        params = [SamplingParams(max_tokens=6 + i, n=2, seed=i) for i in range(number)]
+        answers.append(engine.generate(prompts, params))
+    stats = engine.stats
+    return {"answers": answers, "generated": stats.generated_tokens, "prompt": stats.prompt_tokens}
+
+
+class UnpicklableError(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def raised(work: Callable[[], Any]) -> str:
+    """What a function raises."""
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def errors(folders: Mapping[bool, Path]) -> dict[str, str]:
+    """What all processes raise where one of them fails, or they disagree."""
+
+    def answer(prompt: Sequence[int], p: SamplingParams, j: int) -> Sequence[int]:
+        if 13 in prompt:
+            raise ValueError("13 is not spoken here")
+        return [1] * p.max_tokens
+
+    engine, params = ShardedEngine(Dictated(answer)), [SamplingParams(max_tokens=2)] * 3
+
+    def fail() -> None:
+        raise UnpicklableError(1, 2)
+
+    def fail_second() -> None:
+        if rank() == 1:
+            raise OSError("the second cannot")
+
+    update, batch = updater(folders, {"per_device_train_batch_size": 1})
+    batch[3] = batch[3]._replace(advantage=float("nan"))
+
+    def diverge() -> None:
+        try:
+            update(batch, np.random.default_rng(0))
+        except TrainingError as error:
+            raise ValueError(str(error.diagnosis)) from None
+
+    return {
+        "engine": raised(lambda: engine.generate([[1], [13], [2]], params)),
+        "ranks": raised(lambda: engine.generate([[1], [rank()], [2]], params)),
+        "first": raised(lambda: first(fail)),
+        "share": raised(lambda: share([1, 2, 3], lambda mine: [1 / (i - 2) for i in mine], [])),
+        "together": raised(lambda: together(fail_second)),
+        "update": raised(diverge),
+        "after": raised(lambda: engine.generate([[1], [5], [2]], params)),
+    }
+
+
+class Moody(Essay):
+    """Nobody knows what it will say."""
+
+    def reward(self, example: Example, completion: str) -> float:
+        if completion == "bad":
+            raise KeyError(completion)
+        return float.fromhex(os.urandom(4).hex())
+
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[float]:
+        return [self.reward(e, c) for e, c in zip(examples, completions, strict=True)]
+
+
+def verdicts() -> dict[str, Any]:
+    """Rewards that a verifier draws from the operating system's noise."""
+    task: Any = shared_verdicts(Moody())
+    example = Example("essay", "a")
+    return {
+        "one by one": [task.reward(example, "text") for _ in range(3)],
+        "all": task.verify([example] * 5, list("abcde")),
+        "kind": type(task).__name__,
+        "error": raised(lambda: task.verify([example] * 3, ["a", "bad", "b"])),
+    }
+
+
+def run_job(folder: Path, *folders: Path, processes: int = 2) -> list[dict[str, Any]]:
+    """Answers of each process of a job."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    command = [sys.executable, "-m", "tests.llm.job", str(folder), *map(str, folders)]
+    running = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    try:
+        for process in running:
+            out, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, out
+    finally:
+        for process in running:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def main(folder: str, tied: str, untied: str) -> None:
+    """Everything of above, together."""
+    torch.set_num_threads(1)
+    folders = {True: Path(tied), False: Path(untied)}
+    with job():
+        answers = {
+            "ranks": gather(rank()),
+            "first": first(lambda: "first"),
+            "updates": {name: updated(folders, case) for name, case in CASES.items()},
+            "samples": samples(folders),
+            "errors": errors(folders),
+            "verdicts": verdicts(),
+            "speaks": gather(first_to_fail()),
+        }
+        torch.save(answers, Path(folder) / f"{rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
