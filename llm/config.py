@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from cpi.advantages import Scale
 from cpi.plans import ALGORITHMS, GroupPlan
+from llm.baselines.options import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
 from llm.command_line import parse
 from llm.localizers import TEMPERATURE
 from llm.losses import LossConfig
@@ -260,8 +261,9 @@ class TrainConfig:
     ----------
     model : str
         Folder or hub name of a causal language model.
-    algorithm : {"grpo", "rrpo", "srpo", "oracle"}
-        A line of `cpi.ALGORITHMS`: a plan of rollouts and a rule for resets.
+    algorithm : {"grpo", "rrpo", "srpo", "oracle", "score", "critique_grpo", "spo_tree"}
+        A line of `cpi.ALGORITHMS`, a plan of rollouts and a rule for resets; or one of
+        `llm.baselines`.
     localizer : str
         Where srpo resets: prompted, surprisal, random, checker, or module:function.
     task : str
@@ -293,6 +295,8 @@ class TrainConfig:
         Also write TensorBoard events.
     scale_rewards : {"group", "batch", "none"}
         Divide advantages by the standard deviation of the group, the batch, or not.
+    dynamic_sampling : int
+        Most rounds of a step in which prompts without a signal are replaced by others (DAPO).
     gradient_checkpointing : bool
         Trade time for memory.
     bf16 : bool, optional
@@ -301,6 +305,9 @@ class TrainConfig:
     sampling : SamplingOptions
     localization : LocalizationOptions
     oracle : OracleOptions
+    score : ScoreOptions
+    critique_grpo : CritiqueGRPOOptions
+    spo_tree : SPOTreeOptions
     loss : LossConfig
     update : UpdateOptions
     optimizer : OptimizerOptions
@@ -311,7 +318,9 @@ class TrainConfig:
     """
 
     model: str = ""
-    algorithm: Literal["grpo", "rrpo", "srpo", "oracle"] = "srpo"
+    algorithm: Literal["grpo", "rrpo", "srpo", "oracle", "score", "critique_grpo", "spo_tree"] = (
+        "srpo"
+    )
     localizer: str = "prompted"
     task: str = "chain"
     task_args: dict[str, Any] = field(default_factory=dict)
@@ -327,12 +336,16 @@ class TrainConfig:
     rollout_steps: int = 1
     report_to: Literal["none", "tensorboard"] = "none"
     scale_rewards: Scale = "group"
+    dynamic_sampling: int = 0
     gradient_checkpointing: bool = False
     bf16: bool | None = None
     plan: PlanOptions = field(default_factory=PlanOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)
     oracle: OracleOptions = field(default_factory=OracleOptions)
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+    critique_grpo: CritiqueGRPOOptions = field(default_factory=CritiqueGRPOOptions)
+    spo_tree: SPOTreeOptions = field(default_factory=SPOTreeOptions)
     loss: LossConfig = field(default_factory=LossConfig)
     update: UpdateOptions = field(default_factory=UpdateOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -354,6 +367,10 @@ class TrainConfig:
             raise ValueError(f"token_budget: {self.token_budget} is not a whole number ≥ 1")
         if self.seed < 0 or self.rollout_steps < 0:
             raise ValueError(f"seed={self.seed}, rollout_steps={self.rollout_steps}: must be ≥ 0")
+        if self.dynamic_sampling < 0:
+            raise ValueError(f"dynamic_sampling: {self.dynamic_sampling} is not a whole number ≥ 0")
+        if self.baseline is not None:
+            self._check_baseline()
         if self.vllm.lora and not self.lora.r:
             raise ValueError("vllm.lora: lora.r is 0, so there are no adapters; give them a rank")
         plan = self.group_plan()
@@ -370,10 +387,47 @@ class TrainConfig:
                 f"{rows} rollouts ({self.prompts_per_step} prompts × {plan.rollouts})"
             )
 
+    @property
+    def baseline(self) -> ScoreOptions | CritiqueGRPOOptions | SPOTreeOptions | None:
+        """The options of the algorithm, if it is one of `llm.baselines`."""
+        return None if self.algorithm in ALGORITHMS else getattr(self, self.algorithm)
+
     def group_plan(self) -> GroupPlan:
-        """The algorithm's plan with the overrides of `plan`."""
+        """The algorithm's plan with the overrides of `plan`; that of a baseline has no resets."""
+        if self.baseline is not None:
+            return GroupPlan(fresh=self.baseline.rollouts)
         overrides = {name: v for name, v in asdict(self.plan).items() if v is not None}
         return dataclasses.replace(ALGORITHMS[self.algorithm].plan, **overrides)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether some rows of some step have a KL term."""
+        stage1 = self.algorithm == "score" and self.score.stage1_steps and self.score.kl
+        return bool(self.loss.beta or stage1)
+
+    def _check_baseline(self) -> None:
+        """Refuse settings that have no meaning for it."""
+        name, options = self.algorithm, self.baseline
+        given = [option for option, value in asdict(self.plan).items() if value is not None]
+        if given:
+            raise ValueError(
+                f"plan.{given[0]}: {name} has no plan of fresh and reset rollouts; how many it "
+                f"draws are options of its own, --{name}.{dataclasses.fields(options)[0].name} …"  # type: ignore[arg-type]
+            )
+        if self.dynamic_sampling:
+            raise ValueError(
+                f"dynamic_sampling: {self.dynamic_sampling}, but {name} keeps its prompts; set 0, "
+                f"or take one of {', '.join(ALGORITHMS)}"
+            )
+        if isinstance(options, SPOTreeOptions):
+            before = options.segment_tokens * (len(options.branches) - 1)
+            if before >= self.sampling.max_completion_length:
+                raise ValueError(
+                    f"spo_tree.segment_tokens: {len(options.branches) - 1} levels of "
+                    f"{options.segment_tokens} tokens leave nothing for the last of "
+                    f"sampling.max_completion_length, {self.sampling.max_completion_length}; "
+                    "give fewer, or fewer branches"
+                )
 
     @property
     def folder(self) -> Path:

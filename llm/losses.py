@@ -6,6 +6,7 @@ advantage A of its row, a token loses
 
     −min(r A, clip(r, 1 − ε_low, 1 + ε_high) A)        grpo, dr_grpo, dapo, bnpo
     −stop(min(r, ε_high)) A log π                      cispo (MiniMax-M1, arXiv:2506.13585)
+    −f(π) A,  f(π) = π/(π + γ)                         rows of another policy, whatever the type
 
 times the correction between engine and trainer, plus β times the k3 estimate of KL(π ‖ reference).
 `importance_sampling_level="sequence"` has one ratio a row, the geometric mean of its tokens' (GSPO,
@@ -129,6 +130,12 @@ class LossInputs:
         Each token's row, in 0, …, R − 1.
     weights : Tensor (N,)
         Each token's weight in the loss: `loss_weights(…)[row]`.
+    gammas : Tensor (R,) or None
+        Where γ > 0, the row was sampled by another policy, or after another prompt, so that it has
+        no ratio: its tokens lose −f(π) A with f(π) = π/(π + γ), which is never clipped and whose
+        gradient fades where a token is likely already (LUFFY, arXiv:2504.14945).
+    betas : Tensor (R,) or None
+        Coefficient of each row's KL term; None: `LossConfig.beta`.
     """
 
     logprobs: Tensor
@@ -138,6 +145,8 @@ class LossInputs:
     advantages: Tensor
     row: Tensor
     weights: Tensor
+    gammas: Tensor | None = None
+    betas: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.logprobs.ndim != 1:
@@ -152,6 +161,13 @@ class LossInputs:
                 raise ValueError(
                     f"{name}: shape {tuple(values.shape)} is not that of logprobs,"
                     f" {tuple(self.logprobs.shape)}"
+                )
+        for name in ("gammas", "betas"):
+            values = getattr(self, name)
+            if values is not None and values.shape != self.advantages.shape:
+                raise ValueError(
+                    f"{name}: shape {tuple(values.shape)} is not that of advantages,"
+                    f" {tuple(self.advantages.shape)}"
                 )
 
 
@@ -246,6 +262,14 @@ def policy_loss(inputs: LossInputs, config: LossConfig) -> LossOutputs:
         log_ratio = _row_sum(log_ratio * share, row, rows)
     ratio = log_ratio.exp()
     losses, clipped = _surrogate(logprobs, ratio, advantages, config)
+    if inputs.gammas is not None:
+        gamma = inputs.gammas.to(logprobs.dtype)[row]
+        shaped = gamma > 0
+        probs = logprobs.exp()
+        # Where γ is 0 the branch not taken must have no NaN, for its gradient is 0 times it.
+        f = probs / (probs + torch.where(shaped, gamma, 1.0))
+        losses = torch.where(shaped, -f * advantages, losses)
+        clipped = {name: flags.masked_fill(shaped, 0.0) for name, flags in clipped.items()}
     tokens = {"ratio": ratio, "ratio_share": share if by_row else one, **clipped}
     for name, flags in clipped.items():
         tokens[f"{name}_in_row"] = _row_sum(flags * share, row, rows)
@@ -262,14 +286,15 @@ def policy_loss(inputs: LossInputs, config: LossConfig) -> LossOutputs:
             tokens["is_ratio"] = correction
             tokens["is_ratio_share"] = share if by_row else one
 
-    if config.beta > 0:
+    if config.beta > 0 or inputs.betas is not None:
         if inputs.ref_logprobs is None:
             raise ValueError(f"ref_logprobs: beta = {config.beta} needs those of a reference")
+        beta = config.beta if inputs.betas is None else inputs.betas.to(logprobs.dtype)[row]
         log_ref = inputs.ref_logprobs.detach() - logprobs
         kl = log_ref.exp() - log_ref - 1  # k3 of Schulman (2020), "Approximating KL divergence"
         if config.use_bias_correction_kl:
             kl = kl * ratio
-        losses = losses + config.beta * kl
+        losses = losses + beta * kl
         tokens["kl"] = kl
 
     loss = (inputs.weights.to(losses.dtype) * losses).sum()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
@@ -23,10 +24,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cpi.episodes import Episode, Prefix, Simulator
 from cpi.tables import console as make_console
 
 #: Stages of a step, in order.
-STAGES = ("generate", "localize", "reset", "train")
+STAGES = ("generate", "localize", "reset", "retry", "train")
 
 #: What the tables and the lines show, with a heading and a format.
 SHOWN = {
@@ -214,6 +216,23 @@ class Reporter:
         if (folder / "rollouts").is_dir():
             self.message("to look at rollouts:")
             self.message(f"  python -m llm.show {shlex.quote(str(folder))}")
+
+
+class Staged:
+    """A simulator whose calls are shown as stages, one after the other."""
+
+    def __init__(self, simulator: Simulator, reporter: Reporter, *stages: str) -> None:
+        self.simulator, self.reporter = simulator, reporter
+        self.stages = iter(stages)
+
+    def rollout(
+        self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
+    ) -> list[list[Episode]]:
+        """See `cpi.Simulator`."""
+        with self.reporter.stage(next(self.stages)) as stage:
+            groups = self.simulator.rollout(prefixes, n, rng)
+            stage.advance(sum(episode.cost for group in groups for episode in group))
+        return groups
 
 
 def _cell(value: float, form: str) -> str:

@@ -36,13 +36,14 @@ class Continuation(TypedDict):
     """An episode of a group, from the shared prefix on.
 
     `tokens` of it were trained on, `generated` were sampled (also those after a cut). `ids` are of
-    the whole completion, prefix included; `mask` has a 1 for each token that was trained on.
+    the whole completion, prefix included; `mask` has a 1 for each token that was trained on. One
+    whose end is "open" is a part that others go on from.
     """
 
     thoughts: list[str]
     reward: float
     advantage: float
-    end: Literal["stop", "cut"]
+    end: Literal["stop", "cut", "open"]
     tokens: int
     generated: int
     ids: list[int]
@@ -211,12 +212,13 @@ def _continuation(
 ) -> Continuation:
     ids = token_ids(_thoughts(episode.steps))
     kept = len(token_ids(_thoughts(group.prefix.steps)))
+    ends: dict[str, Literal["stop", "cut", "open"]] = {"stop": "stop", "cut": "cut"}
     trained = 0 if mask_truncated_completions and is_cut(episode) else len(ids) - kept
     return Continuation(
         thoughts=_texts(episode.steps[group.prefix.length :]),
         reward=float(episode.ret),
         advantage=advantage,
-        end="cut" if is_cut(episode) else "stop",
+        end=ends.get(episode.steps[-1].end, "open"),
         tokens=trained,
         generated=episode.cost,
         ids=ids,

@@ -25,9 +25,16 @@ class Row(NamedTuple):
         Tokens before this one are prompt or shared prefix, and get no gradient.
     trained_to : int
         One past the last trained token; T, or `trained_from` for a row that only counts.
-    logprobs : array (trained_to − trained_from,)
-        The engine's, of the trained tokens.
+    logprobs : array (trained,)
+        The engine's, of the trained tokens; NaN where it sampled them after another prompt.
     advantage : float
+    mask : array (trained_to − trained_from,) of bool, optional
+        Which tokens of that range are trained; by default all.
+    gamma : float
+        Above 0, the loss is −f(π) A with f(π) = π/(π + gamma), for tokens of another policy; see
+        `llm.losses.LossInputs`.
+    beta : float, optional
+        Coefficient of the KL term; by default that of the loss.
     """
 
     ids: NDArray[np.int64]
@@ -35,11 +42,22 @@ class Row(NamedTuple):
     trained_to: int
     logprobs: NDArray[np.float64]
     advantage: float
+    mask: NDArray[np.bool_] | None = None
+    gamma: float = 0.0
+    beta: float | None = None
 
     @property
     def trained(self) -> int:
         """Number of trained tokens."""
-        return self.trained_to - self.trained_from
+        return self.trained_to - self.trained_from if self.mask is None else int(self.mask.sum())
+
+    def moves(self, beta: float) -> bool:
+        """Whether it can move the policy, where `beta` is the KL coefficient of the loss."""
+        return bool(self.trained and (self.advantage or self.kl(beta)))
+
+    def kl(self, beta: float) -> float:
+        """Its coefficient of the KL term, where `beta` is that of the loss."""
+        return beta if self.beta is None else self.beta
 
 
 def make_rows(
@@ -91,7 +109,7 @@ class MicroBatch(NamedTuple):
         The engine's.
     row : Tensor (N,)
         Of each trained token, among the B.
-    advantages : Tensor (B,)
+    advantages, gammas : Tensor (B,)
     """
 
     members: list[int]
@@ -101,6 +119,7 @@ class MicroBatch(NamedTuple):
     logprobs: torch.Tensor
     row: torch.Tensor
     advantages: torch.Tensor
+    gammas: torch.Tensor
 
 
 def micro_batches(
@@ -116,10 +135,8 @@ def no_rows(device: torch.device) -> MicroBatch:
     All processes of a job must go through it as often.
     """
     ids, none = torch.zeros((1, 2), dtype=torch.int64, device=device), torch.zeros(0, device=device)
-    present = torch.ones_like(ids)
-    return MicroBatch(
-        [], ids, present, ids.bool(), none, none.long(), torch.zeros(1, device=device)
-    )
+    present, zero = torch.ones_like(ids), torch.zeros(1, device=device)
+    return MicroBatch([], ids, present, ids.bool(), none, none.long(), zero, zero)
 
 
 def deal(rows: Sequence[Row], index: Sequence[int], size: int, hands: int) -> list[list[list[int]]]:
@@ -154,7 +171,7 @@ def pad(rows: Sequence[Row], index: list[int], device: torch.device) -> MicroBat
         row = rows[i]
         ids[at, : len(row.ids)] = row.ids
         present[at, : len(row.ids)] = 1
-        mask[at, row.trained_from : row.trained_to] = True
+        mask[at, row.trained_from : row.trained_to] = True if row.mask is None else row.mask
     return MicroBatch(
         index,
         torch.from_numpy(ids).to(device),
@@ -165,4 +182,5 @@ def pad(rows: Sequence[Row], index: list[int], device: torch.device) -> MicroBat
         ),
         torch.from_numpy(mask.nonzero()[0]).to(device),
         torch.tensor([rows[i].advantage for i in index], dtype=torch.float32, device=device),
+        torch.tensor([rows[i].gamma for i in index], dtype=torch.float32, device=device),
     )

@@ -77,7 +77,7 @@ def signed(advantage: float) -> str:
 
 def end_words(continuation: Continuation) -> str:
     """What ended it."""
-    return "cut by a limit" if continuation["end"] == "cut" else "stopped"
+    return {"cut": "cut by a limit", "open": "goes on", "stop": "stopped"}[continuation["end"]]
 
 
 def token_words(continuation: Continuation) -> str:

@@ -6,8 +6,9 @@
     engine.sync_weights(policy)
 
 Everything random is keyed by (seed, step), so a run that was interrupted continues bit for bit from
-its last checkpoint. The loop is blind to the algorithm, which is a plan and a rule; and to how many
-processes run it, except where samples, policy and files are divided (`llm.distributed`).
+its last checkpoint. The loop is blind to the algorithm, which is a plan and a rule, or a baseline
+(`llm.baselines`): it gives a `Batch` of rows; and to how many processes run it, except where
+samples, policy and files are divided (`llm.distributed`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,17 +29,18 @@ import torch
 
 from cpi.advantages import group_advantages
 from cpi.collect import Collection, Ledger, collect
-from cpi.episodes import Episode, Prefix
 from cpi.plans import ALGORITHMS, World
 from cpi.resets import OracleReset
-from envs.tabular import FloatArray
 from llm import checkpoints, sharding, training_state
+from llm.baselines import BASELINES, Baseline
+from llm.batch import Batch
 from llm.config import TrainConfig, differences
 from llm.distributed import first, gather, rank, still_together, world_size
+from llm.dynamic_sampling import sample_with_signal
 from llm.engines import Engine, EngineError, make_engine
 from llm.engines.sharded import ShardedEngine
 from llm.evaluation import evaluate
-from llm.localization import WatchedRule, localization_metrics
+from llm.localization import Verdict, WatchedRule, localization_metrics
 from llm.localizers import PromptedLocalizer, checker_rule, make_localizer
 from llm.metrics import collection_metrics
 from llm.metrics_log import MetricsLog
@@ -54,7 +57,7 @@ from llm.models import (
 )
 from llm.optimizer import make_optimizer
 from llm.parity import check_parity
-from llm.progress import Reporter
+from llm.progress import Reporter, Staged
 from llm.prompts import prompt_indices
 from llm.readout import ExactOracle, Readout, read_out
 from llm.rehearsal import Rehearsal
@@ -66,7 +69,7 @@ from llm.update import TrainingError, Updater
 from llm.verdicts import shared_verdicts
 
 #: What keys a random stream besides seed and step.
-COLLECT, LOCALIZE, UPDATE, EVALUATE = range(4)
+COLLECT, LOCALIZE, UPDATE, EVALUATE, REPLACE = range(5)
 
 
 class Trainer:
@@ -105,7 +108,7 @@ class Trainer:
             bf16=self.bf16,
         )
         self.eos = eos_token_ids(self.policy)
-        needs_copy = config.loss.beta > 0 and not config.lora.r
+        needs_copy = config.needs_reference and not config.lora.r
         reference = _frozen(self.policy) if needs_copy else None
         policy: Any = self.policy
         if several:
@@ -155,6 +158,7 @@ class Trainer:
             test = self.examples["test"][: config.evaluation.problems]
             self.test_prompts = [self.simulator.prompt(e) for e in test]
             self._check_lengths()
+            self.baseline = self._baseline()
             if config.sampling.top_p < 1:
                 self.reporter.message(
                     f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
@@ -216,19 +220,10 @@ class Trainer:
         """One step: collect, update, sync, measure."""
         config, step, began = self.config, self.step + 1, time.perf_counter()
         _seed_everything(config.seed, step)
-        collection, rule, localizer = self.collect(step)
+        batch = self.batch(step)
         self.engine.sleep()  # its memory is the update's meanwhile
-        advantages = group_advantages([g.returns for g in collection], config.scale_rewards)
-        rows = make_rows(
-            collection,
-            advantages,
-            mask_truncated_completions=config.update.mask_truncated_completions,
-        )
-        metrics = collection_metrics(collection, advantages, rows)
-        metrics.update(localization_metrics(rule.verdicts, collection))
-        if localizer.asked:
-            metrics["localize/parse_failure_rate"] = localizer.failed / localizer.asked
-        trained = sum(row.trained for row in rows if row.advantage or config.loss.beta)
+        rows, metrics = batch.rows, dict(batch.metrics)
+        trained = sum(row.trained for row in rows if row.moves(config.loss.beta))
         trained *= config.update.num_iterations
         try:
             with self.reporter.stage("train", trained) as stage:
@@ -240,7 +235,7 @@ class Trainer:
             error.args = (f"step {step}: {error}; see {path}",)
             raise
         self.step = step
-        self.ledger = self.ledger + collection.ledger
+        self.ledger = self.ledger + batch.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
         failure = None
         try:
@@ -251,7 +246,7 @@ class Trainer:
         except EngineError as error:
             failure = error  # the step is done all the same, and is recorded
         if config.rollout_steps and step % config.rollout_steps == 0:
-            self._write_rollouts(step, collection, advantages, rule)
+            first(lambda: write_rollouts(self.folder, step, batch.records()))
         metrics["num_tokens"] = self.num_tokens
         metrics.update({f"ledger/{name}": n for name, n in self.ledger.to_json().items()})
         metrics["step_time"] = time.perf_counter() - began
@@ -261,11 +256,36 @@ class Trainer:
             raise failure
         return record
 
-    def collect(self, step: int) -> tuple[Collection, WatchedRule, PromptedLocalizer]:
-        """The groups of a step; the rule remembers what it was asked."""
-        config = self.config
-        per_step, problems = config.prompts_per_step, len(self.train_prompts)
-        chosen = prompt_indices(config.seed, step, per_step, problems)
+    def batch(self, step: int) -> Batch:
+        """What a step trains on: a function of (seed, step) and of the engine's weights."""
+        config, problems = self.config, len(self.train_prompts)
+        chosen = prompt_indices(config.seed, step, config.prompts_per_step, problems)
+        if self.baseline is not None:
+            prompts = [self.train_prompts[i] for i in chosen]
+            return self.baseline.batch(step, prompts, self._rng(step, COLLECT))
+        collection, verdicts, told = self.collect(step, chosen)
+        advantages = group_advantages([g.returns for g in collection], config.scale_rewards)
+        truncated = config.update.mask_truncated_completions
+        rows = make_rows(collection, advantages, mask_truncated_completions=truncated)
+        metrics = collection_metrics(collection, advantages, rows)
+        metrics.update(localization_metrics(verdicts, collection))
+        records = partial(
+            step_records,
+            step,
+            collection,
+            advantages,
+            config.group_plan(),
+            rule=config.algorithm + (f" {config.localizer}" if config.algorithm == "srpo" else ""),
+            verdicts=verdicts,
+            mask_truncated_completions=truncated,
+        )
+        return Batch(rows, metrics | told, collection.ledger, records)
+
+    def collect(
+        self, step: int, chosen: Sequence[int]
+    ) -> tuple[Collection, list[Verdict], dict[str, float]]:
+        """Groups for the problems of a step, what the rule said, and metrics of how it went."""
+        config, rng = self.config, self._rng(step, COLLECT)
         localizer = PromptedLocalizer(
             self.engine,
             self.tokenizer,
@@ -275,17 +295,28 @@ class Trainer:
             config.localization.max_tokens,
             self.eos,
         )
-        prompts = [self.train_prompts[i] for i in chosen]
-        world = World(self._oracle(prompts), make_localizer(config.localizer, localizer, self.task))
-        rule = WatchedRule(ALGORITHMS[config.algorithm].rule(world), self.task, self.reporter)
-        collection = collect(
-            _Staged(self.simulator, self.reporter),
-            prompts,
-            config.group_plan(),
-            rule,
-            self._rng(step, COLLECT),
+        verdicts: list[Verdict] = []
+
+        def groups(problems: Sequence[int]) -> Collection:
+            prompts = [self.train_prompts[i] for i in problems]
+            named = make_localizer(config.localizer, localizer, self.task)
+            inner = ALGORITHMS[config.algorithm].rule(World(self._oracle(prompts), named))
+            rule = WatchedRule(inner, self.task, self.reporter)
+            simulator = Staged(self.simulator, self.reporter, "generate", "reset")
+            found = collect(simulator, prompts, config.group_plan(), rule, rng)
+            verdicts.extend(rule.verdicts)
+            return found
+
+        collection, told = sample_with_signal(
+            groups,
+            chosen,
+            len(self.train_prompts),
+            config.dynamic_sampling,
+            self._rng(step, REPLACE),
         )
-        return collection, rule, localizer
+        if localizer.asked:
+            told["localize/parse_failure_rate"] = localizer.failed / localizer.asked
+        return collection, verdicts, told
 
     def _oracle(self, prompts: Sequence[Prompt]) -> OracleReset | None:
         """What resets to the right place: the task's checker, or exact values on chains."""
@@ -383,28 +414,6 @@ class Trainer:
         self.reporter.step(step, metrics)
         return record
 
-    def _write_rollouts(
-        self,
-        step: int,
-        collection: Collection,
-        advantages: Sequence[FloatArray],
-        rule: WatchedRule,
-    ) -> None:
-        config = self.config
-        chosen_by = config.algorithm + (
-            f" {config.localizer}" if config.algorithm == "srpo" else ""
-        )
-        records = step_records(
-            step,
-            collection,
-            advantages,
-            config.group_plan(),
-            rule=chosen_by,
-            verdicts=rule.verdicts,
-            mask_truncated_completions=config.update.mask_truncated_completions,
-        )
-        first(lambda: write_rollouts(self.folder, step, records))
-
     # ------------------------------------------------------------------ helpers
 
     def _rng(self, step: int, stream: int) -> np.random.Generator:
@@ -428,6 +437,13 @@ class Trainer:
                 "give it some, or set evaluation.steps to 0"
             )
 
+    def _baseline(self) -> Baseline | None:
+        if self.config.algorithm not in BASELINES:
+            return None
+        baseline = BASELINES[self.config.algorithm](self.simulator, self.config, self.reporter)
+        baseline.check(self.train_prompts)
+        return baseline
+
     def _rehearsal(self) -> Rehearsal | None:
         options = self.config.rehearsal
         if not options.file or not options.weight:
@@ -446,22 +462,6 @@ class Trainer:
                     f"prompt {prompt.example.id!r} are more than the model's "
                     f"{self.engine.max_model_len}; lower it or drop the prompt"
                 )
-
-
-class _Staged:
-    """A simulator whose calls are shown as stages: fresh rollouts, then resets."""
-
-    def __init__(self, simulator: ThoughtSimulator, reporter: Reporter) -> None:
-        self.simulator, self.reporter = simulator, reporter
-        self.stages = iter(("generate", "reset"))
-
-    def rollout(
-        self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
-    ) -> list[list[Episode]]:
-        with self.reporter.stage(next(self.stages)) as stage:
-            groups = self.simulator.rollout(prefixes, n, rng)
-            stage.advance(sum(episode.cost for group in groups for episode in group))
-        return groups
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class Updater:
 
     def _informative(self, rows: Sequence[Row], part: Sequence[int]) -> list[int]:
         """Rows that can move the policy: the others need no pass through the model."""
-        return [i for i in part if rows[i].trained and (rows[i].advantage or self.loss.beta)]
+        return [i for i in part if rows[i].moves(self.loss.beta)]
 
     def _old_logprobs(self, rows: Sequence[Row]) -> dict[int, torch.Tensor]:
         """Log-probs of each row's trained tokens before the first step."""
@@ -220,13 +220,14 @@ class Updater:
         lengths = torch.tensor([rows[i].trained for i in part])
         weights = loss_weights(lengths, self.loss.loss_type, self.max_completion_length)
         weight = dict(zip(part, weights.tolist(), strict=True))
+        betas = {i: rows[i].kl(self.loss.beta) for i in part}
         # Zero rather than none: a step without any advantage is still a step of the optimizer.
         for parameter in trainable(self.policy).values():
             parameter.grad = torch.zeros_like(parameter)
         loss, tokens = 0.0, []
         found: _Found | None = None
         for batch, done in self._batches(rows, self._informative(rows, part)):
-            out = policy_loss(self._inputs(batch, old, weight), self.loss)
+            out = policy_loss(self._inputs(batch, old, weight, betas), self.loss)
             value = out.loss.item()
             if not math.isfinite(value):
                 found = found or _Found("loss", value, batch.members, _odd(out.tokens))
@@ -269,17 +270,28 @@ class Updater:
         return sum(gather(total))
 
     def _inputs(
-        self, batch: MicroBatch, old: dict[int, torch.Tensor] | None, weight: dict[int, float]
+        self,
+        batch: MicroBatch,
+        old: dict[int, torch.Tensor] | None,
+        weight: dict[int, float],
+        betas: dict[int, float],
     ) -> LossInputs:
         per_row = torch.tensor([weight[i] for i in batch.members], device=self.device)
+        ref_logprobs = beta = None
+        if any(betas.values()):  # those of all micro-batches: all processes need the pass, or none
+            ref_logprobs = self._reference_logprobs(batch)
+            found = [betas[i] for i in batch.members] or [0.0]
+            beta = torch.tensor(found, dtype=torch.float64, device=self.device)
         return LossInputs(
             logprobs=self.logprobs(batch),
             old_logprobs=None if old is None else _joined(old, batch),
             sampling_logprobs=batch.logprobs,
-            ref_logprobs=self._reference_logprobs(batch) if self.loss.beta else None,
+            ref_logprobs=ref_logprobs,
             advantages=batch.advantages,
             row=batch.row,
             weights=per_row[batch.row],
+            gammas=batch.gammas,
+            betas=beta,
         )
 
     def _not_finite(self, found: _Found, rows: Sequence[Row]) -> TrainingError:

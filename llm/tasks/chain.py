@@ -106,3 +106,7 @@ class ChainReasoning(Task):
         r"""The problem, the solution, and `?`; the answer is a box with the number of the step."""
         solution = "".join(thoughts)
         return self.chain.render(example.data) + solution.rstrip("\n") + "\n" + QUESTION
+
+    def follow_up(self, example: Example, request: str) -> str:
+        """The problem again, on a line of its own: all that the model knows to answer."""
+        return "\n" + self.chain.render(example.data)

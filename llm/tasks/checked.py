@@ -52,6 +52,22 @@ def reward(task: Task, example: Example, completion: str) -> float:
     return value
 
 
+def follow_up(task: Task, example: Example, request: str) -> str | None:
+    """What the task puts after an attempt to ask for another one, if it has words of its own.
+
+    Raises
+    ------
+    ValueError
+        If the task fails, or gives no text.
+    """
+    name = f"task: {type(task).__name__}.follow_up of {example.id!r}"
+    with users_code(name, task):
+        text = task.follow_up(example, request)
+    if text is not None and not (isinstance(text, str) and text):
+        raise ValueError(f"{name} is {text!r}; give it a text, or None for the usual request")
+    return text
+
+
 def errors(task: Task, example: Example, thoughts: Sequence[str]) -> NDArray[np.bool_]:
     """Which thoughts the task's checker finds wrong, shape (n,).
 

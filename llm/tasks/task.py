@@ -60,3 +60,10 @@ class Task:
     def localization_prompt(self, example: Example, thoughts: Sequence[str]) -> PromptText | None:
         """The request to name the first wrong thought; None for the usual chat request."""
         return None
+
+    def follow_up(self, example: Example, request: str) -> str | None:
+        """What asks for another attempt, put right after one; None for `request` as a chat's turn.
+
+        For models that do not chat, and do not know the words of `request`.
+        """
+        return None

@@ -648,7 +648,11 @@ def test_the_order_of_tokens_does_not_matter() -> None:
     inputs, order = random_case(9, [3, 2, 4]), torch.tensor([8, 1, 3, 0, 7, 5, 2, 6, 4])
     mixed = replace(
         inputs,
-        **{name: values[order] for name, values in vars(inputs).items() if name != "advantages"},
+        **{
+            name: values[order]
+            for name, values in vars(inputs).items()
+            if values is not None and name != "advantages"
+        },
     )
     mixed = replace(mixed, logprobs=mixed.logprobs.detach().requires_grad_())
     for level in ("token", "sequence"):

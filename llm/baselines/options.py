@@ -1,0 +1,119 @@
+"""Settings of the baselines; see their modules for what they mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """SCoRe, two attempts; see `llm.baselines.score`.
+
+    Parameters
+    ----------
+    attempts : int
+        First attempts a prompt, each of which gets a second one.
+    alpha : float
+        Weight of the second attempt's bonus, alpha times its gain in reward over the first.
+    stage1_steps : int
+        Training steps of stage I, the first ones.
+    kl : float
+        Coefficient of the first attempts' KL term in stage I.
+    """
+
+    attempts: int = 4
+    alpha: float = 10.0
+    stage1_steps: int = 50
+    kl: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least("score", self, attempts=2, stage1_steps=0)
+        _not_negative("score", self, "alpha", "kl")
+
+    @property
+    def rollouts(self) -> int:
+        """Episodes trained on per prompt."""
+        return 2 * self.attempts
+
+
+@dataclass(frozen=True)
+class CritiqueGRPOOptions:
+    """Critique-GRPO, answers and refinements of them; see `llm.baselines.critique_grpo`.
+
+    Parameters
+    ----------
+    answers : int
+        Answers a prompt, each of which is refined.
+    refinements : int
+        How many of the refinements are trained on.
+    gamma : float
+        Of the shaping f(p) = p/(p + gamma) of a refinement's tokens.
+    """
+
+    answers: int = 7
+    refinements: int = 1
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least("critique_grpo", self, answers=2, refinements=0)
+        if self.refinements > self.answers:
+            raise ValueError(
+                f"critique_grpo.refinements: {self.refinements} are more than the {self.answers} "
+                "answers, each of which is refined once"
+            )
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"critique_grpo.gamma: {self.gamma} is not a number > 0")
+
+    @property
+    def rollouts(self) -> int:
+        """Episodes trained on per prompt."""
+        return self.answers + self.refinements
+
+
+@dataclass(frozen=True)
+class SPOTreeOptions:
+    """SPO-tree, segments that branch; see `llm.baselines.spo_tree`.
+
+    Parameters
+    ----------
+    branches : list of int
+        Segments that grow from the prompt, from each of these, and so on.
+    segment_tokens : int
+        Tokens of a segment; those of the last level go on to the end.
+    rho : float
+        Tokens sampled with this probability or more are not trained on; above 1, all are.
+    """
+
+    branches: tuple[int, ...] = (6, 6, 6)
+    segment_tokens: int = 64
+    rho: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not self.branches or min(self.branches) < 2:
+            raise ValueError(
+                f"spo_tree.branches: {list(self.branches)} must be numbers ≥ 2, one a level; a "
+                "segment without siblings has nothing to be compared with"
+            )
+        _at_least("spo_tree", self, segment_tokens=1)
+        if not 0 < self.rho < math.inf:
+            raise ValueError(f"spo_tree.rho: {self.rho} is not a number > 0")
+
+    @property
+    def rollouts(self) -> int:
+        """Segments trained on per prompt, at least."""
+        return self.branches[0]
+
+
+def _at_least(name: str, options: object, **least: int) -> None:
+    for option, value in least.items():
+        if getattr(options, option) < value:
+            raise ValueError(
+                f"{name}.{option}: {getattr(options, option)} is not a whole number ≥ {value}"
+            )
+
+
+def _not_negative(name: str, options: object, *names: str) -> None:
+    for option in names:
+        if not 0 <= getattr(options, option) < math.inf:
+            raise ValueError(f"{name}.{option}: {getattr(options, option)} is not a number ≥ 0")
