@@ -43,9 +43,9 @@ examples:
 first wrong step), the thoughts before that step are kept, one continuation is drawn; up to K times.
 Which attempts fail is the verifier's word, the only bit of it that is used: right answers are left
 alone, so accuracy cannot fall, and a deployed model would have to find that out by itself. What it
-gains is therefore held against what the same tokens buy otherwise: fresh attempts (pass@k) and
-resets to random steps, under the same stopping rule. Tokens are generated ones, localizations
-included, prompts not.
+gains is therefore held against what the same tokens buy otherwise, under the same stopping rule:
+fresh attempts (pass@k) and resets to random steps, which are rolled out for 4K rounds since they
+cost no localization. Tokens are generated ones, localizations included, prompts not.
 
 files, in --output: TASK-greedy.jsonl, TASK-sampled.jsonl, TASK-correct-K-LOCALIZER.jsonl
 with a line a problem, results.json with the numbers, settings, versions and commit.

@@ -84,7 +84,9 @@ class EvaluationReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "level": LEVEL, "resamples": RESAMPLES}
+        published = [{**asdict(paper), "here": 100 * ours} for paper, ours in self.published]
+        more = {"level": LEVEL, "resamples": RESAMPLES, "published": published}
+        return {**asdict(self), **more}
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -101,6 +103,8 @@ class EvaluationReport:
         return plain(self)
 
     def _passes(self) -> Any:
+        from rich.text import Text  # an argument may have [brackets]
+
         ks = sorted({k for result in self.results for k in result.pass_at})
         rows = table(
             f"{self.name}: held-out problems; {LEVEL:.0%} bootstrap intervals over problems",
@@ -108,9 +112,9 @@ class EvaluationReport:
              "tokens", "cut"],
         )  # fmt: skip
         for result in self.results:
-            cells = [shown(result.pass_at.get(k)) for k in ks]
             rows.add_row(
-                result.task, result.decoding, str(result.problems), str(result.samples), *cells,
+                Text(result.task), result.decoding, str(result.problems), str(result.samples),
+                *(shown(result.pass_at.get(k)) for k in ks),
                 f"{result.reward:.3f}", f"{result.tokens:.1f}", f"{result.cut:.0%}",
             )  # fmt: skip
         return rows

@@ -9,6 +9,7 @@ depends on the batch, and now and then another token comes of it.)
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -302,20 +303,23 @@ def evaluate_model(
     from llm.run_folder import alone, environment
 
     wanted = measurements(specs, options)
-    with alone(folder):
-        here = environment()
-        about = {"of": saved.name, "step": saved.step, "environment": here}
-        evaluation = Evaluation(saved, options, folder, about)
-        try:
-            results = []
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"output: {folder} cannot be written, by {parent}; choose another")
+    here = environment()
+    about = {"of": saved.name, "step": saved.step, "environment": here}
+    evaluation = Evaluation(saved, options, folder, about)
+    results = []
+    try:
+        with alone(folder):
             for each in wanted:
 
                 def told(done: int, each: Measurement = each) -> None:
                     progress(f"{each.spec.label}, {each.how}", done, len(each.examples))
 
                 results.append(evaluation.measure(each, told))
-        finally:
-            evaluation.close()
+    finally:
+        evaluation.close()
     return EvaluationReport(
         saved.name, saved.step, evaluation.revision, results, here,
         asdict(dataclasses.replace(options, k=tuple(options.ks))),

@@ -32,6 +32,9 @@ class Marked(ChainReasoning):
 
     benchmark = "livecodebench-v6-medium"
 
+    def __init__(self, kind: list[str], **options: Any) -> None:
+        super().__init__(**options)
+
 
 class Long(Task):
     """A prompt that fills the model."""
@@ -294,6 +297,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "temperature": (["--tasks", "chain", "--sampling.temperature=0"], "sampling.temperature: 0.0"),
     "negative": (["--tasks", "chain", "--seed=-1"], "seed: -1 is not a whole number ≥ 0"),
     "problems": (["--tasks", "chain", "--problems=0"], "problems: 0 is not"),
+    "output": (
+        ["--tasks", "chain", "--output=pyproject.toml/x"],
+        "output: pyproject.toml/x cannot",
+    ),
 }
 
 
@@ -309,8 +316,9 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_a_run_without_what_is_asked(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
     checkpoint = complete(run / "checkpoints")[2]
     for arguments, message in [
@@ -321,18 +329,23 @@ def test_a_run_without_what_is_asked(
     ]:
         assert main(arguments) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_published_numbers_stand_beside_the_same_benchmark_only(
     chain_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = [str(chain_base), "--samples=2", f"--output={tmp_path}", "--tasks", f"{__name__}:Marked",
-            *MANY]  # fmt: skip
+            "kind=[bold]", *MANY]  # fmt: skip
     assert main(args) == 0
     told = capsys.readouterr().out
+    assert "Marked kind=[bold] length=4" in told  # it is no markup
     assert "of other models on other hardware" in told and "LiveCodeBench v6 medium" in told
     row = next(line for line in told.splitlines() if line.startswith("LiveCodeBench"))
     result = json.loads((tmp_path / "results.json").read_text())["results"][0]
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["published"][0]["percent"]["SRPO"] == 29.8
+    assert record["published"][0]["here"] == pytest.approx(100 * result["reward"])
     assert row.split()[-1] == f"{100 * result['reward']:.1f}" and "29.8" in row
     assert main([*args, "--problems=3"]) == 0  # a part of it is no benchmark
     assert "LiveCodeBench" not in capsys.readouterr().out
