@@ -117,7 +117,10 @@ def export(
     prompts = [Prompt(encode(tokenizer, e.prompt), e) for e in examples[:PROMPTS]]
     probes = [probe(policy, prompt.ids) for prompt in prompts]
     expected = [scores(policy, ids) for ids in probes]
-    exact = all(p.dtype == torch.float32 for p in policy.parameters()) and target == torch.float32
+    # Under adapters the base is not written; it must be loaded in the dtype that the run had it in.
+    base = next(p.dtype for p in policy.parameters() if not adapter or not p.requires_grad)
+    loaded = base if adapter else target
+    exact = base == target == torch.float32
 
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -132,12 +135,15 @@ def export(
         del policy
         progress("loading it again")
         check_tokenizer(part, tokenizer, prompts)
-        model = load(part, adapter, device)
+        model = load(part, adapter, loaded).to(device)
         found = [scores(model, ids) for ids in probes]
         mean, most = compare(expected, found, exact)
         state = checkpoints.load(saved.checkpoint, []).state
         name = str(target).removeprefix("torch.")
-        card = model_card(saved, state, adapter=adapter, dtype=name, prompt=examples[0].prompt)
+        card = model_card(
+            saved, state, adapter=adapter, dtype=name, loaded=str(loaded).removeprefix("torch."),
+            prompt=examples[0].prompt,
+        )  # fmt: skip
         (part / "README.md").write_text(card, encoding="utf-8")
         for file in part.iterdir():
             # safetensors lets nobody else read; do as the user's umask says.
@@ -245,15 +251,15 @@ def generation_config(base: Any, saved: Saved, task: Task, tokenizer: Any) -> An
     )
 
 
-def load(folder: Path, adapter: bool, device: torch.device) -> Any:
-    """The written model, as anybody would load it."""
+def load(folder: Path, adapter: bool, dtype: torch.dtype) -> Any:
+    """The written model, as anybody would load it who follows the card."""
     from transformers import AutoModelForCausalLM
 
     if adapter:
         from peft import AutoPeftModelForCausalLM
 
-        return AutoPeftModelForCausalLM.from_pretrained(folder).to(device).eval()
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
+        return AutoPeftModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
 def probe(policy: Any, prompt: Sequence[int]) -> list[int]:

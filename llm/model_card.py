@@ -37,7 +37,13 @@ PAPER = (
 
 
 def model_card(
-    saved: Saved, state: Mapping[str, Any], *, adapter: bool, dtype: str, prompt: PromptText
+    saved: Saved,
+    state: Mapping[str, Any],
+    *,
+    adapter: bool,
+    dtype: str,
+    loaded: str,
+    prompt: PromptText,
 ) -> str:
     """The README.md of an exported checkpoint.
 
@@ -49,7 +55,8 @@ def model_card(
         The checkpoint's.
     adapter : bool
         Whether it is adapters alone.
-    dtype : str
+    dtype, loaded : str
+        Of what is written; and in which it is to be loaded, with the base of adapters.
     prompt : str or messages
         One of the task's, for the example.
     """
@@ -62,7 +69,7 @@ def model_card(
         f"learning with verifiable rewards, with credit-resets. {METHODS[config.algorithm]}; see "
         f"{PAPER}.",
         "## Use",
-        _usage(saved, prompt, adapter),
+        _usage(prompt, adapter, loaded),
         "## Training",
         _training(saved, config, state, dtype),
         "## Results",
@@ -115,7 +122,7 @@ def _header(saved: Saved, config: TrainConfig, adapter: bool) -> str:
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---"
 
 
-def _usage(saved: Saved, prompt: PromptText, adapter: bool) -> str:
+def _usage(prompt: PromptText, adapter: bool, dtype: str) -> str:
     if isinstance(prompt, str):
         encode = [f"prompt = {prompt!r}", 'inputs = tokenizer(prompt, return_tensors="pt")']
     else:
@@ -135,7 +142,7 @@ def _usage(saved: Saved, prompt: PromptText, adapter: bool) -> str:
         *imports, "",
         'folder = "."  # of this file',
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        f"model = {classes[1]}.from_pretrained(folder)",
+        f'model = {classes[1]}.from_pretrained(folder, dtype="{dtype}")',
         *encode,
         "ids = model.generate(**inputs)[0]",
         'print(tokenizer.decode(ids[inputs["input_ids"].shape[1] :], skip_special_tokens=True))',

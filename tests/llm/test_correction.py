@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -178,9 +178,17 @@ def test_the_control_is_compared_at_the_tokens_of_the_correction() -> None:
 # --- a model ---
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads gain nothing at this size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def model(chain_base: Path, chain_args: dict[str, Any]) -> tuple[ThoughtSimulator, list[Prompt]]:
-    torch.set_num_threads(1)
     task = ChainReasoning(**chain_args)
     engine = TransformersEngine(chain_base, dtype=torch.float32)
     limits = ThoughtLimits(40, 10, 10)

@@ -53,7 +53,7 @@ class Empty(Long):
         return []
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Two threads gain nothing at this size."""
     threads = torch.get_num_threads()

@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Two threads gain nothing at this size."""
     threads = torch.get_num_threads()
@@ -211,6 +211,20 @@ def test_our_own_base_has_our_licence(chain_args: dict[str, Any], tmp_path: Path
     assert main([str(tmp_path / "run")]) == 0
     found = header(tmp_path / "run" / "export" / "step-000001")
     assert (found["base_model"], found["license"]) == ("chain-base", "mit")
+
+
+def test_adapters_of_a_base_that_is_stored_in_bfloat16(tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    more = ["--steps=1", "--evaluation.steps=0", "--lora.r=2", "--optimizer.learning_rate=2e-2"]
+    run = tmp_path / "run"
+    assert train(Path("chain-base"), run, {"test": 4, "train": 8}, *more) == 0
+    assert main([str(run), "--adapter"]) == 0
+    out = run / "export" / "step-000001-adapter"
+    # The run had it in float32, which plain loading does not give.
+    assert 'from_pretrained(folder, dtype="float32")' in (out / "README.md").read_text()
+    model = AutoPeftModelForCausalLM.from_pretrained(out, dtype="float32").eval()
+    assert same(run, 1, model, AutoTokenizer.from_pretrained(out)) < 1e-5
 
 
 @pytest.mark.parametrize(
