@@ -13,7 +13,7 @@ from llm.correction_report import Correction, correction_tables, summarize_corre
 from llm.evaluation import pass_at_k
 from llm.gains import Estimate
 from llm.intervals import LEVEL, RESAMPLES, mean_over_problems, shown
-from llm.published import Published, comparisons
+from llm.published import HARMLESS, Published, comparisons
 
 if TYPE_CHECKING:
     from llm.measurement import Measurement
@@ -29,8 +29,6 @@ class Result:
         With the arguments that were given.
     decoding : str
         "greedy", or temperature and top-p.
-    benchmark : str
-        The task's.
     problems, of, samples : int
         Problems measured, problems that the task has, and completions of each.
     pass_at : dict of k to Estimate
@@ -44,7 +42,6 @@ class Result:
 
     task: str
     decoding: str
-    benchmark: str
     problems: int
     of: int
     samples: int
@@ -73,8 +70,9 @@ class EvaluationReport:
         """The paper's numbers for what was measured here, and ours."""
         found: dict[str, float] = {}
         for result in self.results:  # sampled ones come after greedy ones, and win
-            if result.problems == result.of:  # no benchmark otherwise
-                found[result.benchmark] = result.reward
+            # A part of it, or another draw, is another benchmark.
+            if result.problems == result.of and result.settings["task_args"].keys() <= HARMLESS:
+                found[result.settings["task"]] = result.reward
         return comparisons(found)
 
     @property
@@ -141,7 +139,7 @@ def summarize(
         return float(np.mean([record[name] for record in records]))
 
     return Result(
-        measurement.spec.label, measurement.decoding, measurement.task.benchmark, len(records),
+        measurement.spec.label, measurement.decoding, len(records),
         measurement.of, n, pass_at, mean("rewards"), mean("tokens"), mean("cut"), correction,
         settings, measurement.file,
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """The paper's published numbers, to hold one's own against where the task is the same.
 
 Of Samanta et al. (2026), arXiv 2605.25507: averages over its ten benchmarks, and LiveCodeBench v6
-medium. Other models, other hardware, other prompts: they say what order of size to expect and
-nothing about a method. A task says in its attribute `benchmark` that it is one of these.
+medium. Other models, other hardware, other prompts, and other problems where a benchmark is a draw
+from a data set: they say what order of size to expect and nothing about a method.
 """
 
 from __future__ import annotations
@@ -10,28 +10,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: The ten whose mean is published, by the name that a task's `benchmark` has.
+#: The ten whose mean is published, by the name that `--task` takes.
 TEN = (
-    "numinamath-olympiads",
-    "acereason-math",
-    "hmmt-nov-2025",
-    "math-level-5",
-    "commonsenseqa",
-    "strategyqa",
-    "sciknoweval-chemistry",
-    "sciknoweval-physics",
-    "sciknoweval-biology",
-    "sciknoweval-materials",
+    "numina_olympiads",
+    "acereason_math",
+    "hmmt_nov_2025",
+    "math_level5",
+    "commonsense_qa",
+    "strategy_qa",
+    "sciknoweval_chemistry",
+    "sciknoweval_physics",
+    "sciknoweval_biology",
+    "sciknoweval_materials",
 )
+
+
+#: Arguments of a task that leave its test problems as they are.
+HARMLESS = {"verifier_args", "train"}
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published measure: the mean over some benchmarks, in percent, by method."""
+    """A published measure: the mean over some tasks, in percent, by method."""
 
     measure: str
     model: str
-    benchmarks: tuple[str, ...]
+    tasks: tuple[str, ...]
     percent: dict[str, float]
 
 
@@ -51,22 +55,22 @@ PUBLISHED = (
     Published(
         "LiveCodeBench v6 medium, tests passed, step 11",
         "of the paper",
-        ("livecodebench-v6-medium",),
+        ("livecodebench_v6_medium",),
         {"base": 7.6, "GRPO": 23.1, "RRPO": 24.5, "SRPO": 29.8},
     ),
 )
 
 
 def comparisons(rewards: Mapping[str, float]) -> list[tuple[Published, float]]:
-    """Published measures of which all benchmarks are here, and the mean of our rewards on them.
+    """Published measures of which all tasks are here, and the mean of our rewards on them.
 
     Parameters
     ----------
-    rewards : mapping of benchmark to mean reward
+    rewards : mapping of task to mean reward
         In [0, 1].
     """
     return [
-        (paper, sum(rewards[name] for name in paper.benchmarks) / len(paper.benchmarks))
+        (paper, sum(rewards[name] for name in paper.tasks) / len(paper.tasks))
         for paper in PUBLISHED
-        if all(name in rewards for name in paper.benchmarks)
+        if all(name in rewards for name in paper.tasks)
     ]

@@ -38,15 +38,12 @@ class Task:
         An episode whose reward is below this has failed, and may be reset.
     has_checker : bool
         Whether `errors` is there.
-    benchmark : str
-        Name in `llm.published`, if the test problems are those of a published benchmark.
     """
 
     delimiter: str = "</thought>"
     stop: tuple[str, ...] = ()
     success: float = 1.0
     has_checker: bool = False
-    benchmark: str = ""
 
     def examples(self, split: Split) -> Sequence[Example]:
         """The problems to train on ("train"), or those held out ("test")."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from llm import evaluate, measurement
+from llm import evaluate, measurement, published
 from llm.checkpoints import complete
 from llm.evaluate import main
 from llm.intervals import bootstrap, mean_over_problems
 from llm.published import PUBLISHED, TEN, comparisons
-from llm.tasks import ChainReasoning, Example, Task
+from llm.tasks import TASKS, ChainReasoning, Example, Task
 from tests.llm.runs import kill, train
 
 #: Enough problems for a kill to come in the middle.
@@ -28,9 +29,7 @@ MANY = ["length=4", "modulus=5", 'operations=["+1","*2"]', "train=8", "test=30"]
 
 
 class Marked(ChainReasoning):
-    """Chain reasoning that says it is a published benchmark."""
-
-    benchmark = "livecodebench-v6-medium"
+    """A task whose arguments look like markup."""
 
     def __init__(self, kind: list[str], **options: Any) -> None:
         super().__init__(**options)
@@ -332,29 +331,43 @@ def test_a_run_without_what_is_asked(
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_published_numbers_stand_beside_the_same_benchmark_only(
-    chain_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_published_numbers_stand_beside_the_same_tasks_only(
+    chain_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    args = [str(chain_base), "--samples=2", f"--output={tmp_path}", "--tasks", f"{__name__}:Marked",
-            "kind=[bold]", *MANY]  # fmt: skip
-    assert main(args) == 0
+    monkeypatch.setattr(published, "PUBLISHED", (replace(PUBLISHED[2], tasks=("chain",)),))
+    args = [str(chain_base), "--samples=2", f"--output={tmp_path}", "--tasks", "chain"]
+    # The task's own operations are words that this model does not know.
+    monkeypatch.setitem(TASKS, "chain", lambda **o: ChainReasoning(5, ["+1", "*2"], 3, test=9, **o))
+    assert main([*args, "train=8"]) == 0
     told = capsys.readouterr().out
-    assert "Marked kind=[bold] length=4" in told  # it is no markup
-    assert "of other models on other hardware" in told and "LiveCodeBench v6 medium" in told
+    assert "of other models on other hardware" in told
     row = next(line for line in told.splitlines() if line.startswith("LiveCodeBench"))
-    result = json.loads((tmp_path / "results.json").read_text())["results"][0]
     record = json.loads((tmp_path / "results.json").read_text())
-    assert record["published"][0]["percent"]["SRPO"] == 29.8
-    assert record["published"][0]["here"] == pytest.approx(100 * result["reward"])
-    assert row.split()[-1] == f"{100 * result['reward']:.1f}" and "29.8" in row
-    assert main([*args, "--problems=3"]) == 0  # a part of it is no benchmark
-    assert "LiveCodeBench" not in capsys.readouterr().out
+    ours = 100 * record["results"][0]["reward"]
+    assert row.split()[-1] == f"{ours:.1f}" and "29.8" in row
+    assert record["published"][0]["here"] == pytest.approx(ours)
+    for other in (["train=8", "--problems=3"], ["train=8", "seed=1"]):  # another draw, or a part
+        assert main([*args, *other]) == 0
+        assert "LiveCodeBench" not in capsys.readouterr().out
 
+
+def test_published_means_need_all_their_tasks() -> None:
     assert comparisons(dict.fromkeys(TEN[1:], 0.1)) == []
     means = comparisons({name: i / 10 for i, name in enumerate(TEN)})
     assert [paper.model.split("-")[0] for paper, _ in means] == ["Qwen2.5", "OLMo"]
     assert means[0][1] == pytest.approx(0.45)
     assert all(set(paper.percent) <= {"base", "GRPO", "RRPO", "SRPO"} for paper in PUBLISHED)
+
+
+def test_names_are_no_markup(
+    chain_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = [f"{__name__}:Marked", "kind=[bold]", *MANY]
+    assert main([str(chain_base), "--samples=2", f"--output={tmp_path}", "--tasks", *task]) == 0
+    assert "Marked kind=[bold] length=4" in capsys.readouterr().out
 
 
 # --- intervals ---
