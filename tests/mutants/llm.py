@@ -393,30 +393,6 @@ LLM = (
         "",
         RESUME,
     ),
-)
-
-VLLM = (
-    Mutant(
-        "llm/engines/vllm.py",
-        "prefixes of old weights are found again",
-        "if not llm.reset_prefix_cache():",
-        "if llm is None:",
-        (f"{CONTRACT}::test_nothing_cached_survives_new_weights",),
-    ),
-    Mutant(
-        "llm/engines/vllm.py",
-        "neighbouring seeds share samples",
-        "else _stream(p.seed, j),",
-        "else p.seed + j,",
-        (f"{CONTRACT}::test_seeds_and_samples_differ",),
-    ),
-    Mutant(
-        "llm/engines/vllm.py",
-        "log-probs without temperature",
-        'logprobs_mode="processed_logprobs"',
-        'logprobs_mode="raw_logprobs"',
-        (f"{CONTRACT}::test_logprobs_are_those_of_the_truncated_distribution",),
-    ),
     Mutant(
         "llm/correction.py",
         "fresh attempts cost what the first of them does",
@@ -479,5 +455,29 @@ VLLM = (
         "chosen = max(found) if step is None else step",
         "chosen = min(found) if step is None else step",
         ("tests/llm/test_evaluate.py",),
+    ),
+)
+
+VLLM = (
+    Mutant(
+        "llm/engines/vllm.py",
+        "prefixes of old weights are found again",
+        "if not llm.reset_prefix_cache():",
+        "if llm is None:",
+        (f"{CONTRACT}::test_nothing_cached_survives_new_weights",),
+    ),
+    Mutant(
+        "llm/engines/vllm.py",
+        "neighbouring seeds share samples",
+        "else _stream(p.seed, j),",
+        "else p.seed + j,",
+        (f"{CONTRACT}::test_seeds_and_samples_differ",),
+    ),
+    Mutant(
+        "llm/engines/vllm.py",
+        "log-probs without temperature",
+        'logprobs_mode="processed_logprobs"',
+        'logprobs_mode="raw_logprobs"',
+        (f"{CONTRACT}::test_logprobs_are_those_of_the_truncated_distribution",),
     ),
 )
