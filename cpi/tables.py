@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -24,3 +25,22 @@ def plain(renderable: Any) -> str:
     with paper.capture() as capture:
         paper.print(renderable)
     return capture.get()
+
+
+def table(title: str, headings: Sequence[str]) -> Any:
+    """An empty table of numbers: plain, narrow, all columns to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    empty = Table(
+        title=Text(title),  # a folder's name may have [brackets]
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in headings:
+        empty.add_column(heading, justify="right")
+    return empty

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cpi.tables import plain
+from cpi.tables import plain, table
 from llm.gains import Estimate, ResetQuality
 
 #: Joint error of the measured intervals of a run.
@@ -114,7 +114,7 @@ class ExactReport:
         return Group(self._improvements(), "", self._resets(), "")
 
     def _improvements(self) -> Any:
-        table = _table(
+        rows = table(
             f"{self.run}: {len(self.problems)} held-out problems of {self.horizon} steps, "
             f"{self.samples} samples of each; τ = {self.tau:.4g}",
             [
@@ -130,14 +130,14 @@ class ExactReport:
             ],
         )
         for row in self.rows:
-            table.add_row(
+            rows.add_row(
                 str(row.step), f"{row.J:.4f}", _interval(row.success), f"{row.largest:.3f}",
                 f"{row.coverage:.3f}", f"{row.visit:.3f}", *_cells(row.gain),
             )  # fmt: skip
-        return table
+        return rows
 
     def _resets(self) -> Any:
-        table = _table(
+        rows = table(
             f"Resets by the localizer {self.localizer}, and gains certified at each checkpoint",
             ["step", "p_w", "precision", "recall", "hits", "no step", "certified: random",
              "localizer", "oracle", "gained next"],
@@ -145,34 +145,16 @@ class ExactReport:
         nexts: list[Row | None] = [*self.rows[1:], None]
         for row, after in zip(self.rows, nexts, strict=True):
             resets = row.resets
-            table.add_row(
+            rows.add_row(
                 str(row.step), f"{resets.accepted:.3f}", f"{resets.precision:.3f}",
                 f"{resets.recall:.3f}", _share(resets.hit_rate), _share(row.unusable),
                 *(f"{gain:.1e}" if gain else "0" for gain in row.certified.values()),
                 "–" if after is None or after.gain is None else f"{after.gain.exact:+.4f}",
             )  # fmt: skip
-        return table
+        return rows
 
     def __str__(self) -> str:
         return plain(self) + self.verdict()
-
-
-def _table(title: str, headings: Sequence[str]) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(title),  # a folder's name may have [brackets]
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    return table
 
 
 def _cells(gain: Gain | None) -> list[str]:

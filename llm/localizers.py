@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cpi.episodes import Episode
 from cpi.resets import Localizer, OracleReset
@@ -85,6 +85,17 @@ def _last_box(text: str) -> str | None:
     return None
 
 
+class Reply(NamedTuple):
+    """The step that a model named, 1 … n, or None; and the tokens that its reply took."""
+
+    step: int | None
+    tokens: int
+
+    def weights(self, n: int) -> FloatArray:
+        """For an episode of n steps: 1 on that one, or on each if there is none."""
+        return np.ones(n) if self.step is None else _one(n, self.step - 1)
+
+
 class PromptedLocalizer:
     """Asks the model for the first wrong step of its own failed solutions, all in one batch.
 
@@ -127,7 +138,12 @@ class PromptedLocalizer:
 
     def __call__(self, episodes: Sequence[Episode]) -> list[FloatArray]:
         """Weight 1 on the step that the model names, for each episode."""
-        seeds = self.rng.integers(MAX_SEED, size=len(episodes))
+        replies = self.ask(episodes, self.rng.integers(MAX_SEED, size=len(episodes)))
+        return [reply.weights(e.length) for reply, e in zip(replies, episodes, strict=True)]
+
+    def ask(self, episodes: Sequence[Episode], seeds: ArrayLike) -> list[Reply]:
+        """What the model says of each episode, by the random numbers of a seed each."""
+        keys = np.asarray(seeds)
         prompts = [self._prompt(episode) for episode in episodes]
         # A request that is too long for the model cannot be asked; that is a failure like another.
         room = [self.engine.max_model_len - len(prompt) for prompt in prompts]
@@ -139,23 +155,19 @@ class PromptedLocalizer:
                     max_tokens=min(self.max_tokens, room[i]),
                     temperature=self.temperature,
                     stop_token_ids=self.stop_token_ids,
-                    seed=int(seeds[i]),
+                    seed=int(keys[i]),
                 )
                 for i in asked
             ],
         )
-        weights = [np.ones(episode.length) for episode in episodes]
-        named = 0
+        found = [Reply(None, 0)] * len(episodes)
         for i, (reply,) in zip(asked, replies, strict=True):
-            self.cost += len(reply.ids)
             text = self.tokenizer.decode(reply.ids, skip_special_tokens=True)
-            step = parse(text, episodes[i].length)
-            if step is not None:
-                named += 1
-                weights[i] = _one(episodes[i].length, step - 1)
-        self.asked += len(episodes)
-        self.failed += len(episodes) - named
-        return weights
+            found[i] = Reply(parse(text, episodes[i].length), len(reply.ids))
+        self.cost += sum(reply.tokens for reply in found)
+        self.asked += len(found)
+        self.failed += sum(reply.step is None for reply in found)
+        return found
 
     def _prompt(self, episode: Episode) -> tuple[int, ...]:
         example: Example = episode.origin.start.example

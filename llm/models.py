@@ -55,6 +55,12 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def use_bf16(wanted: bool | None, device: torch.device) -> bool:
+    """What is wanted; else whether this is a GPU that computes in bfloat16."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return able if wanted is None else wanted
+
+
 def load_tokenizer(model: str) -> Any:
     """The tokenizer of a model.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cpi.episodes import Episode, Prefix, Steps
 from llm.engines.engine import MAX_SEED, Completion, Engine, SamplingParams
@@ -148,9 +148,12 @@ class ThoughtSimulator:
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
     ) -> list[list[Episode]]:
         """`n` episodes from each prefix; see `cpi.Simulator`."""
+        return self.seeded(prefixes, n, rng.integers(MAX_SEED, size=len(prefixes)))
+
+    def seeded(self, prefixes: Sequence[Prefix], n: int, seeds: ArrayLike) -> list[list[Episode]]:
+        """`rollout` with a seed for each prefix: no episode depends on what else is asked for."""
         if not prefixes:
             return []
-        seeds = rng.integers(MAX_SEED, size=len(prefixes))
         contexts = [[*prefix.start.ids, *token_ids(prefix.steps)] for prefix in prefixes]
         params = [
             SamplingParams(
@@ -161,7 +164,7 @@ class ThoughtSimulator:
                 stop_token_ids=self.stop_token_ids,
                 seed=int(seed),
             )
-            for prefix, seed in zip(prefixes, seeds, strict=True)
+            for prefix, seed in zip(prefixes, np.asarray(seeds), strict=True)
         ]
         completions = self.engine.generate(contexts, params)
         return [

@@ -54,6 +54,7 @@ from llm.models import (
     locate,
     merged_state_dict,
     trainable,
+    use_bf16,
 )
 from llm.optimizer import make_optimizer
 from llm.parity import check_parity
@@ -97,7 +98,7 @@ class Trainer:
         model = locate(config.model)
         self.tokenizer = load_tokenizer(model)
         device = default_device()
-        self.bf16 = _use_bf16(config.bf16, device)
+        self.bf16 = use_bf16(config.bf16, device)
         _seed_everything(config.seed, 0)
         several = world_size() > 1
         self.policy = load_policy(
@@ -469,11 +470,6 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     import yaml
 
     return dict(yaml.safe_load(config.to_yaml()))
-
-
-def _use_bf16(wanted: bool | None, device: torch.device) -> bool:
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return able if wanted is None else wanted
 
 
 def _frozen(policy: Any) -> Any:

@@ -139,8 +139,8 @@ LLM = (
     Mutant(
         "llm/localizers.py",
         "steps counted from 0",
-        "_one(episodes[i].length, step - 1)",
-        "_one(episodes[i].length, step % episodes[i].length)",
+        "_one(n, self.step - 1)",
+        "_one(n, self.step % n)",
     ),
     Mutant(
         "llm/localizers.py",
@@ -151,8 +151,8 @@ LLM = (
     Mutant(
         "llm/localizers.py",
         "what was not asked has not failed",
-        "self.failed += len(episodes) - named",
-        "self.failed += len(asked) - named",
+        "self.failed += sum(reply.step is None for reply in found)",
+        "self.failed += sum(found[i].step is None for i in asked)",
     ),
     Mutant(
         "llm/localization.py",
@@ -393,6 +393,69 @@ LLM = (
         "        self.policy.eval()  # an update puts it back\n",
         "",
         RESUME,
+    ),
+    Mutant(
+        "llm/correction.py",
+        "fresh attempts cost what the first of them does",
+        "t * comb(n - 1 - (c - int(x)), j) / comb(n - 1, j)",
+        "t * comb(n - c, j) / comb(n, j)",
+    ),
+    Mutant(
+        "llm/correction.py",
+        "localizations are free",
+        'np.array(here["tokens"]) + np.array(here["localizer_tokens"])',
+        'np.array(here["tokens"])',
+    ),
+    Mutant(
+        "llm/correction.py",
+        "random numbers by place in the batch",
+        "for problem, here in zip(problems, chains, strict=True)",
+        "for problem, here in enumerate(chains)",
+    ),
+    Mutant(
+        "llm/correction.py",
+        "the step that is named is kept",
+        "episode.prefix(k)",
+        "episode.prefix(min(k + 1, episode.length - 1))",
+    ),
+    Mutant(
+        "llm/correction.py",
+        "a control that is all right is never there",
+        "tokens <= spent[-1] or right[-1] == 1",
+        "tokens <= spent[-1]",
+    ),
+    Mutant(
+        "llm/records.py",
+        "what is torn stays",
+        "        if whole != text:\n            write_whole(self.path, whole)\n",
+        "",
+        ("tests/llm/test_evaluate.py",),
+    ),
+    Mutant(
+        "llm/measurement.py",
+        "random numbers by place in the batch",
+        "[stream(seed, SAMPLE, i) for i in numbers]",
+        "[stream(seed, SAMPLE, i) for i, _ in enumerate(numbers)]",
+        ("tests/llm/test_evaluate.py",),
+    ),
+    Mutant(
+        "llm/export.py",
+        "the checkpoint's weights are forgotten",
+        "model.to(dtype).load_state_dict(state)",
+        "model.to(dtype)",
+    ),
+    Mutant(
+        "llm/export.py",
+        "generation goes on beyond the task's stop",
+        "list(stop_token_ids(tokenizer, task, eos_ids(saved.model)))",
+        "eos_ids(saved.model)",
+    ),
+    Mutant(
+        "llm/saved.py",
+        "the first checkpoint for the newest",
+        "chosen = max(found) if step is None else step",
+        "chosen = min(found) if step is None else step",
+        ("tests/llm/test_evaluate.py",),
     ),
 )
 
