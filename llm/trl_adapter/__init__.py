@@ -34,9 +34,9 @@ Metrics `reset/*`, `fresh/reward` and `localize/*` (see `llm.metrics`, `llm.loca
 running costs `ledger/*` (see `cpi.Ledger`) join TRL's, whose completion lengths and `num_tokens`
 leave out shared prefixes.
 
-It samples from the model in training, in every process of its own prompts, or from an engine of
-ours, `engine=VLLMEngine(…)`, in place of TRL's vLLM. Two processes under DDP have been run; FSDP
-and DeepSpeed have not, and are refused.
+It samples from the model in training, each process for its own prompts; or, in place of TRL's
+vLLM, from an engine of ours (`engine=VLLMEngine("model")`). What has been run: Transformers and our
+vLLM engine on a CPU, LoRA, and two processes under DDP. FSDP and DeepSpeed are refused.
 """
 
 from __future__ import annotations

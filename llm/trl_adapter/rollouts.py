@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -47,14 +48,16 @@ class ResetRollouts:
         Where srpo resets: prompted, surprisal, random, checker, module:function; or a function from
         episodes to one array of weights each.
     delimiter : str
-        A thought ends with the token that completes this text.
+        A thought ends with the token that completes this text. Where the model never writes it,
+        a completion is one thought, and `reset/empty_prefix_rate` is 1.
     success : float
         A completion has failed if the weighted sum of its rewards is below this.
     plan : GroupPlan, optional
         In place of the algorithm's. Its groups must have one size, which is TRL's
         `num_generations`.
     localization : LocalizationOptions, optional
-        How the prompted localizer samples its replies.
+        How the prompted localizer samples its replies. (Its request goes through the tokenizer's
+        chat template, without TRL's `chat_template_kwargs`.)
     localization_prompt : function, optional
         From a row of the data set and the texts of thoughts to the request to name the first wrong
         one, for models that do not chat. The reply ends with the number of it in `\boxed{}`.
@@ -62,7 +65,8 @@ class ResetRollouts:
         From a row and the texts of thoughts to whether each is wrong: a step checker, for "oracle"
         and "checker", and for metrics of where resets land.
     engine : Engine, optional
-        Samples in place of the model itself, and is given its weights before each rollout.
+        Samples in place of the model itself, such as a `VLLMEngine` of the same model; it is given
+        the current weights before each rollout.
 
     Attributes
     ----------
@@ -160,50 +164,46 @@ class ResetRollouts:
         training, key = trainer.model.training, self._key(trainer)
         if training:
             check_groups(trainer, self.plan, prompts)
-        engine = self._engine(trainer)
-        simulator = TRLSimulator(trainer, engine, self.task)
-        if not training:  # one fresh completion for each prompt, however many there are
-            starts = simulator.starts([{"prompt": prompt} for prompt in prompts])
-            rng = np.random.default_rng([*key, EVALUATE])
-            alone = simulator.rollout([Prefix(start) for start in starts], 1, rng)
-            return _completions([(episode, episode.origin) for (episode,) in alone])
-        starts = simulator.starts([self._row(p) for p in prompts[:: self.plan.rollouts]])
-        localizer = PromptedLocalizer(
-            engine,
-            simulator.tokenizer,
-            self.task,
-            np.random.default_rng([*key, LOCALIZE]),
-            self.localization.temperature,
-            self.localization.max_tokens,
-            trainer.eos_token_ids,
-        )
-        named = self.localizer
-        if isinstance(named, str):
-            named = make_localizer(named, localizer, self.task)
-        rule = WatchedRule(
-            ALGORITHMS[self.algorithm].rule(World(checker_rule(self.task), named)),
-            self.task,
-            Reporter(1, Console(quiet=True)),  # TRL shows the progress
-        )
-        self.collection = collect(
-            simulator,
-            starts,
-            self.plan,
-            rule,
-            np.random.default_rng([*key, COLLECT]),
-        )
+        with self._sampling(trainer) as engine:
+            simulator = TRLSimulator(trainer, engine, self.task)
+            if not training:
+                return _evaluation(simulator, prompts, np.random.default_rng([*key, EVALUATE]))
+            starts = simulator.starts([self._row(p) for p in prompts[:: self.plan.rollouts]])
+            localizer = PromptedLocalizer(
+                engine,
+                simulator.tokenizer,
+                self.task,
+                np.random.default_rng([*key, LOCALIZE]),
+                self.localization.temperature,
+                self.localization.max_tokens,
+                trainer.eos_token_ids,
+            )
+            rule = self._rule(localizer)
+            rng = np.random.default_rng([*key, COLLECT])
+            self.collection = collect(simulator, starts, self.plan, rule, rng)
         self._log(trainer, self.collection, rule, localizer)
         return _completions(
             [(episode, group.prefix) for group in self.collection for episode in group.episodes]
         )
 
-    def _engine(self, trainer: GRPOTrainer) -> Engine:
+    @contextmanager
+    def _sampling(self, trainer: GRPOTrainer) -> Iterator[Engine]:
         """What samples from the current policy."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         if self.engine is None:
-            return LiveEngine(model)
+            yield LiveEngine(model)
+            return
+        self.engine.wake()
         self.engine.sync_weights(merged_state_dict(model, self.engine.dtype))
-        return self.engine
+        yield self.engine
+        self.engine.sleep()  # its memory is the update's meanwhile
+
+    def _rule(self, prompted: PromptedLocalizer) -> WatchedRule:
+        localizer = self.localizer
+        if isinstance(localizer, str):
+            localizer = make_localizer(localizer, prompted, self.task)
+        rule = ALGORITHMS[self.algorithm].rule(World(checker_rule(self.task), localizer))
+        return WatchedRule(rule, self.task, Reporter(1, Console(quiet=True)))  # TRL shows progress
 
     def _key(self, trainer: GRPOTrainer) -> list[int]:
         """What the randomness of this call depends on."""
@@ -248,6 +248,15 @@ class ResetRollouts:
         self.ledger += Ledger(**dict(zip(counts, everywhere, strict=True)))
         for name, count in self.ledger.to_json().items():
             trainer._metrics["train"][f"ledger/{name}"] = [count]
+
+
+def _evaluation(
+    simulator: TRLSimulator, prompts: Sequence[PromptText], rng: np.random.Generator
+) -> dict[str, Any]:
+    """One fresh completion for each prompt, however many there are."""
+    starts = simulator.starts([{"prompt": prompt} for prompt in prompts])
+    groups = simulator.rollout([Prefix(start) for start in starts], 1, rng)
+    return _completions([(episode, episode.origin) for (episode,) in groups])
 
 
 def _completions(pairs: Sequence[tuple[Episode, Prefix]]) -> dict[str, Any]:

@@ -43,26 +43,27 @@ def check_sampling(trainer: Any) -> None:
             "pip install 'trl>=1.16,<1.17'"
         )
     args = trainer.args
+    batching = args.use_transformers_continuous_batching
+    penalty = args.repetition_penalty
     refused: list[tuple[str, Any, str]] = [
         ("use_vllm", args.use_vllm, "leave it off, and give ResetRollouts an engine of ours"),
-        (
-            "use_transformers_continuous_batching",
-            args.use_transformers_continuous_batching,
-            "leave it off",
-        ),
+        ("use_transformers_continuous_batching", batching, "leave it off"),
         ("top_k", args.top_k, "only temperature and top_p are known here; leave it out"),
         ("min_p", args.min_p, "only temperature and top_p are known here; leave it out"),
-        ("repetition_penalty", args.repetition_penalty - 1, "leave it at 1"),
+        ("repetition_penalty", penalty if penalty != 1 else None, "leave it at 1"),
         ("generation_kwargs", args.generation_kwargs, "leave them out"),
         ("tools", trainer.tools, "completions are the model's own words only; leave them out"),
-        ("model", trainer._is_vlm, "prompts are text only; use a language model"),
-        ("fsdp", trainer.is_fsdp_enabled, "one whole model a process is needed; use DDP"),
-        ("deepspeed", trainer.is_deepspeed_enabled, "one whole model a process is needed; use DDP"),
+        ("images", trainer._is_vlm, "prompts are text only; use a language model"),
+        ("fsdp", trainer.is_fsdp_enabled, "a process samples from a whole model; use DDP"),
+        (
+            "deepspeed",
+            trainer.is_deepspeed_enabled,
+            "a process samples from a whole model; use DDP",
+        ),
     ]
     for name, given, cure in refused:
         if given:
-            shown = getattr(args, name, None)
-            raise ValueError(f"{name}: {shown!r} does not go with resets: {cure}")
+            raise ValueError(f"{name}: {given!r} does not go with resets; {cure}")
 
 
 def check_groups(trainer: Any, plan: GroupPlan, prompts: Sequence[Any]) -> None:
