@@ -1,0 +1,278 @@
+"""The rollout function: collect groups with resets, and hand them to TRL as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from cpi.advantages import group_advantages
+from cpi.collect import Collection, Ledger, collect
+from cpi.episodes import Episode, Prefix
+from cpi.plans import ALGORITHMS, GroupPlan, World
+from cpi.resets import Localizer
+from llm.config import LocalizationOptions
+from llm.engines import Engine
+from llm.engines.live import LiveEngine
+from llm.localization import WatchedRule, localization_metrics
+from llm.localizers import LOCALIZERS, PromptedLocalizer, checker_rule, make_localizer
+from llm.metrics import collection_metrics
+from llm.models import merged_state_dict
+from llm.progress import Reporter
+from llm.rows import make_rows
+from llm.tasks.task import PromptText, Task
+from llm.thoughts import token_ids
+from llm.trl_adapter.settings import check_groups, check_sampling, group_size
+from llm.trl_adapter.simulator import TRLSimulator, UsersTask
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+#: What keys a random stream besides seed, step and process.
+COLLECT, LOCALIZE, EVALUATE = range(3)
+
+
+class ResetRollouts:
+    r"""A `rollout_func` for `trl.GRPOTrainer`, one for each trainer.
+
+    Parameters
+    ----------
+    algorithm : {"srpo", "rrpo", "oracle", "grpo"}
+        A line of `cpi.ALGORITHMS`.
+    localizer : str or function
+        Where srpo resets: prompted, surprisal, random, checker, module:function; or a function from
+        episodes to one array of weights each.
+    delimiter : str
+        A thought ends with the token that completes this text. Where the model never writes it,
+        a completion is one thought, and `reset/empty_prefix_rate` is 1.
+    success : float
+        A completion has failed if the weighted sum of its rewards is below this.
+    plan : GroupPlan, optional
+        In place of the algorithm's. Its groups must have one size, which is TRL's
+        `num_generations`.
+    localization : LocalizationOptions, optional
+        How the prompted localizer samples its replies. (Its request goes through the tokenizer's
+        chat template, without TRL's `chat_template_kwargs`.)
+    localization_prompt : function, optional
+        From a row of the data set and the texts of thoughts to the request to name the first wrong
+        one, for models that do not chat. The reply ends with the number of it in `\boxed{}`.
+    errors : function, optional
+        From a row and the texts of thoughts to whether each is wrong: a step checker, for "oracle"
+        and "checker", and for metrics of where resets land.
+    engine : Engine, optional
+        Samples in place of the model itself, such as a `VLLMEngine` of the same model; it is given
+        the current weights before each rollout.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        What all rollouts so far have cost, in all processes, since the start or resumption.
+    collection : Collection or None
+        The groups of the last rollout in this process.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, the plan has groups of several sizes, or a checker is missing.
+    """
+
+    def __init__(
+        self,
+        algorithm: Literal["srpo", "rrpo", "oracle", "grpo"] = "srpo",
+        *,
+        localizer: str | Localizer = "prompted",
+        delimiter: str = Task.delimiter,
+        success: float = Task.success,
+        plan: GroupPlan | None = None,
+        localization: LocalizationOptions | None = None,
+        localization_prompt: Callable[[dict[str, Any], Sequence[str]], PromptText] | None = None,
+        errors: Callable[[dict[str, Any], Sequence[str]], Any] | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+        if isinstance(localizer, str) and localizer not in LOCALIZERS and ":" not in localizer:
+            raise ValueError(
+                f"localizer: {localizer!r} is none of {', '.join(LOCALIZERS)}, nor module:function"
+            )
+        if errors is None and (algorithm == "oracle" or localizer == "checker"):
+            raise ValueError(
+                "errors: none given, and resets to the first error need a step checker; give "
+                "errors=function(row, thoughts), or use localizer='prompted'"
+            )
+        self.algorithm, self.localizer = algorithm, localizer
+        self.plan = plan or ALGORITHMS[algorithm].plan
+        self.groups = self.plan.rollouts // group_size(self.plan)
+        self.localization = localization or LocalizationOptions()
+        self.task = UsersTask(delimiter, success, localization_prompt, errors)
+        self.engine = engine
+        self.ledger = Ledger()
+        self.collection: Collection | None = None
+        self._dataset: Any = None
+        self._row_of: dict[str, int] = {}
+        self._when: tuple[bool, int] | None = None
+        self._calls = 0
+
+    def dataset(self, dataset: Any, seed: int = 0) -> Any:
+        """The data set to train on: rows in random order, each as often as a prompt has groups.
+
+        TRL keeps them together with `shuffle_dataset=False`; every epoch then has this order.
+
+        Parameters
+        ----------
+        dataset : datasets.Dataset
+            With a column "prompt", and those that the rewards want.
+        seed : int
+
+        Raises
+        ------
+        ValueError
+            If it is no such data set, or has a prompt twice with different columns: TRL tells a
+            `rollout_func` the prompts only, and columns are found by them.
+        """
+        if not hasattr(dataset, "select") or "prompt" not in (dataset.column_names or ()):
+            raise ValueError(
+                f"dataset: {type(dataset).__name__} is not a datasets.Dataset with a column "
+                "'prompt'; load it whole (no streaming), and name its prompts so"
+            )
+        row_of: dict[str, int] = {}
+        for at, prompt in enumerate(dataset["prompt"]):
+            first = row_of.setdefault(_key(prompt), at)
+            if first != at and dataset[first] != dataset[at]:
+                raise ValueError(
+                    f"dataset: rows {first} and {at} have one prompt but different columns, and "
+                    "TRL's hook tells the prompt only; drop one of them"
+                )
+        self._dataset, self._row_of = dataset, row_of
+        order = np.random.default_rng(seed).permutation(len(dataset))
+        return dataset.select(np.repeat(order, self.groups))
+
+    def __call__(self, prompts: Sequence[PromptText], trainer: GRPOTrainer) -> dict[str, Any]:
+        """Completions for TRL, one a prompt; see `trl.GRPOTrainer`'s `rollout_func`.
+
+        Raises
+        ------
+        ValueError
+            If a setting of the trainer does not go with resets.
+        """
+        check_sampling(trainer)
+        training, key = trainer.model.training, self._key(trainer)
+        if training:
+            check_groups(trainer, self.plan, prompts)
+        with self._sampling(trainer) as engine:
+            simulator = TRLSimulator(trainer, engine, self.task)
+            if not training:
+                return _evaluation(simulator, prompts, np.random.default_rng([*key, EVALUATE]))
+            starts = simulator.starts([self._row(p) for p in prompts[:: self.plan.rollouts]])
+            localizer = PromptedLocalizer(
+                engine,
+                simulator.tokenizer,
+                self.task,
+                np.random.default_rng([*key, LOCALIZE]),
+                self.localization.temperature,
+                self.localization.max_tokens,
+                trainer.eos_token_ids,
+            )
+            rule = self._rule(localizer)
+            rng = np.random.default_rng([*key, COLLECT])
+            self.collection = collect(simulator, starts, self.plan, rule, rng)
+        self._log(trainer, self.collection, rule, localizer)
+        return _completions(
+            [(episode, group.prefix) for group in self.collection for episode in group.episodes]
+        )
+
+    @contextmanager
+    def _sampling(self, trainer: GRPOTrainer) -> Iterator[Engine]:
+        """What samples from the current policy."""
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if self.engine is None:
+            yield LiveEngine(model)
+            return
+        self.engine.wake()
+        self.engine.sync_weights(merged_state_dict(model, self.engine.dtype))
+        yield self.engine
+        self.engine.sleep()  # its memory is the update's meanwhile
+
+    def _rule(self, prompted: PromptedLocalizer) -> WatchedRule:
+        localizer = self.localizer
+        if isinstance(localizer, str):
+            localizer = make_localizer(localizer, prompted, self.task)
+        rule = ALGORITHMS[self.algorithm].rule(World(checker_rule(self.task), localizer))
+        return WatchedRule(rule, self.task, Reporter(1, Console(quiet=True)))  # TRL shows progress
+
+    def _key(self, trainer: GRPOTrainer) -> list[int]:
+        """What the randomness of this call depends on."""
+        when = (trainer.model.training, trainer.state.global_step)
+        self._calls = self._calls + 1 if when == self._when else 0
+        self._when = when
+        process = trainer.accelerator.process_index
+        return [trainer.args.seed, trainer.state.global_step, self._calls, process]
+
+    def _row(self, prompt: PromptText) -> dict[str, Any]:
+        at = self._row_of.get(_key(prompt))
+        if at is None:
+            raise ValueError(
+                f"train_dataset: ResetRollouts.dataset has not seen the prompt "
+                f"{str(prompt)[:60]!r}; train on what that returns, as it is"
+            )
+        return dict(self._dataset[at])
+
+    def _log(
+        self,
+        trainer: GRPOTrainer,
+        collection: Collection,
+        rule: WatchedRule,
+        localizer: PromptedLocalizer,
+    ) -> None:
+        """Metrics, by the way of reward functions; TRL averages them over processes."""
+        advantages = group_advantages([group.returns for group in collection])
+        rows = make_rows(collection, advantages)
+        metrics = {
+            name: value
+            for name, value in collection_metrics(collection, advantages, rows).items()
+            if name.startswith(("fresh/", "reset/"))  # TRL has the others itself
+        }
+        metrics |= localization_metrics(rule.verdicts, collection)
+        if localizer.asked:
+            metrics["localize/parse_failure_rate"] = localizer.failed / localizer.asked
+        for name, value in metrics.items():
+            trainer._log_metric(name, value)
+        counts = collection.ledger.to_json()
+        here = torch.tensor(list(counts.values()), device=trainer.accelerator.device)
+        everywhere = trainer.accelerator.reduce(here, "sum").tolist()
+        self.ledger += Ledger(**dict(zip(counts, everywhere, strict=True)))
+        for name, count in self.ledger.to_json().items():
+            trainer._metrics["train"][f"ledger/{name}"] = [count]
+
+
+def _evaluation(
+    simulator: TRLSimulator, prompts: Sequence[PromptText], rng: np.random.Generator
+) -> dict[str, Any]:
+    """One fresh completion for each prompt, however many there are."""
+    starts = simulator.starts([{"prompt": prompt} for prompt in prompts])
+    groups = simulator.rollout([Prefix(start) for start in starts], 1, rng)
+    return _completions([(episode, episode.origin) for (episode,) in groups])
+
+
+def _completions(pairs: Sequence[tuple[Episode, Prefix]]) -> dict[str, Any]:
+    """Episodes and what of each is a shared prefix, as TRL wants them."""
+    ids = [token_ids(episode.steps) for episode, _ in pairs]
+    kept = [len(token_ids(prefix.steps)) for _, prefix in pairs]
+    return {
+        "prompt_ids": [list(prefix.start.ids) for _, prefix in pairs],
+        "completion_ids": ids,
+        "logprobs": [
+            np.concatenate([thought.logprobs for thought in episode.steps]).tolist()
+            for episode, _ in pairs
+        ],
+        "env_mask": [[0] * k + [1] * (len(i) - k) for i, k in zip(ids, kept, strict=True)],
+    }
+
+
+def _key(prompt: PromptText) -> str:
+    return json.dumps(prompt, sort_keys=True)
