@@ -1,0 +1,1 @@
+"""Verifiers: how a completion is judged against the answer of a data set."""
