@@ -62,6 +62,9 @@ from llm.update import TrainingError, Updater
 #: What keys a random stream besides seed and step.
 COLLECT, LOCALIZE, UPDATE, EVALUATE = range(4)
 
+#: Steps without a delimiter after which a run says so.
+UNDIVIDED = 3
+
 
 class Trainer:
     """A training run, from its settings; see `TrainConfig`.
@@ -114,6 +117,7 @@ class Trainer:
         )
         self.step = self._recorded = 0
         self.stop_asked = False
+        self.undivided = 0  # steps so far without a delimiter; -1 once there was one
         self.ledger = Ledger()
         self.num_tokens = 0
         if resume is not None:
@@ -135,6 +139,8 @@ class Trainer:
             test = self.examples["test"][: config.evaluation.problems]
             self.test_prompts = [self.simulator.prompt(e) for e in test]
             self._check_lengths()
+            for note in self.task.notes():
+                self.reporter.message(note)
             if config.sampling.top_p < 1:
                 self.reporter.message(
                     f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
@@ -198,6 +204,7 @@ class Trainer:
             mask_truncated_completions=config.update.mask_truncated_completions,
         )
         metrics = collection_metrics(collection, advantages, rows)
+        metrics["verifier/failure_rate"] = self._failure_rate()
         metrics.update(localization_metrics(rule.verdicts, collection))
         if localizer.asked:
             metrics["localize/parse_failure_rate"] = localizer.failed / localizer.asked
@@ -213,6 +220,7 @@ class Trainer:
         self.step = step
         self.ledger = self.ledger + collection.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
+        self._watch_thoughts(metrics["thoughts/mean"])
         failure = None
         try:
             self.engine.wake()
@@ -292,7 +300,8 @@ class Trainer:
     def evaluate(self, step: int) -> dict[str, float]:
         """pass@1 and pass@k on held-out problems, with the same random numbers every time."""
         rng = self._rng(0, EVALUATE)
-        return evaluate(self.simulator, self.test_prompts, self.config.evaluation.samples, rng)
+        metrics = evaluate(self.simulator, self.test_prompts, self.config.evaluation.samples, rng)
+        return {**metrics, "eval/verifier/failure_rate": self._failure_rate()}
 
     # ------------------------------------------------------------------ its files
 
@@ -379,9 +388,27 @@ class Trainer:
     def _rng(self, step: int, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, step, stream])
 
+    def _failure_rate(self) -> float:
+        """Share of episodes since the last call that the verifier could not judge."""
+        simulator = self.simulator
+        rate = simulator.unjudged / simulator.judged if simulator.judged else 0.0
+        simulator.judged = simulator.unjudged = 0
+        return rate
+
+    def _watch_thoughts(self, mean: float) -> None:
+        """Say once that no episode of the first steps has a second thought."""
+        self.undivided = self.undivided + 1 if mean <= 1 and self.undivided >= 0 else -1
+        if self.undivided == UNDIVIDED and self.config.group_plan().resets:
+            self.reporter.message(
+                f"warning: in {UNDIVIDED} steps no completion had the delimiter "
+                f"{self.task.delimiter!r}: with one thought each, {self.config.algorithm} resets "
+                "to the prompt, which is GRPO for more tokens. Ask for it in the prompt, or name "
+                "another (--task_args.delimiter for a data set)"
+            )
+
     def _check_task(self) -> None:
         """Refuse what the task cannot do, before a model is loaded."""
-        config, name = self.config, type(self.task).__name__
+        config, name = self.config, str(self.task)
         if config.algorithm == "oracle" and not self.task.has_checker:
             raise ValueError(
                 f"algorithm: oracle needs a step checker, and {name} has none; use rrpo or srpo"
