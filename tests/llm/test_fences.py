@@ -147,6 +147,15 @@ def test_a_prefix_goes_on_as_the_whole_did(words: list[str], data: st.DataObject
     assert split(simulator(left), prefix) == whole
 
 
+def test_a_reset_right_after_a_fence_was_opened() -> None:
+    # The token that ends the first thought also opens the fence of the second.
+    script = say([f"{D}```", "\n", D, "\n", "```", "\n", D, "a"])
+    whole = split(simulator(script), start())
+    assert [len(ids) for ids, _ in whole] == [1, 6, 2]
+    ((episode,),) = simulator(script).rollout([start()], 1, np.random.default_rng(0))
+    assert split(simulator(script[1:]), episode.prefix(1)) == whole
+
+
 @repeatable
 @given(st.lists(streams, min_size=2, max_size=4))
 def test_boundaries_do_not_depend_on_the_batch(batch: list[list[str]]) -> None:
