@@ -52,8 +52,8 @@ def make_task(name: str, **options: Any) -> Task:
     except Exception as error:
         if isinstance(error, ValueError):  # its own refusal, which says what is wrong
             raise
-        kind = type(error).__name__
-        raise ValueError(f"task: {name} cannot be made with {options}: {kind}: {error}") from error
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"task: {name} cannot be made with {options}: {said}") from error
     if not isinstance(task, Task):
         raise ValueError(f"task: {name} gives a {type(task).__name__}, not an llm.tasks.Task")
     if not isinstance(task.delimiter, str):

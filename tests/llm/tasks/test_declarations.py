@@ -219,6 +219,7 @@ SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"sise": 3}, "task_args.sise is not a key of a task: name, data"),
     "type": ({"train": "all"}, "task_args.train: 'all' is not of type int | None"),
     "verifier": ({"verifier": "maths"}, "maths"),
+    "no value": ({"verifier_args": {"colour": "["}}, "ParserError: while parsing a flow node"),
     "option": ({"verifier_args": {"colour": 1}}, "colour"),
     "delimiter": ({"delimiter": ""}, "it is empty; give the text that ends a thought"),
 }
