@@ -1,0 +1,50 @@
+"""Verifiers by name: how a completion is judged against the answer of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llm.imports import import_object
+from llm.verifiers.answers import Choice, Exact, YesNo
+from llm.verifiers.maths import MathVerifier
+from llm.verifiers.numeric import Numeric
+from llm.verifiers.programs import CodeVerifier
+from llm.verifiers.verifier import Verdict, Verifier
+
+__all__ = ["VERIFIERS", "Verdict", "Verifier", "make_verifier"]
+
+#: What makes a verifier, by its name.
+VERIFIERS: dict[str, Callable[..., Verifier]] = {
+    "math": MathVerifier,
+    "choice": Choice,
+    "yes_no": YesNo,
+    "exact": Exact,
+    "numeric": Numeric,
+    "code": CodeVerifier,
+}
+
+
+def make_verifier(name: str, **options: Any) -> Verifier:
+    """The verifier of this name, or what `module:function` makes of the options.
+
+    Raises
+    ------
+    ValueError
+        If there is no such verifier, or it does not take these options.
+    """
+    if name not in VERIFIERS and ":" not in name:
+        raise ValueError(
+            f"verifier: {name!r} is none of {', '.join(VERIFIERS)}, nor module:function"
+        )
+    make = VERIFIERS[name] if name in VERIFIERS else import_object(name, "verifier")
+    try:
+        verifier: Verifier = make(**options)
+    except ValueError:  # its own refusal, which says what is wrong
+        raise
+    except Exception as error:
+        what = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"verifier: {name} cannot be made with {options}: {what}") from error
+    if not callable(verifier):
+        raise ValueError(f"verifier: {name} gives a {type(verifier).__name__}, not a function")
+    return verifier

@@ -1,0 +1,212 @@
+r"""Short answers: a letter, yes or no, a text; numbers are in `llm.verifiers.numeric`.
+
+Each verifier looks for where a completion *states* its answer, in this order, and of the first kind
+it finds the last one counts:
+
+1. explicitly: `\boxed{B}`, "the answer is (B)", "Answer: B",
+2. in bold, `**B**` (letters, yes and no),
+3. alone, as each class says.
+
+A statement of two answers, "B or C", is wrong, whatever was said before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from llm.verifiers.boxed import has_box, last_boxed
+from llm.verifiers.verifier import Verdict
+
+# "the answer is", "Answer:", "correct option is therefore"; what opens the answer follows.
+_STATES = (
+    r"\b(?i:(?:answer|option|choice|verdict)\b[*_]*(?:\s+(?:is|would\s+be|must\s+be|should\s+be)\b"
+    r"|\s*[:=])|answer\b(?=\s*[*_]*\s*\n))[*_]*"
+    r"(?:\s*(?i:therefore|thus|hence|clearly|indeed|simply|probably|definitely|option|choice"
+    r"|letter)\b[,:]?|\s*:)*\s*"
+)
+_GO_ON = r"(?:because|since|as|for|or|and)\b"  # after a letter that is not a word
+_MARKS = r"(?:[\s*_$(\[{]|\\(?:text|textbf|mathrm|mathbf|boxed|fbox)(?=\s?\{)){0,12}"
+
+
+class AnswerVerifier:
+    """Judges an answer found in the text: subclasses give `stated` and `right`."""
+
+    def stated(self, completion: str) -> str | None:
+        """The answer of a completion, None if there is none."""
+        raise NotImplementedError
+
+    def right(self, answer: Any, stated: str) -> bool:
+        """Whether a stated answer is the right one."""
+        raise NotImplementedError
+
+    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verdict]:
+        """One verdict a completion."""
+        verdicts = []
+        for answer, completion in zip(answers, completions, strict=True):
+            stated = self.stated(completion)
+            right = stated is not None and self.right(answer, stated)
+            verdicts.append(Verdict(float(right)))
+        return verdicts
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """Where a pattern last begins to match."""
+    return max(pattern.finditer(text), key=re.Match.start, default=None)
+
+
+class Choice(AnswerVerifier):
+    r"""Reward 1 for the right letter of a multiple-choice question.
+
+    Letters are capitals. Explicit statements may go on: "Answer: (B) Paris", `\boxed{B. Paris}`;
+    but "A" and "I" before a small letter are words ("the answer is I think …"). A letter in bold
+    counts if there is no explicit statement, and then a letter that is all of the last line, or
+    begins it as "B) …" or "(B) …".
+
+    Parameters
+    ----------
+    letters : str
+        Those that may be answered, "ABCD" say.
+
+    Raises
+    ------
+    ValueError
+        If they are not different capital letters.
+    """
+
+    def __init__(self, letters: str = "ABCDEFGHIJ") -> None:
+        if not re.fullmatch("[A-Z]{2,}", letters) or len(set(letters)) < len(letters):
+            raise ValueError(
+                f"choice: letters={letters!r}: give different capital letters, such as ABCD"
+            )
+        self.letters = letters
+        letter = rf"(?P<letter>[{letters}])(?![\w'’]|-\w)(?!(?<=[AI])\s(?!{_GO_ON})[a-z])"
+        other = rf"(?P<other>\s*(?:,|/|&|,?\s*\b(?:or|and)\b)\s*[*_$(\[]*[{letters}](?![\w'’]))?"
+        self._explicit = re.compile(
+            rf"(?:{_STATES}|\\(?:boxed|fbox)\s*\{{){_MARKS}{letter}[)\]}}*_$]*{other}"
+        )
+        self._bold = re.compile(rf"\*\*\(?{letter}[).:]?(?:\*\*|\s[^*\n]*\*\*)")
+        self._line = re.compile(
+            rf"\s*(?:\({letter}\).*|{letter.replace('letter', 'open')}(?:\).*|[.:]?\s*))"
+        )
+
+    def check_answer(self, answer: Any) -> None:
+        """Raise a ValueError unless this is one of the letters, or the 0-based number of one."""
+        if self._letter(answer) not in list(self.letters):
+            raise ValueError(
+                f"choice: the answer {answer!r} is none of the letters {self.letters}, nor the "
+                f"number of one, 0 to {len(self.letters) - 1}; see the option letters"
+            )
+
+    def _letter(self, answer: Any) -> str:
+        if isinstance(answer, int) and not isinstance(answer, bool):
+            return self.letters[answer] if 0 <= answer < len(self.letters) else ""
+        return answer.strip(" ().") if isinstance(answer, str) else ""
+
+    def stated(self, completion: str) -> str | None:
+        """The letter, "" for two at once."""
+        found = last_match(self._explicit, completion)
+        if found is not None:
+            return "" if found["other"] else found["letter"]
+        found = last_match(self._bold, completion)
+        if found is not None:
+            return found["letter"]
+        lines = completion.strip().splitlines()
+        found = self._line.fullmatch(lines[-1]) if lines else None
+        return (found["letter"] or found["open"]) if found else None
+
+    def right(self, answer: Any, stated: str) -> bool:
+        """Whether it is the letter."""
+        return stated == self._letter(answer)
+
+
+_YES = {"yes": True, "true": True, "no": False, "false": False}
+
+
+class YesNo(AnswerVerifier):
+    r"""Reward 1 for the right one of yes and no; true and false mean the same.
+
+    Capitals do not matter. Without an explicit or bold statement, the last line counts that begins
+    with one of the words and a mark of punctuation, or is the word alone: "No, it is not."
+    """
+
+    _word = r"(?P<word>(?i:yes|no|true|false))(?![\w'’-])"
+    _explicit = re.compile(
+        rf"(?:{_STATES}|\\(?:boxed|fbox)\s*\{{){_MARKS}{_word}[)\]}}*_$]*"
+        r"(?P<other>\s*(?:,|/|&|\bor\b|\band\b)\s*[*_$]*(?i:yes|no|true|false)\b)?"
+    )
+    _bold = re.compile(rf"\*\*\s*{_word}[.,:!]?\s*\*\*")
+    _line = re.compile(rf"(?m)^[ \t]*{_word}[ \t]*(?:[.,:;!—–-]|$)")
+
+    def check_answer(self, answer: Any) -> None:
+        """Raise a ValueError unless this is true, false, or one of the words."""
+        if self._meant(answer) is None:
+            raise ValueError(
+                f"yes_no: the answer {answer!r} is not true or false, nor 'yes', 'no', 'true', "
+                "'false'"
+            )
+
+    def _meant(self, answer: Any) -> bool | None:
+        if isinstance(answer, str):
+            return _YES.get(answer.strip().lower())
+        return answer if isinstance(answer, bool) else None
+
+    def stated(self, completion: str) -> str | None:
+        """The word, "" for two at once."""
+        for pattern in (self._explicit, self._bold, self._line):
+            found = last_match(pattern, completion)
+            if found is not None:
+                return "" if found.groupdict().get("other") else found["word"]
+        return None
+
+    def right(self, answer: Any, stated: str) -> bool:
+        """Whether it means the same."""
+        meant = self._meant(stated)
+        return meant is not None and meant == self._meant(answer)
+
+
+class Exact(AnswerVerifier):
+    r"""Reward 1 for the very text of the right answer.
+
+    The answer is the last box; else the rest of the last line that says "the answer is …" or
+    "Answer: …"; else all of the completion.
+
+    Parameters
+    ----------
+    normalise : bool
+        Whether capitals, the width of white space, a full stop at the end and marks around the
+        answer (quotes, `**`, `$`, `\text{}`) do not matter. If not, only white space at the ends.
+    """
+
+    _rest = re.compile(
+        r"\b(?i:answer)\b[*_]*(?:\s+(?i:is)\b\s*:?|\s*:)[*_]*[ \t]*(?P<rest>\S[^\n]*)"
+    )
+    _text = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+
+    def __init__(self, normalise: bool = True) -> None:
+        self.normalise = normalise
+
+    def check_answer(self, answer: Any) -> None:
+        """Raise a ValueError unless this is text or a whole number, not empty."""
+        if isinstance(answer, bool) or not isinstance(answer, str | int):
+            raise ValueError(f"exact: the answer {answer!r} is a {type(answer).__name__}, not text")
+        if not self._plain(str(answer)):
+            raise ValueError(f"exact: the answer {answer!r} is empty")
+
+    def _plain(self, text: str) -> str:
+        if not self.normalise:
+            return text.strip()
+        text = " ".join(self._text.sub(r"\1", text).split())
+        return text.strip("*_`$\"'“”‘’ ").removesuffix(".").strip("*_`$\"'“”‘’ ").casefold()
+
+    def stated(self, completion: str) -> str | None:
+        """The text."""
+        if has_box(completion):
+            return last_boxed(completion)
+        found = last_match(self._rest, completion)
+        return found["rest"] if found else completion
+
+    def right(self, answer: Any, stated: str) -> bool:
+        """Whether the texts are the same."""
+        return self._plain(stated) == self._plain(str(answer))

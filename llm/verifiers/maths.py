@@ -1,0 +1,289 @@
+"""Mathematical answers, judged by math-verify in processes that may be killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import queue
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm.verifiers.boxed import has_box, last_boxed
+from llm.verifiers.in_threads import in_threads
+from llm.verifiers.verifier import Verdict
+
+#: Characters of an answer; what is longer is no answer, but could keep a worker busy.
+LONGEST = 1000
+#: Characters at the end of a completion in which an answer without a box is looked for.
+TAIL = 1000
+#: Seconds in which a worker must have started: it loads sympy, maybe from a slow disk.
+START = 300.0
+
+_ROOT = str(Path(__file__).parents[2])
+_WORKER = (
+    "import sys; sys.path[:] = sys.argv[3:]; from llm.verifiers.math_worker import main; main()"
+)
+
+
+class Pair(NamedTuple):
+    """What a worker is asked; see `llm.verifiers.math_worker.equal`."""
+
+    gold: str
+    answer: str
+    boxed: bool
+
+
+class Worker:
+    """A process that judges, started when it is first asked, and again whenever it has ended.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds for a pair.
+    memory : int
+        Bytes of its address space.
+    """
+
+    def __init__(self, timeout: float, memory: int) -> None:
+        self.timeout, self.memory = timeout, memory
+        self.process: subprocess.Popen[bytes] | None = None
+        self.cancelled = False
+
+    def judge(self, pair: Pair) -> Verdict:
+        """The verdict, or after `timeout` a failure.
+
+        Raises
+        ------
+        RuntimeError
+            If a worker does not start.
+        """
+        request = json.dumps(pair._asdict()).encode() + b"\n"
+        reply: dict[str, Any] | None = {}
+        for _ in range(2):  # once more if somebody has killed it, which is not the pair's fault
+            reply = self._ask(request)
+            if reply != {} or self.cancelled:
+                break
+        if reply is None:
+            return Verdict(0.0, "timeout")
+        failure = reply.get("failure", "") if reply else "crash"
+        return Verdict(float(reply.get("equal", False)), failure)
+
+    def _ask(self, request: bytes) -> dict[str, Any] | None:
+        """See `_reply`; the process has ended unless there is a reply that is not its last."""
+        process = self._started()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            reply = _reply(process, self.timeout)
+        except BrokenPipeError:
+            reply = {}
+        if not reply or reply["last"]:
+            self.close()
+        return reply
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self.process is not None and self.process.poll() is None:
+            return self.process
+        self.close()
+        path = [_ROOT, *(os.path.abspath(entry) for entry in sys.path if entry)]
+        limits = [str(self.timeout), str(self.memory)]
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _WORKER, *limits, *path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for the run, which may want to end its step
+            )
+            self.process = process
+            if not _reply(process, START):
+                self.close()
+                errors.seek(0)
+                last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+                raise RuntimeError(
+                    f"math: a worker did not start: {' '.join(last) or 'no message'}"
+                )
+        return process
+
+    def cancel(self) -> None:
+        """Have the process end; whoever waits for its reply sees that, and lets it be."""
+        self.cancelled = True
+        process = self.process  # another thread may be about to close
+        if process is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """End the process and wait for that."""
+        if self.process is None:
+            return
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self.process = None
+
+
+def _reply(process: subprocess.Popen[bytes], timeout: float) -> dict[str, Any] | None:
+    """The next line, {} if the process has ended, None after `timeout` seconds."""
+    assert process.stdout is not None
+    end, line = time.monotonic() + timeout, b""
+    while not line.endswith(b"\n"):
+        if not select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+            return None
+        data = os.read(process.stdout.fileno(), 1 << 16)
+        if not data:
+            return {}
+        line += data
+    return dict(json.loads(line))
+
+
+class MathVerifier:
+    r"""Reward 1 for a mathematical answer equal to the right one: `0.25` for `\frac14`.
+
+    The answer is the last `\boxed{…}` (`llm.verifiers.boxed`). Values count, not forms: an answer
+    may be left unsimplified. Decimals are meant exactly, 0.333 is not 1/3. Units, degree signs and
+    signs of currency are dropped; 10% is 0.1, and also 10. A list `1, 2` is a set, in any order;
+    (1, 2) is a point or an interval, and (1, 2), [1, 2], {1, 2} all differ. Of `x = 3` the right
+    side counts, where the right answer is no equation.
+
+    math-verify runs in worker processes that are killed when a pair takes too long: sympy can hang
+    or fill the memory on an answer like `9^{9^{9^9}}`. Such a pair is a failure ("timeout",
+    "crash", "memory", "nested too deeply", "too long"), and its reward 0.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds for one pair.
+    workers : int
+        Processes; they start with the first call, and end with `close`, with this process, or
+        when the verifier is collected.
+    memory : int
+        MiB of address space that each may have.
+    require_box : bool
+        Whether a completion without a box is wrong. If not, math-verify looks for an answer in its
+        last 1,000 characters: the last "answer is …", else the last formula or number.
+
+    Raises
+    ------
+    ValueError
+        If math-verify is not installed or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        timeout: float = 5.0,
+        workers: int = 2,
+        memory: int = 2048,
+        require_box: bool = True,
+    ) -> None:
+        if timeout <= 0 or workers < 1:
+            raise ValueError(f"math: timeout={timeout}, workers={workers}: must be > 0 and ≥ 1")
+        if memory < 256:
+            raise ValueError(f"math: memory={memory}: MiB for sympy and its work; give 256 or more")
+        if importlib.util.find_spec("math_verify") is None:
+            raise ValueError("math: math-verify is not installed; pip install 'credit-resets[llm]'")
+        self.timeout, self.workers, self.memory = timeout, workers, memory
+        self.require_box = require_box
+        self._pool: list[Worker] = []
+        self._owner, self._lock = 0, threading.Lock()
+
+    def check_answer(self, answer: Any) -> None:
+        r"""Raise a ValueError unless this is text or a number, not empty.
+
+        A text with a box, as a whole solution has, is its last box.
+        """
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+            kind = type(answer).__name__
+            raise ValueError(f"math: the answer {answer!r} is a {kind}, not text or a number")
+        if isinstance(answer, float) and not math.isfinite(answer):
+            raise ValueError(f"math: the answer {answer!r} is not a finite number")
+        gold = _gold(answer)
+        if not gold:
+            raise ValueError(f"math: the answer {answer!r} is empty, or its box is never closed")
+        if len(gold) > LONGEST:
+            raise ValueError(
+                f"math: an answer of {len(gold)} characters, {gold[:40]!r}…, is too long to be "
+                f"judged; at most {LONGEST}"
+            )
+
+    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verdict]:
+        """Verdicts of completions; see the class.
+
+        Raises
+        ------
+        RuntimeError
+            If a worker does not start.
+        """
+        pairs = [self._pair(a, c) for a, c in zip(answers, completions, strict=True)]
+        # A group often has the same answer several times.
+        asked = list(dict.fromkeys(p for p in pairs if p and max(map(len, p[:2])) <= LONGEST))
+        workers = self._workers()
+        idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in workers:
+            idle.put(worker)
+
+        def judge(pair: Pair) -> Verdict:
+            worker = idle.get()
+            try:
+                return worker.judge(pair)
+            finally:
+                idle.put(worker)
+
+        verdicts: dict[Pair | None, Verdict] = {None: Verdict(0.0)}
+        with self._lock:
+            for worker in workers:
+                worker.cancelled = False
+            found = in_threads(judge, asked, len(workers), self._cancel)
+        verdicts.update(zip(asked, found, strict=True))
+        return [verdicts.get(pair, Verdict(0.0, "too long")) for pair in pairs]
+
+    def _pair(self, answer: Any, completion: str) -> Pair | None:
+        boxed = last_boxed(completion)
+        if boxed:
+            return Pair(_gold(answer), boxed, True)
+        if self.require_box or has_box(completion) or not completion.strip():
+            return None
+        return Pair(_gold(answer), completion[-TAIL:], False)
+
+    def _workers(self) -> list[Worker]:
+        """Workers of this very process: a fork must not share its parent's."""
+        if self._owner != os.getpid():
+            for worker in self._pool:
+                if worker.process is not None:
+                    worker.process.returncode = 0  # not ours: neither to be waited for nor killed
+            self._pool = [Worker(self.timeout, self.memory << 20) for _ in range(self.workers)]
+            self._owner, self._lock = os.getpid(), threading.Lock()
+            weakref.finalize(self, _close, self._pool, self._owner)
+        return self._pool
+
+    def _cancel(self) -> None:
+        for worker in self._pool:
+            worker.cancel()
+
+    def close(self) -> None:
+        """End the workers; a later call starts others."""
+        _close(self._pool, self._owner)
+
+
+def _close(workers: Sequence[Worker], owner: int) -> None:
+    if os.getpid() == owner:
+        for worker in workers:
+            worker.close()
+
+
+def _gold(answer: Any) -> str:
+    text = str(answer).strip()
+    boxed = last_boxed(text)
+    return (boxed or "") if has_box(text) else text.strip("$ ")

@@ -1,0 +1,120 @@
+"""Numbers as answers, within tolerances."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from llm.verifiers.answers import AnswerVerifier, last_match
+from llm.verifiers.boxed import last_boxed
+
+_DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)|\d+)(?:\.\d*(?!\d))?|\.\d+"
+_SIGNED = rf"[-+−]?\s?(?:\\?\$|[£€¥])?\s?(?:{_DIGITS})(?:[eE][-+]?\d+\b)?"
+_NUMBER = re.compile(
+    rf"[-+−]?\s?\\[dt]?frac\s*\{{?[-−]?\d+\}}?\s*\{{?\d+\}}?|(?<![\w.])(?:{_SIGNED})(?:/\d+)?"
+)
+# A number near the beginning that is not the first of a calculation, "is 3 + 4 = 7".
+_FIRST = re.compile(
+    rf"[^\d\n.\\$+−-]{{0,40}}(?P<number>{_NUMBER.pattern})(?!\s*(?:[+*/=×·÷^−]|-\s?\d)|\.?\d)"
+)
+_FRACTION = re.compile(r"([-+]?)\\[dt]?frac(?:\{([-]?\d+)\}|(\d))(?:\{([-]?\d+)\}|(\d))")
+_UNIT = re.compile(
+    r"\\(?:text|mathrm|mbox|textbf|mathbf)\{([^{}]*)\}"
+    r"|\^\{?\\circ\}?|\\?%|\\?\$|[£€¥°]|\\[!,;: ]|[*~ ]"
+)
+
+
+def number(text: str) -> float | None:
+    r"""The number that a text is, apart from units, marks and signs of thousands; else None."""
+    text = text.replace("−", "-").replace("{,}", ",").strip()
+    text = re.sub(r"(?<=\d)(?:\\,|\\!|,)(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<=\d)\s*\\(?:times|cdot)\s*10\s*\^\s*\{?(-?\d+)\}?", r"e\1", text)
+    text = re.sub(r"^[a-zA-Z]\s*=", "", text)  # x = 3
+    text = _UNIT.sub(lambda unit: f" {unit[1]} " if unit[1] else "", text).strip()
+    text = re.sub(r"(?<=[\d}.])\s*[a-zA-Z]+(?:[ /]+[a-zA-Z]+)*(?:\s*\^\s*\{?\d\}?)?$", "", text)
+    text = text.strip().removesuffix(".")
+    try:
+        fraction = _FRACTION.fullmatch(text)
+        if fraction:
+            sign, *parts = fraction.groups()
+            above, below = (float(part) for part in parts if part is not None)
+            value = float(f"{sign}1") * above / below
+        elif "/" in text:
+            above, below = map(float, text.split("/"))
+            value = above / below
+        else:
+            value = float(text) if re.fullmatch(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?", text) else math.inf
+    except (ValueError, ZeroDivisionError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+class Numeric(AnswerVerifier):
+    r"""Reward 1 for a number that is near enough.
+
+    The answer is the last of `\boxed{…}`, `#### …` and "the answer is …" ("Answer: …"); else the
+    last number of the text. Numbers may have signs of thousands (1,234), currency, units, percent
+    signs (which are dropped: 10% is 10), an exponent, or be fractions, 3/4 or `\frac34`. A box or
+    `####` that holds no number, or several, is wrong.
+
+    Parameters
+    ----------
+    relative, absolute : float
+        The answer a is near enough to b if |a − b| ≤ max(relative·|b|, absolute). The defaults
+        forgive what floating point does, no more: 999,999 is not a million.
+    explicit : bool
+        Whether a number that is not stated explicitly is wrong.
+
+    Raises
+    ------
+    ValueError
+        If a tolerance is negative or not finite.
+    """
+
+    _statement = re.compile(
+        r"\\(?:boxed|fbox)\s*\{(?P<box>)|####(?P<hashes>[^\n]*)"
+        r"|\b(?i:answer)\b[*_]*(?:\s+(?i:is)\b\s*:?|\s*[:=])(?P<rest>[^\n]*)"
+    )
+
+    def __init__(
+        self, relative: float = 1e-12, absolute: float = 0.0, explicit: bool = False
+    ) -> None:
+        for name, value in (("relative", relative), ("absolute", absolute)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"numeric: {name}={value}: a tolerance is ≥ 0 and finite")
+        self.relative, self.absolute, self.explicit = relative, absolute, explicit
+
+    def check_answer(self, answer: Any) -> None:
+        """Raise a ValueError unless this is a number, or text that states one (`#### 72`)."""
+        if self._value(answer) is None:
+            raise ValueError(f"numeric: the answer {answer!r} is not a number")
+
+    def _value(self, answer: Any) -> float | None:
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+            return None
+        text = str(answer)
+        return number(text.rpartition("####")[2] if "####" in text else text)
+
+    def stated(self, completion: str) -> str | None:
+        """The text of the number."""
+        found = last_match(self._statement, completion)
+        if found is not None and found["box"] is not None:
+            return last_boxed(completion)
+        if found is not None and found["hashes"] is not None:
+            return found["hashes"]
+        if found is not None:
+            first = _FIRST.match(found["rest"])
+            if first is not None:
+                return first["number"]
+        if self.explicit:
+            return None
+        last = last_match(_NUMBER, completion)
+        return last[0] if last else None
+
+    def right(self, answer: Any, stated: str) -> bool:
+        """Whether it is within the tolerances."""
+        value, gold = number(stated), self._value(answer)
+        if value is None or gold is None:
+            return False
+        return abs(value - gold) <= max(self.relative * abs(gold), self.absolute)

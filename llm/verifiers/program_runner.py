@@ -1,0 +1,208 @@
+"""What runs inside the sandbox: confines itself, then runs one program. Standard library only.
+
+`llm.verifiers.sandbox` starts this file as a script, under bubblewrap or, with the argument
+`supervise`, under a supervisor: this same script, which forks, waits, and leaves no process behind.
+A request is one JSON object on standard input; see `llm.verifiers.sandbox.Request`.
+
+Standard output begins with the request's nonce on a line: all is confined, the program begins.
+What a program prints follows; or, where a function is called, a line with the nonce and its result.
+"""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import types
+from typing import Any, NoReturn
+
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
+    0x08000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
+CAPABILITY_VERSION_3 = 0x20080522
+
+#: Modules whose names a LeetCode solution may use without importing them.
+USUAL = [
+    "bisect",
+    "collections",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "random",
+    "re",
+    "string",
+    "typing",
+]
+
+
+def usual_names() -> dict[str, Any]:
+    """Built-in names, the modules `USUAL` and what is in them."""
+    names: dict[str, Any] = dict(vars(builtins))
+    exec("\n".join(f"import {name}\nfrom {name} import *" for name in USUAL), names)
+    return {**names, **vars(builtins)}  # pow is not that of math
+
+
+def confine(limits: dict[str, int], user: int | None) -> None:
+    """Set the limits and become another user; there is no way back from either."""
+    for name, value in limits.items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = value + 1 if name == "CPU" else value
+        resource.setrlimit(kind, (value, hard))
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+
+
+def run(request: dict[str, Any]) -> NoReturn:
+    """Run the program, or call its function, and exit."""
+    nonce = request["nonce"]
+    os.write(1, f"{nonce}\n".encode())
+    module = types.ModuleType("program" if request["function"] else "__main__")
+    sys.modules[module.__name__] = module
+    sys.argv = ["program.py"]
+    try:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+        code = compile(request["source"], "program.py", "exec", dont_inherit=True)
+        if not request["function"]:
+            exec(code, module.__dict__)
+            sys.exit()
+        results = os.dup(1)
+        os.dup2(2, 1)  # what the program prints is nobody's
+        # As if they were built in, so that none passes for the program's own function.
+        module.__dict__["__builtins__"] = usual_names()
+        exec(code, module.__dict__)
+        value = _function(module.__dict__, request["function"])(*request["arguments"])
+        line = f"{nonce} {json.dumps(value)}\n".encode()
+        while line:
+            line = line[os.write(results, line) :]
+        os._exit(0)
+    except MemoryError:  # there may be too little left for a traceback
+        os._exit(1)
+
+
+def _function(names: dict[str, Any], name: str) -> Any:
+    """The function, or the method of this name of a class Solution."""
+    if name not in names and "Solution" in names:
+        return getattr(names["Solution"](), name)
+    return names[name]
+
+
+def supervise(apart: bool, parent: int) -> None:
+    """Fork, and return in the child alone; `apart`, in namespaces of its own.
+
+    The other process waits for the child, ends all that the child has left, and exits as it did. It
+    does the same when told to terminate, and when its own parent has died.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if apart and not _unshare(libc):
+        os._exit(1)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.setsid()  # a signal to its process group does not reach the supervisor
+        if apart and os.getuid() != 0:  # in a namespace of users it has all rights of that
+            header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+            if libc.capset(header, none):
+                os._exit(1)
+        return
+    status = None
+    while status is None and not stopped and os.getppid() == parent:
+        ended, code = os.waitpid(child, os.WNOHANG)
+        if ended:
+            status = code
+        else:
+            time.sleep(0.005)
+    _end_all()
+    code = 1 if status is None else os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _unshare(libc: Any) -> bool:
+    """Leave the namespaces of network, processes and IPC, if that is permitted."""
+    flags = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC
+    user, group = os.getuid(), os.getgid()
+    if user == 0:
+        return bool(libc.unshare(flags) == 0)
+    # Tried on a child first: half of it cannot be undone.
+    trial = os.fork()
+    if trial == 0:
+        os._exit(0 if libc.unshare(flags | CLONE_NEWUSER) == 0 else 1)
+    if os.waitpid(trial, 0)[1] != 0 or libc.unshare(flags | CLONE_NEWUSER) != 0:
+        return False
+    for file, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
+        with open(f"/proc/self/{file}", "w") as out:
+            out.write(text)
+    return True
+
+
+def _end_all() -> None:
+    """Kill and reap every descendant; orphans are this process's, which is their subreaper."""
+    while True:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        for process in _descendants():
+            try:
+                os.kill(process, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        time.sleep(0.002)
+
+
+def _descendants() -> list[int]:
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue
+            children.setdefault(parent, []).append(int(name))
+    found: list[int] = []
+    waiting = [os.getpid()]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def main() -> None:
+    """Read the request, confine, run."""
+    request = json.loads(sys.stdin.buffer.read())
+    if sys.argv[1:] == ["supervise"]:
+        supervise(request["namespaces"], request["parent"])
+    given = os.memfd_create("stdin")
+    with open(given, "wb", closefd=False) as file:
+        file.write(request["stdin"].encode("utf-8", "surrogatepass"))
+    os.lseek(given, 0, os.SEEK_SET)
+    os.dup2(given, 0)
+    os.close(given)
+    confine(request["limits"], request["user"])
+    run(request)
+
+
+if __name__ == "__main__":
+    main()

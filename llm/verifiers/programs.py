@@ -1,0 +1,283 @@
+"""Programs, judged by unit tests: they are run, in a sandbox where there is one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple, get_args
+
+from llm.verifiers.in_threads import in_threads
+from llm.verifiers.sandbox import Limits, find_sandbox
+from llm.verifiers.verifier import Verdict
+
+Reward = Literal["all", "fraction"]
+
+#: This interpreter; in a virtual environment, the one it was made from.
+PYTHON: str = getattr(sys, "_base_executable", sys.executable)
+
+_FENCE = re.compile(r"(?m)^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$")
+# Of Python's text, in order: strings that may hold lines like fences, other strings, comments.
+_PYTHON = (
+    r'(?s:"""(?:\\.|(?!""").)*""")|(?s:\'\'\'(?:\\.|(?!\'\'\').)*\'\'\')'
+    r'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*'
+)
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?")
+
+
+class Test(NamedTuple):
+    """One unit test: a text on standard input, or the arguments of a function."""
+
+    function: str
+    given: Any
+    expected: Any
+
+
+def program(completion: str) -> str | None:
+    r"""The last fenced block of Python in a text.
+
+    Blocks that name no language count where no block is marked python, py or python3. A line like a
+    fence within a string of three quotes does not end a block; a block that nothing ends goes to
+    the end of the text, as does one whose only fence stands in such a string.
+    """
+    completion = completion.replace("\r\n", "\n")
+    found: dict[bool, str] = {}  # by whether it says Python
+    opening = _FENCE.search(completion)
+    while opening is not None:
+        marks, language = opening[1], opening[2].lower()
+        start = opening.end() + 1
+        python = language in ("python", "py", "python3")
+        fence = rf"(?m:^[ \t]*(?P<fence>{re.escape(marks)}+)[ \t]*$)"
+        pattern = re.compile(f"{fence}|{_PYTHON}" if python or not language else fence)
+        end = next((m for m in pattern.finditer(completion, start) if m["fence"]), None)
+        if python or not language:
+            text = completion[start : end.start() if end else len(completion)]
+            found[python] = textwrap.dedent(text)
+        opening = _FENCE.search(completion, end.end()) if end else None
+    return found.get(True, found.get(False))
+
+
+def read_tests(answer: Any) -> list[Test]:
+    """The unit tests of a data set's answer, in either of LiveCodeBench's forms, or JSON of one.
+
+    ``{"inputs": […], "outputs": […], "fn_name": "twoSum"}``
+        `fn_name` is null or absent for programs that read standard input.
+    ``[{"input": …, "output": …, "testtype": "stdin"}, …]``
+        `testtype` may be "functional"; each test then has `fn_name`, too.
+
+    The input of a function is a list of its arguments, or text with the JSON of one argument a
+    line; its output is the value it must return, or JSON of it where it is text.
+
+    Raises
+    ------
+    ValueError
+        If it has another form, or no test.
+    """
+    tests = _json(answer, "the tests") if isinstance(answer, str) else answer
+    if isinstance(tests, dict):
+        inputs, outputs = tests.get("inputs"), tests.get("outputs")
+        if not isinstance(inputs, list | tuple) or not isinstance(outputs, list | tuple):
+            raise ValueError(
+                f"code: tests with keys {list(tests)} lack lists 'inputs' and 'outputs'"
+            )
+        if len(inputs) != len(outputs):
+            raise ValueError(f"code: {len(inputs)} inputs, but {len(outputs)} outputs")
+        name = tests.get("fn_name")
+        read = [_test(name, i, o) for i, o in zip(inputs, outputs, strict=True)]
+    elif isinstance(tests, list | tuple) and all(isinstance(test, dict) for test in tests):
+        read = []
+        for test in tests:
+            if not {"input", "output"} <= set(test):
+                raise ValueError(f"code: a test with keys {list(test)} lacks 'input' or 'output'")
+            name = test.get("fn_name")
+            if test.get("testtype") == "functional" and not name:
+                raise ValueError("code: a functional test lacks 'fn_name', the function to call")
+            read.append(_test(name, test["input"], test["output"]))
+    else:
+        raise ValueError(
+            f"code: tests are a {type(tests).__name__}, not {{'inputs': […], 'outputs': […]}} or "
+            "[{'input': …, 'output': …}, …]"
+        )
+    if not read:
+        raise ValueError("code: there is no test")
+    return read
+
+
+def _test(name: Any, given: Any, expected: Any) -> Test:
+    if not name:
+        if not isinstance(given, str) or not isinstance(expected, str):
+            raise ValueError(
+                f"code: input {given!r:.60} and output {expected!r:.60} must be texts, as no "
+                "'fn_name' says which function to call"
+            )
+        return Test("", given, expected)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"code: fn_name: {name!r} is not the name of a function")
+    if isinstance(given, str):
+        given = [_json(line, "an argument") for line in given.split("\n") if line.strip()]
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"code: the arguments {given!r:.60} of {name} are not a list")
+    if isinstance(expected, str):
+        expected = _json(expected, "a value to return")
+    try:  # to what JSON makes of it, as the value that is returned will be
+        given, expected = json.loads(json.dumps([list(given), expected]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"code: a test of {name} is not JSON: {error}") from None
+    return Test(name, given, expected)
+
+
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"code: {what} {text!r:.60} is not JSON: {error}") from None
+
+
+def same_output(expected: str, output: str) -> bool:
+    """Whether texts agree, line by line without white space at the ends, numbers by their value.
+
+    As LiveCodeBench does it: 1.0 is 1, and 0.3333 is not 1/3.
+    """
+    lines = [[line.strip() for line in text.strip().split("\n")] for text in (expected, output)]
+    if len(lines[0]) != len(lines[1]):
+        return False
+    return all(a == b or _same_numbers(a, b) for a, b in zip(*lines, strict=True))
+
+
+def _same_numbers(expected: str, output: str) -> bool:
+    one, other = expected.split(), output.split()
+    if len(one) != len(other) or not all(map(_NUMBER.fullmatch, one + other)):
+        return False
+    return all(Decimal(a) == Decimal(b) for a, b in zip(one, other, strict=True))
+
+
+class CodeVerifier:
+    """Reward 1 for a program that passes all its unit tests.
+
+    The program is the last fenced block of Python (`program`); the answer, its tests
+    (`read_tests`). Each test is a process of its own, under the limits of `llm.verifiers.sandbox`;
+    what the program must print or return never gets there, and is compared here. A program may use
+    the standard library; for a function, LeetCode's usual imports are there, and `class Solution`
+    may hold it.
+
+    A program that fails, crashes, uses too much processor time or memory, or prints too much is
+    wrong. A failure is "timeout" if the clock ended it, which a busy machine may do to a right one,
+    and "sandbox" if it could not be begun.
+
+    Parameters
+    ----------
+    allow_code : bool
+        Must be true: this runs programs that a model wrote.
+    timeout : float
+        Seconds of processor time for a test, rounded up; by the clock it may take three times
+        that, and 5 s more.
+    memory : int
+        MiB of address space.
+    reward : {"all", "fraction"}
+        Reward 1 if all tests pass, or the share of those that do.
+    jobs : int
+        Programs run side by side.
+    strip : sequence of str
+        Texts that do not belong to a program, removed from a completion: delimiters of thoughts.
+    python : str
+        The interpreter that runs the programs, by default this one.
+
+    Raises
+    ------
+    ValueError
+        Without `allow_code`, if an option is out of range, or if no program can be run here.
+
+    Warns
+    -----
+    RuntimeWarning
+        If there is no sandbox but separate processes only.
+    """
+
+    def __init__(
+        self,
+        allow_code: bool = False,
+        timeout: float = 6.0,
+        memory: int = 1024,
+        reward: Reward = "all",
+        jobs: int = 2,
+        strip: Sequence[str] = ("</thought>",),
+        python: str = "",
+    ) -> None:
+        if allow_code is not True:
+            raise ValueError(
+                "code: it runs programs that a model wrote; if you want that, say "
+                "--task_args.verifier_args.allow_code true, preferably in a container"
+            )
+        if not 0 < timeout < math.inf or memory < 64 or jobs < 1:
+            raise ValueError(
+                f"code: timeout={timeout}, memory={memory}, jobs={jobs}: must be > 0, ≥ 64 and ≥ 1"
+            )
+        if reward not in get_args(Reward):
+            raise ValueError(f"code: reward={reward!r} is not one of 'all', 'fraction'")
+        if isinstance(strip, str) or not all(isinstance(text, str) and text for text in strip):
+            raise ValueError(f"code: strip={strip!r} is not a list of texts")
+        cpu = math.ceil(timeout)
+        self.limits = Limits(cpu=cpu, wall=3 * cpu + 5.0, memory=memory << 20)
+        self.reward, self.jobs, self.strip = reward, jobs, tuple(strip)
+        self.sandbox, why = find_sandbox(python or PYTHON)
+        if self.sandbox.kind != "bwrap":
+            warnings.warn(f"code: {self.sandbox.risks()}: {why}", RuntimeWarning, stacklevel=2)
+
+    def check_answer(self, answer: Any) -> None:
+        """Raise a ValueError unless this is unit tests."""
+        read_tests(answer)
+
+    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verdict]:
+        """Verdicts of completions; see the class."""
+        stop = threading.Event()
+
+        def judge(pair: tuple[Any, str]) -> Verdict:
+            answer, completion = pair
+            for text in self.strip:
+                completion = completion.replace(text, "")
+            source = program(completion)
+            if not source:
+                return Verdict(0.0)
+            return self._judge(source, read_tests(answer), stop)
+
+        pairs = zip(answers, completions, strict=True)
+        return in_threads(judge, pairs, self.jobs, stop.set)
+
+    def _judge(self, source: str, tests: Sequence[Test], stop: threading.Event) -> Verdict:
+        passed = 0
+        for test in tests:
+            outcome = self.sandbox.run(
+                source,
+                self.limits,
+                stdin="" if test.function else test.given,
+                function=test.function,
+                arguments=test.given if test.function else None,
+                stop=stop,
+            )
+            if outcome.ended == "timeout":
+                return Verdict(0.0, "timeout")
+            if not outcome.started:
+                return Verdict(0.0, "sandbox")
+            if outcome.ended or outcome.status != 0:
+                right = False
+            elif test.function:
+                right = _same_value(test.expected, outcome.result)
+            else:
+                right = same_output(test.expected, outcome.output.decode(errors="replace"))
+            passed += right
+            if not right and self.reward == "all":
+                break
+        return Verdict(float(passed == len(tests)) if self.reward == "all" else passed / len(tests))
+
+
+def _same_value(expected: Any, result: bytes) -> bool:
+    try:
+        return bool(json.loads(result) == expected)
+    except (ValueError, RecursionError):
+        return False

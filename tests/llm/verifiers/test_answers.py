@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.verifiers import Verdict, make_verifier
+from llm.verifiers.answers import Choice, Exact, YesNo
+from llm.verifiers.boxed import last_boxed
+from llm.verifiers.numeric import Numeric, number
+
+BOXES = [
+    (r"so \boxed{3}", "3"),
+    (r"\boxed{1} then \boxed{2}", "2"),
+    (r"\boxed{\frac{1}{\sqrt{2}}}.", r"\frac{1}{\sqrt{2}}"),
+    (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+    (r"\boxed{ \left\{ x \right. }", r"\left\{ x \right."),
+    (r"\fbox{7}", "7"),
+    (r"\boxed {7}", "7"),
+    (r"\boxed{\boxed{7}}", "7"),
+    (r"\boxed{3} no, \boxed{4", None),
+    (r"I put it in a \boxed.", None),
+    ("none", None),
+    (r"\boxed{}", ""),
+    ("\\boxed{a\nb}", "a\nb"),
+]
+
+
+@pytest.mark.parametrize(("text", "content"), BOXES)
+def test_the_last_box(text: str, content: str | None) -> None:
+    assert last_boxed(text) == content
+
+
+# The letter that is stated; "" for two, None for none.
+CHOICES: list[tuple[str, str | None]] = [
+    ("Answer: (B)", "B"),
+    ("Answer: B", "B"),
+    ("answer: B.", "B"),
+    ("**Answer: B**", "B"),
+    ("**Answer:** B", "B"),
+    ("Answer: **B**", "B"),
+    ("Answer:\n\nB", "B"),
+    ("## Final Answer\n\n(C)", "C"),
+    ("The answer is D.", "D"),
+    ("The correct answer is therefore (D) Paris.", "D"),
+    ("the answer is $\\boxed{A}$", "A"),
+    (r"\boxed{B}", "B"),
+    (r"\boxed{\text{(B)}}", "B"),
+    (r"\boxed{\textbf{B}}", "B"),
+    (r"\boxed{B. Paris}", "B"),
+    ("The correct option is C", "C"),
+    ("so the right choice: E", "E"),
+    ("**C**", "C"),
+    ("I think **C) Rome** fits", "C"),
+    ("B", "B"),
+    ("(B)", "B"),
+    ("Let us see.\nB) Paris", "B"),
+    ("hmm\nC.", "C"),
+    # the last statement counts, and explicit ones before others
+    ("The answer is A. Wait. The answer is C.", "C"),
+    (r"Answer: A ... \boxed{B}", "B"),
+    ("The answer is B. **A** is wrong, since it is cold.", "B"),
+    ("**A** is wrong, **B** it is", "B"),
+    ("The answer is A because B is wrong.", "A"),
+    # two at once
+    ("The answer is A or B", ""),
+    ("Answer: A, B", ""),
+    (r"\boxed{A and C}", ""),
+    (r"\boxed{A/C}", ""),
+    ("The answer is B. No: the answer is C or D", ""),
+    # no statement
+    ("The answer is not B", None),
+    ("The answer isn't B", None),
+    ("The answer is a large number", None),
+    ("The answer is A large number", None),
+    ("The answer is I think unclear", None),
+    ("The answer: Because", None),
+    ("Option B is wrong", None),
+    ("A man walks.", None),
+    ("I do not know", None),
+    ("Answer: Z", None),
+    ("Answer: B2", None),
+    ("The answer is B-flat", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("text", "letter"), CHOICES)
+def test_choice(text: str, letter: str | None) -> None:
+    verifier = Choice()
+    assert verifier.stated(text) == letter
+    for gold in "ABCDE":
+        assert verifier([gold], [text]) == [Verdict(float(gold == letter))]
+
+
+def test_choice_of_some_letters() -> None:
+    four = Choice(letters="ABCD")
+    assert four([1, "(B)", "D"], ["B", "Answer: B", "Answer: E"]) == [
+        Verdict(1.0),
+        Verdict(1.0),
+        Verdict(0.0),
+    ]
+    assert four(["A"], ["The answer is A, E is wrong"]) == [Verdict(1.0)]
+    for answer in ("E", 4, -1, "AB", "", None, True, 1.0):
+        with pytest.raises(ValueError, match=r"^choice: the answer .* is none of the letters ABCD"):
+            four.check_answer(answer)
+    for letters in ("", "A", "abc", "AAB", "A,B"):
+        with pytest.raises(ValueError, match=r"^choice: letters="):
+            Choice(letters)
+
+
+YES_NO: list[tuple[str, bool | None]] = [
+    ("Yes", True),
+    ("no.", False),
+    ("Yes, because it is.", True),
+    ("No, it is not.\nThat is so because of yes-men.", False),
+    ("The answer is yes.", True),
+    ("Answer: **No**", False),
+    ("**Answer:** True", True),
+    (r"\boxed{\text{no}}", False),
+    (r"\boxed{YES}", True),
+    ("So **false**.", False),
+    ("Yes? Let me think. The answer is no.", False),
+    ("The answer is no. Wait, the answer is yes", True),
+    ("thinking\nNo", False),
+    ("The answer is yes or no", None),
+    (r"\boxed{yes/no}", None),
+    ("The answer is not yes", None),
+    ("Nobody knows", None),
+    ("Yesterday it rained.", None),
+    ("There is no way", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("text", "meant"), YES_NO)
+def test_yes_no(text: str, meant: bool | None) -> None:
+    verifier = YesNo()
+    golds = [True, "Yes", "true", False, "no", "FALSE"]
+    rewards = [verdict.reward for verdict in verifier(golds, [text] * 6)]
+    assert rewards == [float(meant is True)] * 3 + [float(meant is False)] * 3
+    for gold in golds:
+        verifier.check_answer(gold)
+
+
+@pytest.mark.parametrize("answer", ["maybe", "", None, 1, 0])
+def test_yes_no_knows_its_answers(answer: Any) -> None:
+    with pytest.raises(ValueError, match=r"^yes_no: the answer"):
+        YesNo().check_answer(answer)
+
+
+EXACT = [
+    ("Paris", "Paris", True, True),
+    ("Paris", " paris.\n", True, False),
+    ("New York", "new   york", True, False),
+    ("Paris", r"It is \boxed{\text{Paris}}!", True, False),
+    ("Paris", r"It is \boxed{Paris}!", True, True),
+    ("Paris", "So the answer is Paris.", True, False),
+    ("Paris", "Answer: Rome\nAnswer: **Paris**", True, False),
+    ("Paris", "Answer: Paris\nAnswer: Rome", False, False),
+    ("Paris", "Paris or Rome", False, False),
+    ("Paris", "", False, False),
+    ("3.5", "35", False, False),
+    ("U.S.", "u.s.", True, False),
+]
+
+
+@pytest.mark.parametrize(("gold", "text", "loosely", "strictly"), EXACT)
+def test_exact(gold: str, text: str, loosely: bool, strictly: bool) -> None:
+    assert Exact()([gold], [text]) == [Verdict(float(loosely))]
+    assert Exact(normalise=False)([gold], [text]) == [Verdict(float(strictly))]
+
+
+def test_exact_knows_its_answers() -> None:
+    Exact().check_answer(3)
+    for answer in ("", " . ", None, True, 1.5, ["a"]):
+        with pytest.raises(ValueError, match=r"^exact: the answer"):
+            Exact().check_answer(answer)
+
+
+NUMERIC: list[tuple[float | str, str, bool]] = [
+    ("72", "so\n#### 72", True),
+    ("He has 8.\n#### 1,234", "#### 1234", True),
+    (1234, "#### $1,234.00", True),
+    (18, r"\boxed{18}", True),
+    (18, r"\boxed{\$18}", True),
+    (18, r"\boxed{18 \text{ dollars}}", True),
+    (18, r"\boxed{x = 18}", True),
+    (1234567, r"\boxed{1{,}234{,}567}", True),
+    (1234567, r"\boxed{1\,234\,567}", True),
+    (0.75, r"\boxed{\frac{3}{4}}", True),
+    (-0.75, r"\boxed{-\dfrac34}", True),
+    (0.75, "Answer: 3/4", True),
+    (1200, "The answer is 1.2e3.", True),
+    (1200, r"\boxed{1.2 \times 10^3}", True),
+    (10, "The answer is 10%.", True),
+    (-5, "The answer is -5", True),
+    (-5, "the answer is −5 °C", True),
+    (5, "**Answer:** about 5 km/h", True),
+    (5, "the answer is 5. I checked it 3 times.", True),
+    (7, "the answer is 3 + 4 = 7", True),
+    (7, "3 and 4 make 7", True),
+    (7, "the answer is seven, 7 I mean", True),
+    (2, r"\boxed{1} and then \boxed{2}", True),
+    (0.1 + 0.2, "#### 0.3", True),
+    (0.5, ".5", True),
+    (18, r"\boxed{18 or 19}", False),
+    (18, r"\boxed{x} 18", False),
+    (18, r"\boxed{18", False),
+    (18, "#### none, 18", False),
+    (18, "#### 18 19", False),
+    (1.0000001, "#### 1", False),
+    (1_000_000, "#### 999,999", False),
+    (3, "the answer is 3 + 4 = 7", False),
+    (1234, "1.234", False),
+    (1234, "12,34", False),
+    (18, "nothing", False),
+    (18, "#### inf", False),
+    (18, "#### nan", False),
+    (0, "#### 1/0", False),
+    (5, "-5", False),
+    (10, r"\boxed{0.1}", False),
+    (2, "version v2", False),
+]
+
+
+@pytest.mark.parametrize(("gold", "text", "right"), NUMERIC)
+def test_numeric(gold: float | str, text: str, right: bool) -> None:
+    verifier = Numeric()
+    verifier.check_answer(gold)
+    assert verifier([gold], [text]) == [Verdict(float(right))]
+
+
+def test_tolerances() -> None:
+    assert Numeric(relative=0.01)([100], ["101"]) == [Verdict(1.0)]
+    assert Numeric(relative=0.01)([100], ["101.1"]) == [Verdict(0.0)]
+    assert Numeric(relative=0, absolute=0.5)([100], ["100.5"]) == [Verdict(1.0)]
+    assert Numeric(relative=0, absolute=0)([0.1], ["0.1"]) == [Verdict(1.0)]
+    assert Numeric(explicit=True)([5], ["it is 5"]) == [Verdict(0.0)]
+    assert Numeric(explicit=True)([5], ["#### 5"]) == [Verdict(1.0)]
+    for option in ({"relative": -1.0}, {"absolute": float("inf")}, {"relative": float("nan")}):
+        with pytest.raises(ValueError, match=r"^numeric: (relative|absolute)="):
+            Numeric(**option)
+    for answer in ("many", "", None, True, float("nan"), "1 or 2"):
+        with pytest.raises(ValueError, match=r"^numeric: the answer .* is not a number"):
+            Numeric().check_answer(answer)
+
+
+@settings(deadline=None)
+@given(st.integers(-(10**9), 10**9), st.sampled_from(["{}", "{:,}", "+{}", "{}.0", "{:e}"]))
+def test_whole_numbers_in_any_dress(value: int, form: str) -> None:
+    if form == "{:e}":
+        value //= 10**4
+    text = form.format(value).replace("+-", "-")
+    assert number(text) == pytest.approx(value, abs=1e-3)
+    for dress in (r"\boxed{%s}", "#### %s", "The answer is %s.", "so it is %s", r"\boxed{\$%s}"):
+        assert Numeric()([value, value + 1], [dress % text] * 2) == [Verdict(1.0), Verdict(0.0)]
+
+
+@settings(deadline=None)
+@given(st.text(max_size=200), st.sampled_from("ABCD"))
+def test_what_stands_before_a_statement_does_not_matter(text: str, letter: str) -> None:
+    said = f"{text}\nAnswer: ({letter})"
+    assert Choice()([letter], [said]) == [Verdict(1.0)]
+    assert Exact(normalise=False)([letter], [rf"{text} \boxed{{{letter}}}"]) == [Verdict(1.0)]
+
+
+@pytest.mark.parametrize("name", ["choice", "yes_no", "exact", "numeric"])
+@settings(deadline=None)
+@given(text=st.text(alphabet=r"A B1{}\boxed,.*#$()-+eE/" + "\n", max_size=300))
+def test_no_text_is_too_strange(name: str, text: str) -> None:
+    verifier = make_verifier(name)
+    for said in (text, rf"\boxed{{{text}}}", f"Answer: {text}"):
+        (verdict,) = verifier(["yes" if name == "yes_no" else 1], [said])
+        assert verdict.reward in (0.0, 1.0) and verdict.failure == ""
+
+
+@pytest.mark.parametrize("name", ["choice", "yes_no", "exact", "numeric"])
+@pytest.mark.parametrize(
+    "part", ["answer is ", "1,", r"\boxed{", "**", "#### ", "answer\n", "(", "1", " "]
+)
+def test_long_texts_take_no_time(name: str, part: str) -> None:
+    import time
+
+    start = time.process_time()
+    make_verifier(name)(["yes" if name == "yes_no" else 1], [part * 20_000])
+    assert time.process_time() - start < 5
+
+
+def test_make_verifier_says_what_is_wrong() -> None:
+    names = "math, choice, yes_no, exact, numeric, code"
+    with pytest.raises(ValueError, match=f"^verifier: 'maths' is none of {names}, nor module:func"):
+        make_verifier("maths")
+    with pytest.raises(ValueError, match=r"^verifier: choice cannot be made with .*letter"):
+        make_verifier("choice", letter="AB")
+    with pytest.raises(ValueError, match=r"^verifier: numeric cannot be made with"):
+        make_verifier("numeric", relative="much")
+    with pytest.raises(ValueError, match=r"^verifier: cannot import no_such_module"):
+        make_verifier("no_such_module:f")
+    with pytest.raises(ValueError, match=re.escape("verifier: builtins:int gives a int, not")):
+        make_verifier("builtins:int")
+    own = make_verifier("tests.llm.verifiers.test_answers:always", reward=0.5)
+    assert own(["a"], ["b"]) == [Verdict(0.5)]
+
+
+def always(reward: float) -> Any:
+    return lambda answers, completions: [Verdict(reward) for _ in completions]
+
+
+def test_answers_and_completions_are_as_many() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        make_verifier("exact")(["a"], ["a", "b"])
