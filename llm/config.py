@@ -267,9 +267,11 @@ class TrainConfig:
     localizer : str
         Where srpo resets: prompted, surprisal, random, checker, or module:function.
     task : str
-        "chain", or module:Class of an `llm.tasks.Task`.
+        "chain"; a data set's: gsm8k, numina_olympiads … (see llm/tasks/data); a YAML file that
+        declares your own; or module:Class of an `llm.tasks.Task`.
     task_args : dict
-        Arguments of the task, as in --task_args.length 6.
+        Arguments of the task, as in --task_args.length 6, or --task_args.path my.jsonl for a data
+        set: every key of its declaration.
     engine : {"transformers", "vllm"}
         What samples.
     steps : int
@@ -432,7 +434,7 @@ class TrainConfig:
     @property
     def folder(self) -> Path:
         """Where the run's files go."""
-        task = self.task.rpartition(":")[2]
+        task = Path(self.task.rpartition(":")[2]).stem
         return Path(self.output or f"runs/{task}-{self.algorithm}-s{self.seed}").expanduser()
 
     def to_yaml(self) -> str:

@@ -47,8 +47,8 @@ then end your reply with the number of that one step, from 1 to {n}, as \\boxed{
 
 def request(example: Example, thoughts: Sequence[str]) -> list[dict[str, str]]:
     """The chat request: problem, numbered steps, the bit that the answer is wrong; no answer."""
-    if isinstance(example.prompt, str):
-        problem = example.prompt.strip()
+    if example.problem or isinstance(example.prompt, str):
+        problem = (example.problem or str(example.prompt)).strip()
     else:
         problem = "\n\n".join(message["content"].strip() for message in example.prompt)
     steps = "\n".join(f"Step {k}: {thought.strip()}" for k, thought in enumerate(thoughts, 1))

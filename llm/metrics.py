@@ -20,6 +20,7 @@ def collection_metrics(
     `reward` and `completions/*` are over all trained episodes, whose length includes a reset
     prefix; `fresh/reward` and `reset/reward` tell the two kinds of group apart. `entropy` is the
     mean surprisal of the sampled tokens, an unbiased estimate of the policy's entropy a token.
+    `thoughts/mean` counts the thoughts of an episode: 1 throughout means that no delimiter occurs.
     `reset/position` is the share of the seed's thoughts that a reset kept, `reset/correction_rate`
     the share of its continuations that succeed.
     """
@@ -35,6 +36,7 @@ def collection_metrics(
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": float(np.mean([is_cut(episode) for episode in episodes])),
+        "thoughts/mean": float(np.mean([episode.length for episode in episodes])),
         "entropy": float(-surprisals.mean()) if surprisals.size else 0.0,
     }
     resets = [(g, a) for g, a in zip(collection, advantages, strict=True) if g.seed is not None]

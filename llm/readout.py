@@ -91,9 +91,9 @@ def exact_task(task: Task) -> ChainReasoning:
     """
     if not isinstance(task, ChainReasoning):
         raise ValueError(f"task: {type(task).__name__} has no exact values, chain reasoning has")
-    if task.verify != "steps":
+    if task.judged != "steps":
         raise ValueError(
-            f"task_args.verify: {task.verify!r} pays for lucky answers too; exact values are there "
+            f"task_args.verify: {task.judged!r} pays for lucky answers too; exact values are there "
             "for 'steps'"
         )
     return task

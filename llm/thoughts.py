@@ -2,8 +2,9 @@
 
 A state is a prompt and the thoughts so far, an action is one thought: the tokens up to and with the
 one that completes the delimiter. Boundaries are token positions, ids are appended as they were
-sampled and never tokenised again, so a reset continues exactly what the model has seen. A stop
-token (EOS) ends the episode; a thought or an episode that is too long is cut and says so.
+sampled and never tokenised again, so a reset continues exactly what the model has seen. Where a
+code fence is open a delimiter is part of the code, and no boundary. A stop token (EOS) ends the
+episode; a thought or an episode that is too long is cut and says so.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpi.episodes import Episode, Prefix, Steps
 from llm.engines.engine import MAX_SEED, Completion, Engine, SamplingParams
+from llm.fences import end_of_thought
 from llm.tasks import checked
 from llm.tasks.task import Example, PromptText, Task
+from llm.verifiers import Verdict
 
 
 class Prompt(NamedTuple):
@@ -66,16 +69,23 @@ def encode(tokenizer: Any, text: PromptText) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        If messages are given and the tokenizer has no chat template.
+        If messages are given and the tokenizer has no chat template, or it refuses them.
     """
     if isinstance(text, str):
         return tuple(tokenizer(text).input_ids)
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             "prompt: chat messages, but the model's tokenizer has no chat template; "
-            "use a chat model, or a task with plain prompts"
+            "use a chat model, or a task with plain prompts (--task_args.chat false for a data set)"
         )
-    rendered = tokenizer.apply_chat_template(text, add_generation_prompt=True, tokenize=False)
+    try:
+        rendered = tokenizer.apply_chat_template(text, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # of Jinja, or raised by the template
+        roles = ", ".join(message.get("role", "?") for message in text)
+        raise ValueError(
+            f"prompt: the model's chat template refuses messages of {roles}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
     return tuple(tokenizer(rendered, add_special_tokens=False).input_ids)
 
 
@@ -118,6 +128,11 @@ class ThoughtSimulator:
     eos_token_ids : sequence of int
         Further ids that end an episode, from a model's generation config.
 
+    Attributes
+    ----------
+    judged, unjudged : int
+        Episodes given to the verifier, and those of which no verdict could be had.
+
     Raises
     ------
     ValueError
@@ -138,7 +153,8 @@ class ThoughtSimulator:
         self.engine, self.tokenizer, self.task, self.limits = engine, tokenizer, task, limits
         self.temperature, self.top_p = temperature, top_p
         self.stop_token_ids = stop_token_ids(tokenizer, task, eos_token_ids)
-        self._pieces: dict[int, str] = {}
+        self.judged = self.unjudged = 0
+        self._may_end: dict[int, bool] = {}
 
     def prompt(self, example: Example) -> Prompt:
         """The start for a problem."""
@@ -167,9 +183,17 @@ class ThoughtSimulator:
             for prefix, seed in zip(prefixes, np.asarray(seeds), strict=True)
         ]
         completions = self.engine.generate(contexts, params)
-        return [
-            [self._episode(prefix, completion) for completion in group]
+        grown = [
+            (prefix, self._grow(prefix, group))
             for prefix, group in zip(prefixes, completions, strict=True)
+        ]
+        verdicts = iter(self._judge([(p, steps) for p, group in grown for steps in group]))
+        return [
+            [
+                self._episode(prefix, steps, next(verdicts).reward, len(completion.ids))
+                for steps, completion in zip(group, drawn, strict=True)
+            ]
+            for (prefix, group), drawn in zip(grown, completions, strict=True)
         ]
 
     def _room(self, prefix: Prefix) -> int:
@@ -179,28 +203,46 @@ class ThoughtSimulator:
         thoughts = limits.max_thoughts - prefix.length
         return min(limits.max_completion_length - kept, thoughts * limits.max_thought_tokens)
 
-    def _episode(self, prefix: Prefix, completion: Completion) -> Episode:
-        steps = (*prefix.steps, *self._split(completion, self.limits.max_thoughts - prefix.length))
-        text = self.tokenizer.decode(token_ids(steps), skip_special_tokens=True)
-        reward = checked.reward(self.task, prefix.start.example, text)
-        return Episode(prefix, steps, reward, reward < self.task.success, len(completion.ids))
+    def _grow(self, prefix: Prefix, completions: Sequence[Completion]) -> list[Steps]:
+        """The thoughts of episodes from one prefix."""
+        rest, most = self._rest(prefix.steps), self.limits.max_thoughts - prefix.length
+        return [(*prefix.steps, *self._split(each, most, rest)) for each in completions]
 
-    def _split(self, completion: Completion, most: int) -> list[Thought]:
-        """The thoughts of a completion, at most `most`; the last says how the episode ended."""
+    def _judge(self, grown: Sequence[tuple[Prefix, Steps]]) -> list[Verdict]:
+        """Verdicts of all episodes at once."""
+        examples = [prefix.start.example for prefix, _ in grown]
+        texts = [
+            self.tokenizer.decode(token_ids(steps), skip_special_tokens=True) for _, steps in grown
+        ]
+        verdicts = checked.verify(self.task, examples, texts)
+        self.judged += len(verdicts)
+        self.unjudged += sum(bool(verdict.failure) for verdict in verdicts)
+        return verdicts
+
+    def _episode(self, prefix: Prefix, steps: Steps, reward: float, cost: int) -> Episode:
+        return Episode(prefix, steps, float(reward), reward < self.task.success, cost)
+
+    def _split(self, completion: Completion, most: int, rest: str) -> list[Thought]:
+        """The thoughts of a completion, at most `most`; the last says how the episode ended.
+
+        `rest` is what the prefix's last token holds after its delimiter. It may open a fence.
+        """
         thoughts: list[Thought] = []
-        ids, begin, text = completion.ids.tolist(), 0, ""
+        ids, begin = completion.ids.tolist(), 0
         stopped = completion.finish_reason == "stop"
         for end, token in enumerate(ids, 1):
-            text += self._piece(token)
             last = end == len(ids)
             over = end - begin == self.limits.max_thought_tokens
-            delimited = self.task.delimiter in text
-            if not (last or over or delimited):
+            text, after = rest, None
+            if self._completes(token):
+                text += self.tokenizer.decode(ids[begin:end])
+                after = end_of_thought(text, self.task.delimiter, len(rest))
+            if not (last or over or after is not None):
                 continue
             how: Literal["delimiter", "stop", "cut"] = "delimiter"
             if last and stopped:
                 how = "stop"
-            elif last or not delimited or len(thoughts) + 1 == most:
+            elif last or after is None or len(thoughts) + 1 == most:
                 how = "cut"
             thoughts.append(
                 Thought(
@@ -212,14 +254,25 @@ class ThoughtSimulator:
             )
             if how != "delimiter":
                 break
-            begin, text = end, ""
+            begin, rest = end, text[after:]
         return thoughts
 
-    def _piece(self, token: int) -> str:
-        """The text of one token; a delimiter is ASCII, so split characters do no harm."""
-        if token not in self._pieces:
-            self._pieces[token] = self.tokenizer.decode([token])
-        return self._pieces[token]
+    def _completes(self, token: int) -> bool:
+        """Whether a token may complete the delimiter: only then is the thought's text read."""
+        if token not in self._may_end:
+            last, piece = self.task.delimiter[-1], self.tokenizer.decode([token])
+            # Alone, a token may lose a blank in front, or be part of a character.
+            self._may_end[token] = last == " " or last in piece or "\ufffd" in piece
+        return self._may_end[token]
+
+    def _rest(self, steps: Steps) -> str:
+        """What the last of these thoughts' last token holds after the delimiter."""
+        rest = ""
+        for thought in steps:
+            text = rest + self.tokenizer.decode(list(thought.ids))
+            after = end_of_thought(text, self.task.delimiter, len(rest))
+            rest = "" if after is None else text[after:]
+        return rest
 
 
 def stop_token_ids(

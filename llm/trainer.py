@@ -72,6 +72,9 @@ from llm.verdicts import shared_verdicts
 #: What keys a random stream besides seed and step.
 COLLECT, LOCALIZE, UPDATE, EVALUATE, REPLACE = range(5)
 
+#: Steps without a delimiter after which a run says so.
+UNDIVIDED = 3
+
 
 class Trainer:
     """A training run, from its settings; see `TrainConfig`.
@@ -130,6 +133,7 @@ class Trainer:
         )
         self.step = self._recorded = 0
         self.stop_asked = False
+        self.undivided = 0  # steps so far without a delimiter; -1 once there was one
         self.ledger = Ledger()
         self.num_tokens = 0
         if resume is not None:
@@ -160,6 +164,8 @@ class Trainer:
             self.test_prompts = [self.simulator.prompt(e) for e in test]
             self._check_lengths()
             self.baseline = self._baseline()
+            for note in self.task.notes():
+                self.reporter.message(note)
             if config.sampling.top_p < 1:
                 self.reporter.message(
                     f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
@@ -224,6 +230,7 @@ class Trainer:
         batch = self.batch(step)
         self.engine.sleep()  # its memory is the update's meanwhile
         rows, metrics = batch.rows, dict(batch.metrics)
+        metrics["verifier/failure_rate"] = self._failure_rate()
         trained = sum(row.trained for row in rows if row.moves(config.loss.beta))
         trained *= config.update.num_iterations
         try:
@@ -238,6 +245,8 @@ class Trainer:
         self.step = step
         self.ledger = self.ledger + batch.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
+        if self.baseline is None:
+            self._watch_thoughts(metrics["thoughts/mean"])
         failure = None
         try:
             self.engine.wake()
@@ -357,7 +366,8 @@ class Trainer:
     def evaluate(self, step: int) -> dict[str, float]:
         """pass@1 and pass@k on held-out problems, with the same random numbers every time."""
         rng = self._rng(0, EVALUATE)
-        return evaluate(self.simulator, self.test_prompts, self.config.evaluation.samples, rng)
+        metrics = evaluate(self.simulator, self.test_prompts, self.config.evaluation.samples, rng)
+        return {**metrics, "eval/verifier/failure_rate": self._failure_rate()}
 
     # ------------------------------------------------------------------ its files
 
@@ -420,9 +430,27 @@ class Trainer:
     def _rng(self, step: int, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, step, stream])
 
+    def _failure_rate(self) -> float:
+        """Share of episodes since the last call that the verifier could not judge."""
+        simulator = self.simulator
+        rate = simulator.unjudged / simulator.judged if simulator.judged else 0.0
+        simulator.judged = simulator.unjudged = 0
+        return rate
+
+    def _watch_thoughts(self, mean: float) -> None:
+        """Say once that no episode of the first steps has a second thought."""
+        self.undivided = self.undivided + 1 if mean <= 1 and self.undivided >= 0 else -1
+        if self.undivided == UNDIVIDED and self.config.group_plan().resets:
+            self.reporter.message(
+                f"warning: in {UNDIVIDED} steps no completion had the delimiter "
+                f"{self.task.delimiter!r}: with one thought each, {self.config.algorithm} resets "
+                "to the prompt, which is GRPO for more tokens. Ask for it in the prompt, or name "
+                "another (--task_args.delimiter for a data set)"
+            )
+
     def _check_task(self) -> None:
         """Refuse what the task cannot do, before a model is loaded."""
-        config, name = self.config, type(self.task).__name__
+        config, name = self.config, str(self.task)
         if config.algorithm == "oracle" and not self.task.has_checker:
             raise ValueError(
                 f"algorithm: oracle needs a step checker, and {name} has none; use rrpo or srpo"

@@ -63,7 +63,7 @@ class ChainReasoning(Task):
             raise ValueError(
                 f"train={train}, test={test}: there are only {number} problems of length {length}"
             )
-        self.length, self.verify = length, verify
+        self.length, self.judged = length, verify
         self.sizes, self.seed = {"train": train, "test": test}, seed
 
     @cached_property
@@ -84,7 +84,7 @@ class ChainReasoning(Task):
 
     def reward(self, example: Example, completion: str) -> float:
         """1 for a solution that `ChainTask.verify` passes."""
-        return float(self.chain.verify(example.data, completion, self.verify))
+        return float(self.chain.verify(example.data, completion, self.judged))
 
     def errors(self, example: Example, thoughts: Sequence[str]) -> NDArray[np.bool_]:
         """The first wrong thought; later ones cannot be judged apart from it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -9,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.imports import users_code
+from llm.tasks.data_task import DataTask
 from llm.tasks.task import Example, Split, Task
+from llm.verifiers import Verdict
 
 
 def examples(task: Task, split: Split) -> list[Example]:
@@ -20,8 +23,10 @@ def examples(task: Task, split: Split) -> list[Example]:
     ValueError
         If the task fails, or gives something else than examples with prompts.
     """
-    name = f"task: {type(task).__name__}.examples({split!r})"
-    with users_code(name, task):
+    name = f"task: {task}.examples({split!r})"
+    # What a data set's task raises says itself which file and row it is about.
+    own = isinstance(task, DataTask)
+    with contextlib.nullcontext() if own else users_code(name, task):
         found = list(task.examples(split))
     for number, example in enumerate(found):
         if not isinstance(example, Example):
@@ -44,12 +49,42 @@ def reward(task: Task, example: Example, completion: str) -> float:
     ValueError
         If the task fails, or gives no finite number.
     """
-    name = f"task: {type(task).__name__}.reward of {example.id!r}"
+    name = f"task: {task}.reward of {example.id!r}"
     with users_code(name, task):
         value = float(task.reward(example, completion))
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}, which is not a finite number")
     return value
+
+
+def verify(task: Task, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+    """The verdicts of a batch of completions.
+
+    Raises
+    ------
+    ValueError
+        If the task fails, or does not give a verdict with a finite reward for each.
+    """
+    if type(task).verify is Task.verify:  # one by one, so that a message can name the problem
+        return [Verdict(reward(task, e, c)) for e, c in zip(examples, completions, strict=True)]
+    name = f"task: {task}.verify"
+    with users_code(name, task):
+        verdicts = list(task.verify(examples, completions))
+    if len(verdicts) != len(completions):
+        raise ValueError(
+            f"{name} gives {len(verdicts)} verdicts for {len(completions)} completions"
+        )
+    for example, verdict in zip(examples, verdicts, strict=True):
+        if not isinstance(verdict, Verdict) or not _is_finite(verdict.reward):
+            raise ValueError(
+                f"{name} of {example.id!r} is {verdict!r}, not an llm.verifiers.Verdict with a "
+                "finite reward"
+            )
+    return verdicts
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float | int | np.floating) and math.isfinite(value)
 
 
 def follow_up(task: Task, example: Example, request: str) -> str | None:
@@ -60,7 +95,7 @@ def follow_up(task: Task, example: Example, request: str) -> str | None:
     ValueError
         If the task fails, or gives no text.
     """
-    name = f"task: {type(task).__name__}.follow_up of {example.id!r}"
+    name = f"task: {task}.follow_up of {example.id!r}"
     with users_code(name, task):
         text = task.follow_up(example, request)
     if text is not None and not (isinstance(text, str) and text):
@@ -76,7 +111,7 @@ def errors(task: Task, example: Example, thoughts: Sequence[str]) -> NDArray[np.
     ValueError
         If the task fails, or does not say true or false of each thought.
     """
-    name = f"task: {type(task).__name__}.errors of {example.id!r}"
+    name = f"task: {task}.errors of {example.id!r}"
     with users_code(name, task):
         flags = np.asarray(task.errors(example, thoughts))
     if flags.shape != (len(thoughts),) or (flags.size and flags.dtype != np.bool_):

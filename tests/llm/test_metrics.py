@@ -64,6 +64,7 @@ def test_by_hand() -> None:
             "completions/min_length": 1,
             "completions/max_length": 9,
             "completions/clipped_ratio": 1 / 9,
+            "thoughts/mean": (3 + 1 + 2 + 2 + 2 + 1 + 1 + 1 + 1) / 9,
             "entropy": -sum(scores) / len(scores),
             "fresh/reward": 3 / 4,
             "reset/reward": 2.5 / 5,

@@ -1,0 +1,211 @@
+"""A task from a declaration: rows of a data set in, problems and verdicts out."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from llm.fences import without_delimiters
+from llm.tasks.declaration import Declaration
+from llm.tasks.schema import RowError, Schema, value
+from llm.tasks.source import Source, load
+from llm.tasks.task import Example, PromptText, Split, Task
+from llm.verifiers import Verdict, make_verifier
+
+#: Delimiters of blanks alone, as an instruction calls them.
+BLANKS = {"\n": "a line break", "\n\n": "an empty line"}
+
+
+class DataTask(Task):
+    """Problems of a data set.
+
+    `Example.data` is the place of a problem's row, not its answer: the tests of a program may take
+    megabytes. `answer` reads it.
+
+    Parameters
+    ----------
+    declaration : Declaration
+
+    Raises
+    ------
+    ValueError
+        If the declaration makes no sense; the data are read when they are asked for.
+    """
+
+    def __init__(self, declaration: Declaration) -> None:
+        self.declaration = declaration
+        self.delimiter, self.stop = declaration.delimiter, tuple(declaration.stop)
+        self.schema = Schema(declaration)
+        self.verifier = make_verifier(declaration.verifier, **declaration.verifier_args)
+        self._sources: list[Source] = []
+        self._notes: list[str] = []
+
+    def __str__(self) -> str:
+        return self.declaration.name
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """See `Task.examples`.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be had, or a row is bad; the message names it.
+        """
+        return self._splits[split]
+
+    def notes(self) -> Sequence[str]:
+        """See `Task.notes`."""
+        return self._notes
+
+    def answer(self, example: Example) -> Any:
+        """The answer that a problem's verifier judges by."""
+        source, row = example.data
+        self.examples("test")  # which reads the data, if that is not done
+        return self.schema.answer(self._sources[source].rows[row])
+
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+        """Judge completions, delimiters taken out: they are no part of a program."""
+        answers: dict[Any, Any] = {}
+        for example in examples:
+            if example.data not in answers:  # of a group, which shares one, read once
+                answers[example.data] = self.answer(example)
+        return self.verifier(
+            [answers[example.data] for example in examples],
+            [without_delimiters(text, self.delimiter) for text in completions],
+        )
+
+    def reward(self, example: Example, completion: str) -> float:
+        """See `Task.reward`."""
+        return self.verify([example], [completion])[0].reward
+
+    # ------------------------------------------------------------------ the splits
+
+    @cached_property
+    def _splits(self) -> dict[Split, list[Example]]:
+        # What is held out is drawn first, so that it is the same for any number of the others.
+        task, taken = self.declaration, set[str]()
+        self._sources.clear()
+        self._notes.clear()
+        if task.named_splits:
+            test = self._take("test", self._rows("test", task.test), task.test, taken)
+            within = set[str]()
+            rows = self._rows("train", task.train)
+            train = self._take("train", rows, task.train, within, held_out=taken)
+        else:
+            rows = self._rows("test", None)
+            test = self._take("test", rows, task.test, taken)
+            train = self._take("train", rows, task.train, taken)
+        return {"train": train, "test": test}
+
+    def _rows(self, split: Split, number: int | None) -> Iterator[tuple[int, int]]:
+        """Sources and rows that meet the conditions, in random order."""
+        if number == 0:
+            return
+        chosen: list[tuple[int, int]] = []
+        for source in load(self.declaration, split):
+            self.schema.check_columns(source)
+            chosen += [(len(self._sources), row) for row in self.schema.selected(source)]
+            self._sources.append(source)
+        for i in np.random.default_rng(self.declaration.seed).permutation(len(chosen)):
+            yield chosen[i]
+
+    def _take(
+        self,
+        split: Split,
+        rows: Iterator[tuple[int, int]],
+        number: int | None,
+        taken: set[str],
+        held_out: set[str] | None = None,
+    ) -> list[Example]:
+        """At most `number` problems of texts that are not yet `taken`, which grows."""
+        found: list[Example] = []
+        dropped, reason = 0, ""
+        while number is None or len(found) < number:
+            place = next(rows, None)
+            if place is None:
+                break
+            source = self._sources[place[0]]
+            try:
+                example = self._example(place)
+                if example is None or (key := _key(example.problem)) in taken:
+                    continue
+                if held_out and key in held_out:
+                    raise RowError("the problem is a test problem, too")
+            except RowError as error:
+                message = f"{source.place(place[1])}: {error}"
+                if self.declaration.bad_rows == "error":
+                    raise ValueError(
+                        f"task: {message}; mend it, or leave such rows out with "
+                        "--task_args.bad_rows drop"
+                    ) from None
+                dropped, reason = dropped + 1, reason or message
+                continue
+            taken.add(key)
+            found.append(example)
+        self._check(split, found, number, dropped, reason)
+        return found
+
+    def _check(
+        self, split: Split, found: list[Example], number: int | None, dropped: int, reason: str
+    ) -> None:
+        """Note what is not as asked; refuse a split that was asked for and is empty."""
+        why = f"; {dropped} rows left out, the first: {reason}" if dropped else ""
+        if not found and number != 0:
+            raise ValueError(
+                f"task: {self} has no {split} problems: no row is left that meets the conditions "
+                f"(where, answer_where, test){why}"
+            )
+        fewer = number is not None and len(found) < number
+        if fewer or dropped:
+            asked = f", {number} asked for" if fewer else ""
+            self._notes.append(f"task: {self}: {len(found)} {split} problems{asked}{why}")
+
+    def _example(self, place: tuple[int, int]) -> Example | None:
+        """The problem of a row, or None if its answer does not meet the conditions.
+
+        Raises
+        ------
+        RowError
+            If there is none.
+        """
+        source = self._sources[place[0]]
+        try:
+            row = source.rows[place[1]]
+            answer = self.schema.answer(row)
+        except UnicodeDecodeError as error:
+            raise RowError(str(error)) from None
+        except RowError:
+            if self.declaration.answer_where is None:
+                raise
+            return None
+        if not self.schema.usable(answer):
+            return None
+        problem = self.schema.problem(row)
+        check = getattr(self.verifier, "check_answer", None)
+        if check is not None:
+            try:
+                check(answer)
+            except ValueError as error:
+                raise RowError(str(error)) from None
+        field = self.declaration.id
+        name = str(value(row, field)) if field else f"{source.label}-{place[1] + 1}"
+        return Example(name, self._prompt(problem), place, problem)
+
+    def _prompt(self, problem: str) -> PromptText:
+        task = self.declaration
+        shown = BLANKS.get(task.delimiter, task.delimiter)
+        instruction = task.instruction.replace("{delimiter}", shown)
+        content = "\n\n".join(filter(None, (problem, instruction)))
+        if not task.chat:
+            return "\n\n".join(filter(None, (task.system, content))) + "\n"
+        system = [{"role": "system", "content": task.system}] if task.system else []
+        return [*system, {"role": "user", "content": content}]
+
+
+def _key(text: str) -> str:
+    """A problem's text, the same for two that differ in blanks, case or forms of characters."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,0 +1,222 @@
+r"""Tasks declared in YAML: where the data are, what to ask, how to judge.
+
+`llm/tasks/data/` holds those that come with this package, by the name that `--task` takes; a file
+of your own has the same form:
+
+    path: problems.jsonl          # or data: a hub name; JSON lines, JSON, CSV or Parquet
+    prompt: question              # a field, or text with {field}s
+    answer: solution              # a field ...
+    extract: boxed                # ... and which part of it
+    verifier: math
+    test: 100                     # held out; what is left is for training
+
+`--task my.yaml --task_args.test 50` overrides: every key is an option of `task_args`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+DECLARATIONS = Path(__file__).parent / "data"
+
+INSTRUCTION = (
+    "Reason step by step. End every step of your reasoning with {delimiter}, and after the last "
+    "one give the final answer as \\boxed{answer}."
+)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    r"""A task over a data set.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it: the file's stem.
+    data : str
+        Name of a data set on the Hugging Face hub.
+    config : str or list of str, optional
+        Its configuration (subset); several are joined.
+    revision : str, optional
+        Commit, tag or branch of the data set; by default the newest.
+    files : str or list of str, optional
+        Files of the data set's repository to read instead, where it cannot be loaded by name.
+    path : str, list of str, or dict, optional
+        Local files, which take the place of the hub's; `*` and `?` as in a shell. Relative to the
+        declaration's folder, or on the command line to the working directory.
+        `{train: a.jsonl, test: b.jsonl}` are named splits.
+    split : str or dict
+        A split of the data set that `train` and `test` problems are drawn from; or named ones, as
+        `{train: train, test: validation}`.
+    prompt : str or list of str
+        A field, or text with {field}s; of a list, parts whose fields are empty are left out. A
+        field `a.b` is b of a. Lists of choices are written one a line, by their labels.
+    answer : str
+        Field with the answer.
+    extract : str
+        Part of it: "after ####", "boxed" (inside the last balanced \boxed{}), "regex …" (its
+        group), "json", or "livecodebench" (the tests of a row of that data set).
+    id : str
+        Field with a problem's name; by default file and row.
+    where : dict
+        Conditions on fields that a row must meet. Each is a value to equal, a list of values, or
+        any of `matches: regex`, `not_matches: regex`, `integer: true`, `balanced: true` (brackets).
+    answer_where : dict, list or value, optional
+        The same for the extracted answer; rows without one are then left out.
+    train, test : int, optional
+        At most so many problems; by default all of a named split, or all that `test` leaves.
+    seed : int
+        Of the order in which problems are drawn.
+    bad_rows : {"error", "drop"}
+        What to do with a row that lacks something, has an answer that the verifier cannot judge, a
+        prompt that is too long, or a training problem that is a test problem, too.
+    max_prompt_chars : int
+        Longest problem.
+    system : str
+        System message.
+    instruction : str
+        What follows the problem; {delimiter} is the delimiter.
+    chat : bool
+        Ask by chat messages, through the model's template; otherwise by plain text.
+    verifier : str
+        A name of `llm.verifiers`: math, numeric, choice, yes_no, exact, code; or module:function.
+    verifier_args : dict
+        Its options.
+    delimiter : str
+        Ends a thought.
+    stop : list of str
+        Texts of single tokens that end an episode, besides EOS.
+    """
+
+    name: str
+    data: str = ""
+    config: str | list[str] | None = None
+    revision: str | None = None
+    files: str | list[str] | None = None
+    path: str | list[str] | dict[str, str | list[str]] | None = None
+    split: str | dict[str, str] = "train"
+    prompt: str | list[str] = ""
+    answer: str = ""
+    extract: str = ""
+    id: str = ""
+    where: dict[str, Any] = field(default_factory=dict)
+    answer_where: Any = None
+    train: int | None = None
+    test: int | None = None
+    seed: int = 0
+    bad_rows: Literal["error", "drop"] = "error"
+    max_prompt_chars: int = 20_000
+    system: str = ""
+    instruction: str = INSTRUCTION
+    chat: bool = True
+    verifier: str = "math"
+    verifier_args: dict[str, Any] = field(default_factory=dict)
+    delimiter: str = "</thought>"
+    stop: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.data and not self.path:
+            raise ValueError("data: neither a data set nor a path is given; name one")
+        for key in ("prompt", "answer"):
+            if not getattr(self, key):
+                raise ValueError(f"{key}: none given; name the field that holds it")
+        for key in ("train", "test"):
+            if (getattr(self, key) or 0) < 0:
+                raise ValueError(f"{key}: {getattr(self, key)} is not a whole number ≥ 0")
+        if self.seed < 0 or self.max_prompt_chars < 1:
+            raise ValueError(
+                f"seed={self.seed}, max_prompt_chars={self.max_prompt_chars}: must be ≥ 0 and ≥ 1"
+            )
+        for key in ("path", "split"):
+            value = getattr(self, key)
+            if isinstance(value, dict) and value.keys() != {"train", "test"}:
+                raise ValueError(f"{key}: {value} does not name a train and a test split")
+        if not self.named_splits and self.test is None:
+            raise ValueError(
+                "test: training and test problems come from one split; say how many are held out, "
+                "as by --task_args.test 100"
+            )
+
+    @property
+    def named_splits(self) -> bool:
+        """Whether training and test problems come from splits of their own."""
+        return isinstance(self.split if self.path is None else self.path, dict)
+
+
+def declared() -> dict[str, Path]:
+    """The declarations that come with this package, by name."""
+    return {path.stem: path for path in sorted(DECLARATIONS.glob("*.yaml"))}
+
+
+def read(path: Path, options: Mapping[str, Any]) -> Declaration:
+    """The declaration of a file, with options of `task_args` in place of its keys.
+
+    `where` and `verifier_args` are merged, other keys replaced.
+
+    Raises
+    ------
+    ValueError
+        If the file is no declaration, or a key is unknown or of the wrong type.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"task: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"task: {path} holds no keys; see {DECLARATIONS / 'gsm8k.yaml'}")
+    kinds = get_type_hints(Declaration)
+    values: dict[str, Any] = {"name": path.stem}
+    for where, given in ((f"{path}: ", content), ("task_args.", options)):
+        for key, value in given.items():
+            if key not in kinds:
+                raise ValueError(f"{where}{key} is not a key of a task: {', '.join(kinds)}")
+            if not _fits(value, kinds[key]):
+                kind = Declaration.__annotations__[key]
+                raise ValueError(f"{where}{key}: {value!r} is not of type {kind}")
+            if key == "path" and given is content:
+                value = _relative(value, path.parent)
+            if key == "verifier_args" and given is options:
+                # A command line leaves what is inside a dictionary as text.
+                value = {
+                    k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in value.items()
+                }
+            if key in ("where", "verifier_args"):
+                value = {**values.get(key, {}), **value}
+            values[key] = value
+    try:
+        return Declaration(**values)
+    except ValueError as error:
+        raise ValueError(f"task: {path}: {error}") from None
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    """Paths of a declaration, from its folder."""
+    if isinstance(value, dict):
+        return {key: _relative(each, folder) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_relative(each, folder) for each in value]
+    return value and str(folder / Path(value).expanduser())
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value that YAML gives is of a type."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            isinstance(key, str) and _fits(each, inner[1]) for key, each in value.items()
+        )
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -1,0 +1,194 @@
+"""Rows of data sets, from the Hugging Face hub or from local files, through `datasets`."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import gzip
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from llm.tasks.declaration import Declaration
+
+#: Loaders of `datasets` by the ending of a local file.
+FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "parquet": "parquet"}
+
+
+class Source(NamedTuple):
+    """A table of rows.
+
+    Attributes
+    ----------
+    name : str
+        For messages: the file, or the data set with configuration and split.
+    label : str
+        Short, for the names of problems.
+    rows : datasets.Dataset
+    """
+
+    name: str
+    label: str
+    rows: Any
+
+    def place(self, row: int) -> str:
+        """What messages call a row; people count from 1."""
+        return f"{self.name}, row {row + 1}"
+
+
+def load(task: Declaration, split: str) -> list[Source]:
+    """The tables of a split, "train" or "test"; of the one that both come from if there is one.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be had; the message is one line.
+    """
+    if task.path is not None:
+        paths = task.path[split] if isinstance(task.path, dict) else task.path
+        return [_local(path) for each in _many(paths) for path in _found(each)]
+    name = task.split[split] if isinstance(task.split, dict) else task.split
+    if task.files:
+        return [_file_of_hub(task, file) for file in _many(task.files)]
+    configs = _many(task.config) if task.config else [None]
+    return [_from_hub(task, config, name) for config in configs]
+
+
+def _many(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _found(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    found = [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(str(path)))]
+    files = [each for each in found if each.is_file()]
+    if not files:
+        raise ValueError(
+            f"task_args.path: {pattern} is not a file; name one, or several as *.jsonl"
+        )
+    return files
+
+
+def _kind(path: Path) -> str:
+    ending = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if ending not in FORMATS:
+        raise ValueError(f"task: {path} does not end in one of .{', .'.join(FORMATS)}")
+    return FORMATS[ending]
+
+
+def _local(path: Path, name: str = "") -> Source:
+    """The rows of a file."""
+    kind = _kind(path)
+    with _quiet():
+        from datasets import load_dataset
+
+        try:
+            options = _as_text(path) if kind == "csv" else {}
+            # What looks like a pattern is a name here.
+            file = glob.escape(str(path.resolve()))
+            rows = load_dataset(kind, data_files=file, split="train", **options)
+        except Exception as error:
+            if "corresponds to no data" in str(error):
+                raise ValueError(f"task: {name or path} has no rows") from error
+            place = (kind == "json" and _bad_line(path)) or f": {_cause(error)}"
+            raise ValueError(f"task: {name or path} cannot be read as {kind}{place}") from error
+    return Source(name or str(path), path.name.partition(".")[0], rows)
+
+
+def _as_text(path: Path) -> dict[str, Any]:
+    """Options that read a CSV file as it is: pandas takes 007 for 7, and None for nothing."""
+    from datasets import Features, Value
+
+    with io.TextIOWrapper(_opened(path), "utf-8-sig", newline="") as file:
+        names = next(csv.reader(file), [])
+    features = Features({name: Value("string") for name in names})
+    return {"features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _bad_line(path: Path) -> str:
+    """Where a JSON file is broken; "" if that is not the trouble."""
+    with _opened(path) as file:
+        try:
+            lines = file.readlines()
+        except (OSError, EOFError) as error:  # of a damaged archive
+            return f": {error}"
+    try:
+        whole = json.loads(b"".join(lines))
+        return "" if isinstance(whole, list) else ": it holds no list of objects"
+    except ValueError as error:
+        if lines and lines[0].lstrip().startswith(b"["):
+            return f": {error}"
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            return f", row {number}: {error}"
+        if not isinstance(row, dict):
+            return f", row {number}: {line[:40].decode(errors='replace')!r} is not an object"
+    return ""
+
+
+def _file_of_hub(task: Declaration, file: str) -> Source:
+    """The rows of a file of a data set's repository; for those that only a script can load."""
+    from huggingface_hub import hf_hub_download
+
+    with _hub(f"{task.data}/{file}"):
+        path = hf_hub_download(task.data, file, repo_type="dataset", revision=task.revision)
+    return _local(Path(path), f"{task.data}/{file}")
+
+
+def _from_hub(task: Declaration, config: str | None, split: str) -> Source:
+    name = f"{task.data} ({', '.join(filter(None, (config, split)))})"
+    with _hub(name):
+        from datasets import load_dataset
+
+        rows = load_dataset(task.data, config, split=split, revision=task.revision)
+    return Source(name, config if isinstance(task.config, list) and config else split, rows)
+
+
+@contextlib.contextmanager
+def _hub(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"task: {name} cannot be loaded from the Hugging Face hub ({_cause(error)}); set "
+            "HF_HUB_OFFLINE=1 if it has been downloaded before, or name local files with "
+            "--task_args.path"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """What lies at the root of an error, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line[:200]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what loaders log before they raise, and without progress bars where nobody looks."""
+    import datasets
+    from datasets.utils import logging
+
+    level, bars = logging.get_verbosity(), datasets.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            datasets.enable_progress_bar()

@@ -1,0 +1,162 @@
+"""Training on data sets, through the command: a model that solves some, and one that chats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm.rollouts import read_rollouts, rollout_files
+from llm.tasks import ChainReasoning
+from llm.train import main
+from tests.llm.runs import metrics, train
+from tests.llm.small import byte_tokenizer
+from tests.llm.tasks.rows import SCHEMAS, write
+
+
+def chains(folder: Path, options: dict[str, Any]) -> Path:
+    """A declaration over chain problems, of which only the result is judged, not the steps."""
+    task = ChainReasoning(**options)
+    rows = []
+    for split in ("train", "test"):
+        for example in task.examples(split):  # type: ignore[arg-type]
+            value = task.chain.solution(example.data)[-1]
+            rows.append({"chain": example.prompt.strip(), "result": f"so it is {value}"})
+    write(folder / "chains.jsonl", rows)
+    declaration = folder / "chains.yaml"
+    declaration.write_text(
+        "path: chains.jsonl\nprompt: chain\nanswer: result\nextract: after it is\n"
+        "verifier: numeric\nchat: false\ninstruction: ''\ndelimiter: \"\\n\"\nstop: ['}']\n"
+        "test: 8\n"
+    )
+    return declaration
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "srpo"])
+def test_a_data_set_trains(
+    algorithm: str, chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
+) -> None:
+    task = chains(tmp_path, chain_args)
+    more = [f"--task={task}", f"--algorithm={algorithm}", "--localizer=surprisal", "--steps=2"]
+    run = tmp_path / "run"
+    assert train(chain_base, run, {"train": 20}, *more) == 0
+    first, *_, last = metrics(run)
+    assert last["step"] == 2 and 0 < last["reward"] < 1
+    assert last["verifier/failure_rate"] == first["eval/verifier/failure_rate"] == 0
+    assert last["thoughts/mean"] > 1 and last["grad_norm"] > 0
+    assert ("reset/reward" in last) == (algorithm == "srpo")
+    # Every reward is what the result says, whatever the steps before it.
+    known = {}
+    for line in (tmp_path / "chains.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        known[row["chain"]] = row["result"].split()[-1]
+    for file in rollout_files(run).values():
+        for record in read_rollouts(file):
+            right = f"\\boxed{{{known[str(record['prompt']).strip()]}}}"
+            for episode in record["continuations"]:
+                boxed = right in "".join(episode["thoughts"])
+                assert episode["reward"] == boxed or not episode["thoughts"][-1].endswith("}")
+
+
+def chat_model(folder: Path) -> Path:
+    """A model that knows nothing, whose tokens are bytes, with a template for chats."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat_model(tmp_path_factory.mktemp("chatting"))
+
+
+def chat(model: Path, folder: Path, *more: str) -> int:
+    """A run on grade-school problems; `more` wins."""
+    make, _, _ = SCHEMAS["gsm8k"]
+    data = write(folder / "sums.parquet", [make(i) for i in range(12)])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return main(
+            [
+                f"--model={model}",
+                f"--output={folder / 'run'}",
+                "--task=gsm8k",
+                f"--task_args.path={data}",
+                "--task_args.test=4",
+                "--steps=4",
+                "--prompts_per_step=2",
+                "--sampling.max_completion_length=12",
+                "--localization.max_tokens=4",
+                "--evaluation.steps=0",
+                *more,
+            ]
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_chat_model_that_knows_no_delimiter(
+    chatting: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert chat(chatting, tmp_path) == 0
+    said = capfd.readouterr()
+    warning = "warning: in 3 steps no completion had the delimiter '</thought>'"
+    assert (said.out + said.err).count(warning) == 1
+    for line in metrics(tmp_path / "run"):
+        assert (line["thoughts/mean"], line["verifier/failure_rate"], line["reward"]) == (1, 0, 0)
+
+
+def test_a_delimiter_of_ones_own(
+    chatting: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Of random bytes every few is an a; the instruction names it.
+    assert chat(chatting, tmp_path, "--task_args.delimiter=a", "--steps=3") == 0
+    said = capfd.readouterr()
+    assert "no completion had the delimiter" not in said.out + said.err
+    assert any(line["thoughts/mean"] > 1 for line in metrics(tmp_path / "run"))
+
+
+def test_one_line_for_bad_data(
+    chatting: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"question": "1?", "answer": "#### 1"}\n{"question"\n')
+    assert chat(chatting, tmp_path, f"--task_args.path={broken}") in (1, 2)
+    said = capfd.readouterr().err
+    assert len(said.splitlines()) == 1
+    start = f"python -m llm.train: task: {broken} cannot be read as json, row 2: Expecting"
+    assert said.startswith(start)
+
+
+def test_a_model_that_does_not_chat(
+    chain_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert chat(chain_base, tmp_path) in (1, 2)
+    said = capfd.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "has no chat template; use a chat model, or a task with plain prompts (--task_" in said

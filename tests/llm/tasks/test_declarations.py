@@ -1,0 +1,255 @@
+"""The tasks that come with the package, from local files of their data sets' schemas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from llm.tasks import DataTask, Split, declared, make_task
+from llm.tasks.declaration import Declaration, read
+from tests.llm.tasks.rows import SCHEMAS, write
+
+OPTIN: dict[str, Any] = {
+    "livecodebench_v6_medium": {"verifier_args": {"allow_code": "true", "jobs": "1"}},
+}
+ENDINGS = ("jsonl", "json", "parquet")
+
+
+def task_of(name: str, folder: Path, ending: str = "jsonl", **options: Any) -> DataTask:
+    """A declared task over a file with thirty rows of its schema."""
+    make, _, _ = SCHEMAS[name]
+    path = write(folder / f"{name}.{ending}", [make(i) for i in range(30)])
+    task = make_task(name, path=str(path), **{**OPTIN.get(name, {}), **options})
+    assert isinstance(task, DataTask)
+    return task
+
+
+def rows_of(task: DataTask, split: Split) -> list[Any]:
+    return [task._sources[e.data[0]].rows[e.data[1]] for e in task.examples(split)]
+
+
+def test_all_are_tested() -> None:
+    assert set(declared()) == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_declaration_is_whole(name: str) -> None:
+    task = read(declared()[name], {})
+    assert task.name == name and task.data
+    if "code" not in name:
+        assert "{delimiter}" in task.instruction and "\\boxed" in task.instruction
+    # What cannot be trained on says so, and all others hold something out.
+    assert task.named_splits or task.test
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_right_and_wrong(name: str, tmp_path: Path) -> None:
+    ending = ENDINGS[sorted(SCHEMAS).index(name) % 3]
+    number = 2 if "code" in name else 10  # each program is some processes
+    task = task_of(name, tmp_path, ending, test=number)
+    _, right, wrong = SCHEMAS[name]
+    for split in get_args(Split):
+        examples = task.examples(split)[:number]
+        if task.declaration.train == 0 and split == "train":
+            assert examples == []
+            continue
+        assert len(examples) == number
+        completions = [right(row) for row in rows_of(task, split)[:number]]
+        found = task.verify(examples * 2, completions + [wrong] * len(examples))
+        assert [v.reward for v in found] == [1.0] * len(examples) + [0.0] * len(examples)
+        assert not any(verdict.failure for verdict in found)
+        assert task.reward(examples[0], completions[0]) == 1.0
+        for example in examples:
+            ((_, message),) = [m.values() for m in example.prompt]  # type: ignore[union-attr]
+            assert message.startswith(example.problem) and "</thought>" in message
+    assert len(task.examples("test")) == number
+
+
+def test_the_papers_filter(tmp_path: Path) -> None:
+    task = task_of("numina_olympiads", tmp_path, test=5)
+    kept = {row["problem"] for split in get_args(Split) for row in rows_of(task, split)}
+    # Row 9 has a negative answer; of 1 to 8 each breaks one rule.
+    assert kept == {f"What is {i} + {i}?" for i in (0, *range(9, 30))}
+
+
+def test_the_sciences_are_told_apart(tmp_path: Path) -> None:
+    task = task_of("sciknoweval_materials", tmp_path)
+    assert len(task.examples("test")) == 27
+    assert task.notes() == ["task: sciknoweval_materials: 27 test problems, 500 asked for"]
+    for example, row in zip(task.examples("test"), rows_of(task, "test"), strict=True):
+        assert f"\n\nA. {row['choices']['text'][0]}\nB. " in example.problem
+
+
+def test_problems_of_code(tmp_path: Path) -> None:
+    task = task_of("livecodebench_v6_medium", tmp_path, test=4)
+    for split in get_args(Split):
+        for example, row in zip(task.examples(split), rows_of(task, split), strict=True):
+            assert ("Complete this code" in example.problem) == bool(row["starter_code"])
+            answer = task.answer(example)
+            assert answer["fn_name"] == ("double" if row["starter_code"] else None)
+            assert (len(answer["inputs"]), len(answer["outputs"])) == (3, 3)
+            assert row["difficulty"] == "medium" and example.id == row["question_id"]
+
+
+def test_code_must_be_allowed() -> None:
+    with pytest.raises(ValueError, match="allow_code"):
+        make_task("livecodebench_v6_medium")
+
+
+# --- splits ---
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "acereason_math"])
+def test_splits_are_disjoint_by_text_and_fixed(name: str, tmp_path: Path) -> None:
+    make, _, _ = SCHEMAS[name]
+    rows = [make(i) for i in range(20)]
+    key = "question" if name == "gsm8k" else "problem"
+    again = [{**row, key: f" {row[key].upper().replace(' ', '  ')}\n"} for row in rows]
+    path = write(tmp_path / "twice.jsonl", rows + again)
+
+    def texts(**options: Any) -> dict[str, list[str]]:
+        task = make_task(name, path=str(path), **{"test": 6, "train": None, **options})
+        return {s: [e.problem.casefold() for e in task.examples(s)] for s in get_args(Split)}
+
+    found = texts()
+    plain = [{" ".join(text.split()) for text in found[split]} for split in get_args(Split)]
+    assert [len(part) for part in plain] == [14, 6]
+    assert len(plain[0] | plain[1]) == 20
+    assert texts() == found
+    assert texts(seed=1) != found
+    # The held-out problems do not move with the number of the others; more are only added.
+    fewer = texts(train=3)
+    assert fewer["test"] == found["test"] and fewer["train"] == found["train"][:3]
+
+
+def test_named_splits_of_files(tmp_path: Path) -> None:
+    make, _, _ = SCHEMAS["gsm8k"]
+    paths = {
+        "train": [str(write(tmp_path / f"train-{k}.csv", [make(i) for i in range(k, k + 5)]))
+                  for k in (0, 5)],
+        "test": str(write(tmp_path / "test.parquet", [make(i) for i in range(20, 24)])),
+    }  # fmt: skip
+    task = make_task("gsm8k", path=paths)
+    assert isinstance(task, DataTask)
+    assert sorted(e.id for e in task.examples("train")) == sorted(
+        f"train-{k}-{row}" for k in (0, 5) for row in range(1, 6)
+    )
+    assert sorted(e.id for e in task.examples("test")) == [f"test-{row}" for row in range(1, 5)]
+    shards = {**paths, "train": str(tmp_path / "train-*.csv")}
+    assert make_task("gsm8k", path=shards).examples("train") == task.examples("train")
+
+
+def test_a_problem_in_both_files(tmp_path: Path) -> None:
+    make, _, _ = SCHEMAS["gsm8k"]
+    paths = {
+        "train": str(write(tmp_path / "train.jsonl", [make(i) for i in range(6)])),
+        "test": str(write(tmp_path / "test.jsonl", [make(i) for i in range(5, 8)])),
+    }
+    task = make_task("gsm8k", path=paths)  # whose rows may be dropped
+    assert len(task.examples("train")) == 5 and len(task.examples("test")) == 3
+    (note,) = task.notes()
+    assert note.startswith("task: gsm8k: 5 train problems; 1 rows left out, the first: ")
+    assert note.endswith("train.jsonl, row 6: the problem is a test problem, too")
+    with pytest.raises(ValueError, match=r"train.jsonl, row 6: the problem is a test problem, too"):
+        make_task("gsm8k", path=paths, bad_rows="error").examples("train")
+
+
+# --- a file of one's own ---
+
+
+def test_a_declaration_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"q": f"{i}?", "context": "", "key": f"x={i}", "kind": i % 2} for i in range(8)]
+    write(tmp_path / "mine.csv", rows)
+    (tmp_path / "mine.yaml").write_text(
+        "path: mine.csv\n"
+        "prompt: ['Given {context}:', 'Solve \\frac{1}{2} {q}']\n"
+        "answer: key\n"
+        "extract: regex x=(\\d+)\n"
+        "where: {kind: [1]}\n"
+        "system: You are brief.\n"
+        "verifier: exact\n"
+        "delimiter: \"\\n\\n\"\n"
+        "test: 1\n"
+    )  # fmt: skip
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    task = make_task(str(tmp_path / "mine.yaml"), chat=False)
+    assert isinstance(task, DataTask) and str(task) == "mine"
+    examples = [*task.examples("train"), *task.examples("test")]
+    assert sorted(e.id for e in examples) == ["mine-2", "mine-4", "mine-6", "mine-8"]
+    for example in examples:
+        number = int(example.id[-1]) - 1
+        assert example.problem == f"Solve \\frac{{1}}{{2}} {number}?"
+        assert task.answer(example) == str(number)
+        assert isinstance(example.prompt, str)
+        assert example.prompt.startswith(f"You are brief.\n\n{example.problem}\n\n")
+        assert "with an empty line" in example.prompt and example.prompt.endswith("}.\n")
+        assert task.reward(example, f"Hm.\n\n\\boxed{{{number}}}") == 1
+    messages = make_task(str(tmp_path / "mine.yaml")).examples("test")[0].prompt
+    assert [m["role"] for m in messages] == ["system", "user"]  # type: ignore[index]
+    merged = make_task(str(tmp_path / "mine.yaml"), where={"q": {"matches": "[37]"}}, train=1)
+    assert isinstance(merged, DataTask)
+    assert {e.id for s in get_args(Split) for e in merged.examples(s)} == {"mine-4", "mine-8"}
+
+
+BROKEN: dict[str, tuple[str, str]] = {
+    "no YAML": ("a: [", "my.yaml is not YAML: while parsing"),
+    "no keys": ("- a\n", "my.yaml holds no keys; see"),
+    "unknown": ("promt: q\n", "my.yaml: promt is not a key of a task: name, data, config"),
+    "type": ("prompt: 3\n", "my.yaml: prompt: 3 is not of type str | list[str]"),
+    "bool": ("train: true\n", "my.yaml: train: True is not of type int | None"),
+    "no data": ("prompt: q\n", "my.yaml: data: neither a data set nor a path is given"),
+    "no prompt": ("path: a.csv\nanswer: a\n", "my.yaml: prompt: none given; name the field"),
+    "no answer": ("path: a.csv\nprompt: a\n", "my.yaml: answer: none given; name the field"),
+    "no size": ("path: a.csv\nprompt: a\nanswer: b\n", "my.yaml: test: training and test problems"),
+    "no test": ("path: {train: a}\nprompt: a\nanswer: b\n", "does not name a train and a test sp"),
+    "minus": ("path: a\nprompt: a\nanswer: b\ntest: -1\n", "test: -1 is not a whole number ≥ 0"),
+}
+GOOD = "path: a.csv\nprompt: a\nanswer: b\ntest: 1\n"
+SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
+    "extract": ({"extract": "last"}, "extract: 'last' is none of 'after …', 'regex …', boxed"),
+    "groups": ({"extract": "regex 1|2"}, "extract: '1|2' has 0 groups, not one"),
+    "regex": ({"extract": "regex ("}, "extract: '(' is not a regular expression: "),
+    "test": ({"where": {"a": {"like": "x"}}}, "a: like: 'x' is no condition; give a value, a"),
+    "pattern": ({"where": {"a": {"matches": "("}}}, "a.matches: '(' is not a regular expression"),
+    "prompt": ({"prompt": "What is it?"}, "prompt: 'What is it?' is neither a field nor has a"),
+    "unknown": ({"sise": 3}, "task_args.sise is not a key of a task: name, data"),
+    "type": ({"train": "all"}, "task_args.train: 'all' is not of type int | None"),
+    "verifier": ({"verifier": "maths"}, "maths"),
+    "no value": ({"verifier_args": {"colour": "["}}, "ParserError: while parsing a flow node"),
+    "option": ({"verifier_args": {"colour": 1}}, "colour"),
+    "delimiter": ({"delimiter": ""}, "it is empty; give the text that ends a thought"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_declarations(case: str, tmp_path: Path) -> None:
+    text, message = BROKEN[case]
+    (tmp_path / "my.yaml").write_text(text)
+    with pytest.raises(ValueError) as raised:
+        make_task(str(tmp_path / "my.yaml"))
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("case", SENSELESS)
+def test_senseless_options(case: str, tmp_path: Path) -> None:
+    options, message = SENSELESS[case]
+    (tmp_path / "my.yaml").write_text(GOOD)
+    with pytest.raises(ValueError) as raised:
+        make_task(str(tmp_path / "my.yaml"), **options)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_no_such_file() -> None:
+    with pytest.raises(ValueError, match=r"task: no/such.yaml is not YAML: .*No such file"):
+        make_task("no/such.yaml")
+
+
+def test_every_key_has_a_line_of_help() -> None:
+    lines = (Declaration.__doc__ or "").splitlines()
+    heads = [line.split(" : ")[0].strip() for line in lines if " : " in line]
+    named = [name for head in heads for name in head.split(", ")]
+    assert named == list(Declaration.__dataclass_fields__)

@@ -1,0 +1,147 @@
+"""Batches of verdicts: what a user's verifier gives wrong, and failures, which are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpi.episodes import Prefix
+from llm.config import TrainConfig
+from llm.localizers import request
+from llm.tasks import ChainReasoning, Example, Task, checked
+from llm.thoughts import Prompt, ThoughtLimits, ThoughtSimulator, encode
+from llm.verifiers import Verdict
+from tests.llm.runs import metrics, train
+from tests.llm.small import EOS, Dictated, word_tokenizer
+
+TOKENIZER = word_tokenizer(["a", "good", "odd", "</thought>"])
+
+
+class Judge(Task):
+    """Rewards what is good, and cannot judge what is odd; it remembers how often it was asked."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+        self.batches.append(len(completions))
+        return [
+            Verdict(0.0, "timeout") if "odd" in text else Verdict(float("good" in text))
+            for text in completions
+        ]
+
+
+def test_one_batch_for_all_prefixes() -> None:
+    words = TOKENIZER.get_vocab()
+    engine = Dictated(
+        lambda prompt, params, j: [words[("a", "good", "odd")[(len(prompt) + j) % 3]], words[EOS]]
+    )
+    task = Judge()
+    sim = ThoughtSimulator(engine, TOKENIZER, task, ThoughtLimits())
+    prefixes = [Prefix(Prompt((0,) * n, Example(str(n), "a"))) for n in (1, 2)]
+    groups = sim.rollout(prefixes, 4, np.random.default_rng(0))
+    assert task.batches == [8] and (sim.judged, sim.unjudged) == (8, 3)
+    for n, group in zip((1, 2), groups, strict=True):
+        expected = [float((n + j) % 3 == 1) for j in range(4)]
+        assert [episode.ret for episode in group] == expected
+        assert [episode.failed for episode in group] == [ret == 0 for ret in expected]
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "fails": (lambda e, c: 1 / 0, "task: Mine.verify: ZeroDivisionError: division by zero ("),
+    "too few": (lambda e, c: [Verdict(1.0)], "task: Mine.verify gives 1 verdicts for 2 compl"),
+    "numbers": (lambda e, c: [1.0, 0.0], "task: Mine.verify of 'x' is 1.0, not an llm.verifi"),
+    "nan": (
+        lambda e, c: [Verdict(1.0), Verdict(float("nan"))],
+        "task: Mine.verify of 'y' is Verdict(reward=nan, failure=''), not an",
+    ),
+    "text": (lambda e, c: [Verdict("1")] * 2, "task: Mine.verify of 'x' is Verdict(reward='1'"),
+    "nothing": (lambda e, c: None, "task: Mine.verify: TypeError: 'NoneType' object is not iter"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_verifier_that_is_wrong(case: str) -> None:
+    function, message = WRONG[case]
+
+    class Mine(Task):
+        def verify(self, examples: Any, completions: Any) -> Any:
+            return function(examples, completions)
+
+    with pytest.raises(ValueError) as raised:
+        checked.verify(Mine(), [Example("x", ""), Example("y", "")], ["a", "b"])
+    assert str(raised.value).startswith(message)
+
+
+def test_a_reward_is_a_verdict() -> None:
+    class Mine(Task):
+        def reward(self, example: Example, completion: str) -> float:
+            return len(completion)
+
+    examples = [Example("x", ""), Example("y", "")]
+    expected = [Verdict(1.0), Verdict(2.0)]
+    assert checked.verify(Mine(), examples, ["a", "bb"]) == expected
+    assert Mine().verify(examples, ["a", "bb"]) == expected
+
+
+HALTING = """\
+from llm.tasks import ChainReasoning
+from llm.verifiers import Verdict
+
+
+class Halting(ChainReasoning):
+    def verify(self, examples, completions):
+        return [
+            Verdict(0.0, "timeout") if i % 2 else Verdict(self.reward(e, c))
+            for i, (e, c) in enumerate(zip(examples, completions))
+        ]
+"""
+
+
+def test_failures_are_a_metric(
+    chain_base: Path, chain_args: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "halting.py").write_text(HALTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    more = ["--task=halting:Halting", "--steps=1", "--evaluation.steps=1"]
+    assert train(chain_base, tmp_path / "run", chain_args, *more) == 0
+    start, last = metrics(tmp_path / "run")
+    assert start["eval/verifier/failure_rate"] == last["eval/verifier/failure_rate"] == 0.5
+    assert last["verifier/failure_rate"] == 0.5
+
+
+# --- what else a data set's problem needs ---
+
+
+def test_a_localizer_shows_the_problem_alone() -> None:
+    prompt = [{"role": "user", "content": "Is it so?\n\nReason step by step."}]
+    (message,) = request(Example("x", prompt, None, "Is it so?"), ["Yes."])
+    assert "Problem:\nIs it so?\n\nAttempt:\nStep 1: Yes." in message["content"]
+    (message,) = request(Example("x", prompt), ["Yes."])
+    assert "Reason step by step" in message["content"]
+
+
+def test_a_template_that_refuses() -> None:
+    tokenizer = word_tokenizer(["a"])
+    tokenizer.chat_template = "{{ raise_exception('System role\nnot supported') }}"
+    with pytest.raises(ValueError) as raised:
+        encode(tokenizer, [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}])
+    assert str(raised.value) == (
+        "prompt: the model's chat template refuses messages of system, user: "
+        "System role not supported"
+    )
+
+
+def test_the_folder_of_a_declared_task() -> None:
+    names = {"gsm8k": "gsm8k", "data/my sums.yaml": "my sums", "my.tasks:Mine": "Mine"}
+    for task, name in names.items():
+        config = TrainConfig(model="m", task=task)
+        assert str(config.folder) == f"runs/{name}-srpo-s0"
+
+
+def test_tasks_have_a_name() -> None:
+    assert str(ChainReasoning(train=1, test=1)) == "ChainReasoning"
