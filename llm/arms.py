@@ -78,8 +78,6 @@ class Regime:
         Steps n of a problem; the base model gets each right about half the time.
     token_budget : int
         Tokens that every run generates.
-    learning_rate : float
-        Chosen by `--tune`: the largest at which every run ends above ½.
     prediction : str
         Worth of one collection of the first-error oracle (4 + 1×4) in collections of GRPO at equal
         generated steps, by `cpi.signal` at q = ½.
@@ -88,18 +86,19 @@ class Regime:
 
     length: int
     token_budget: int
-    learning_rate: float
     prediction: str
     prompts_per_step: int = 8
 
 
 REGIMES: dict[str, Regime] = {
-    "short": Regime(3, 15_000, 5e-4, "GRPO ahead (0.78)"),
-    "middle": Regime(4, 25_000, 1e-3, "no difference (0.96)"),
-    "long": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)"),
-    "few": Regime(8, 120_000, 5e-4, "first-error resets ahead (1.43)", prompts_per_step=4),
+    "short": Regime(3, 15_000, "GRPO ahead (0.78)"),
+    "middle": Regime(4, 25_000, "no difference (0.96)"),
+    "long": Regime(8, 120_000, "first-error resets ahead (1.43)"),
+    "few": Regime(8, 120_000, "first-error resets ahead (1.43)", prompts_per_step=4),
 }
 
+#: Of all arms in all regimes, chosen by `--tune`: the largest at which every run ends above ½.
+LEARNING_RATE = 5e-4
 #: With AdamW's usual 1e-8, a lone group with a signal after steps without any makes a step of full
 #: length in every weight, and a quarter of first runs on long problems lost all success to one.
 ADAM_EPSILON = 1e-4

@@ -5,8 +5,8 @@ not made again. Progress is the exact success probability on held-out problems (
 against steps and against all generated tokens: fresh rollouts, seeds, resets and localizations.
 Every run of a regime ends when it has spent the regime's tokens.
 
-The regimes were chosen by `cpi.signal` before any run; the learning rate, one for all arms of a
-regime, by `--tune` on seeds that no comparison uses.
+The regimes were chosen by `cpi.signal` before any run; the learning rate, one for all, by `--tune`
+on seeds that no comparison uses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from typing import Any
 import numpy as np
 
 from cpi.results import write_json
-from llm.arms import ARMS, REGIMES, TUNING_ARMS, TUNING_RATES, TUNING_SEEDS, run_config
+from llm.arms import (
+    ARMS,
+    LEARNING_RATE,
+    REGIMES,
+    TUNING_ARMS,
+    TUNING_RATES,
+    TUNING_SEEDS,
+    run_config,
+)
 from llm.compare_report import summary, tuning_table
 from llm.config import TrainConfig
 from llm.ours import check_package
@@ -164,8 +172,7 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
         for seed in range(config.first_seed, config.first_seed + seeds):
             for arm in arms:
                 path = folder / name / f"{arm}-s{seed}.json"
-                rate = regime.learning_rate
-                found[path] = run_config(ARMS[arm], regime, config.model, rate, seed)
+                found[path] = run_config(ARMS[arm], regime, config.model, LEARNING_RATE, seed)
     return found
 
 

@@ -67,7 +67,7 @@ def summary(folder: Path, regime: str) -> Table:
         title_justify="left",
     )
     for heading in ("arm", "theory", "seeds", "mean success", "minus GRPO, same seeds",
-                    "at the end", "tokens to ½", "steps",
+                    "at the end", "ended < 0.1", "tokens to ½", "steps",
                     "localized"):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "arm" else "right")
     for arm, own in records.items():
@@ -81,6 +81,7 @@ def summary(folder: Path, regime: str) -> Table:
             a, b = interval(gain)
             paired = f"{np.mean(gain):+.3f} [{a:+.3f}, {b:+.3f}]"
         worth = predicted(arm, length)
+        ends = [record["curve"]["success"][-1] for record in own.values()]
         half = float(np.median([tokens_to(record, 0.5) for record in own.values()]))
         table.add_row(
             arm,
@@ -88,7 +89,8 @@ def summary(folder: Path, regime: str) -> Table:
             str(len(own)),
             f"{np.mean(areas):.3f} [{low:.3f}, {high:.3f}]",
             paired,
-            f"{np.mean([r['curve']['success'][-1] for r in own.values()]):.3f}",
+            f"{np.mean(ends):.3f}",
+            f"{sum(end < 0.1 for end in ends) or ''}",
             "never" if np.isinf(half) else f"{half:,.0f}",
             f"{np.mean([r['curve']['step'][-1] for r in own.values()]):.0f}",
             _localized(own.values()),
@@ -110,19 +112,23 @@ def _localized(records: Iterable[dict[str, Any]]) -> str:
 def tuning_table(folder: Path, regimes: Sequence[str]) -> Table:
     """Mean success of each learning rate, and the success of the run that ends lowest.
 
-    Marked is a regime's largest rate at which every run ends above ½. Not the one with the best
-    mean: a run in a dozen that loses all hardly lowers that, and would then decide between arms.
+    The rate of all is the largest at which every run ends above ½. Not the one with the best mean:
+    a run in a dozen that loses all hardly lowers that, and would then decide between arms.
     """
     from rich.table import Table
 
     table = Table("regime", *(f"{rate:g}" for rate in TUNING_RATES))
+    lowest = np.ones(len(TUNING_RATES))
     for regime in regimes:
-        cells, chosen = [], None
-        for rate in TUNING_RATES:
+        cells = []
+        for i, rate in enumerate(TUNING_RATES):
             paths = (folder / "tuning" / f"{regime}-{rate:g}").glob("*.json")
             records = [json.loads(path.read_text()) for path in paths]
-            lowest = min(record["curve"]["success"][-1] for record in records)
-            chosen = len(cells) if lowest > 0.5 else chosen
-            cells.append(f"{np.mean([area(r) for r in records]):.3f}, {lowest:.2f}")
-        table.add_row(regime, *(cell + " ←" * (i == chosen) for i, cell in enumerate(cells)))
+            end = min(record["curve"]["success"][-1] for record in records)
+            lowest[i] = min(lowest[i], end)
+            cells.append(f"{np.mean([area(r) for r in records]):.3f}, {end:.2f}")
+        table.add_row(regime, *cells)
+    safe = np.flatnonzero(lowest > 0.5).tolist()
+    table.add_section()
+    table.add_row("take", *("←" if [i] == safe[-1:] else "" for i in range(len(lowest))))
     return table

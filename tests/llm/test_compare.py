@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from cpi.signal import compare as exact_worth
-from llm.arms import ARMS, REGIMES, predicted, run_config
+from llm.arms import ARMS, LEARNING_RATE, REGIMES, TUNING_RATES, predicted, run_config
 from llm.compare import READINGS, CompareConfig, done, main, run, runs
-from llm.compare_report import area, interval, read_records, tokens_to
+from llm.compare_report import area, interval, read_records, tokens_to, tuning_table
 
 
 def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:
@@ -96,6 +96,17 @@ def test_learning_rates_are_tuned_on_seeds_of_their_own() -> None:
     assert not tuned & compared
 
 
+def test_the_rate_is_the_largest_at_which_no_run_fails() -> None:
+    table = tuning_table(Path(CompareConfig.output), list(REGIMES))
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    assert columns[0] == [*REGIMES, "take"]
+    taken = [rate for rate, cells in zip(TUNING_RATES, columns[1:], strict=True) if cells[-1]]
+    assert taken == [LEARNING_RATE]
+    for rate, cells in zip(TUNING_RATES, columns[1:], strict=True):
+        ends = [float(cell.split(", ")[1]) for cell in cells[:-1]]
+        assert (min(ends) > 0.5) == (rate <= LEARNING_RATE)
+
+
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     config = run_config(ARMS["grpo"], REGIMES["short"], "m", 1e-3, 0)
     path = tmp_path / "grpo-s0.json"
@@ -140,17 +151,17 @@ def test_a_quick_comparison_goes_on_where_it_was(
     budget = REGIMES["short"].token_budget // 10
     for own in records.values():
         assert list(own) == [0, 1]
-        for run in own.values():
-            curve, ledger = run["curve"], run["ledger"]
+        for one in own.values():
+            curve, ledger = one["curve"], run["ledger"]
             assert curve["tokens"][-1] == ledger["steps"] + ledger["localizer_cost"] >= budget
             # At most a step beyond the budget, and read out about as often as was asked.
             assert curve["tokens"][-2] < budget
             assert len(curve["step"]) <= READINGS + 2
             assert curve["tokens"][0] == 0
-            assert run["environment"]["versions"]["torch"]
-            assert run["config"]["seed"] in (0, 1)
+            assert one["environment"]["versions"]["torch"]
+            assert one["config"]["seed"] in (0, 1)
         # The same base model at the start, whatever the seed.
-        assert len({run["curve"]["success"][0] for run in own.values()}) == 1
+        assert len({one["curve"]["success"][0] for one in own.values()}) == 1
     assert "oracle-first_error" in printed
     # What is there stays; what is missing is made again, and is the same.
     path = tmp_path / "short" / "grpo-s1.json"

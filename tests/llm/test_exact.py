@@ -263,6 +263,15 @@ def test_precision_and_recall_by_hand() -> None:
         assert found.accepted == pytest.approx(p * found.recall / found.precision)
 
 
+def test_each_checkpoint_draws_the_same_random_numbers() -> None:
+    args = ["--config=chain", "--task_args={length: 3, train: 4, test: 2}"]
+    policies = Policies(parse_config(args, "x"), None)
+    first, second = (policies.sample(4, lambda share: None) for _ in range(2))
+    texts = [[str(e.steps) for e in group] for group in first]
+    assert texts == [[str(e.steps) for e in group] for group in second]
+    assert len({text for group in texts for text in group}) > 2
+
+
 def test_weights_are_chances() -> None:
     _, episodes = hand_made()
 
