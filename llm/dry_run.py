@@ -122,6 +122,8 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     """
     import transformers
 
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one says it
+        return
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     console = console or make_console()
@@ -137,9 +139,9 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
         return footprints[key]
 
     checks = Checks()
-    prompt = _check(config, architecture, hardware, checks)
     policy = footprint(config)
-    _check_lengths(config, policy, prompt)
+    found = _check(config, architecture, hardware, checks)
+    prompt = _check_lengths(config, policy, found)
     if hardware.here:
         _check_disk(config, policy)
     console.print(heading(config, policy, hardware))
@@ -165,8 +167,10 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
 # ------------------------------------------------------------------ what is checked
 
 
-def _check(config: TrainConfig, architecture: Any, hardware: Hardware, checks: Checks) -> int:
-    """Everything that needs neither weights nor GPUs; returns the tokens of the longest prompt."""
+def _check(
+    config: TrainConfig, architecture: Any, hardware: Hardware, checks: Checks
+) -> int | None:
+    """What needs neither weights nor GPUs; returns the tokens of the longest prompt, if known."""
     checks.done.append("settings")
     checks.done.append("the model's configuration")
     if hardware.here:
@@ -185,7 +189,7 @@ def _check(config: TrainConfig, architecture: Any, hardware: Hardware, checks: C
     tokenizer = _tokenizer(locate(config.model))
     if tokenizer is None:
         checks.left.append("the tokenizer, which is not here")
-    prompt = PROMPT
+    prompt = None
     if tokenizer is not None:
         eos = architecture.get_text_config().eos_token_id
         stop_token_ids(tokenizer, task, [eos] if isinstance(eos, int) else eos or [])
@@ -246,7 +250,8 @@ def _examples(task: Any, config: TrainConfig, checks: Checks) -> list[Example]:
     return [*found["train"], *found["test"][: config.evaluation.problems]]
 
 
-def _check_lengths(config: TrainConfig, footprint: Footprint, prompt: int) -> None:
+def _check_lengths(config: TrainConfig, footprint: Footprint, prompt: int | None) -> int:
+    """See that prompt and completion fit the model; returns the tokens of a prompt to plan for."""
     most = config.sampling.max_completion_length
     room, name = footprint.positions, "the model's"
     if config.engine == "vllm" and config.vllm.max_model_len is not None:
@@ -255,11 +260,14 @@ def _check_lengths(config: TrainConfig, footprint: Footprint, prompt: int) -> No
         raise ValueError(
             f"vllm.max_model_len: {room} is more than the model's {footprint.positions}"
         )
+    if prompt is None:
+        prompt = max(1, min(PROMPT, room - most))
     if prompt + most > room:
         raise ValueError(
             f"sampling.max_completion_length: {most} and the {prompt} tokens of a prompt are more "
-            f"than {name} {room}; {room - prompt} fits"
+            f"than {name} {room}; {max(room - prompt, 0)} fits"
         )
+    return prompt
 
 
 def _check_disk(config: TrainConfig, footprint: Footprint) -> None:

@@ -82,6 +82,8 @@ class Footprint:
         self.architecture, self.lora, self.bf16 = architecture, lora, bf16
         text = architecture.get_text_config()
         self.layers, self.vocabulary = int(text.num_hidden_layers), int(text.vocab_size)
+        if not getattr(text, "max_position_embeddings", None):
+            raise ValueError("model: its config.json has no max_position_embeddings")
         self.positions = int(text.max_position_embeddings)
         self._chunk = max(1, CHUNK_BYTES // (4 * self.vocabulary))
         base = self._build(architecture)
