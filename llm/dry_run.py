@@ -7,17 +7,14 @@ time by `llm.step_cost`; what is impossible is refused with the smallest change 
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from rich.console import Console
 
 from cpi.tables import console as make_console
@@ -26,9 +23,10 @@ from llm.config import TrainConfig
 from llm.dry_run_report import advice, cost_table, heading, memory_table, notes
 from llm.fitting import smallest_change
 from llm.footprint import Footprint, load_architecture
+from llm.hardware import GIB, DryRunOptions, Hardware, computes_in_bf16, find
 from llm.localizers import make_localizer
-from llm.memory_plan import GIB, Hardware, plan_memory
-from llm.models import default_device, load_tokenizer, locate
+from llm.memory_plan import plan_memory
+from llm.models import load_tokenizer, locate
 from llm.rehearsal import Rehearsal
 from llm.run_folder import open_run
 from llm.step_cost import checkpoint_bytes, step_cost
@@ -42,35 +40,6 @@ PROMPT = 512
 
 #: Files that a tokenizer is made of, one at least.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-
-#: Peak of a GPU that is only assumed, operations a second: an A100's, in bfloat16.
-ASSUMED_TFLOPS = 312.0
-
-
-@dataclass(frozen=True)
-class DryRunOptions:
-    """What to plan for, if not for this machine.
-
-    Parameters
-    ----------
-    gpus : int, optional
-        GPUs, with a process each; by default WORLD_SIZE, as torchrun sets it, or 1.
-    gpu_memory : float, optional
-        GiB of each; by default what is here: the GPU's, or the machine's where there is none.
-    tflops : float, optional
-        Peak of each, in 10¹² operations a second; by default measured here, or that of an A100 if
-        the memory is given.
-    """
-
-    gpus: int | None = None
-    gpu_memory: float | None = None
-    tflops: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("gpus", "gpu_memory", "tflops"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"dry_run.{name}: {value} is not > 0")
 
 
 def split(argv: Sequence[str] | None, prog: str) -> tuple[list[str], DryRunOptions | None]:
@@ -127,8 +96,8 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     console = console or make_console()
-    hardware = _hardware(config, options)
-    bf16 = _bf16(config, hardware.device)
+    hardware = find(options, config.bf16)
+    bf16 = computes_in_bf16(config.bf16, hardware.device)
     architecture = load_architecture(config.model)
     footprints: dict[str, Footprint] = {}
 
@@ -283,47 +252,3 @@ def _check_disk(config: TrainConfig, footprint: Footprint) -> None:
             f"{free / GIB:.1f} GiB of {folder}; "
             + (f"save_total_limit {fit} fits" if fit > 0 else "choose another --output")
         )
-
-
-# ------------------------------------------------------------------ the machine
-
-
-def _hardware(config: TrainConfig, options: DryRunOptions) -> Hardware:
-    gpus = options.gpus or int(os.environ.get("WORLD_SIZE", "1"))
-    device = default_device()
-    here = options.gpu_memory is None
-    if options.gpu_memory is not None:
-        kind, memory = "cuda", int(options.gpu_memory * GIB)
-    elif device.type == "cuda":
-        kind, memory = "cuda", torch.cuda.get_device_properties(device).total_memory
-    else:
-        kind, memory = "cpu", _machine_memory() // gpus
-    if options.tflops is not None:
-        flops = 1e12 * options.tflops
-    else:
-        flops = _measured_flops(device, _bf16(config, kind)) if here else 1e12 * ASSUMED_TFLOPS
-    return Hardware(gpus, memory, kind, flops, here and options.gpus is None)
-
-
-def _bf16(config: TrainConfig, device: str) -> bool:
-    """As the trainer decides, for a device that need not be here."""
-    if config.bf16 is not None:
-        return config.bf16
-    return device == "cuda" and (not torch.cuda.is_available() or torch.cuda.is_bf16_supported())
-
-
-def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _measured_flops(device: torch.device, bf16: bool) -> float:
-    """Operations a second of a large matrix product."""
-    size = 8192 if device.type == "cuda" else 768
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    factor = torch.ones((size, size), dtype=dtype, device=device)
-    best = math.inf
-    for _ in range(4):
-        began = time.perf_counter()
-        float((factor @ factor)[0, 0])  # which waits for a GPU
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best

@@ -12,11 +12,9 @@ from rich.table import Table
 from llm.config import TrainConfig
 from llm.fitting import GPUS
 from llm.footprint import Footprint
+from llm.hardware import GIB, USABLE, Hardware
 from llm.memory_plan import (
-    GIB,
     PHASES,
-    USABLE,
-    Hardware,
     MemoryPlan,
     asks,
     longest,

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from llm.config import TrainConfig
 from llm.footprint import Footprint
+from llm.hardware import Hardware
 from llm.memory_plan import (
-    Hardware,
     longest,
     micro_batch,
     plan_memory,

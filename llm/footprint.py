@@ -6,7 +6,8 @@ tensors, while everything that is alive is counted. What counts is the code that
 autocast and checkpointing included; there is no formula to fall behind it.
 
 GPUs have kernels of their own, which differ from the CPU's that are counted here in what they keep
-for a moment, not in what they keep for the backward pass.
+for a moment, not in what they keep for the backward pass. What an allocator keeps of what is freed
+is not counted; on a CPU that can be more than all the rest of a small update.
 """
 
 from __future__ import annotations

@@ -23,14 +23,9 @@ import torch
 
 from llm.config import TrainConfig
 from llm.footprint import Footprint
-
-GIB = 2**30
+from llm.hardware import GIB, Hardware
 
 PHASES = ("generate", "backward", "step", "sync")
-
-#: Share of a GPU's memory that can be planned for. The rest is what the driver and the CUDA context
-#: take, what fragmentation loses, and what a card of 80 GB lacks of 80 GiB.
-USABLE = 0.95
 
 #: What vLLM takes beside weights and cache: activations of a prefill, buffers, CUDA graphs.
 ENGINE_BUFFERS = 2 * GIB
@@ -44,35 +39,6 @@ SAMPLING_BYTES = 20
 
 #: Tokens of a localization request beside those of the problem and the solution.
 REQUEST = 256
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a run is planned for.
-
-    Parameters
-    ----------
-    gpus : int
-        Processes, with a GPU each; on a CPU, processes that share it.
-    memory : int
-        Bytes of each.
-    device : {"cuda", "cpu"}
-    flops : float
-        Operations a second of each, at its peak.
-    here : bool
-        Whether this is the machine at hand, not one that is assumed.
-    """
-
-    gpus: int
-    memory: int
-    device: str
-    flops: float
-    here: bool
-
-    @property
-    def usable(self) -> int:
-        """Bytes of each that can be planned for."""
-        return int(USABLE * self.memory)
 
 
 @dataclass(frozen=True)

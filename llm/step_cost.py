@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from llm.config import TrainConfig
 from llm.footprint import Footprint
-from llm.memory_plan import Hardware, asks, longest, questions
+from llm.hardware import Hardware
+from llm.memory_plan import asks, longest, questions
 
 #: Length of a completion or a reply, as a share of its limit, and the share of an episode that a
 #: reset keeps. Assumed: which lengths a model writes is not known before it does.

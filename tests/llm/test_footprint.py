@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,11 +108,13 @@ def test_checkpointing_and_fewer_rows_take_less() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [["full"], ["lora", "checkpointing"]])
-def test_the_peak_is_the_measured_one_within_a_third(how: list[str]) -> None:
+def test_the_peak_is_the_measured_one_within_a_fifth(how: list[str]) -> None:
     command = [sys.executable, "-m", "tests.llm.peak", *how]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # So that what is freed is given back: glibc keeps it, as much again as a checkpointed update.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found = json.loads(done.stdout)
-    assert 0.75 < found["predicted"] / found["measured"] < 1.33
+    assert 0.8 < found["predicted"] / found["measured"] < 1.2
 
 
 @pytest.mark.slow
