@@ -114,7 +114,7 @@ def test_a_full_scale_run_is_planned_without_weights_or_network(tmp_path: Path) 
         "--dry-run", "--dry_run.gpus=8", "--dry_run.gpu_memory=80",
     ]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "parameters: 7,457,918,976, of which 159,907,840 are trained" in done.stdout
     assert "not checked: the problems (" in done.stdout
