@@ -1,8 +1,8 @@
 """Command lines over dataclasses: typed flags, YAML files, presets.
 
 `--config` may be given several times, and names a file or a preset of `llm/presets/`; a file may
-name one parent (`config: parent.yaml`). Later files win over earlier ones, and flags over all
-files, wherever they stand on the command line.
+name parents (`config: [one.yaml, two.yaml]`, relative to its folder), which come before it. Later
+files win over earlier ones, and flags over all files, wherever they stand on the command line.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def parse(
 
     set_parsing_settings(docstring_parse_style=_numpydoc())
     parser = ArgumentParser(prog=prog, description=description, epilog=epilog, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="A YAML file or the name of a preset.")
+    presets = ", ".join(preset_names())
+    help_ = f"A YAML file, or the name of a preset: {presets}."
+    parser.add_argument("--config", action="config", help=help_)
     parser.add_class_arguments(settings, None)
     try:
         arguments = _files_first(sys.argv[1:] if argv is None else argv)
@@ -75,7 +77,8 @@ def _files_first(argv: Sequence[str]) -> list[str]:
             files.append(argument.removeprefix("--config="))
         else:
             others.append(argument)
-    return [part for file in files for part in ("--config", str(_find(file)))] + others
+    paths = [path for file in files for path in _with_parents(_find(file))]
+    return [part for path in paths for part in ("--config", str(path))] + others
 
 
 def _switches(settings: Any, prefix: str = "--") -> Iterator[str]:
@@ -96,23 +99,38 @@ def _switched_on(argv: Sequence[str], switches: Collection[str]) -> list[str]:
     ]
 
 
+def preset_names() -> list[str]:
+    """Presets that `--config` knows by name."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
 def _find(file: str) -> Path:
     """The file of this path, or the preset of this name."""
-    import yaml
-
     path = Path(file)
     if not path.is_file():
         path = PRESETS / f"{file.removesuffix('.yaml')}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        known = ", ".join(preset_names())
         raise ValueError(f"--config: {file!r} is neither a file nor a preset; presets: {known}")
+    return path
+
+
+def _with_parents(path: Path, children: tuple[Path, ...] = ()) -> list[Path]:
+    """A file and before it its parents, theirs before them."""
+    import yaml
+
+    if path.resolve() in children:
+        raise ValueError(f"--config: {path} is a parent of its own")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("config"), list):
-        raise ValueError(
-            f"--config: {path} names several parents under 'config'; a file may have one. "
-            "Give several --config on the command line instead"
-        )
-    return path
+    named = content.get("config") if isinstance(content, Mapping) else None
+    parents = [named] if isinstance(named, str) else named or []
+    found: list[Path] = []
+    for parent in parents:
+        place = path.parent / str(parent)
+        if not place.is_file():
+            raise ValueError(f"--config: {path} has the parent {parent!r}, which is not a file")
+        found += _with_parents(place, (*children, path.resolve()))
+    return [*found, path]

@@ -113,6 +113,17 @@ def load_policy(
     except Exception as error:  # of any type: safetensors and the configurations have their own
         raise FileNotFoundError(_not_found(model, "model", error)) from error
     policy.to(device or default_device())
+    return adapt(policy, lora, gradient_checkpointing)
+
+
+def adapt(policy: Any, lora: LoraOptions, gradient_checkpointing: bool = False) -> Any:
+    """A model made ready for training: adapters, checkpointing, train mode.
+
+    Raises
+    ------
+    ValueError
+        If the adapters do not fit it.
+    """
     policy.config.use_cache = False
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
@@ -160,16 +171,22 @@ def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor
     if not isinstance(policy, PeftModel):
         return {name: _whole(tensor, dtype) for name, tensor in policy.state_dict().items()}
     base = policy.get_base_model()
-    deltas: dict[str, torch.Tensor] = {
-        f"{name}.base_layer.weight": module.get_delta_weight(adapter)
+    # One product of adapters at a time: in float32, all of them are twice a bfloat16 model.
+    adapted: dict[str, tuple[LoraLayer, str]] = {
+        f"{name}.base_layer.weight": (module, adapter)
         for name, module in base.named_modules()
         if isinstance(module, LoraLayer)
         for adapter in module.active_adapters
     }
+
+    def merged(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name not in adapted:
+            return tensor
+        layer, adapter = adapted[name]
+        return tensor.float() + layer.get_delta_weight(adapter).float()
+
     return {
-        name.replace(".base_layer.", "."): _whole(
-            tensor.float() + deltas[name].float() if name in deltas else tensor, dtype
-        )
+        name.replace(".base_layer.", "."): _whole(merged(name, tensor), dtype)
         for name, tensor in base.state_dict().items()
         if ".lora_" not in name
     }

@@ -38,8 +38,13 @@ examples:
   python -m llm.train --model MODEL --algorithm grpo --engine vllm
   python -m llm.train --config chain --model MODEL --steps 50     a preset; flags win over it
   python -m llm.train --config RUN/config.yaml --resume auto      go on with a run
+  python -m llm.train --config chain --dry-run                    what it needs; starts nothing
   python -m llm.train --model MODEL --task my_tasks:Proofs --localizer my_tasks:first_doubt
   torchrun --nproc_per_node 8 -m llm.train --config chain --model MODEL      on eight GPUs
+
+--dry-run prints memory, tokens and time of a step and refuses what cannot fit, saying what would.
+It needs no weights, and plans for this machine or for --dry_run.gpus N of --dry_run.gpu_memory GiB
+each (and --dry_run.tflops of peak, for the time).
 
 files of a run: config.yaml, metrics.jsonl, rollouts/, checkpoints/, environment.json. Look at the
 rollouts with `python -m llm.show RUN`. Ctrl-C finishes the step, saves, and says how to go on; a
@@ -62,9 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _handling(_stop_at_once, signal.SIGTERM):
             # Torch reads the line above when it is loaded, which the import below does.
             from llm.config import parse_config
+            from llm.dry_run import dry_run, split
 
             try:
+                argv, dry = split(argv, PROG)
                 config = parse_config(argv, PROG, DESCRIPTION, EPILOG)
+                if dry is not None:
+                    dry_run(config, dry)
+                    return 0
             except (ValueError, OSError) as error:
                 return _failed(error, 2)
             return _train(config)

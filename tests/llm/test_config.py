@@ -41,7 +41,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "two.yaml": "steps: 7\nsampling: {temperature: 0.6}\n",
         "sampling.yaml": "temperature: 0.8\nmax_thoughts: 3\n",
         "folder/three.yaml": "config: ../one.yaml\nsteps: 9\nsampling: ../sampling.yaml\n",
-        "list.yaml": "config: [one.yaml, two.yaml]\nsteps: 9\n",
+        "list.yaml": "config: [one.yaml, two.yaml]\nprompts_per_step: 9\n",
+        "folder/child.yaml": "config: ../list.yaml\nsampling: {temperature: 0.7}\n",
+        "orphan.yaml": "config: [one.yaml, gone.yaml]\n",
+        "itself.yaml": "config: [circle.yaml]\n",
+        "circle.yaml": "config: itself.yaml\n",
         "unknown.yaml": "stepz: 9\n",
         "broken.yaml": "steps: [\n",
         "text.yaml": "steps\n",
@@ -92,10 +96,21 @@ def test_a_file_has_a_parent_and_sections_of_their_own() -> None:
 
 
 @pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(("file", "temperature"), [("list.yaml", 0.6), ("folder/child.yaml", 0.7)])
+def test_of_several_parents_the_last_wins_and_the_file_over_them(
+    file: str, temperature: float
+) -> None:
+    config = parsed("--config", file)
+    assert (config.steps, config.seed, config.prompts_per_step) == (7, 1, 9)
+    assert config.sampling == SamplingOptions(temperature=temperature, top_p=0.9)
+
+
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--config=list.yaml"], "list.yaml names several parents under 'config'"),
+        (["--config=orphan.yaml"], "orphan.yaml has the parent 'gone.yaml', which is not a file"),
+        (["--config=itself.yaml"], "itself.yaml is a parent of its own"),
         (["--config=broken.yaml"], "broken.yaml is not YAML: "),
         (["--config=text.yaml"], "steps"),
         (["--config=unknown.yaml"], "stepz"),
@@ -125,7 +140,9 @@ def holds(settings: dict[str, Any], part: dict[str, Any]) -> bool:
 def test_presets_load(path: Path) -> None:
     config = parsed(f"--config={path.stem}")
     assert config == parsed(f"--config={path.name}") == parsed(f"--config={path}")
-    assert holds(dataclasses.asdict(config), yaml.safe_load(path.read_text()) | {"model": "m"})
+    own = yaml.safe_load(path.read_text()) | {"model": "m"}
+    own.pop("config", None)
+    assert holds(dataclasses.asdict(config), own)
 
 
 # --- what comes back

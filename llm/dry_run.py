@@ -1,0 +1,254 @@
+"""`python -m llm.train … --dry-run`: what a run needs, before anything starts.
+
+No weights are loaded and nothing is written. Memory is planned by `llm.memory_plan`, tokens and
+time by `llm.step_cost`; what is impossible is refused with the smallest change that would fit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from cpi.tables import console as make_console
+from llm.command_line import parse
+from llm.config import TrainConfig
+from llm.dry_run_report import advice, cost_table, heading, memory_table, notes
+from llm.fitting import smallest_change
+from llm.footprint import Footprint, load_architecture
+from llm.hardware import GIB, DryRunOptions, Hardware, computes_in_bf16, find
+from llm.localizers import make_localizer
+from llm.memory_plan import plan_memory
+from llm.models import load_tokenizer, locate
+from llm.rehearsal import Rehearsal
+from llm.run_folder import open_run
+from llm.step_cost import checkpoint_bytes, step_cost
+from llm.tasks import Example, Split, checked, make_task
+from llm.thoughts import encode, stop_token_ids
+
+FLAGS = ("--dry-run", "--dry_run")
+
+#: Tokens of a prompt, where task or tokenizer are not here.
+PROMPT = 512
+
+#: Files that a tokenizer is made of, one at least.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+def split(argv: Sequence[str] | None, prog: str) -> tuple[list[str], DryRunOptions | None]:
+    """The arguments without those of a dry run, and its options; None if none is asked for.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown or makes no sense.
+    """
+    others: list[str] = []
+    options: list[str] = []
+    wanted = False
+    rest = iter(sys.argv[1:] if argv is None else argv)
+    for argument in rest:
+        flag, dot, option = argument.partition(".")
+        if flag not in FLAGS and argument not in FLAGS:
+            others.append(argument)
+            continue
+        wanted = True
+        if dot:
+            options.append(f"--{option}")
+            if "=" not in option:
+                options += [value for value in [next(rest, None)] if value is not None]
+    return others, parse(DryRunOptions, options, f"{prog} --dry-run") if wanted else None
+
+
+@dataclass
+class Checks:
+    """What a dry run has looked at, and what it could not see."""
+
+    done: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None = None) -> None:
+    """Print what a run needs.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    options : DryRunOptions
+    console : rich Console, optional
+
+    Raises
+    ------
+    ValueError, OSError
+        If the run is impossible; the message says why, and what would do.
+    """
+    import transformers
+
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one says it
+        return
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    console = console or make_console()
+    hardware = find(options, config.bf16)
+    bf16 = computes_in_bf16(config.bf16, hardware.device)
+    architecture = load_architecture(config.model)
+    footprints: dict[str, Footprint] = {}
+
+    def footprint(of: TrainConfig) -> Footprint:
+        key = repr(of.lora)
+        if key not in footprints:
+            footprints[key] = Footprint(architecture, of.lora, bf16)
+        return footprints[key]
+
+    checks = Checks()
+    policy = footprint(config)
+    found = _check(config, architecture, hardware, checks)
+    prompt = _check_lengths(config, policy, found)
+    if hardware.here:
+        _check_disk(config, policy)
+    console.print(heading(config, policy, hardware))
+    try:
+        plan = plan_memory(config, policy, hardware, prompt)
+    except NotImplementedError as error:
+        checks.left.append(f"memory ({error})")
+        plan = None
+    if plan is not None:
+        console.print(memory_table(plan, hardware))
+    cost = step_cost(config, policy, hardware, prompt)
+    console.print(cost_table(config, cost))
+    for line in notes(config, hardware, plan, prompt):
+        console.print(line)
+    console.print(f"checked: {'; '.join(checks.done)}")
+    console.print(f"not checked: {'; '.join(checks.left)}")
+    if plan is not None and plan.problems:
+        with console.status("looking for settings that fit"):
+            change = smallest_change(config, hardware, prompt, footprint)
+        raise ValueError(f"{'; '.join(plan.problems)}; {advice(change)}")
+
+
+# ------------------------------------------------------------------ what is checked
+
+
+def _check(
+    config: TrainConfig, architecture: Any, hardware: Hardware, checks: Checks
+) -> int | None:
+    """What needs neither weights nor GPUs; returns the tokens of the longest prompt, if known."""
+    checks.done.append("settings")
+    checks.done.append("the model's configuration")
+    if hardware.here:
+        resumed = open_run(config)
+        checks.done.append(f"output {config.folder}{f', resuming {resumed}' if resumed else ''}")
+    task = make_task(config.task, **config.task_args)
+    checks.done.append(f"task {config.task}")
+    if config.algorithm == "oracle" and not task.has_checker:
+        raise ValueError(
+            f"algorithm: oracle needs a step checker, and {config.task} has none; use rrpo or srpo"
+        )
+    if config.algorithm == "srpo":
+        nobody: Any = None  # only "prompted" needs one, later
+        make_localizer(config.localizer, nobody, task)
+    examples = _examples(task, config, checks)
+    tokenizer = _tokenizer(locate(config.model))
+    if tokenizer is None:
+        checks.left.append("the tokenizer, which is not here")
+    prompt = None
+    if tokenizer is not None:
+        eos = architecture.get_text_config().eos_token_id
+        stop_token_ids(tokenizer, task, [eos] if isinstance(eos, int) else eos or [])
+        checks.done.append("the tokenizer")
+        if examples:
+            prompt = max(len(encode(tokenizer, example.prompt)) for example in examples)
+            checks.done.append(f"{len(examples)} prompts, of at most {prompt} tokens")
+        if config.rehearsal.file and config.rehearsal.weight:
+            Rehearsal(config.rehearsal, tokenizer, architecture.max_position_embeddings)
+            checks.done.append("rehearsal texts")
+    if config.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("report_to: TensorBoard is not installed; pip install tensorboard")
+    if config.engine == "vllm":
+        if importlib.util.find_spec("vllm") is not None:
+            checks.done.append("vLLM is installed")
+        elif hardware.here:
+            raise ValueError("engine: vllm is not installed here; see README, or use transformers")
+        else:
+            checks.left.append("vLLM, which is not installed here")
+    checks.left += ["the weights", f"whether {config.engine} starts", "rewards"]
+    return prompt
+
+
+def _tokenizer(model: str) -> Any:
+    """The tokenizer of a model, None if it is out of reach."""
+    folder = Path(model)
+    # Of a configuration alone, Transformers makes an empty one.
+    if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZERS):
+        return None
+    try:
+        return load_tokenizer(model)
+    except FileNotFoundError:
+        return None
+
+
+def _examples(task: Any, config: TrainConfig, checks: Checks) -> list[Example]:
+    """The problems of both splits; none if they are out of reach."""
+    found: dict[str, list[Example]] = {}
+    try:
+        for name in get_args(Split):
+            found[name] = checked.examples(task, name)
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        checks.left.append(f"the problems ({' '.join(str(error).split())})")
+        return []
+    if not found["train"]:
+        raise ValueError(f"task: {config.task} has no training problems")
+    if config.evaluation.steps and not found["test"]:
+        raise ValueError(
+            f"evaluation.steps: {config.evaluation.steps}, but {config.task} has no test problems; "
+            "give it some, or set evaluation.steps to 0"
+        )
+    checks.done.append(f"{len(found['train'])} training and {len(found['test'])} test problems")
+    return [*found["train"], *found["test"][: config.evaluation.problems]]
+
+
+def _check_lengths(config: TrainConfig, footprint: Footprint, prompt: int | None) -> int:
+    """See that prompt and completion fit the model; returns the tokens of a prompt to plan for."""
+    most = config.sampling.max_completion_length
+    room, name = footprint.positions, "the model's"
+    if config.engine == "vllm" and config.vllm.max_model_len is not None:
+        room, name = config.vllm.max_model_len, "vllm.max_model_len, "
+    if config.engine == "vllm" and room > footprint.positions:
+        raise ValueError(
+            f"vllm.max_model_len: {room} is more than the model's {footprint.positions}"
+        )
+    if prompt is None:
+        prompt = max(1, min(PROMPT, room - most))
+    if prompt + most > room:
+        raise ValueError(
+            f"sampling.max_completion_length: {most} and the {prompt} tokens of a prompt are more "
+            f"than {name} {room}; {max(room - prompt, 0)} fits"
+        )
+    return prompt
+
+
+def _check_disk(config: TrainConfig, footprint: Footprint) -> None:
+    """Checkpoints need room: one more than are kept, while it is written."""
+    folder = next(p for p in (config.folder, *config.folder.absolute().parents) if p.exists())
+    needed = checkpoint_bytes(footprint) * (config.save_total_limit + 1)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        fit = free // checkpoint_bytes(footprint) - 1
+        raise ValueError(
+            f"save_total_limit: {config.save_total_limit} checkpoints of "
+            f"{checkpoint_bytes(footprint) / GIB:.1f} GiB and one being written do not fit the "
+            f"{free / GIB:.1f} GiB of {folder}; "
+            + (f"save_total_limit {fit} fits" if fit > 0 else "choose another --output")
+        )

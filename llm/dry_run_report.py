@@ -1,0 +1,133 @@
+"""What a dry run shows: tables and lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from llm.config import TrainConfig
+from llm.fitting import GPUS
+from llm.footprint import Footprint
+from llm.hardware import GIB, USABLE, Hardware
+from llm.memory_plan import (
+    PHASES,
+    MemoryPlan,
+    asks,
+    longest,
+    sequences,
+)
+from llm.step_cost import TYPICAL, UTILISATION, StepCost
+
+
+def heading(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> str:
+    """Run, machine and parameters."""
+    kind = "GPU" if hardware.device == "cuda" else "process on CPUs"
+    count = f"{hardware.gpus} {kind}{'s' if hardware.gpus > 1 and kind == 'GPU' else ''}"
+    size = f"{hardware.memory / GIB:.0f} GiB{'' if hardware.gpus == 1 else ' each'}"
+    lora = f" (LoRA, r = {config.lora.r})" if config.lora.r else ""
+    return (
+        f"{config.algorithm} on {config.task} with {Path(config.model).name}: {count}, {size}"
+        f"{'' if hardware.here else ' (assumed)'}\n"
+        f"parameters: {footprint.parameters:,}, of which {footprint.trained:,} are trained{lora}"
+    )
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def memory_table(plan: MemoryPlan, hardware: Hardware) -> Table:
+    """Bytes of a GPU by what they hold, in each phase."""
+    table = _table("memory per GPU, GiB", "", *PHASES)
+
+    def cells(row: Sequence[int]) -> list[str]:
+        digits = 2 if max(plan.totals()) >= GIB else 4
+        return [f"{bytes_ / GIB:.{digits}f}" if bytes_ else "–" for bytes_ in row]
+
+    for name, row in plan.parts.items():
+        table.add_row(name, *cells(row))
+    table.add_section()
+    table.add_row("total", *cells(plan.totals()))
+    table.add_row(f"{USABLE:.0%} of what is there", *cells([hardware.usable] * len(PHASES)))
+    return table
+
+
+def cost_table(config: TrainConfig, cost: StepCost) -> Table:
+    """Tokens and time of a step, an evaluation and the run."""
+    table = _table("a step", "", "expected", "at most")
+    for name, pair in cost.generated.items():
+        table.add_row(f"{name} tokens", *(f"{tokens:,}" for tokens in pair))
+    table.add_row("tokens through the update", *(f"{tokens:,}" for tokens in cost.trained))
+    table.add_row("generate, seconds", *map(_seconds, cost.seconds["generate"]))
+    table.add_row("train, seconds", *map(_seconds, cost.seconds["train"]))
+    table.add_row("step, seconds", *map(_seconds, cost.step))
+    if config.evaluation.steps:
+        table.add_section()
+        table.add_row("an evaluation, tokens", *(f"{tokens:,}" for tokens in cost.evaluation))
+        table.add_row("an evaluation, seconds", *map(_seconds, cost.seconds["evaluation"]))
+    table.add_section()
+    steps = config.steps
+    evaluations = 2 + (steps - 1) // config.evaluation.steps if config.evaluation.steps else 0
+    run = [
+        steps * step + evaluations * each
+        for step, each in zip(cost.step, cost.seconds["evaluation"], strict=True)
+    ]
+    table.add_row(f"{steps} steps, hours", *(f"{seconds / 3600:.2g}" for seconds in run))
+    return table
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def notes(
+    config: TrainConfig, hardware: Hardware, plan: MemoryPlan | None, prompt: int
+) -> list[str]:
+    """Assumptions and warnings, a line each."""
+    lines = [
+        f"assumed: prompts of {prompt} tokens, completions and replies of {TYPICAL:.0%} of their "
+        f"limit, resets at {TYPICAL:.0%} of one; time is that of matrix products alone, 2 "
+        f"operations a parameter and token forward, at {hardware.flops / 1e12:.3g} TFLOP/s × "
+        f"{UTILISATION['generate']:.0%} (sampling) and {UTILISATION['train']:.0%} (training): "
+        "models of a few layers take longer"
+    ]
+    if plan is not None and plan.cached:
+        longest_call = max(tokens for _, _, tokens in sequences(config, prompt))
+        lines.append(
+            f"vLLM's cache holds {plan.cached:,} tokens, {plan.cached / longest_call:.1f} of the "
+            f"longest sequences ({longest_call:,} tokens)"
+        )
+    room = config.vllm.max_model_len
+    if config.engine == "vllm" and room is not None and asks(config):
+        left = room - prompt - longest(config)
+        if left < config.localization.max_tokens:
+            lines.append(
+                f"warning: vllm.max_model_len leaves {left} tokens to localize the longest "
+                f"solutions, less than localization.max_tokens ({config.localization.max_tokens})"
+            )
+    if config.sampling.top_p < 1:
+        lines.append(
+            f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
+            "distribution, but the loss is that of the full one; 1 is the honest choice"
+        )
+    return lines
+
+
+def advice(change: dict[str, Any] | None) -> str:
+    """A change as a sentence."""
+    if change is None:
+        return "no change that this command knows of would fit; use a smaller model"
+    parts = [
+        f"{value} GPUs (torchrun --nproc_per_node {value})"
+        if name == GPUS
+        else f"{name} {str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in change.items()
+    ]
+    return f"{' and '.join(parts)} {'fits' if len(parts) == 1 else 'fit'}"

@@ -1,0 +1,67 @@
+"""Measured peak of an update: `python -m tests.llm.peak HOW …` prints JSON; a process each.
+
+HOW is any of lora, checkpointing. Prints the bytes that the process grew by at its peak while an
+update went through a model of 11 M parameters, and what `llm.footprint` said before.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+ROWS, PROMPT, COMPLETION = 6, 16, 240
+
+
+def architecture() -> object:
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+    )
+
+
+def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from llm.footprint import Footprint
+    from llm.logprobs import completion_logprobs
+    from llm.models import LoraOptions, adapt, trainable
+    from tests.bench.llm_memory import _peak
+
+    torch.set_num_threads(1)
+    options = LoraOptions(r=16 if lora else 0)
+    footprint = Footprint(architecture(), options, bf16=False)
+    predicted = footprint.update(ROWS, PROMPT, COMPLETION, checkpointing)
+    policy = adapt(
+        AutoModelForCausalLM.from_config(architecture(), dtype=torch.float32),
+        options,
+        checkpointing,
+    )
+
+    def update(rows: int) -> None:
+        ids = torch.randint(4096, (rows, PROMPT + COMPLETION))
+        present = torch.ones_like(ids)
+        present[0, -1] = 0  # a row is shorter, so that there is a mask
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[:, PROMPT:] = present[:, PROMPT:].bool()
+        completion_logprobs(policy, ids, present, mask).sum().backward()
+
+    for parameter in trainable(policy).values():
+        parameter.grad = torch.zeros_like(parameter)
+    update(1)  # what libraries take once
+    before = _peak()
+    update(ROWS)
+    first = footprint.update(1, PROMPT, COMPLETION, checkpointing)
+    return {"measured": float(_peak() - before), "predicted": float(predicted - first)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure("lora" in sys.argv, "checkpointing" in sys.argv)))

@@ -1,0 +1,133 @@
+"""What a model takes, from its configuration, against models that are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm.footprint import Footprint, load_architecture
+from llm.models import LoraOptions, adapt, trainable
+from tests.llm.architectures import PARAMETERS, write
+from tests.llm.models import tiny_qwen2
+
+
+def tiny_olmo3() -> Any:
+    """Three layers in four look back no more than 8 tokens."""
+    from transformers import Olmo3Config
+
+    return Olmo3Config(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+        num_attention_heads=2, sliding_window=8, max_position_embeddings=64,
+    )  # fmt: skip
+
+
+def held(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("r", [0, 4])
+def test_states_are_those_of_a_model_that_is_trained(tied: bool, r: int) -> None:
+    model = tiny_qwen2(tied=tied)
+    base = sum(p.numel() for p in model.parameters())
+    footprint = Footprint(model.config, LoraOptions(r=r), bf16=False)
+    policy = adapt(model, LoraOptions(r=r))
+    moved = list(trainable(policy).values())
+    optimizer = torch.optim.AdamW(moved, lr=1e-3)
+    policy(torch.zeros((1, 3), dtype=torch.int64)).logits.sum().backward()
+    optimizer.step()
+    assert footprint.base == base
+    assert footprint.parameters == sum(p.numel() for p in policy.parameters())
+    assert footprint.trained == sum(p.numel() for p in moved)
+    assert footprint.weights == held(policy.parameters())
+    assert footprint.gradients == held(p.grad for p in moved)
+    assert footprint.optimizer == held(t for s in optimizer.state.values() for t in s.values())
+    layers = policy.get_decoder().layers
+    assert footprint.layer == held(layers[0].parameters())
+    assert footprint.rest == footprint.weights - sum(held(x.parameters()) for x in layers)
+
+
+def test_under_bfloat16_adapters_stay_in_float32() -> None:
+    config = tiny_qwen2().config
+    whole, adapters = (Footprint(config, LoraOptions(r=r), bf16=True) for r in (0, 4))
+    assert whole.weights == 4 * whole.base
+    assert adapters.weights == 2 * adapters.base + 4 * adapters.trained
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 20])
+def test_the_cache_is_the_one_that_transformers_keeps(tokens: int) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_olmo3()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        ids = torch.zeros((1, tokens), dtype=torch.int64)
+        cache = model(ids, use_cache=True).past_key_values
+    kept = held(t for layer in cache.layers for t in (layer.keys, layer.values))
+    footprint = Footprint(config, LoraOptions(), bf16=False)
+    assert footprint.cache(tokens, torch.float32) == kept
+    assert footprint.cache(tokens, torch.bfloat16) == kept // 2
+    assert (kept == 4 * tokens * 2 * 64 * 4) == (tokens < 8)  # windows are full afterwards
+
+
+@pytest.mark.vllm
+def test_a_token_takes_what_vllm_says() -> None:
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    config = tiny_qwen2().config
+    block = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=32, dtype=torch.bfloat16)
+    footprint = Footprint(config, LoraOptions(), bf16=True)
+    assert footprint.cache(1, torch.bfloat16) * 16 == 2 * block.page_size_bytes  # of two layers
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_beyond_the_traced_ones_take_as_much(checkpointing: bool) -> None:
+    config = tiny_qwen2().config
+    config.num_hidden_layers = 7
+    config.layer_types = ["full_attention"] * 7
+    footprint = Footprint(config, LoraOptions(r=4), bf16=False)
+    foreseen = footprint.update(2, 8, 100, checkpointing)
+    traced = footprint._trace(7, 2, 8, 100, checkpointing)
+    assert foreseen == pytest.approx(traced, rel=0.02)
+
+
+def test_checkpointing_and_fewer_rows_take_less() -> None:
+    config = tiny_qwen2().config
+    footprint = Footprint(config, LoraOptions(r=4), bf16=False)
+    some, all_ = (footprint.update(rows, 8, 200, False) for rows in (1, 4))
+    assert some < all_ < 4.1 * some
+    assert footprint.update(4, 8, 200, True) < 0.9 * all_
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [["full"], ["lora", "checkpointing"]])
+def test_the_peak_is_the_measured_one_within_a_fifth(how: list[str]) -> None:
+    command = [sys.executable, "-m", "tests.llm.peak", *how]
+    # So that what is freed is given back: glibc keeps it, as much again as a checkpointed update.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    found = json.loads(done.stdout)
+    assert 0.8 < found["predicted"] / found["measured"] < 1.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_published_models_have_the_published_number_of_parameters(
+    name: str, tmp_path: Path
+) -> None:
+    architecture = load_architecture(str(write(tmp_path)[name]))
+    assert Footprint(architecture, LoraOptions(), bf16=True).base == PARAMETERS[name]
+
+
+def test_a_model_without_a_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"^model: no config\.json of .* weights are not nee"
+    ):
+        load_architecture(str(tmp_path))
