@@ -102,6 +102,10 @@ def find(name: str, step: int | None = None) -> Saved:
         raise ValueError(
             f"{name} is a checkpoint; name its run: {run} --step {number.lstrip('0') or 0}"
         )
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{name} holds adapters without their base model; name the run, or merge them"
+        )
     if not (folder / "config.yaml").is_file():
         if step is not None:
             raise ValueError(

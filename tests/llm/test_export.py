@@ -19,7 +19,8 @@ from envs.reasoning import ChainTask
 from llm import evaluate, models
 from llm.chain_model import chain_tokenizer
 from llm.checkpoints import complete, load
-from llm.export import ExportError, check_tokenizer, compare, main
+from llm.export import main
+from llm.export_check import ExportError, check_tokenizer, compare
 from llm.saved import find
 from llm.tasks import ChainReasoning, Example
 from llm.thoughts import Prompt, encode
@@ -62,6 +63,7 @@ def run(
 ) -> Path:
     folder = tmp_path_factory.mktemp("export") / "run"
     more = ["--steps=2", "--evaluation.steps=0", "--lora.r=2", "--optimizer.learning_rate=2e-2"]
+    more += ["--sampling.top_p=0.95"]
     assert train(chain_base, folder, chain_args, *more) == 0
     return folder
 
@@ -178,6 +180,8 @@ def test_adapters_alone(run: Path, chain_base: Path, tmp_path: Path) -> None:
     model = AutoPeftModelForCausalLM.from_pretrained(out).eval()
     assert same(run, 2, model, AutoTokenizer.from_pretrained(out)) < 1e-5
     assert header(out)["library_name"] == "peft"
+    with pytest.raises(ValueError, match="holds adapters without their base model; name the run"):
+        find(str(out))
     code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert "AutoPeftModelForCausalLM" in code
     exec(code.replace("**inputs", "**inputs, max_new_tokens=5").replace('"."', repr(str(out))), {})
@@ -390,24 +394,24 @@ def test_bad_input_is_one_clear_line(
 
 
 @pytest.mark.vllm
-def test_vllm_loads_the_runs_policy(any_run: Path, tmp_path: Path) -> None:
+def test_vllm_loads_the_runs_policy(run: Path, tmp_path: Path) -> None:
     from vllm.config import ModelConfig
 
     from llm.engines import SamplingParams
     from llm.engines.vllm import VLLMEngine
 
-    assert main([str(any_run), f"--out={tmp_path / 'model'}"]) == 0
-    policy = find(str(any_run)).policy(CPU)
+    assert main([str(run), f"--out={tmp_path / 'model'}"]) == 0
+    policy = find(str(run)).policy(CPU)
     engine = VLLMEngine(tmp_path / "model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-        prompts = [tokenizer(text.partition("\n")[0] + "\n").input_ids for text in texts(any_run)]
+        prompts = [tokenizer(text.partition("\n")[0] + "\n").input_ids for text in texts(run)]
         params = [SamplingParams(max_tokens=20, n=4, seed=i) for i in range(len(prompts))]
         answers = engine.generate(prompts, params)
     finally:
         engine.close()
     defaults = ModelConfig(model=str(tmp_path / "model")).get_diff_sampling_param()
-    assert defaults == {"temperature": 0.9, "top_p": 1.0, "top_k": 0, "max_tokens": 40}
+    assert defaults == {"temperature": 1.0, "top_p": 0.95, "top_k": 0, "max_tokens": 40}
     for prompt, completions in zip(prompts, answers, strict=True):
         for completion in completions:
             own = dense_logprobs(policy, [*prompt, *completion.ids])[len(prompt) - 1 :]
