@@ -186,16 +186,18 @@ class Trainer:
             self.save()
             if self.config.evaluation.steps:
                 records.append(self._record(0, self.evaluate(0)))
-        while not (self.finished or self.stopping()):
+        stop = self.stopping()
+        while not (self.finished or stop):
             try:
                 records.append(self.train_step())
             except (Exception, SystemExit) as error:  # a closed pipe makes the display raise that
                 if still_together(error):
                     self._save_what_is_whole()
                 raise
-            last = self.stopping() or self.finished
-            if last or self.step % self.config.save_steps == 0:
+            stop = self.stopping()  # once: who is asked to after that does another step
+            if stop or self.finished or self.step % self.config.save_steps == 0:
                 self.save()
+                stop = self.stopping()
         return records
 
     def stopping(self) -> bool:

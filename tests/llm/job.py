@@ -241,11 +241,12 @@ def run_job(folder: Path, *folders: Path, processes: int = 2) -> list[dict[str, 
     ]
     try:
         for process in running:
-            out, _ = process.communicate(timeout=300)
+            out, _ = process.communicate(timeout=900)
             assert process.returncode == 0, out
     finally:
         for process in running:
             process.kill()
+            process.communicate()
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
 
 

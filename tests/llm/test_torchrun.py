@@ -86,7 +86,7 @@ def started(runs: Runs, *more: str) -> tuple[subprocess.Popen[str], Path]:
     """A run of two processes after its second step."""
     model, task, folder = runs
     run = torchrun(model, folder / "run", task, *FLAGS, "--steps=999", *more)
-    wait_for_step(folder / "run", 1, seconds=300)
+    wait_for_step(folder / "run", 1, seconds=600)
     return run, folder / "run"
 
 
@@ -99,7 +99,7 @@ def test_a_killed_process_ends_the_job(rank: int, runs: Runs) -> None:
     run, output = started(runs, "--save_steps=1")
     try:
         os.kill(of_rank(run, rank), signal.SIGKILL)
-        _, err = run.communicate(timeout=60)
+        _, err = run.communicate(timeout=300)
     finally:
         kill(run)
     assert run.returncode == 1
@@ -120,7 +120,7 @@ def test_a_signal_to_one_process_ends_the_step_of_all(number: signal.Signals, ru
     run, output = started(runs, "--save_steps=999")
     try:
         os.kill(of_rank(run, 1), number)
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=300)
     finally:
         kill(run)
     assert not said(err)
