@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class SPOTreeOptions:
         Tokens sampled with this probability or more are not trained on; above 1, all are.
     """
 
-    branches: tuple[int, ...] = (6, 6, 6)
+    branches: list[int] = field(default_factory=lambda: [6, 6, 6])
     segment_tokens: int = 64
     rho: float = 0.9
 
     def __post_init__(self) -> None:
         if not self.branches or min(self.branches) < 2:
             raise ValueError(
-                f"spo_tree.branches: {list(self.branches)} must be numbers ≥ 2, one a level; a "
+                f"spo_tree.branches: {self.branches} must be numbers ≥ 2, one a level; a "
                 "segment without siblings has nothing to be compared with"
             )
         _at_least("spo_tree", self, segment_tokens=1)

@@ -121,7 +121,7 @@ def test_settings_come_back_from_their_file(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert parse_config([f"--config={path}"], "prog") == config
-    assert config.spo_tree.branches == (3, 2)
+    assert config.spo_tree.branches == [3, 2]
 
 
 def test_only_stage_one_and_the_loss_need_a_reference() -> None:
