@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,20 +93,29 @@ def summary(folder: Path, regime: str) -> Table:
             f"{sum(end < 0.1 for end in ends) or ''}",
             "never" if np.isinf(half) else f"{half:,.0f}",
             f"{np.mean([r['curve']['step'][-1] for r in own.values()]):.0f}",
-            _localized(own.values()),
+            localized(own.values()),
         )
     return table
 
 
-def _localized(records: Iterable[dict[str, Any]]) -> str:
-    """Share of resets at the first error, in the first and the last quarter of the readings."""
-    ends = []
+def localized(records: Collection[dict[str, Any]]) -> str:
+    """Share of resets at the first error as success first passes 0.2 and 0.6.
+
+    A mean over the runs that come so far. Harder errors are left as success rises, so arms are
+    compared at equal success, not at equal steps.
+    """
+    found: dict[float, list[float]] = {0.2: [], 0.6: []}
     for record in records:
-        found = [x for x in record["curve"]["localize/exact"] if x is not None]
-        quarter = len(found) // 4 + 1
-        if found:
-            ends.append((np.mean(found[:quarter]), np.mean(found[-quarter:])))
-    return "{:.0%} → {:.0%}".format(*np.mean(ends, axis=0)) if ends else ""
+        success, exact = np.array(record["curve"]["success"]), record["curve"]["localize/exact"]
+        for passed, shares in found.items():
+            if len(there := np.flatnonzero(success >= passed)):
+                near = [x for x in exact[max(there[0] - 1, 0) : there[0] + 2] if x is not None]
+                shares += [float(np.mean(near))] if near else []
+    if not any(x is not None for r in records for x in r["curve"]["localize/exact"]):
+        return ""
+    if not found[0.2]:
+        return "–"
+    return " → ".join(f"{np.mean(shares):.0%}" if shares else "–" for shares in found.values())
 
 
 def tuning_table(folder: Path, regimes: Sequence[str]) -> Table:
