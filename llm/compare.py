@@ -5,8 +5,8 @@ not made again. Progress is the exact success probability on held-out problems (
 against steps and against all generated tokens: fresh rollouts, seeds, resets and localizations.
 Every run of a regime ends when it has spent the regime's tokens.
 
-The regimes were chosen by `cpi.signal` before any run; the learning rate, one for all, by `--tune`
-on seeds that no comparison uses.
+Three regimes were chosen by `cpi.signal` before any run, the fourth for what early trials had
+found; the learning rate, one for all, by `--tune` on seeds that no comparison uses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llm.arms import (
     TUNING_SEEDS,
     run_config,
 )
-from llm.compare_report import summary, tuning_table
+from llm.compare_report import read_record, summary, tuning_table
 from llm.config import TrainConfig
 from llm.ours import check_package
 
@@ -55,6 +55,8 @@ Runs that are there are not made again, so an interrupted comparison goes on whe
 
 #: Times that success is read out on the way through the budget.
 READINGS = 60
+#: Arms of a quick comparison.
+QUICK = ("grpo", "oracle-first_error")
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
@@ -113,7 +115,9 @@ class CompareConfig:
     regimes : list of str
         short, middle, long, few.
     arms : list of str
-        Lines of `llm.arms.ARMS`; by default all.
+        By default the regime's: algorithm-localizer (or -mask of the oracle), or plan-localizer,
+        where random and deepest are two reset groups of 4 at any failed answers or at those with
+        the latest errors, and one is 8 continuations of one.
     seeds : int
         Runs of each arm in each regime.
     first_seed : int
@@ -123,7 +127,8 @@ class CompareConfig:
     output : str
         Folder of the results, one JSON file a run.
     quick : bool
-        Two arms and two seeds of a tenth of the tokens, to see that it works.
+        Two seeds of a tenth of the tokens, and two arms unless some are named, to see that it
+        works.
     tune : bool
         Instead, try learning rates with three arms on four other seeds, and say which to take.
     """
@@ -143,6 +148,16 @@ class CompareConfig:
             for name in names:
                 if name not in known:
                     raise ValueError(f"{what}: {name!r} is none of {', '.join(known)}")
+            if not names:
+                raise ValueError(f"{what}: none named; leave it out for all")
+        others = CompareConfig.arms, CompareConfig.seeds, CompareConfig.first_seed
+        if self.tune and (self.quick or (self.arms, self.seeds, self.first_seed) != others):
+            raise ValueError(
+                f"tune: it has its own arms ({', '.join(TUNING_ARMS)}), seeds and budget; leave "
+                "--arms, --seeds, --first_seed and --quick out"
+            )
+        if Path(self.output).is_file():
+            raise ValueError(f"output: {self.output} is a file; name a folder")
         if self.seeds < 1 or self.jobs < 1 or self.first_seed < 0:
             raise ValueError(
                 f"seeds={self.seeds}, jobs={self.jobs}, first_seed={self.first_seed}: seeds and "
@@ -165,9 +180,9 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
                         path = folder / "tuning" / f"{name}-{rate:g}" / f"{arm}-s{seed}.json"
                         found[path] = run_config(ARMS[arm], regime, config.model, rate, seed)
             continue
-        arms, seeds = config.arms, config.seeds
+        arms, seeds = [arm for arm in config.arms if arm in regime.arms], config.seeds
         if config.quick:
-            arms, seeds = ("grpo", "oracle-first_error"), 2
+            arms, seeds = list(QUICK if config.arms == CompareConfig.arms else config.arms), 2
             regime = dataclasses.replace(regime, token_budget=regime.token_budget // 10)
         for seed in range(config.first_seed, config.first_seed + seeds):
             for arm in arms:
@@ -189,7 +204,7 @@ def done(path: Path, settings: TrainConfig) -> bool:
     if not path.exists():
         return False
     defaults = json.loads(json.dumps(asdict(TrainConfig(model=settings.model))))
-    recorded = defaults | json.loads(path.read_text())["config"]
+    recorded = defaults | read_record(path)["config"]
     wanted = json.loads(json.dumps(asdict(settings)))
     if recorded != wanted:
         odd = sorted(k for k in wanted if recorded.get(k) != wanted[k])
@@ -216,9 +231,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cpi.tables import console
     from llm.command_line import parse
+    from llm.models import load_tokenizer, locate
 
     try:
         config = parse(CompareConfig, argv, PROG, DESCRIPTION, EPILOG)
+        load_tokenizer(locate(config.model))  # a wrong name is told once, not by each run
         open_runs = {path: s for path, s in runs(config).items() if not done(path, s)}
     except (ValueError, OSError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
@@ -232,11 +249,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: stopped; the same command goes on with what is missing", file=sys.stderr)
         return 130
     folder = Path(config.output)
-    if config.tune:
-        console().print(tuning_table(folder, config.regimes))
-    else:
-        for regime in config.regimes:
-            console().print(summary(folder, regime))
+    try:
+        if config.tune:
+            console().print(tuning_table(folder, config.regimes))
+        else:
+            for regime in config.regimes:
+                console().print(summary(folder, regime))
+    except ValueError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -100,7 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path(CompareConfig.output), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("paper_figures/compare.png"))
     args = parser.parse_args(argv)
-    found = {name: read_records(args.results, name) for name in REGIMES}
+    try:
+        found = {name: read_records(args.results, name) for name in REGIMES}
+    except ValueError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
     found = {name: records for name, records in found.items() if records}
     if not found:
         arms = ", ".join(list(ARMS)[:3])

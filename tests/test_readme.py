@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from llm.arms import ARMS, REGIMES
+from llm.arms import ARMS, REGIMES, predicted
 from llm.compare import CompareConfig
 from llm.compare_report import Records, area, interval, localized, read_records, tokens_to
 
 README = Path(__file__).parents[1] / "README.md"
 
 #: What is tried to keep a prompted localizer's skill has a table of its own.
-REMEDIES = ("srpo-prompted", *(arm for arm in ARMS if arm.count("-") == 2))
+REMEDIES = ("srpo-surprisal", "srpo-prompted", *(arm for arm in ARMS if arm.count("-") == 2))
 
 
 def gain(records: Records, arm: str) -> str:
@@ -25,20 +25,26 @@ def gain(records: Records, arm: str) -> str:
     return f"{np.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def theory(arm: str, regime: str) -> str:
+    """Worth of a collection at the start, in GRPO's."""
+    worth = predicted(arm, REGIMES[regime].length)
+    return "" if worth is None else f"{worth:.2f}: "
+
+
 def comparison() -> list[str]:
     """The lines of the README's table."""
     found = {regime: read_records(Path(CompareConfig.output), regime) for regime in REGIMES}
-    rows = [arm for arm in ARMS if arm != "grpo" and arm not in REMEDIES[1:]]
-    lines = [
-        f"| {arm} | {' | '.join(gain(records, arm) for records in found.values())} |"
-        for arm in rows
-    ]
+    rows = [arm for arm in ARMS if arm != "grpo" and arm.count("-") < 2]
+    lines = []
+    for arm in rows:
+        cells = [theory(arm, r) + gain(found[r], arm) if arm in found[r] else "" for r in found]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     base = [np.mean([area(r) for r in records["grpo"].values()]) for records in found.values()]
     half = [
         np.median([tokens_to(r, 0.5) for r in records["grpo"].values()])
         for records in found.values()
     ]
-    cells = (f"{b:.3f}, ½ after {h:,.0f} tokens" for b, h in zip(base, half, strict=True))
+    cells = (f"{b:.3f}, ½ at {h / 1000:.0f}k" for b, h in zip(base, half, strict=True))
     return [f"| grpo | {' | '.join(cells)} |", *lines]
 
 
@@ -53,28 +59,37 @@ def remedies() -> list[str]:
 
 
 def test_all_runs_of_the_comparison_are_recorded() -> None:
-    for regime in ("short", "middle", "long"):
-        records = read_records(Path(CompareConfig.output), regime)
-        assert {arm: sorted(own) for arm, own in records.items()} == {
-            arm: list(range(8)) for arm in ARMS
-        }
+    for name, regime in REGIMES.items():
+        records = read_records(Path(CompareConfig.output), name)
+        assert records.keys() == set(regime.arms)
+        assert all(sorted(own) == list(range(8)) for own in records.values())
 
 
-def test_what_is_said_of_few_prompts() -> None:
-    records = read_records(Path(CompareConfig.output), "few")
-    ends = {
-        arm: np.array([run["curve"]["success"][-1] for run in own.values()])
-        for arm, own in records.items()
-    }
-    assert (ends["grpo"] < 0.1).sum() == 1
-    assert (ends["rrpo"] < 0.1).sum() == 5
-    assert min(ends["srpo-prompted"].min(), ends["oracle-first_error"].min()) > 0.9
-    kept = [seed for seed in records["grpo"] if ends["grpo"][seed] > 0.1]
+def test_what_is_said_in_words() -> None:
     text = " ".join(README.read_text().split())
+    found = {name: read_records(Path(CompareConfig.output), name) for name in REGIMES}
+    ends = {
+        arm: [run["curve"]["success"][-1] for run in own.values()]
+        for arm, own in found["few"].items()
+    }
+    stuck = {arm: sum(end < 0.1 for end in own) for arm, own in ends.items()}
+    assert {arm: n for arm, n in stuck.items() if n} == {
+        "grpo": 1, "rrpo": 5, "deepest-rrpo": 1, "deepest-surprisal": 1
+    }  # fmt: skip
+    kept = [seed for seed, end in zip(found["few"]["grpo"], ends["grpo"], strict=True) if end > 0.1]
     for arm in ("oracle-first_error", "srpo-prompted"):
-        gains = [area(records[arm][seed]) - area(records["grpo"][seed]) for seed in kept]
+        own, base = found["few"][arm], found["few"]["grpo"]
+        gains = [area(own[seed]) - area(base[seed]) for seed in kept]
         low, high = interval(gains)
-        assert f"by {np.mean(gains):.3f} [{low:.3f}, {high:.3f}]" in text
+        assert f"{np.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]" in text
+    deepest, chance = found["long"]["deepest-checker"], found["long"]["random-checker"]
+    gains = [area(deepest[seed]) - area(chance[seed]) for seed in deepest]
+    low, high = interval(gains)
+    assert f"{np.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]" in text
+    for arm, thousands in (("grpo", 44), ("one-checker", 36)):
+        half = np.median([tokens_to(run, 0.5) for run in found["long"][arm].values()])
+        assert round(half / 1000) == thousands
+    assert "one half at 36 thousand tokens instead of 44" in text
 
 
 def test_the_tables_of_the_comparison() -> None:

@@ -40,16 +40,23 @@ def test_tokens_to_a_success_that_is_never_reached_are_infinite() -> None:
 
 
 def test_interval_of_a_mean() -> None:
+    # As many values as there are seeds: 200 · 95 %, give or take 3 standard deviations.
     rng = np.random.default_rng(0)
-    covered, widths = 0, []
+    covered = 0
     for _ in range(200):
-        low, high = interval(rng.normal(1.0, 2.0, size=20))
+        low, high = interval(rng.normal(1.0, 2.0, size=8))
         covered += low <= 1.0 <= high
-        widths.append(high - low)
-    # 95 % by percentiles of 20 values is about 93 %; its width is 2 · 1.96 · 2/√20.
-    assert 175 <= covered <= 199
-    assert np.mean(widths) == pytest.approx(2 * 1.96 * 2 / 20**0.5, rel=0.1)
+    assert 181 <= covered <= 199
+    # Of many values it is the usual one.
+    values = rng.normal(1.0, 2.0, size=400)
+    usual = values.mean() + 1.96 * values.std(ddof=1) / 20 * np.array([-1, 1])
+    assert interval(values) == pytest.approx(usual, abs=0.02)
+    # The skewed tail of the data is the longer side.
+    skewed = np.array([0.0, 0.0, 0.1, 0.1, 0.1, 0.2, 0.2, 2.0])
+    low, high = interval(skewed)
+    assert high - skewed.mean() > skewed.mean() - low
     assert np.isnan(interval([1.0])).all()
+    assert interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
 
 
 def test_only_what_an_arm_is_differs() -> None:
@@ -111,10 +118,11 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     config = run_config(ARMS["grpo"], REGIMES["short"], "m", 1e-3, 0)
     path = tmp_path / "grpo-s0.json"
     assert not done(path, config)
-    path.write_text(json.dumps({"config": asdict(config)}))
+    curve = {"tokens": [0], "success": [0.1]}
+    path.write_text(json.dumps({"config": asdict(config), "curve": curve}))
     assert done(path, config)
     older = {name: value for name, value in asdict(config).items() if name != "rehearsal"}
-    path.write_text(json.dumps({"config": older}))
+    path.write_text(json.dumps({"config": older, "curve": curve}))
     assert done(path, config)
     with pytest.raises(ValueError, match=r"made with other settings \(seed\); remove it, or name"):
         done(path, dataclasses.replace(config, seed=1))
@@ -129,11 +137,47 @@ def test_localizations_are_paid_for() -> None:
     assert tokens[-2] < 400 <= tokens[-1]
 
 
-def test_bad_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_settings_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--arms", "[grpo,sgpo]"]) == 2
     assert "arms: 'sgpo' is none of grpo, rrpo" in capsys.readouterr().err
     assert main(["--seeds", "0"]) == 2
     assert "seeds=0" in capsys.readouterr().err
+    assert main(["--arms", "[]"]) == 2
+    assert "arms: none named" in capsys.readouterr().err
+    assert main(["--tune", "--quick"]) == 2
+    assert "tune: it has its own arms" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["--output", str(file)]) == 2
+    assert f"output: {file} is a file" in capsys.readouterr().err
+    assert main(["--model", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "model: no tokenizer could be loaded" in capsys.readouterr().err
+
+
+def test_records_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
+    config = asdict(run_config(ARMS["grpo"], REGIMES["short"], "m", 1e-3, 0))
+    curve = {"tokens": [0], "success": [0.1]}
+    (tmp_path / "short").mkdir()
+    first, second = (tmp_path / "short" / f"grpo-s{seed}.json" for seed in (0, 1))
+    first.write_text(json.dumps({"config": config, "curve": curve}))
+    second.write_text(json.dumps({"config": config | {"token_budget": 7}, "curve": curve}))
+    with pytest.raises(ValueError, match=r"grpo-s1\.json was made with another token_budget"):
+        read_records(tmp_path, "short")
+    for torn in ("{", "{}", "null", "[]", json.dumps({"config": config})):
+        second.write_text(torn)
+        with pytest.raises(ValueError, match=r"grpo-s1\.json is no record of a run; remove it"):
+            read_records(tmp_path, "short")
+
+
+def test_a_quick_comparison_of_some_arms() -> None:
+    paths = runs(CompareConfig(quick=True, regimes=("short",), arms=("rrpo",)))
+    assert [path.stem for path in paths] == ["rrpo-s0", "rrpo-s1"]
+
+
+def test_few_has_arms_of_its_own() -> None:
+    assert {path.stem for path in runs(CompareConfig(regimes=("few",), seeds=1))} == {
+        f"{arm}-s0" for arm in REGIMES["few"].arms
+    }
 
 
 @pytest.mark.slow
@@ -152,7 +196,7 @@ def test_a_quick_comparison_goes_on_where_it_was(
     for own in records.values():
         assert list(own) == [0, 1]
         for one in own.values():
-            curve, ledger = one["curve"], run["ledger"]
+            curve, ledger = one["curve"], one["ledger"]
             assert curve["tokens"][-1] == ledger["steps"] + ledger["localizer_cost"] >= budget
             # At most a step beyond the budget, and read out about as often as was asked.
             assert curve["tokens"][-2] < budget

@@ -60,7 +60,14 @@ def test_every_method_has_a_colour_and_a_dash_of_its_own() -> None:
 def record(tokens: int, steps: int, end: float) -> dict[str, Any]:
     x = np.linspace(0, 1, 5)
     curve = {"tokens": (tokens * x).tolist(), "step": (steps * x).tolist()}
-    return {"curve": curve | {"success": (end * x).tolist()}, "config": {"token_budget": tokens}}
+    config = {
+        "token_budget": tokens,
+        "seed": 0,
+        "model": "m",
+        "task_args": {},
+        "prompts_per_step": 8,
+    }
+    return {"curve": curve | {"success": (end * x).tolist()}, "config": config}
 
 
 def test_mean_curve_ends_where_the_first_run_does() -> None:
