@@ -187,7 +187,7 @@ class ThoughtSimulator:
             (prefix, self._grow(prefix, group))
             for prefix, group in zip(prefixes, completions, strict=True)
         ]
-        verdicts = iter(self._judge([(p, steps) for p, group in grown for steps in group]))
+        verdicts = iter(self.judge([(p, steps) for p, group in grown for steps in group]))
         return [
             [
                 self._episode(prefix, steps, next(verdicts).reward, len(completion.ids))
@@ -208,8 +208,8 @@ class ThoughtSimulator:
         rest, most = self._rest(prefix.steps), self.limits.max_thoughts - prefix.length
         return [(*prefix.steps, *self._split(each, most, rest)) for each in completions]
 
-    def _judge(self, grown: Sequence[tuple[Prefix, Steps]]) -> list[Verdict]:
-        """Verdicts of all episodes at once."""
+    def judge(self, grown: Sequence[tuple[Prefix, Steps]]) -> list[Verdict]:
+        """Verdicts of whole episodes, all at once: what they grew from, and all their steps."""
         examples = [prefix.start.example for prefix, _ in grown]
         texts = [
             self.tokenizer.decode(token_ids(steps), skip_special_tokens=True) for _, steps in grown

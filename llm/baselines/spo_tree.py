@@ -36,7 +36,6 @@ from llm.engines.engine import MAX_SEED, Completion, SamplingParams
 from llm.metrics import collection_metrics
 from llm.progress import Reporter
 from llm.rows import Row, make_rows
-from llm.tasks import checked
 from llm.thoughts import Prompt, Thought, ThoughtSimulator, token_ids
 
 if TYPE_CHECKING:
@@ -170,10 +169,9 @@ class SPOTree:
 
     def _judge(self, leaves: Sequence[Node]) -> None:
         """Rewards of whole completions."""
-        for leaf in leaves:
-            ids = token_ids(leaf.prefix.steps)
-            text = self.simulator.tokenizer.decode(ids, skip_special_tokens=True)
-            leaf.reward = checked.reward(self.simulator.task, leaf.prefix.start.example, text)
+        verdicts = self.simulator.judge([(leaf.prefix, leaf.prefix.steps) for leaf in leaves])
+        for leaf, verdict in zip(leaves, verdicts, strict=True):
+            leaf.reward = verdict.reward
 
     def _episode(self, node: Node, child: Node) -> Episode:
         """A segment as an episode of its siblings' group, whose return is its value."""
