@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,13 +77,6 @@ def test_half_a_step_is_not_saved(
     assert "second pass of step 2; step-000000 is saved" in one_line(capfd)
 
 
-def raise_and_wait(number: int) -> None:
-    """Raise a signal and stay: beside other threads its handler may run a little later."""
-    signal.raise_signal(number)
-    for _ in range(500):
-        time.sleep(0.01)
-
-
 def test_a_signal_before_it_began(
     chain_base: Path,
     chain_args: dict[str, Any],
@@ -92,6 +84,8 @@ def test_a_signal_before_it_began(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    # A shell starts what is in the background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for place, message in (
         ("llm.config.parse_config", "stopped before it began"),
@@ -99,11 +93,12 @@ def test_a_signal_before_it_began(
     ):
         for number in (signal.SIGINT, signal.SIGTERM):
             with monkeypatch.context() as patch:
-                patch.setattr(place, lambda *_, n=number, **__: raise_and_wait(n))
+                patch.setattr(place, lambda *_, n=number, **__: signal.raise_signal(n))
                 assert train(chain_base, tmp_path / "run", chain_args) == 130
             assert one_line(capfd).rstrip() == f"python -m llm.train: {message}"
     assert not (tmp_path / "run").exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow
