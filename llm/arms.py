@@ -1,4 +1,4 @@
-"""What `llm.compare` compares: arms, the regimes chosen by theory, and a run's settings."""
+"""What `llm.compare` compares: arms, regimes, and a run's settings."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Regime:
         generated steps, by `cpi.signal` at q = ½.
     prompts_per_step : int
     arms : tuple of str
-        Of `ARMS`.
+        What is compared here unless arms are named.
     """
 
     length: int
@@ -112,7 +112,7 @@ REGIMES: dict[str, Regime] = {
 #: one for all was decided after 9 of 144 runs of *middle* at 1e-3, the best mean there, had failed.
 LEARNING_RATE = 5e-4
 #: With AdamW's usual 1e-8, a lone group with a signal after steps without any makes a step of full
-#: length in every weight, and a quarter of first runs on long problems lost all success to one.
+#: length in every weight, and a quarter of early runs on long problems lost all success to one.
 ADAM_EPSILON = 1e-4
 #: Steps no run reaches: the token budget ends it.
 MANY = 100_000

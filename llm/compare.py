@@ -180,9 +180,10 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
                         path = folder / "tuning" / f"{name}-{rate:g}" / f"{arm}-s{seed}.json"
                         found[path] = run_config(ARMS[arm], regime, config.model, rate, seed)
             continue
-        arms, seeds = [arm for arm in config.arms if arm in regime.arms], config.seeds
+        usual = QUICK if config.quick else regime.arms
+        arms = usual if config.arms == CompareConfig.arms else config.arms
+        seeds = 2 if config.quick else config.seeds
         if config.quick:
-            arms, seeds = list(QUICK if config.arms == CompareConfig.arms else config.arms), 2
             regime = dataclasses.replace(regime, token_budget=regime.token_budget // 10)
         for seed in range(config.first_seed, config.first_seed + seeds):
             for arm in arms:

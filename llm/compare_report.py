@@ -92,14 +92,14 @@ def read_record(path: Path) -> dict[str, Any]:
         If it is none; names the file.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        assert {*SHARED, "seed"} <= record["config"].keys()
-        assert len(record["curve"]["tokens"]) == len(record["curve"]["success"]) > 0
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-        raise ValueError(
-            f"output: {path} is no record of a run; remove it, and it is made again"
-        ) from None
-    return dict(record)
+        record = dict(json.loads(path.read_text(encoding="utf-8")))
+        whole = {*SHARED, "seed"} <= record["config"].keys()
+        whole &= len(record["curve"]["tokens"]) == len(record["curve"]["success"]) > 0
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"output: {path} is no record of a run; remove it, and it is made again")
+    return record
 
 
 def summary(folder: Path, regime: str) -> Table:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from llm.arms import ARMS, REGIMES, predicted
 from llm.compare import CompareConfig
-from llm.compare_report import Records, area, interval, localized, read_records, tokens_to
+from llm.compare_report import (
+    Records,
+    area,
+    interval,
+    localized,
+    read_record,
+    read_records,
+    tokens_to,
+)
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -58,6 +67,11 @@ def remedies() -> list[str]:
     return [f"| {arm} | {' | '.join(row)} |" for arm, row in cells.items()]
 
 
+def never_took_off(run: dict[str, Any]) -> bool:
+    """Whether it ended with hardly any success."""
+    return bool(run["curve"]["success"][-1] < 0.1)
+
+
 def test_all_runs_of_the_comparison_are_recorded() -> None:
     for name, regime in REGIMES.items():
         records = read_records(Path(CompareConfig.output), name)
@@ -72,7 +86,7 @@ def test_what_is_said_in_words() -> None:
         arm: [run["curve"]["success"][-1] for run in own.values()]
         for arm, own in found["few"].items()
     }
-    stuck = {arm: sum(end < 0.1 for end in own) for arm, own in ends.items()}
+    stuck = {arm: sum(map(never_took_off, own.values())) for arm, own in found["few"].items()}
     assert {arm: n for arm, n in stuck.items() if n} == {
         "grpo": 1, "rrpo": 5, "deepest-rrpo": 1, "deepest-surprisal": 1
     }  # fmt: skip
@@ -82,6 +96,16 @@ def test_what_is_said_in_words() -> None:
         gains = [area(own[seed]) - area(base[seed]) for seed in kept]
         low, high = interval(gains)
         assert f"{np.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]" in text
+    alone = {arm: own for arm, own in found["long"].items() if arm != "srpo-prompted-lora"}
+    assert [a for a, own in alone.items() if any(never_took_off(r) for r in own.values())] == [
+        "deepest-surprisal"
+    ]
+    for arm, come in (("srpo-prompted-rehearsal", 6), ("srpo-prompted-slow", 5)):
+        ends = [tokens_to(run, 0.6) for run in found["long"][arm].values()]
+        assert np.isfinite(ends).sum() == come
+    doubled = [read_record(p) for p in (Path(CompareConfig.output) / "middle-1e-3").iterdir()]
+    assert (len(doubled), sum(map(never_took_off, doubled))) == (144, 9)
+    assert {r["config"]["optimizer"]["learning_rate"] for r in doubled} == {1e-3, 0.25e-3}
     deepest, chance = found["long"]["deepest-checker"], found["long"]["random-checker"]
     gains = [area(deepest[seed]) - area(chance[seed]) for seed in deepest]
     low, high = interval(gains)

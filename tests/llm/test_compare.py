@@ -178,6 +178,8 @@ def test_few_has_arms_of_its_own() -> None:
     assert {path.stem for path in runs(CompareConfig(regimes=("few",), seeds=1))} == {
         f"{arm}-s0" for arm in REGIMES["few"].arms
     }
+    named = runs(CompareConfig(regimes=("few",), arms=("one-checker",), seeds=1))
+    assert [path.stem for path in named] == ["one-checker-s0"]
 
 
 @pytest.mark.slow
