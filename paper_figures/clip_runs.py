@@ -1,0 +1,92 @@
+"""`python -m paper_figures.clip_runs`: what clipping does when a batch is used four times.
+
+The comparison of `llm.compare` takes one on-policy step a batch, where the ratio is 1 and nothing
+can be clipped. Here GRPO and SRPO take four passes over each batch, three of them off-policy, with
+several clips; regime, token budget, learning rate and seeds are the comparison's, so that its runs
+are the ones to hold against. A run leaves a JSON file, and one that is there is not made again:
+remove the folder to make all anew, in about 20 minutes on one core.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cpi.results import write_json
+from llm.arms import ARMS, LEARNING_RATE, REGIMES, run_config
+from llm.config import TrainConfig
+
+PROG = "python -m paper_figures.clip_runs"
+
+FOLDER = Path(__file__).parent / "results" / "clip"
+REGIME, SEEDS, PASSES = "middle", range(8), 4
+CLIPPED_ARMS = ("grpo", "srpo-prompted")
+
+#: Name → ε below and above 1. A ratio is positive, so ε = 1 never binds below.
+CLIPS: dict[str, tuple[float, float]] = {
+    "none": (1.0, 1e6),
+    "0.1": (0.1, 0.1),
+    "0.2": (0.2, 0.2),
+    "0.2-0.28": (0.2, 0.28),
+}
+
+
+def clip_config(arm: str, clip: str, seed: int, model: str = "chain-base") -> TrainConfig:
+    """The settings of a run: those of the comparison, but for passes and clip."""
+    config = run_config(ARMS[arm], REGIMES[REGIME], model, LEARNING_RATE, seed)
+    low, high = CLIPS[clip]
+    return dataclasses.replace(
+        config,
+        update=dataclasses.replace(config.update, num_iterations=PASSES),
+        loss=dataclasses.replace(config.loss, epsilon=low, epsilon_high=high),
+    )
+
+
+def runs(folder: Path = FOLDER) -> dict[Path, TrainConfig]:
+    """Where each run leaves its result, and its settings; a seed of all before the next."""
+    return {
+        folder / f"{arm}-{clip}-s{seed}.json": clip_config(arm, clip, seed)
+        for seed in SEEDS
+        for clip in CLIPS
+        for arm in CLIPPED_ARMS
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
+    from rich.progress import track
+
+    from cpi.tables import console
+    from llm.compare import done, run
+
+    try:
+        missing = {p: c for p, c in runs(args.output).items() if not done(p, c)}
+        args.output.mkdir(parents=True, exist_ok=True)
+        progress = track(missing.items(), "runs", console=console(sys.stderr))
+        for path, config in progress:
+            record = run(config)
+            record["environment"]["command"] = [PROG]  # not where this machine keeps the file
+            write_json(path, record)
+    except (ValueError, OSError) as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROG}: stopped; the same command goes on with what is missing", file=sys.stderr)
+        return 130
+    print(f"{len(missing)} runs made, all are in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
