@@ -69,14 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cpi.tables import console
     from llm.compare import done, run
+    from llm.run_folder import commit
 
+    # Of the code that was loaded; and not where this machine keeps it.
+    made_by = {"commit": commit(), "command": [PROG]}
     try:
         missing = {p: c for p, c in runs(args.output).items() if not done(p, c)}
         args.output.mkdir(parents=True, exist_ok=True)
         progress = track(missing.items(), "runs", console=console(sys.stderr))
         for path, config in progress:
             record = run(config)
-            record["environment"]["command"] = [PROG]  # not where this machine keeps the file
+            record["environment"] |= made_by
             write_json(path, record)
     except (ValueError, OSError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
