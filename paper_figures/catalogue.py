@@ -1,0 +1,26 @@
+"""All figures, in the order of the report."""
+
+from __future__ import annotations
+
+from paper_figures import t6_chain
+from paper_figures.figure import Figure
+
+FIGURES: tuple[Figure, ...] = (t6_chain.FIGURE,)
+
+
+def choose(names: list[str]) -> list[Figure]:
+    """The figures of some names, or all; "t6" is enough for "t6_chain".
+
+    Raises
+    ------
+    ValueError
+        If a name is no figure's.
+    """
+    chosen = []
+    for name in names:
+        found = [f for f in FIGURES if name in (f.name, f.name.split("_")[0])]
+        if not found:
+            known = ", ".join(f.name for f in FIGURES)
+            raise ValueError(f"NAMES: {name!r} is none of the figures: {known}")
+        chosen += found
+    return chosen or list(FIGURES)

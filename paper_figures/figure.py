@@ -1,0 +1,156 @@
+"""What a figure is: settings, how its data come about, how they are drawn, what they say.
+
+Its data are recorded in results/NAME.json with settings, versions and commit, so that drawing needs
+no experiment; a record whose settings are no longer the figure's is called stale.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cpi.results import write_json
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+#: JSON-able: what is recorded is what is drawn.
+Data = dict[str, Any]
+Verdict = Literal["holds", "holds with a caveat", "does not hold", "not tested here"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, what was found of it, and the verdict, which code draws from the data.
+
+    Parameters
+    ----------
+    claim : str
+        What the paper says, or what is ours.
+    checked : str
+        What was checked, and how.
+    found : str
+        The numbers.
+    verdict : {"holds", "holds with a caveat", "does not hold", "not tested here"}
+    of : {"paper", "ours"}
+        Whose statement it is; caveats to the paper's are ours.
+    caveat : str
+        Of "holds with a caveat": which; of "not tested here": why.
+
+    Raises
+    ------
+    ValueError
+        If a verdict that needs a reason has none.
+    """
+
+    claim: str
+    checked: str
+    found: str
+    verdict: Verdict
+    of: Literal["paper", "ours"] = "paper"
+    caveat: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verdict in ("holds with a caveat", "not tested here") and not self.caveat:
+            raise ValueError(f"caveat: {self.verdict!r} of {self.claim!r} needs a reason")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the paper; its module ends with `FIGURE = Figure(...)`.
+
+    Parameters
+    ----------
+    name : str
+        Stem of its files.
+    title : str
+        Of its section in the report.
+    caption : str
+        What to see. Numbers are placeholders, `{arms[rr][slope]:.2f}`, filled from the data.
+    settings : mapping
+        All that the data depend on: seeds, sizes. JSON-able.
+    compute : function of settings and progress
+        The data; progress is told in a few words what comes next.
+    draw : function of the data
+        A matplotlib figure, made by `paper_figures.style.blank`.
+    claims : function of the data
+        For the report.
+    cheap : bool
+        Takes seconds, so `--recompute` does it without being asked by name.
+    """
+
+    name: str
+    title: str
+    caption: str
+    settings: Mapping[str, Any]
+    compute: Callable[[Mapping[str, Any], Callable[[str], None]], Data]
+    draw: Callable[[Data], matplotlib.figure.Figure]
+    claims: Callable[[Data], Sequence[Claim]]
+    cheap: bool = False
+
+    @property
+    def command(self) -> str:
+        """What makes the data anew."""
+        return f"python -m paper_figures {self.name} --recompute"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Data of a figure as recorded, what they were made with, and by what."""
+
+    settings: Mapping[str, Any]
+    data: Data
+    environment: Mapping[str, Any]
+
+    @property
+    def made(self) -> str:
+        """Date and commit, in words."""
+        commit = self.environment.get("commit") or "unknown"
+        return f"{self.environment['time'][:10]}, commit {commit[:9]}{'+' * commit.endswith('+')}"
+
+    def stale(self, figure: Figure) -> str:
+        """Which settings are not the figure's now; "" if all are."""
+        now = plain(figure.settings)
+        names = [n for n in {**now, **self.settings} if now.get(n) != self.settings.get(n)]
+        changes = (f"{n} was {self.settings.get(n)}, is {now.get(n)}" for n in names)
+        return "; ".join(changes)
+
+
+def plain(value: Any) -> Any:
+    """What a value is once it has been written as JSON and read again: tuples are lists."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def read(folder: Path, figure: Figure) -> Record:
+    """The record of a figure.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or the file is no record; says how to make one.
+    """
+    path = folder / f"{figure.name}.json"
+    if not path.is_file():
+        raise ValueError(f"{figure.name}: no record {path}; {figure.command} makes it")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Record(found["settings"], found["data"], found["environment"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{figure.name}: {path} is no record; {figure.command} makes it anew"
+        ) from None
+
+
+def record(folder: Path, figure: Figure, progress: Callable[[str], None]) -> Record:
+    """Compute a figure's data, and write and return the record."""
+    from llm.run_folder import environment
+
+    data = plain(figure.compute(figure.settings, progress))
+    made = Record(plain(figure.settings), data, environment())
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {"settings": made.settings, "data": made.data, "environment": made.environment}
+    write_json(folder / f"{figure.name}.json", fields)
+    return made

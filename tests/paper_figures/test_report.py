@@ -1,0 +1,146 @@
+"""The figures and the report that are committed are what the records give."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from paper_figures import __main__ as command
+from paper_figures.catalogue import FIGURES, choose
+from paper_figures.figure import Claim, Figure, Record, plain, read, record
+from paper_figures.report import html, markdown
+from paper_figures.style import look, save
+
+RESULTS = command.HOME / "results"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, Record]:
+    return {figure.name: read(RESULTS, figure) for figure in FIGURES}
+
+
+def quiet(what: str) -> None:
+    """Progress that nobody sees."""
+
+
+def test_report_says_what_the_records_say(records: dict[str, Record]) -> None:
+    text = markdown(FIGURES, records)
+    assert (command.HOME / "report.md").read_text() == text
+    assert (command.HOME / "report.html").read_text() == html(text, command.HOME)
+
+
+def test_no_record_is_stale(records: dict[str, Record]) -> None:
+    assert {name: made.stale(f) for f in FIGURES for name, made in [(f.name, records[f.name])]} == {
+        figure.name: "" for figure in FIGURES
+    }
+
+
+def test_page_has_all_within_it_and_its_links_lead_somewhere() -> None:
+    page = (command.HOME / "report.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') == len(FIGURES)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+    for target in re.findall(r'href="#([^"]*)"', page):
+        assert f'id="{unquote(target)}"' in page
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_committed_figure_is_drawn_from_its_record(
+    figure: Figure, records: dict[str, Record], tmp_path: Path
+) -> None:
+    with look():
+        save(figure.draw(records[figure.name].data), tmp_path / "drawn.png")
+    drawn = (tmp_path / "drawn.png").read_bytes()
+    assert drawn.startswith(PNG)
+    assert drawn == (command.HOME / "figures" / f"{figure.name}.png").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", [f for f in FIGURES if f.cheap], ids=lambda figure: figure.name)
+def test_recomputing_gives_the_recorded_data(
+    figure: Figure, records: dict[str, Record], tmp_path: Path
+) -> None:
+    made = record(tmp_path, figure, quiet)
+    assert made.data == approximately(records[figure.name].data)
+    assert read(tmp_path, figure).data == made.data
+
+
+def approximately(value: object) -> object:
+    """Numbers to the digits that other machines share."""
+    if isinstance(value, dict):
+        return {name: approximately(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [approximately(v) for v in value]
+    is_number = isinstance(value, float) and not isinstance(value, bool)
+    return pytest.approx(value, rel=1e-6, abs=1e-9) if is_number else value
+
+
+def test_changed_settings_are_called_stale(records: dict[str, Record], tmp_path: Path) -> None:
+    figure = FIGURES[0]
+    made = records[figure.name]
+    assert made.stale(figure) == ""
+    changed = replace(figure, settings={**figure.settings, "extra": 3})
+    assert made.stale(changed) == "extra was None, is 3"
+    assert "**Stale**: extra was None, is 3." in markdown([changed], records)
+
+
+def test_names_may_be_short_and_bad_ones_are_named() -> None:
+    assert choose(["t6", "t6_chain"]) == [f for f in FIGURES if f.name == "t6_chain"] * 2
+    assert choose([]) == list(FIGURES)
+    with pytest.raises(ValueError, match=r"NAMES: 't99' is none of the figures: .*t6_chain"):
+        choose(["t99"])
+
+
+def test_command_draws_and_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--list"]) == 0
+    assert "t6_chain" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert command.main(["t6", "--recompute", "--out", str(out), "--format", "svg,png"]) == 0
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert names == {"figures/t6_chain.svg", "figures/t6_chain.png", "results/t6_chain.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["t99"], "'t99' is none of the figures"), (["--format", "gif"], "'gif' is none of pdf")],
+)
+def test_bad_input_is_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = command.main(arguments)
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_and_broken_records_say_how_to_make_them(tmp_path: Path) -> None:
+    figure = FIGURES[0]
+    with pytest.raises(ValueError, match=f"no record .*paper_figures {figure.name} --recompute"):
+        read(tmp_path, figure)
+    (tmp_path / f"{figure.name}.json").write_text('{"data": ')
+    with pytest.raises(ValueError, match=r"is no record; .* makes it anew"):
+        read(tmp_path, figure)
+
+
+def test_verdict_with_a_caveat_needs_one() -> None:
+    with pytest.raises(ValueError, match="needs a reason"):
+        Claim("c", "checked", "found", "holds with a caveat")
+    Claim("c", "checked", "found", "does not hold")
+
+
+def test_plain_is_what_json_gives_back() -> None:
+    assert plain({"a": (1, 2.5)}) == {"a": [1, 2.5]}
+
+
+def test_links_of_html_pictures_are_files_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    page = html("# Title\n\n![x](a.png)\n", tmp_path)
+    assert base64.b64encode(PNG).decode() in page
+    assert "<title>Title</title>" in page
