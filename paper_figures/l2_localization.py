@@ -1,0 +1,352 @@
+"""L2: where a model's own resets land, how far from the first error, and what they mend.
+
+Failed solutions of chain reasoning, judged by their answers, are reset where the model says that it
+erred, and at a random step; four continuations follow from each. The models are the base model and
+SRPO's after some training steps, eight seeds of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.intervals import mean_over_problems
+from paper_figures.chain_runs import RUN, chain_run
+from paper_figures.figure import Claim, Data, Figure
+from paper_figures.style import DOUBLE, blank, marks
+from paper_figures.wilson import clustered_share
+from paper_figures.words import rounded
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    from matplotlib.axes import Axes
+
+    from llm.exact import Policies
+
+SETTINGS: Mapping[str, Any] = {
+    "run": dict(RUN),
+    "seeds": list(range(8)),
+    "step": 10,
+    "problems": {"base": 128, "trained": 64},
+    "samples": 8,
+    "continuations": 4,
+}
+
+#: Who says where to reset, and the method whose colour that has.
+RULES = {"self": "srpo-prompted", "random": "rrpo"}
+#: Distances from here on are one.
+FAR = 4
+
+
+def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
+    """Resets of the base model and of trained ones, counted."""
+    found: dict[str, list[dict[str, Any]]] = {"base": [], "trained": []}
+    for seed in settings["seeds"]:
+        folder = chain_run(settings["run"], seed, progress)
+        for name, step in (("base", 0), ("trained", settings["step"])):
+            if step or not found[name]:  # all runs begin with the same model
+                progress(f"seed {seed}, step {step}")
+                policies = opened(folder, settings["problems"][name])
+                found[name].append(resets(policies, folder, step, settings))
+    length = policies.task.length
+    sizes = length, settings["samples"], settings["continuations"]
+    models = {name: summed(own, *sizes) for name, own in found.items()}
+    return rounded({"models": models, "length": length, **settings})
+
+
+def opened(run: Path, problems: int) -> Policies:
+    """The policies of a run, whose answers are judged instead of their steps.
+
+    A wrong step can then be made good by another one, as in the paper's tasks.
+    """
+    from llm.config import parse_config
+    from llm.exact import Policies
+    from llm.tasks import make_task
+
+    config = parse_config([f"--config={run / 'config.yaml'}"], "l2")
+    policies = Policies(config, problems)
+    policies.simulator.task = make_task(config.task, **config.task_args, verify="answer")
+    return policies
+
+
+def resets(policies: Policies, run: Path, step: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Failed solutions of a checkpoint, and what came of resets: arrays with a row a solution.
+
+    Columns: problem, thoughts, first error (from 0), thoughts kept, continuations that are right.
+    """
+    from cpi.episodes import Prefix
+    from cpi.resets import pick
+    from llm import checkpoints
+    from llm.evaluation import pass_at_k
+    from llm.localization import first_error
+
+    policies.load(checkpoints.complete(run / "checkpoints")[step])
+    rng = np.random.default_rng([policies.config.seed, step])
+    prefixes = [Prefix(prompt) for prompt in policies.prompts]
+    groups = policies.simulator.rollout(prefixes, settings["samples"], rng)
+    n, k = settings["samples"], settings["continuations"]
+    right = [sum(not episode.failed for episode in group) for group in groups]
+    found: dict[str, Any] = {"fresh": [pass_at_k(n, c, k) for c in right], "right": right}
+    failed = [(i, e, first_error(policies.task, e)) for i, g in enumerate(groups) for e in g
+              if e.failed]  # fmt: skip
+    known = [(i, e, error) for i, e, error in failed if error is not None]
+    episodes = [episode for _, episode, _ in known]
+    for name in RULES:
+        if name == "self":
+            weights, unparsed = policies.localize(episodes)
+            found["unparsed"] = unparsed
+        else:
+            weights = [np.ones(episode.length) for episode in episodes]
+        cuts = pick(weights, rng)
+        assert all(cut is not None for cut in cuts)
+        at = [e.prefix(cut) for e, cut in zip(episodes, cuts, strict=True)]  # type: ignore[arg-type]
+        rolled = policies.simulator.rollout(at, k, rng)
+        found[name] = np.array(
+            [
+                (i, e.length, error, cut, sum(not r.failed for r in group))
+                for (i, e, error), cut, group in zip(known, cuts, rolled, strict=True)
+            ]
+        )
+    return found
+
+
+def summed(
+    runs: Sequence[Mapping[str, Any]], length: int, samples: int, continuations: int
+) -> dict[str, Any]:
+    """Counts and shares over runs; a problem of a run is a cluster."""
+    fresh = mean_over_problems(np.concatenate([run["fresh"] for run in runs]))
+    rules = {}
+    for name in RULES:
+        rows = np.vstack([run[name] + [[1000 * i, 0, 0, 0, 0]] for i, run in enumerate(runs)])
+        cluster, _, error, kept, right = rows.T
+        off = kept - error
+        bins, everywhere = np.clip(off, -FAR, FAR), np.ones(len(off), dtype=bool)
+        rules[name] = {
+            "resets": len(rows),
+            "landed": by_step(kept, length),
+            "off": np.bincount(bins + FAR, minlength=2 * FAR + 1).tolist(),
+            "exact": counted(cluster, off == 0, 1, everywhere),
+            "within_1": counted(cluster, abs(off) <= 1, 1, everywhere),
+            "clean": counted(cluster, off <= 0, 1, everywhere),
+            "correction": {
+                str(d): counted(cluster, right, continuations, bins == d)
+                for d in range(-FAR, FAR + 1)
+                if (bins == d).any()
+            },
+            "pass": {
+                what: counted(cluster, right > 0, 1, chosen)
+                for what, chosen in (("clean", off <= 0), ("erroneous", off > 0))
+                if chosen.any()
+            },
+        }
+    first = np.concatenate([run["random"][:, 2] for run in runs])
+    return {
+        "first_errors": by_step(first, length),
+        "success": float(np.mean(np.concatenate([run["right"] for run in runs]))) / samples,
+        "fresh": asdict(fresh),
+        "unparsed": float(np.mean([run["unparsed"] for run in runs])),
+        "rules": rules,
+    }
+
+
+def by_step(before: NDArray[np.int64], length: int) -> list[int]:
+    """How many are at each step; a needless one after the last counts as the last."""
+    return np.bincount(np.minimum(before, length - 1), minlength=length).tolist()
+
+
+def counted(
+    cluster: NDArray[np.int64], successes: NDArray[Any], trials: int, chosen: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """The share of successes among some resets, with its interval clustered by problem."""
+    _, place = np.unique(cluster[chosen], return_inverse=True)
+    y = np.bincount(place, weights=successes[chosen])
+    return clustered_share(y, trials * np.bincount(place))._asdict()
+
+
+def draw(data: Data) -> matplotlib.figure.Figure:
+    """A row a model, a column a question."""
+    made = blank(DOUBLE, 3.7)
+    axes = made.subplots(2, 4, sharex="col", sharey="col", width_ratios=(1, 1.15, 1.25, 0.7))
+    titles = {"base": "base model", "trained": f"after {data['step']} steps of SRPO"}
+    for row, (name, model) in zip(axes, data["models"].items(), strict=True):
+        draw_landing(row[0], model)
+        draw_distance(row[1], model)
+        draw_correction(row[2], model)
+        draw_passes(row[3], model)
+        row[0].set_ylabel(f"{titles[name]}\n{model['success']:.0%} right\n\nshare of resets")
+        row[1].set_ylabel("share of resets")
+        row[2].set_ylabel("share right")
+        row[3].set_ylabel(f"pass@{data['continuations']}")
+    questions = "where resets land", "off the first error", "right after a reset", "by prefix"
+    for ax, letter, question in zip(axes[0], "abcd", questions, strict=True):
+        ax.set_title(f"({letter}) {question}", loc="left")
+    axes[1, 0].set_xlabel("reset before step")
+    axes[1, 1].set_xlabel("steps after first error")
+    axes[1, 2].set_xlabel("steps after first error")
+    axes[1, 3].set_xlabel("prefix")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    (fresh,) = axes[0, 3].get_lines()[:1]
+    made.legend(
+        [*handles, fresh], [*labels, f"{data['continuations']} fresh rollouts"],
+        loc="outside upper center", ncols=4,
+    )  # fmt: skip
+    return made
+
+
+def draw_landing(ax: Axes, model: Mapping[str, Any]) -> None:
+    """Where resets land, and where first errors are."""
+    errors = np.array(model["first_errors"])
+    steps = np.arange(1, len(errors) + 1)
+    ax.bar(steps, errors / errors.sum(), color="0.85", label="first errors, by the checker")
+    for name, words in (("self", "self-localized resets"), ("random", "random resets")):
+        landed = np.array(model["rules"][name]["landed"])
+        ax.plot(steps, landed / landed.sum(), ms=3.5, label=words, **marks(RULES[name]))
+    ax.set_xticks(steps)
+    ax.set_ylim(0, None)
+
+
+def draw_distance(ax: Axes, model: Mapping[str, Any]) -> None:
+    """Reset step minus first error."""
+    x = np.arange(-FAR, FAR + 1)
+    for name, width, fill in (("self", 0.8, True), ("random", 0.8, False)):
+        off, colour = np.array(model["rules"][name]["off"]), marks(RULES[name])["color"]
+        ax.bar(
+            x, off / off.sum(), width, color=colour if fill else "none", ec=colour, lw=1.2,
+            ls="-" if fill else (0, (2, 1)),
+        )  # fmt: skip
+    label_distances(ax)
+
+
+def draw_correction(ax: Axes, model: Mapping[str, Any]) -> None:
+    """Share of continuations that are right, by distance, with intervals."""
+    for name, shift in (("self", -0.14), ("random", 0.14)):
+        found = model["rules"][name]["correction"]
+        draw_shares(ax, [int(d) + shift for d in found], list(found.values()), name)
+    ax.axvline(0.5, lw=0.6, color="0.6", ls=(0, (3, 2)))
+    label_distances(ax)
+    ax.set_ylim(0, 1)
+
+
+def draw_passes(ax: Axes, model: Mapping[str, Any]) -> None:
+    """Pass@4 from prefixes without and with an error, and from the start."""
+    kinds = ["clean", "erroneous"]
+    ax.axhline(model["fresh"]["value"], lw=0.8, color="black", ls="-")
+    ax.axhspan(model["fresh"]["low"], model["fresh"]["high"], color="black", alpha=0.08, lw=0)
+    for name, shift in (("self", -0.14), ("random", 0.14)):
+        found = model["rules"][name]["pass"]
+        x = [kinds.index(kind) + shift for kind in found]
+        draw_shares(ax, x, list(found.values()), name)
+    ax.set_xticks(range(len(kinds)), ["clean", "wrong"])
+    ax.set_xlim(-0.5, len(kinds) - 0.5)
+    ax.set_ylim(0, 1)
+
+
+def draw_shares(
+    ax: Axes, x: Sequence[float], shares: Sequence[Mapping[str, Any]], rule: str
+) -> None:
+    """Points with their intervals."""
+    style = marks(RULES[rule])
+    ax.vlines(x, [s["low"] for s in shares], [s["high"] for s in shares], color=style["color"])
+    ax.plot(x, [s["value"] for s in shares], ms=3.5, **style | {"ls": ""})
+
+
+def label_distances(ax: Axes) -> None:
+    """Ticks of distances; the outermost stand for all beyond."""
+    x = [-FAR, -2, 0, 2, FAR]
+    ax.set_xticks(x, [f"≤{-FAR}".replace("-", "−"), "−2", "0", "2", f"≥{FAR}"])
+
+
+def claims(data: Data) -> Sequence[Claim]:
+    """Nearer to the error than chance; worth it where the prefix is clean; a skill that fades."""
+    models = data["models"]
+    rules = {name: model["rules"] for name, model in models.items()}
+    near = [
+        {"model": name, "self": r["self"]["within_1"], "random": r["random"]["within_1"]}
+        for name, r in rules.items()
+    ]
+    passes = [
+        {"what": f"{name}, {rule}", **r[rule]["pass"]}
+        for name, r in rules.items()
+        for rule in RULES
+    ]
+    apart = [each["clean"]["low"] > each["erroneous"]["high"] for each in passes]
+    reversed_ = [each["clean"]["high"] < each["erroneous"]["low"] for each in passes]
+    base, trained = (rules[name]["self"]["exact"] for name in ("base", "trained"))
+    judged = "Intervals are Wilson's, clustered by problem."
+    return [
+        Claim(
+            "A model localizes its own errors better than chance.",
+            f"Resets within one step of the first error by the checker, self-localized and random, "
+            f"of {rules['base']['self']['resets']} failed solutions of the base model and "
+            f"{rules['trained']['self']['resets']} after {data['step']} steps of SRPO. {judged}",
+            "; ".join(
+                f"{each['model']}: {percent(each['self'])} against {percent(each['random'])}"
+                for each in near
+            )
+            + ".",
+            "holds"
+            if all(each["self"]["low"] > each["random"]["high"] for each in near)
+            else "does not hold",
+        ),
+        Claim(
+            "Continuations from clean prefixes succeed more often than from erroneous ones.",
+            f"Pass@{data['continuations']} of resets at or before the first error and after it, "
+            f"where answers alone are judged. {judged}",
+            "; ".join(
+                f"{each['what']}: {percent(each['clean'])} against {percent(each['erroneous'])}"
+                for each in passes
+            )
+            + ".",
+            "holds"
+            if all(apart)
+            else "holds with a caveat"
+            if any(apart) and not any(reversed_)
+            else "does not hold",
+            caveat=""
+            if all(apart)
+            else f"intervals are apart in {sum(apart)} of {len(apart)} "
+            "comparisons; few resets of the base model keep an error",
+        ),
+        Claim(
+            "Training to solve costs the skill to localize.",
+            f"Share of self-localized resets exactly at the first error. {judged}",
+            f"{percent(base)} of the base model's, {percent(trained)} after {data['step']} steps "
+            "of SRPO.",
+            "holds with a caveat" if trained["high"] < base["low"] else "does not hold",
+            of="ours",
+            caveat="the errors that are left are harder to find, too",
+        ),
+    ]
+
+
+def percent(share: Mapping[str, Any]) -> str:
+    """A share and its interval."""
+    return f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
+
+
+FIGURE = Figure(
+    name="l2_localization",
+    title="Where a model resets itself, and what comes of it",
+    caption=(
+        "Failed solutions of chain reasoning ({length} steps; failed is a wrong answer, the one "
+        "bit that the localizer is told) by the base model, and by eight models that SRPO has "
+        "trained for {step} steps. (a) The step before which the model itself resets, random "
+        "resets, and first errors by the checker. (b) Reset step "
+        "less first error; left of 0 some right steps are done again, right of it an error is "
+        "kept. (c) Continuations whose answer is right, by that distance, with 95 % Wilson "
+        "intervals clustered by problem; left of the dashed line prefixes are clean. (d) "
+        "Pass@{continuations} from clean and from wrong prefixes, and of fresh rollouts of all "
+        "problems (95 % bootstrap). Resets pay where nothing wrong is kept; the base model finds "
+        "{models[base][rules][self][exact][value]:.0%} of its first errors exactly, the trained "
+        "ones {models[trained][rules][self][exact][value]:.0%}."
+    ),
+    settings=SETTINGS,
+    compute=compute,
+    draw=draw,
+    claims=claims,
+)

@@ -1,0 +1,188 @@
+"""L3: the gradient signal that each thought gets from fresh and from reset rollouts, and a tree.
+
+A thought of probability π in a rollout of T trained thoughts with advantage Â moves its own logit
+by |Â|/T · (1 − π), if every rollout weighs alike: what is sure is not learned, and a short rollout
+says more of each thought. Both kinds of group are drawn from the checkpoints of SRPO's runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm.compare_report import interval
+from paper_figures.chain_runs import RUN, chain_run
+from paper_figures.figure import Claim, Data, Figure
+from paper_figures.style import DOUBLE, blank, marks
+from paper_figures.words import rounded
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    from matplotlib.axes import Axes
+
+    from cpi.collect import Group
+    from cpi.resets import ResetRule
+    from llm.exact import Policies
+
+SETTINGS: Mapping[str, Any] = {
+    "run": dict(RUN),
+    "seeds": list(range(8)),
+    "steps": [0, 5, 10, 15],
+    "by_position_at": 5,
+    "problems": 64,
+    "tree": {"seed": 0, "step": 5},
+}
+
+#: Groups, and the method whose colour each has.
+KINDS = {
+    "fresh": ("grpo", "fresh"),
+    "random": ("rrpo", "random reset"),
+    "self": ("srpo-prompted", "self-localized reset"),
+    "checker": ("oracle-first_error", "reset at the first error"),
+}
+
+
+def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
+    """Signals by kind of group, checkpoint and position; and one group as plain data."""
+    from llm import checkpoints
+    from llm.config import parse_config
+    from llm.exact import Policies
+
+    found: list[dict[str, Any]] = []
+    tree: dict[str, Any] = {}
+    for seed in settings["seeds"]:
+        folder = chain_run(settings["run"], seed, progress)
+        config = parse_config([f"--config={folder / 'config.yaml'}"], "l3")
+        policies = Policies(config, settings["problems"])
+        paths: Mapping[int, Path] = checkpoints.complete(folder / "checkpoints")
+        for step in settings["steps"]:
+            progress(f"seed {seed}, step {step}")
+            _, base = policies.load(paths[step])
+            kinds, groups = collected(policies, step)
+            found += [{"seed": seed, "step": step, "J": base.J} | kind for kind in kinds]
+            if {"seed": seed, "step": step} == settings["tree"]:
+                tree = tree_record(policies, step, groups)
+    length = policies.task.length
+    return rounded(
+        {
+            "length": length,
+            "by_step": [
+                over_seeds(found, kind, step) for kind in KINDS for step in settings["steps"]
+            ],
+            "by_position": {
+                kind: by_position(found, kind, settings["by_position_at"], length) for kind in KINDS
+            },
+            "position_at": settings["by_position_at"],
+            "tree": tree,
+        }
+    )
+
+
+def collected(policies: Policies, step: int) -> tuple[list[dict[str, Any]], list[Group]]:
+    """Fresh and reset groups of a policy, 4 + 1×4 by each rule; and those of its own resets."""
+    from cpi.collect import collect
+    from cpi.plans import GroupPlan
+    from cpi.resets import RandomReset, SelfReset
+    from llm.localizers import PromptedLocalizer, checker_rule
+
+    options, seed = policies.config.localization, policies.config.seed
+    prompted = PromptedLocalizer(
+        policies.engine, policies.tokenizer, policies.task, np.random.default_rng([seed, step]),
+        options.temperature, options.max_tokens, policies.eos,
+    )  # fmt: skip
+    rules: dict[str, ResetRule | None] = {
+        "random": RandomReset(),
+        "self": SelfReset(prompted),
+        "checker": checker_rule(policies.task),
+    }
+    kinds: list[dict[str, Any]] = []
+    own: list[Group] = []
+    for name, rule in rules.items():
+        # The same fresh groups for each rule: only what is reset differs.
+        rng = np.random.default_rng([seed, step])
+        groups = collect(policies.simulator, policies.prompts, GroupPlan(4, 1, 4), rule, rng)
+        if not kinds:
+            firsts = [g for i, g in enumerate(groups) if i % 2 == 0]
+            kinds.append({"kind": "fresh"} | signals(firsts))
+        resets = [group for group in groups if group.seed is not None]
+        kinds.append({"kind": name} | signals(resets))
+        own = resets if name == "self" else own
+    return kinds, own
+
+
+def signals(groups: Sequence[Group]) -> dict[str, Any]:
+    """Sum and number of thoughts' signals by step of the solution, and groups that have any."""
+    from cpi.advantages import group_advantages
+
+    advantages = group_advantages([group.returns for group in groups])
+    sums, counts = np.zeros(MOST), np.zeros(MOST)
+    for group, values in zip(groups, advantages, strict=True):
+        kept = group.prefix.length
+        for episode, advantage in zip(group.episodes, values, strict=True):
+            trained = episode.steps[kept:]
+            surprise = [1 - np.exp(thought.logprobs.sum()) for thought in trained]
+            at = slice(kept, kept + len(trained))
+            sums[at] += abs(advantage) / len(trained) * np.array(surprise)
+            counts[at] += 1
+    informative = float(np.mean([values.any() for values in advantages]))
+    return {"sums": sums, "counts": counts, "groups": len(groups), "informative": informative}
+
+
+#: More steps than a rollout has.
+MOST = 32
+
+
+def over_seeds(found: Sequence[Mapping[str, Any]], kind: str, step: int) -> dict[str, Any]:
+    """Mean signal a thought over seeds, with its interval."""
+    own = [each for each in found if (each["kind"], each["step"]) == (kind, step)]
+    means = [each["sums"].sum() / each["counts"].sum() for each in own]
+    low, high = interval(means)
+    return {
+        "kind": kind,
+        "step": step,
+        "J": float(np.mean([each["J"] for each in own])),
+        "value": float(np.mean(means)),
+        "low": low,
+        "high": high,
+        "informative": float(np.mean([each["informative"] for each in own])),
+        "groups": int(sum(each["groups"] for each in own)),
+    }
+
+
+def by_position(
+    found: Sequence[Mapping[str, Any]], kind: str, step: int, length: int
+) -> list[dict[str, Any]]:
+    """The same for each step of a solution."""
+    own = [each for each in found if (each["kind"], each["step"]) == (kind, step)]
+    places = []
+    for k in range(length):
+        means = [each["sums"][k] / each["counts"][k] for each in own if each["counts"][k]]
+        low, high = interval(means)
+        places.append({"value": float(np.mean(means)), "low": low, "high": high})
+    return places
+
+
+def tree_record(policies: Policies, step: int, groups: Sequence[Group]) -> dict[str, Any]:
+    """The first of some reset groups that keeps two thoughts and has right and wrong ends."""
+    from cpi.advantages import group_advantages
+    from llm.localization import Verdict, first_error
+    from llm.rollouts import group_record
+
+    for number, group in enumerate(groups):
+        (values,) = group_advantages([group.returns])
+        assert group.seed is not None
+        error = first_error(policies.task, group.seed)
+        if values.any() and group.prefix.length == 2 == error:
+            weights = np.eye(group.seed.length)[group.prefix.length]
+            verdict = Verdict(group.seed, weights, error)
+            record = group_record(
+                step, number, group, values, reset_planned=True, rule="srpo prompted",
+                verdict=verdict,
+            )  # fmt: skip
+            for continuation in record["continuations"]:
+                del continuation["ids"], continuation["mask"]
+            return dict(record)
+    raise ValueError("tree: no group fits; choose another seed or step")
