@@ -27,6 +27,7 @@ help: ## list these targets
 run: .venv/.run ## check every bound, then train a language model with SRPO; results/ has it all
 	@mkdir -p results
 	$(BIN)/python -m cpi.bounds --json results/bounds.json
+	$(BIN)/python -m paper_figures.t1_resets_needed results/bounds.json --out results/theorem1.png
 	$(BIN)/python -m llm.train --config chain --output results/chain-srpo --resume auto
 	$(BIN)/python -m paper_figures.training_run results/chain-srpo --out results/chain-srpo.png
 	$(BIN)/python -m llm.show results/chain-srpo --step 12 --kind reset --limit 1

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from paper_figures import t6_chain
+from paper_figures import t1_resets_needed, t4_tightness, t5_signal, t6_chain
 from paper_figures.figure import Figure
 
-FIGURES: tuple[Figure, ...] = (t6_chain.FIGURE,)
+FIGURES: tuple[Figure, ...] = (
+    t1_resets_needed.FIGURE,
+    t4_tightness.FIGURE,
+    t5_signal.FIGURE,
+    t6_chain.FIGURE,
+)
 
 
 def choose(names: list[str]) -> list[Figure]:

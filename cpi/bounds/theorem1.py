@@ -105,8 +105,11 @@ class Experiment:
         theorem1["setting"] = {"horizon": HORIZON, "num_actions": NUM_ACTIONS, "tau": TAU}
         for name, points in self.arms.items():
             arm: dict[str, Any] = {"resets": [_resets(name, point) for point in points]}
+            replicates = [_resets(name, pt) / pt.accepted * pt.accepted_boot for pt in points]
+            arm["resets_interval"] = [_interval(values) for values in replicates]
             if name in ("rr", "caro"):
                 arm["gain"] = [point.certificate for point in points]
+                arm["gain_interval"] = [_interval(point.certificate_boot) for point in points]
                 arm["true_gain"] = [point.gain for point in points]
                 arm["advantage"] = [point.advantage for point in points]
             for quantity, slope in self.slopes[name].items():
@@ -176,6 +179,11 @@ class Experiment:
 
 def _resets(arm: str, point: Point) -> float:
     return point.drawn if arm == "caro_total" else point.accepted
+
+
+def _interval(replicates: FloatArray) -> list[float]:
+    """95 %, by percentiles of the bootstrap."""
+    return [float(end) for end in np.percentile(replicates, [2.5, 97.5])]
 
 
 def theorem1(
@@ -397,6 +405,5 @@ def _slope(x: Any, y: Any, replicates: FloatArray) -> Slope:
     def fit(values: FloatArray) -> float:
         return float(np.polyfit(log_x, np.log(values), 1)[0])
 
-    fits = [fit(column) for column in replicates.T]
-    low, high = np.percentile(fits, [2.5, 97.5])
-    return Slope(fit(np.asarray(y)), float(low), float(high))
+    low, high = _interval(np.array([fit(column) for column in replicates.T]))
+    return Slope(fit(np.asarray(y)), low, high)

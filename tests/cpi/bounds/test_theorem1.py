@@ -170,7 +170,13 @@ def test_the_record_has_the_keys_of_the_issue(experiment: Experiment) -> None:
         assert len(found[arm]["resets"]) == 3 and min(found[arm]["resets"]) > 0
         low, high = found[arm]["resets_slope_interval"]
         assert low <= found[arm]["resets_slope"] <= high
+        for value, (low, high) in zip(
+            found[arm]["resets"], found[arm]["resets_interval"], strict=True
+        ):
+            assert low < value < high
     for arm in ("rr", "caro"):
+        for value, (low, high) in zip(found[arm]["gain"], found[arm]["gain_interval"], strict=True):
+            assert low < value < high
         assert len(found[arm]["gain"]) == len(found[arm]["true_gain"]) == 3
         low, high = found[arm]["gain_slope_interval"]
         assert low <= found[arm]["gain_slope"] <= high
