@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paper_figures import t1_resets_needed, t4_tightness, t5_signal, t6_chain
+from paper_figures import l1_curves, t1_resets_needed, t4_tightness, t5_signal, t6_chain
 from paper_figures.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -10,6 +10,7 @@ FIGURES: tuple[Figure, ...] = (
     t4_tightness.FIGURE,
     t5_signal.FIGURE,
     t6_chain.FIGURE,
+    l1_curves.FIGURE,
 )
 
 

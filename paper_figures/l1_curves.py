@@ -152,11 +152,10 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     for ax in axes[:2, 0]:
         ax.set_ylabel("success, held out")
     for ax, axis in zip(axes[2:, 0], ("tokens", "steps"), strict=True):
-        ax.set_title(
-            f"{axis} that GRPO takes / {axis} that the method takes, "
-            "to success ½ (filled) and 0.8 (open); right of 1 the method is faster",
-            loc="left",
-        )
+        words = f"{axis} that GRPO takes / {axis} that the method takes, to success ½ (filled), 0.8"
+        # It stands above all columns: a title would widen the first, an empty one keeps the room.
+        ax.set_title(" ")
+        ax.text(0, 1.08, f"{words} (open)", transform=ax.transAxes).set_in_layout(False)
     made.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return made
 
