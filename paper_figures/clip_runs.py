@@ -45,10 +45,14 @@ def clip_config(arm: str, clip: str, seed: int, model: str = "chain-base") -> Tr
     )
 
 
-def runs(folder: Path = FOLDER) -> dict[Path, TrainConfig]:
+#: Arm, clip and seed.
+Run = tuple[str, str, int]
+
+
+def runs(folder: Path = FOLDER) -> dict[Run, tuple[Path, TrainConfig]]:
     """Where each run leaves its result, and its settings; a seed of all before the next."""
     return {
-        folder / f"{arm}-{clip}-s{seed}.json": clip_config(arm, clip, seed)
+        (arm, clip, seed): (folder / f"{arm}-{clip}-s{seed}.json", clip_config(arm, clip, seed))
         for seed in SEEDS
         for clip in CLIPS
         for arm in CLIPPED_ARMS
@@ -74,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Of the code that was loaded; and not where this machine keeps it.
     made_by = {"commit": commit(), "command": [PROG]}
     try:
-        missing = {p: c for p, c in runs(args.output).items() if not done(p, c)}
+        missing = [(p, c) for p, c in runs(args.output).values() if not done(p, c)]
         args.output.mkdir(parents=True, exist_ok=True)
-        progress = track(missing.items(), "runs", console=console(sys.stderr))
+        progress = track(missing, "runs", console=console(sys.stderr))
         for path, config in progress:
             record = run(config)
             record["environment"] |= made_by

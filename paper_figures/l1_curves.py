@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.arms import REGIMES
-from llm.compare_report import Records, area, interval
+from llm.compare_report import Records
 from paper_figures.figure import Claim, Data, Figure
-from paper_figures.recorded import compared, provenance
+from paper_figures.recorded import compared, gain, provenance
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.verdicts import ahead, said, where
 
@@ -73,7 +73,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
                     for target in settings["targets"]
                 ],
                 "gains": [
-                    {"arm": arm, "over": base} | gain(records, arm, base)
+                    {"arm": arm, "over": base} | gain(records[arm], records[base])
                     for arm, base in settings["gains"]
                     if arm in records
                 ],
@@ -109,16 +109,16 @@ def cost(record: Mapping[str, Any], axis: str, target: float) -> float:
 
 
 def ratio(
-    records: Records, arm: str, axis: str, target: float, resamples: int
+    records: Records, arm: str, axis: str, target: float, resamples: int, over: str = "grpo"
 ) -> dict[str, float | None]:
-    """GRPO's median cost over an arm's, and the interval of a bootstrap over seeds.
+    """Another arm's median cost over an arm's, and the interval of a bootstrap over seeds.
 
-    Above 1 the arm is faster, 0 is one that never arrives, and None infinity: GRPO never does.
+    Above 1 the arm is faster, 0 is one that never arrives, and None infinity: the other never does.
     """
-    seeds = sorted(records[arm].keys() & records["grpo"].keys())
+    seeds = sorted(records[arm].keys() & records[over].keys())
     base, own = (
         np.array([cost(records[name][seed], axis, target) for seed in seeds])
-        for name in ("grpo", arm)
+        for name in (over, arm)
     )
     # First the seeds themselves. A median of a number and infinity is infinite, as it should be.
     drawn = np.vstack([np.arange(len(seeds)), resampled(len(seeds), resamples)])
@@ -196,14 +196,6 @@ def draw_ratios(ax: Axes, ratios: Sequence[Mapping[str, Any]]) -> None:
     ax.minorticks_off()
     ax.set_yticks(range(len(arms)), [NAMES[arm] for arm in arms])
     ax.set_ylim(len(arms) - 0.5, -0.5)
-
-
-def gain(records: Records, arm: str, over: str) -> dict[str, float]:
-    """Mean success over the budget less that of another arm with the same seed, and interval."""
-    base = records[over]
-    gains = [area(record) - area(base[seed]) for seed, record in records[arm].items()]
-    low, high = interval(gains)
-    return {"value": float(np.mean(gains)), "low": low, "high": high, "seeds": len(gains)}
 
 
 #: What all of these claims are about.

@@ -15,8 +15,9 @@ import numpy as np
 
 from llm.compare_report import interval
 from paper_figures.chain_runs import RUN, chain_run
-from paper_figures.figure import Claim, Data, Figure
+from paper_figures.figure import Claim, Data, Figure, Verdict
 from paper_figures.style import DOUBLE, blank, marks
+from paper_figures.verdicts import ahead, where
 from paper_figures.words import rounded
 
 if TYPE_CHECKING:
@@ -186,3 +187,154 @@ def tree_record(policies: Policies, step: int, groups: Sequence[Group]) -> dict[
                 del continuation["ids"], continuation["mask"]
             return dict(record)
     raise ValueError("tree: no group fits; choose another seed or step")
+
+
+def draw(data: Data) -> matplotlib.figure.Figure:
+    """Signal by checkpoint and by step; and a group as a tree."""
+    made = blank(DOUBLE, 4.3)
+    left, right = made.subfigures(1, 2, width_ratios=(1, 1.35), squeeze=False)[0]
+    above, below = left.subplots(2, 1)
+    for kind, (method, words) in KINDS.items():
+        own = [each for each in data["by_step"] if each["kind"] == kind]
+        draw_signal(above, [each["step"] for each in own], own, method, words)
+        places = data["by_position"][kind]
+        draw_signal(below, range(1, len(places) + 1), places, method, words)
+    above.set_xticks([each["step"] for each in own])
+    above.set_title("(a) signal of a thought", loc="left")
+    success = ", ".join(f"{each['J']:.2g}" for each in own)
+    above.set_xlabel(f"training steps so far\n(success {success})")
+    below.set_title(f"(b) by step of the solution, after {data['position_at']}", loc="left")
+    below.set_xlabel("step of the solution")
+    for ax in (above, below):
+        ax.set_ylabel("|Â|/T · (1 − π)")
+        ax.set_ylim(0, None)
+    left.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    draw_tree(right.subplots(), data["tree"])
+    return made
+
+
+def draw_signal(
+    ax: Axes, x: Sequence[int], found: Sequence[Mapping[str, Any]], method: str, words: str
+) -> None:
+    """Means and intervals of one kind of group."""
+    style = marks(method)
+    low, high = ([each[end] for each in found] for end in ("low", "high"))
+    ax.fill_between(x, low, high, color=style["color"], alpha=0.13, lw=0)
+    ax.plot(x, [each["value"] for each in found], ms=3.5, label=words, **style)
+
+
+def draw_tree(ax: Axes, record: Mapping[str, Any]) -> None:
+    """A reset group: prompt, shared thoughts, then a branch for the seed and each continuation."""
+    kept, seed = len(record["prefix"]), record["seed"]
+    branches = [
+        {"head": "seed", "thoughts": seed["thoughts"][kept:], "foot": f"reward {seed['reward']:g}"}
+    ]
+    for number, each in enumerate(record["continuations"], 1):
+        foot = f"reward {each['reward']:g}\nÂ = {each['advantage']:+.2f}".replace("-", "−")
+        branches.append({"head": f"{number}", "thoughts": each["thoughts"], "foot": foot})
+    columns = np.arange(len(branches), dtype=float)
+    middle = float(columns.mean())
+    box = {"boxstyle": "round,pad=0.3", "lw": 0.6}
+
+    def node(x: float, y: float, text: str, **look: Any) -> None:
+        ax.text(x, y, text, ha="center", va="center", bbox=box | look, fontsize=7, zorder=3)
+
+    y = 0.0
+    node(middle, y, f"problem {record['prompt'].strip()}", fc="white", ec="black")
+    for k, thought in enumerate(record["prefix"], 1):
+        ax.plot([middle, middle], [y, y - 1], color="0.6", lw=0.8, zorder=1)
+        y -= 1
+        node(middle, y, f"{k}:  {thought.strip()}", fc="0.9", ec="0.6")
+    ax.text(middle + 0.5, (y - 1) / 2 - 0.1, "shared prefix,\nnothing trained", fontsize=7,
+            color="0.35", va="center")  # fmt: skip
+    fork = y - 0.75
+    ax.plot([middle, middle], [y, fork], color="0.6", lw=0.8, zorder=1)
+    ax.plot([columns[0], columns[-1]], [fork, fork], color="0.6", lw=0.8, zorder=1)
+    why = f"reset before step {kept + 1}, which the model named; it is the first error"
+    ax.text(middle, fork + 0.13, why, ha="center", fontsize=7, style="italic",
+            bbox={"fc": "white", "ec": "none", "pad": 0.5}, zorder=4)  # fmt: skip
+    for x, branch in zip(columns, branches, strict=True):
+        at, trained = fork, branch["head"] != "seed"
+        ax.text(x, fork - 0.22, branch["head"], ha="center", va="center", fontsize=7,
+                bbox={"fc": "white", "ec": "none", "pad": 0.5}, zorder=3)  # fmt: skip
+        right = "reward 1" in branch["foot"]
+        for k, thought in enumerate(branch["thoughts"], kept + 1):
+            ax.plot([x, x], [at, at - 1], color="0.6", lw=0.8, zorder=1)
+            at -= 1
+            wrong = not trained and k == seed["first_error"]
+            look: dict[str, Any] = {"fc": "white", "ec": "0.6", "ls": "--"}
+            if trained:
+                colour = marks("oracle" if right else "deepest")["color"]
+                look = {"fc": "white", "ec": colour, "lw": 1.4 if right else 0.8}
+            node(x, at, f"{k}:  {answer(thought)}" + (" ✗" if wrong else ""), **look)
+        ax.text(x, at - 0.75, branch["foot"], ha="center", va="center", fontsize=7,
+                weight="bold" if right else "normal")  # fmt: skip
+    ax.set_xlim(columns[0] - 0.6, columns[-1] + 0.6)
+    ax.set_ylim(fork - len(branches[1]["thoughts"]) - 1.2, 0.5)
+    ax.set_title("(c) one group", loc="left")
+    ax.axis("off")
+
+
+def answer(thought: str) -> str:
+    r"""A thought for the eye: 4 of `\boxed{4}`."""
+    return thought.strip().removeprefix("\\boxed{").rstrip("}")
+
+
+def claims(data: Data) -> Sequence[Claim]:
+    """Whether resets carry more signal a thought, and whose."""
+    found = {kind: [each for each in data["by_step"] if each["kind"] == kind] for kind in KINDS}
+    compared = {
+        kind: [
+            {"low": own["low"] - fresh["high"], "high": own["high"] - fresh["low"]}
+            for own, fresh in zip(found[kind], found["fresh"], strict=True)
+        ]
+        for kind in ("self", "random")
+    }
+
+    def told(kind: str) -> str:
+        return ", ".join(
+            f"step {own['step']}: {own['value'] / fresh['value']:.1f}×"
+            for own, fresh in zip(found[kind], found["fresh"], strict=True)
+        )
+
+    checked = (
+        f"|Â|/T · (1 − π) of each thought, at {len(found['fresh'])} checkpoints of SRPO, against "
+        "fresh groups of the same problems (8 seeds, intervals apart)."
+    )
+    return [
+        Claim(
+            f"Rollouts from {words} carry more gradient signal a thought than fresh ones.",
+            checked,
+            f"It is {where(compared[kind])}: {told(kind)}.",
+            verdict(compared[kind]),
+            caveat=f"success is {found[kind][0]['J']:.2g} at first and {found[kind][-1]['J']:.2g} "
+            "at last: fresh groups gain signal as they succeed more often",
+        )
+        for kind, words in (("self", "self-localized resets"), ("random", "random resets"))
+    ]
+
+
+def verdict(compared: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Of differences by checkpoint: a caveat if it is so at first, where success is rare."""
+    throughout = ahead(compared)
+    return throughout if throughout == "holds" or compared[0]["low"] <= 0 else "holds with a caveat"
+
+
+FIGURE = Figure(
+    name="l3_signal",
+    title="The gradient signal of a thought, and a group of rollouts",
+    caption=(
+        "(a) How far a thought moves its own logit, |Â|/T · (1 − π), with Â the advantage of its "
+        "rollout, T the thoughts trained there and π its probability; mean over all thoughts of "
+        "groups of 4, of fresh and of reset rollouts by SRPO's checkpoints (8 seeds, 95 % "
+        "bootstrap-t intervals), on held-out problems of {length} steps. (b) The same by the step "
+        "of the solution. (c) A group after a reset: below the shared prefix, the failed rollout "
+        "that was its seed (dashed, ✗ its first error, by the checker) and four continuations, "
+        "in bold what is right (values are modulo 10). All credit and blame fall on what follows "
+        "the cut. `python -m llm.show` prints such trees of any run."
+    ),
+    settings=SETTINGS,
+    compute=compute,
+    draw=draw,
+    claims=claims,
+)

@@ -6,7 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm.compare_report import Records, read_records
+import numpy as np
+
+from llm.compare_report import Records, area, interval, read_records
+
+#: Runs of an arm: seed → record.
+Runs = Mapping[int, dict[str, Any]]
 
 #: Where `llm.compare` leaves its runs.
 COMPARED = Path(__file__).parent / "results" / "compare"
@@ -27,6 +32,18 @@ def compared(regime: str) -> Records:
             "makes them"
         )
     return records
+
+
+def gain(own: Runs, base: Runs) -> dict[str, float]:
+    """Mean success over the budget less that of other runs with the same seeds, and its interval.
+
+    Parameters
+    ----------
+    own, base : mapping of seed to record
+    """
+    gains = [area(record) - area(base[seed]) for seed, record in own.items()]
+    low, high = interval(gains)
+    return {"value": float(np.mean(gains)), "low": low, "high": high, "seeds": len(gains)}
 
 
 def provenance(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

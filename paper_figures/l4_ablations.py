@@ -1,0 +1,341 @@
+"""L4: what the split, the mask, the localizer and the clip do to training.
+
+Split, mask and localizer are arms of `llm.compare`; the clip has runs of its own, which take four
+passes over each batch (`python -m paper_figures.clip_runs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm.compare import done
+from llm.compare_report import read_record
+from paper_figures import clip_runs
+from paper_figures.clip_runs import CLIPPED_ARMS, CLIPS, PASSES, REGIME
+from paper_figures.compare import mean_curve
+from paper_figures.figure import Claim, Data, Figure
+from paper_figures.recorded import Runs, compared, gain, provenance
+from paper_figures.style import DOUBLE, blank, marks
+from paper_figures.verdicts import ahead, said, where
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    from matplotlib.axes import Axes
+
+#: Part of the figure → arm → what is drawn beside it.
+PARTS: dict[str, dict[str, str]] = {
+    "split, resets at random steps": {
+        "rrpo": "4+1×4",
+        "random-rrpo": "4+2×4",
+        "deepest-rrpo": "4+2×4, latest",
+    },
+    "split, resets by the model": {
+        "srpo-prompted": "4+1×4",
+        "deepest-prompted": "4+2×4, latest",
+        "one-prompted": "0+1×8",
+    },
+    "split, resets by a checker": {
+        "oracle-first_error": "4+1×4",
+        "random-checker": "4+2×4",
+        "deepest-checker": "4+2×4, latest",
+        "one-checker": "0+1×8",
+    },
+    "which steps an oracle accepts": {
+        "oracle-first_error": "first error",
+        "oracle-improvable": "advantage > 0.1",
+        "oracle-largest": "largest advantage",
+    },
+    "localizer, 4+1×4": {
+        "rrpo": "random step",
+        "srpo-surprisal": "least likely step",
+        "srpo-prompted": "the model's reply",
+        "srpo-prompted-slow": "reply, ¼ learning rate",
+        "srpo-prompted-lora": "reply, adapters",
+        "srpo-prompted-rehearsal": "reply, rehearsal",
+        "oracle-first_error": "checker",
+    },
+}
+#: Pairs of arms that claims are about.
+PAIRS = {
+    "split": [("srpo-prompted", "deepest-prompted"), ("srpo-prompted", "one-prompted")],
+    "mask": [("oracle-improvable", "oracle-first_error"), ("oracle-largest", "oracle-first_error")],
+    "localizer": [("oracle-first_error", "srpo-prompted")],
+    "remedies": [
+        (f"srpo-prompted-{remedy}", "srpo-prompted") for remedy in ("slow", "lora", "rehearsal")
+    ],
+}
+SETTINGS: Mapping[str, Any] = {
+    "regimes": ["short", "middle", "long"],
+    "parts": {part: list(arms) for part, arms in PARTS.items()},
+    "pairs": {name: [list(pair) for pair in pairs] for name, pairs in PAIRS.items()},
+    "clips": {name: list(ends) for name, ends in CLIPS.items()},
+    "clipped": {"regime": REGIME, "arms": list(CLIPPED_ARMS), "passes": PASSES},
+}
+SHORT = {"grpo": "GRPO", "srpo-prompted": "SRPO"}
+
+
+def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
+    """Differences from GRPO of each arm, between some arms, and between clips and one pass."""
+    progress("reading runs")
+    found = {regime: compared(regime) for regime in settings["regimes"]}
+    arms = dict.fromkeys(arm for part in settings["parts"].values() for arm in part)
+    gains = {
+        regime: {arm: gain(records[arm], records["grpo"]) for arm in arms}
+        for regime, records in found.items()
+    }
+    pairs = [
+        {"name": name, "regime": regime, "arm": arm, "over": over}
+        | gain(records[arm], records[over])
+        for name, chosen in settings["pairs"].items()
+        for arm, over in chosen
+        for regime, records in found.items()
+    ]
+    own = clipped()
+    base = found[settings["clipped"]["regime"]]
+    clips = [
+        {"arm": arm, "clip": clip}
+        | {"over_one_pass": gain(own[arm, clip], base[arm])}
+        | {"over_none": gain(own[arm, clip], own[arm, "none"])}
+        | {"curve": curve(own[arm, clip])}
+        | {"lost": sum(run["curve"]["success"][-1] < 0.1 for run in own[arm, clip].values())}
+        for arm in settings["clipped"]["arms"]
+        for clip in settings["clips"]
+    ]
+    used = [run for records in found.values() for arm in arms for run in records[arm].values()]
+    return {
+        "gains": gains,
+        "pairs": pairs,
+        "clips": clips,
+        "one_pass": {arm: curve(base[arm]) for arm in CLIPPED_ARMS},
+        "made": provenance(used) | {"seeds": len(base["grpo"])},
+        "clips_made": provenance(run for runs in own.values() for run in runs.values()),
+        "passes": settings["clipped"]["passes"],
+        "regime": settings["clipped"]["regime"],
+    }
+
+
+def clipped() -> Mapping[tuple[str, str], Runs]:
+    """The runs that take several passes: arm and clip → seed → record.
+
+    Raises
+    ------
+    ValueError
+        If one is missing; says what makes it.
+    """
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for (arm, clip, seed), (path, config) in clip_runs.runs().items():
+        if not done(path, config):
+            raise ValueError(f"{path}: no such run; {clip_runs.PROG} makes it")
+        found.setdefault((arm, clip), {})[seed] = read_record(path)
+    return found
+
+
+def curve(runs: Runs) -> dict[str, list[float]]:
+    """Mean success over tokens."""
+    grid, mean = mean_curve(list(runs.values()), "tokens", 41)
+    return {"tokens": grid.tolist(), "success": np.round(mean, 4).tolist()}
+
+
+def draw(data: Data) -> matplotlib.figure.Figure:
+    """A column a regime, a row an arm; below, curves and differences of the clips."""
+    made = blank(DOUBLE, 6.6)
+    (above,), (below,) = made.subfigures(2, 1, height_ratios=(2.35, 1), squeeze=False)
+    axes = above.subplots(1, len(data["gains"]), sharey=True)
+    for ax, (regime, gains) in zip(axes, data["gains"].items(), strict=True):
+        draw_parts(ax, gains)
+        ax.set_title(regime)
+    axes[1].set_xlabel("mean success minus GRPO's, same seeds and tokens (scale is linear to ±0.1)")
+    panels = below.subplots(1, 3, width_ratios=(1, 1, 1.1))
+    for ax, arm in zip(panels, CLIPPED_ARMS, strict=False):
+        draw_clips(ax, data, arm)
+    draw_clip_gains(panels[2], data)
+    panels[0].set_ylabel(f"success, {data['regime']}")
+    panels[1].tick_params(labelleft=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside upper center", ncols=5)
+    return made
+
+
+def draw_parts(ax: Axes, gains: Mapping[str, Mapping[str, float]]) -> None:
+    """Dots and intervals under a heading each part."""
+    y, ticks, labels = 0.0, [], []
+    for part, arms in PARTS.items():
+        ticks.append(y)
+        labels.append(part)
+        for arm, label in arms.items():
+            y += 1
+            style, g = marks(arm), gains[arm]
+            ax.plot([g["low"], g["high"]], [y, y], lw=1.1, color=style["color"])
+            ax.plot(g["value"], y, ms=3.5, **style | {"ls": ""})
+            ticks.append(y)
+            labels.append(label)
+        y += 1.4
+    ax.axvline(0, lw=0.6, color="black")
+    ax.set_xscale("symlog", linthresh=0.1, linscale=1.3)
+    ax.set_xlim(-0.8, 0.13)
+    ax.set_xticks([-0.5, -0.1, -0.05, 0, 0.05, 0.1], ["−.5", "−.1", "", "0", "", ".1"])
+    ax.minorticks_off()
+    ax.set_yticks(ticks, labels)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(y - 0.6, -0.8)
+    for tick in ax.get_yticklabels():
+        if tick.get_text() in PARTS:
+            tick.set_fontweight("bold")
+
+
+#: How each clip is drawn, from none at all to the narrowest.
+LOOKS: dict[str, dict[str, Any]] = {
+    "none": {"color": "black", "ls": (0, (1, 1)), "marker": "x"},
+    "0.2-0.28": {"color": "0.6", "ls": "-", "marker": "^"},
+    "0.2": {"color": "0.4", "ls": (0, (5, 1)), "marker": "s"},
+    "0.1": {"color": "0.2", "ls": (0, (3, 1, 1, 1)), "marker": "D"},
+}
+
+
+def clip_words(clip: str) -> str:
+    """A clip for people."""
+    return "no clip" if clip == "none" else f"ε = {clip.replace('-', ', ')}"
+
+
+def draw_clips(ax: Axes, data: Data, arm: str) -> None:
+    """Curves of one method by clip, and that of one pass."""
+    for clip, style in LOOKS.items():
+        (found,) = (c for c in data["clips"] if (c["arm"], c["clip"]) == (arm, clip))
+        x = np.array(found["curve"]["tokens"]) / 1000
+        ax.plot(x, found["curve"]["success"], label=clip_words(clip), markevery=10, ms=3, **style)
+    once = data["one_pass"][arm]
+    x, colour = np.array(once["tokens"]) / 1000, marks(arm)["color"]
+    ax.plot(x, once["success"], lw=3, alpha=0.35, color=colour, label="one pass", zorder=0)
+    ax.set_title(f"{SHORT[arm]}, {data['passes']} passes")
+    ax.set_xlabel("1,000 tokens generated")
+    ax.set_ylim(0, 1)
+
+
+def draw_clip_gains(ax: Axes, data: Data) -> None:
+    """Differences from one pass."""
+    rows = [(arm, clip) for arm in CLIPPED_ARMS for clip in LOOKS]
+    for y, (arm, clip) in enumerate(rows):
+        (found,) = (c for c in data["clips"] if (c["arm"], c["clip"]) == (arm, clip))
+        g, style = found["over_one_pass"], marks(arm)
+        ax.plot([g["low"], g["high"]], [y, y], lw=1.1, color=style["color"])
+        ax.plot(g["value"], y, ms=3.5, **style | {"ls": ""})
+    ax.axvline(0, lw=0.6, color="black")
+    ax.set_yticks(range(len(rows)), [f"{SHORT[arm]}, {clip_words(clip)}" for arm, clip in rows])
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel("mean success minus one pass's")
+
+
+def claims(data: Data) -> Sequence[Claim]:
+    """The paper's split, mask and clip; and what is ours of masks, localizers and remedies."""
+    equal = f"Success over an equal budget of tokens, {data['made']['seeds']} paired seeds."
+    splits, masks, checker, remedies = (
+        [pair for pair in data["pairs"] if pair["name"] == name] for name in PAIRS
+    )
+    unclipped = [c["over_one_pass"] for c in data["clips"] if c["clip"] == "none"]
+    clips = [c for c in data["clips"] if c["clip"] != "none"]
+    mended = [c["over_none"] for c in clips]
+    lost = sum(c["lost"] for c in data["clips"] if c["clip"] == "none")
+    harmed = all(each["high"] < 0 for each in unclipped)
+    return [
+        Claim(
+            "The split 4+1×4 is the best one for SRPO.",
+            f"{equal} 4+1×4 less 4+2×4 (latest errors) and less 0+1×8, in three regimes.",
+            f"It is {where(splits)}: {pairs_words(splits)}.",
+            ahead(splits),
+            caveat="one small model on chain reasoning",
+        ),
+        Claim(
+            "Several optimizer steps a batch without a clipped ratio are harmful.",
+            f"{equal} {data['passes']} passes over each batch without a clip, less one pass, in "
+            f"regime *{data['regime']}*.",
+            "; ".join(
+                f"{name} {said(each)}"
+                for name, each in zip(("GRPO", "SRPO"), unclipped, strict=True)
+            )
+            + f"; {lost} of these runs ended below 0.1.",
+            "holds" if harmed else "does not hold",
+            caveat="at this learning rate and model size, more steps on the same tokens pay",
+        ),
+        Claim(
+            "A clipped ratio is better than none.",
+            f"{equal} Each clip less no clip, all with {data['passes']} passes.",
+            f"It is {where(mended)}: "
+            + ", ".join(
+                f"{SHORT[c['arm']]} {clip_words(c['clip'])} {said(c['over_none'])}" for c in clips
+            )
+            + ".",
+            ahead(mended),
+            caveat="ahead not with every method and clip" if ahead(mended) != "holds" else "",
+        ),
+        Claim(
+            "The loss must leave the shared prefix of a reset group out (the no-mask ablation).",
+            "Prefix tokens never enter the loss here, which has no such switch.",
+            "With one on-policy step and a loss averaged over tokens, the gradient through a "
+            "prefix that all continuations share is their summed advantages, which are 0, times "
+            "that of its log-probability.",
+            "not tested here",
+            caveat="the trainer has no such mode, and without other aggregations it would change "
+            "nothing but the average's denominator",
+        ),
+        Claim(
+            "First error, advantage above a threshold, and largest advantage are different rules.",
+            f"{equal} An oracle that accepts by exact advantages, less one that goes to the first "
+            "error.",
+            f"It is {where(masks)}: {pairs_words(masks)}.",
+            "holds" if any(differs(pair) for pair in masks) else "does not hold",
+            of="ours",
+        ),
+        Claim(
+            "A perfect localizer is better than the model's own.",
+            f"{equal} The checker's resets less the model's own, both 4+1×4.",
+            f"It is {where(checker)}: {pairs_words(checker)}.",
+            ahead(checker),
+            of="ours",
+            caveat="not in every regime" if ahead(checker) != "holds" else "",
+        ),
+        Claim(
+            "What keeps the localizer's skill (less learning, adapters, rehearsal) pays.",
+            f"{equal} SRPO with each remedy less plain SRPO.",
+            f"It is {where(remedies)}: {pairs_words(remedies)}.",
+            ahead(remedies),
+            of="ours",
+        ),
+    ]
+
+
+def differs(estimate: Mapping[str, float]) -> bool:
+    """Whether its interval leaves 0 out."""
+    return estimate["low"] > 0 or estimate["high"] < 0
+
+
+def pairs_words(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Pairs of arms and their difference."""
+    return ", ".join(
+        f"{p['regime']} {p['arm'].removeprefix('srpo-')} − {p['over']} {said(p)}" for p in pairs
+    )
+
+
+FIGURE = Figure(
+    name="l4_ablations",
+    title="Ablations of split, mask, localizer and clip",
+    caption=(
+        "Above: exact success on held-out problems, averaged over the token budget, minus that of "
+        "GRPO with the same seed; means of {made[seeds]} seeds and 95 % bootstrap-t intervals. "
+        "*Latest* takes as seed episodes the failures with the latest resets. The scale is "
+        "linear to ±0.1 and logarithmic beyond. Below, regime *{regime}*: one pass over each batch "
+        "(thick, the loss is on-policy and nothing is clipped) and {passes} passes with several "
+        "clips, ε below and above 1; right, the difference from one pass at equal tokens. "
+        "{made[runs]} runs of `python -m llm.compare` ({made[dates]}, commits {made[commits]}) and "
+        "{clips_made[runs]} of `python -m paper_figures.clip_runs` ({clips_made[dates]}, commit "
+        "{clips_made[commits]})."
+    ),
+    settings=SETTINGS,
+    compute=compute,
+    draw=draw,
+    claims=claims,
+    cheap=True,
+)
