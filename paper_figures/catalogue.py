@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paper_figures import l1_curves, l5_model, t1_resets_needed, t4_tightness, t5_signal, t6_chain
+from paper_figures import l1_curves, l2_localization, l5_model, t1_resets_needed, t4_tightness, t5_signal, t6_chain
 from paper_figures.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -11,6 +11,7 @@ FIGURES: tuple[Figure, ...] = (
     t5_signal.FIGURE,
     t6_chain.FIGURE,
     l1_curves.FIGURE,
+    l2_localization.FIGURE,
     l5_model.FIGURE,
 )
 

@@ -22,7 +22,7 @@ FOLDER = Path("results/paper_figures")
 RUN: Mapping[str, Any] = {"preset": "chain", "steps": 30, "save_steps": 5}
 
 
-def chain_config(run: Mapping[str, Any], seed: int, folder: Path = FOLDER) -> TrainConfig:
+def chain_config(run: Mapping[str, Any], seed: int) -> TrainConfig:
     """The settings of a run."""
     from llm.config import parse_config
 
@@ -35,15 +35,12 @@ def chain_config(run: Mapping[str, Any], seed: int, folder: Path = FOLDER) -> Tr
         rollout_steps=0,
         evaluation=dataclasses.replace(config.evaluation, steps=0),
         resume="auto",
-        output=str(folder / f"{run['preset']}-{config.algorithm}-s{seed}"),
+        output=str(FOLDER / f"{run['preset']}-{config.algorithm}-s{seed}"),
     )
 
 
 def chain_run(
-    run: Mapping[str, Any],
-    seed: int,
-    progress: Callable[[str], None] = lambda what: None,
-    folder: Path = FOLDER,
+    run: Mapping[str, Any], seed: int, progress: Callable[[str], None] = lambda what: None
 ) -> Path:
     """The folder of a run, which is made, or gone on with, if it is not complete.
 
@@ -61,7 +58,7 @@ def chain_run(
     from llm.trainer import Trainer
 
     logging.disable_progress_bar()
-    config = chain_config(run, seed, folder)
+    config = chain_config(run, seed)
     resume = open_run(config)
     if resume is not None and resume.name == f"step-{config.steps:06}":
         return config.folder

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SETTINGS: Mapping[str, Any] = {
     "regimes": list(REGIMES),
     "arms": ["grpo", "rrpo", "srpo-prompted", "oracle-first_error", "one-checker"],
-    "points": 41,
+    "points": 25,
     "targets": [0.5, 0.8],
     "resamples": 2000,
     "gains": [

@@ -1,0 +1,203 @@
+"""The figures of language models: their statistics by hand, and their data twice the same."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from cpi.collect import Group
+from cpi.episodes import Episode, Prefix
+from llm.arms import ARMS, LEARNING_RATE, REGIMES, run_config
+from llm.thoughts import Thought
+from paper_figures import chain_runs, l1_curves, l2_localization, l3_signal, l5_model
+from paper_figures.clip_runs import CLIPS, REGIME, clip_config
+from paper_figures.figure import plain
+from paper_figures.verdicts import ahead, said, where
+from paper_figures.wilson import clustered_share
+from paper_figures.words import rounded
+
+# ------------------------------------------------------------------ shares in clusters
+
+
+def test_share_of_trials_on_their_own_is_wilsons() -> None:
+    y = np.repeat([1, 0], [300, 700])
+    share = clustered_share(y, np.ones(1000))
+    own = binomtest(300, 1000).proportion_ci(method="wilson")
+    assert (share.value, share.trials, share.clusters) == (0.3, 1000, 1000)
+    assert (share.low, share.high) == pytest.approx((own.low, own.high), abs=1e-4)
+
+
+def test_interval_covers_when_trials_of_a_cluster_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    covered, naive = 0, 0
+    for _ in range(400):
+        y = rng.binomial(8, rng.beta(0.6, 1.4, size=40))  # 40 problems, 8 rollouts each
+        share = clustered_share(y, np.full(40, 8))
+        covered += share.low <= 0.3 <= share.high
+        own = binomtest(int(y.sum()), 320).proportion_ci(method="wilson")
+        naive += own.low <= 0.3 <= own.high
+    assert covered > 365  # 380, less 3 standard deviations
+    assert naive < 320
+
+
+def test_share_at_an_end_counts_clusters() -> None:
+    share, few = clustered_share([0, 0, 0], [8, 8, 8]), clustered_share([0, 0, 0], [1, 1, 1])
+    assert share[:3] == few[:3]
+    assert (share.low, share.value) == (0, 0)
+    assert share.high == pytest.approx(binomtest(0, 3).proportion_ci(method="wilson").high)
+    # All clusters alike by chance: no more than the trials.
+    assert clustered_share([1, 1], [2, 2]).high < 1
+    with pytest.raises(ValueError, match="trials: there are none"):
+        clustered_share([0], [0])
+
+
+# ------------------------------------------------------------------ verdicts
+
+
+def test_verdicts_follow_from_intervals() -> None:
+    above, level, below = ({"low": a, "high": b} for a, b in ((1, 2), (-1, 1), (-2, -1)))
+    assert ahead([above, above]) == "holds"
+    assert ahead([above, level]) == "holds with a caveat"
+    assert ahead([above, below]) == "does not hold"
+    assert ahead([level]) == "does not hold"
+    assert ahead([{"low": None, "high": None}], 1) == "holds"
+    assert where([above, level, below]) == "ahead in 1 of 3, behind in 1, level in the others"
+    assert said({"value": 1.5, "low": 1, "high": None}, ".1f") == "1.5 [1.0, ∞]"
+
+
+def test_rounding_keeps_significant_digits() -> None:
+    assert rounded({"a": [1234567.0, 1e-9 / 3], "n": 1234567}, 3) == {
+        "a": [1230000.0, 3.33e-10],
+        "n": 1234567,
+    }
+
+
+# ------------------------------------------------------------------ L1
+
+
+def run(tokens: list[float], success: list[float]) -> dict[str, Any]:
+    curve = {"tokens": tokens, "step": list(range(len(tokens))), "success": success}
+    return {"curve": curve, "config": {"token_budget": tokens[-1]}}
+
+
+def test_ratios_of_what_it_takes() -> None:
+    slow = {seed: run([0, 100, 200], [0, 0.2, 1]) for seed in range(4)}
+    fast = {seed: run([0, 100, 200], [0, 0.6, 1]) for seed in range(4)}
+    never = {seed: run([0, 100, 200], [0, 0.1, 0.2]) for seed in range(4)}
+    records = {"grpo": slow, "fast": fast, "never": never}
+
+    def ratio(arm: str, over: str = "grpo") -> dict[str, float | None]:
+        return l1_curves.ratio(records, arm, "tokens", 0.5, 50, over)
+
+    assert ratio("fast") == {"value": 2.0, "low": 2.0, "high": 2.0}
+    assert ratio("never") == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert ratio("fast", "never") == {"value": None, "low": None, "high": None}
+    assert ratio("never", "never")["value"] == 1.0
+    # Half of the seeds are stuck: a bootstrap over them goes from 0 to 2.
+    records["mixed"] = {**fast, 0: never[0], 1: never[1]}
+    mixed = ratio("mixed")
+    assert (mixed["low"], mixed["high"]) == (0.0, 2.0)
+
+
+def test_bands_are_of_the_mean() -> None:
+    alike = {"grpo": {seed: run([0, 100], [0, 0.8]) for seed in range(8)}}
+    settings = {"points": 5, "resamples": 200}
+    band = l1_curves.band(alike, "grpo", "tokens", settings)
+    assert band["mean"] == band["low"] == band["high"] == [0, 0.2, 0.4, 0.6, 0.8]
+    apart = {"grpo": {seed: run([0, 100], [0, seed / 7]) for seed in range(8)}}
+    band = l1_curves.band(apart, "grpo", "tokens", settings)
+    assert band["low"][-1] < band["mean"][-1] == 0.5 < band["high"][-1]
+    assert band["high"][-1] - band["low"][-1] == pytest.approx(2 * 1.96 * 0.327 / 8**0.5, rel=0.15)
+
+
+# ------------------------------------------------------------------ L2
+
+
+def test_resets_are_counted() -> None:
+    rows = np.array([[0, 3, 1, 1, 2], [0, 3, 2, 0, 0], [1, 4, 0, 3, 1]])  # kept: at, before, after
+    found = {"fresh": [0.0, 1.0], "right": [0, 4], "unparsed": 0.5, "self": rows, "random": rows}
+    summed = l2_localization.summed([found, found], 3, samples=4, continuations=4)
+    own = summed["rules"]["self"]
+    assert (summed["success"], summed["fresh"]["value"]) == (0.5, 0.5)
+    assert summed["first_errors"] == [2, 2, 2]
+    assert own["landed"] == [2, 2, 2]  # a fourth step counts as the third
+    assert own["off"] == [0, 0, 2, 0, 2, 0, 0, 2, 0]
+    assert own["exact"]["value"] == own["within_1"]["value"] == pytest.approx(1 / 3)
+    assert own["clean"]["value"] == pytest.approx(2 / 3)
+    assert {d: c["value"] for d, c in own["correction"].items()} == {"-2": 0, "0": 0.5, "3": 0.25}
+    assert own["correction"]["0"]["trials"] == 8
+    # The same problem of two runs is two clusters.
+    assert own["exact"]["clusters"] == 4
+    assert (own["pass"]["clean"]["value"], own["pass"]["erroneous"]["value"]) == (0.5, 1.0)
+
+
+# ------------------------------------------------------------------ L3
+
+
+def thought(probability: float) -> Thought:
+    return Thought((1, 2), np.log([probability, 1.0]), "x", "delimiter")
+
+
+def test_signal_of_a_thought() -> None:
+    shared = (thought(0.3),)
+    prefix = Prefix(None, shared)
+    right = Episode(prefix, (*shared, thought(0.25)), 1.0, False, 2)
+    wrong = Episode(prefix, (*shared, thought(0.5), thought(0.5)), 0.0, True, 4)
+    silent = Group(0, prefix, [wrong, wrong])
+    found = l3_signal.signals([Group(0, prefix, [right, wrong]), silent])
+    # Â = ±½/(½√2 + 1e-4); the prefix has none.
+    a = 0.5 / (0.5**0.5 + 1e-4)
+    assert found["sums"][:3] == pytest.approx([0, a * 0.75 + a / 2 * 0.5, a / 2 * 0.5])
+    assert found["counts"][:4].tolist() == [0, 4, 3, 0]
+    assert found["informative"] == 0.5
+
+
+def test_a_claim_about_signals_needs_them_where_success_is_rare() -> None:
+    more, less = {"low": 0.1, "high": 0.2}, {"low": -0.2, "high": -0.1}
+    assert l3_signal.verdict([more, more]) == "holds"
+    assert l3_signal.verdict([more, less]) == "holds with a caveat"
+    assert l3_signal.verdict([less, more]) == "does not hold"
+
+
+# ------------------------------------------------------------------ L4
+
+
+def test_clips_differ_from_the_comparison_by_passes_and_clip_alone() -> None:
+    base = asdict(run_config(ARMS["grpo"], REGIMES[REGIME], "chain-base", LEARNING_RATE, 3))
+    for clip in CLIPS:
+        settings = asdict(clip_config("grpo", clip, 3))
+        assert {name for name in base if settings[name] != base[name]} == {"loss", "update"}
+
+
+# ------------------------------------------------------------------ data from models
+
+
+@pytest.mark.slow
+def test_data_from_models_are_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain_runs, "FOLDER", tmp_path)
+    run = {"preset": "chain", "steps": 1, "save_steps": 1}
+    small = {"run": run, "seeds": [0, 1]}  # of one there is no interval
+    made = []
+    for module, settings in (
+        (l2_localization, {"step": 1, "problems": {"base": 4, "trained": 4}, "samples": 4}),
+        (l3_signal, {"steps": [0], "by_position_at": 0, "tree": {"seed": 0, "step": 0},
+                     "problems": 64}),
+        (l5_model, {"problems": 4, "samples": 4, "localized_at": [0], "localizers": ["checker"]}),
+    ):  # fmt: skip
+        wanted = {**module.SETTINGS, **small, **settings}  # type: ignore[attr-defined]
+        first, again = (plain(module.compute(wanted, lambda what: None)) for _ in range(2))  # type: ignore[attr-defined]
+        assert first == again
+        made.append(first)
+    localized, signal, model = made
+    assert localized["models"]["base"]["rules"]["self"]["resets"] > 0
+    assert signal["tree"]["kind"] == "reset"
+    assert model["violations"] == 0
+    assert model["localizers"][0]["hit_rate"] == 1
+    assert [row["step"] for row in model["runs"][0]["rows"]] == [0, 1]
