@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from paper_figures import l1_curves, l2_localization, l5_model, t1_resets_needed, t4_tightness, t5_signal, t6_chain
+from paper_figures import (
+    l1_curves,
+    l2_localization,
+    l3_signal,
+    l5_model,
+    t1_resets_needed,
+    t4_tightness,
+    t5_signal,
+    t6_chain,
+)
 from paper_figures.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -12,6 +21,7 @@ FIGURES: tuple[Figure, ...] = (
     t6_chain.FIGURE,
     l1_curves.FIGURE,
     l2_localization.FIGURE,
+    l3_signal.FIGURE,
     l5_model.FIGURE,
 )
 
