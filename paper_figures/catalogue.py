@@ -7,6 +7,7 @@ from paper_figures import (
     l2_localization,
     l3_signal,
     l5_model,
+    l6_published,
     t1_resets_needed,
     t4_tightness,
     t5_signal,
@@ -23,6 +24,7 @@ FIGURES: tuple[Figure, ...] = (
     l2_localization.FIGURE,
     l3_signal.FIGURE,
     l5_model.FIGURE,
+    l6_published.FIGURE,
 )
 
 

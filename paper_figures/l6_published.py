@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llm.arms import REGIMES
-from llm.compare_report import interval
+from llm.compare_report import Records, interval
 from llm.published import PUBLISHED
 from paper_figures import l2_localization
 from paper_figures.figure import Claim, Data, Figure, read
-from paper_figures.l1_curves import ratio
+from paper_figures.l1_curves import resampled
 from paper_figures.recorded import compared, gain, provenance
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.verdicts import ahead, said, where
@@ -60,11 +60,10 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
             name: {"value": float(np.mean(own)), "ends": interval(own)}
             for name, own in ends.items()
         }
-        faster = {}
-        for name in ("GRPO", "RRPO"):
-            target, rival = float(np.mean(ends[name])), ARMS[name]
-            times = settings["resamples"]
-            faster[rival] = ratio(records, ARMS["SRPO"], "step", target, times, rival)
+        faster = {
+            rival: to_last_value(records, ARMS["SRPO"], rival, settings["resamples"])
+            for rival in FEWER_STEPS
+        }
         measured.append(
             {
                 "regime": regime,
@@ -92,23 +91,47 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     }
 
 
-#: How what is published is told from what is measured.
-PAPER, HERE = "published, 7–14 B parameters", "measured here, 0.36 M parameters, one CPU core"
+def to_last_value(
+    records: Records, arm: str, rival: str, resamples: int
+) -> dict[str, float | None]:
+    """All steps of a rival over those that an arm takes to the rival's last value.
+
+    Of mean curves over seeds, as is published; with the interval of a bootstrap over seeds. 0 is an
+    arm that never comes so far.
+    """
+    steps, curves = {}, {}
+    for name in (arm, rival):
+        own = [run["curve"] for _, run in sorted(records[name].items())]
+        steps[name] = np.linspace(0, min(curve["step"][-1] for curve in own), 400)
+        curves[name] = np.array([np.interp(steps[name], c["step"], c["success"]) for c in own])
+    drawn = resampled(len(curves[arm]), resamples)
+    ratios = []
+    for seeds in (np.arange(len(curves[arm])), *drawn):
+        last = curves[rival][seeds].mean(axis=0)[-1]
+        there = np.flatnonzero(curves[arm][seeds].mean(axis=0) >= last)
+        ratios.append(steps[rival][-1] / max(steps[arm][there[0]], 1) if len(there) else 0.0)
+    low, high = np.quantile(ratios[1:], [0.025, 0.975])
+    return {"value": float(ratios[0]), "low": float(low), "high": float(high)}
+
+
+#: Headings: what is published is drawn open, what is measured filled.
+PAPER, HERE = "published", "here"
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
     """Success of methods; steps to the rivals' last value; localization; Pass@4."""
     made = blank(DOUBLE, 4.6)
-    axes = made.subplots(2, 2, width_ratios=(1.25, 1))
+    axes = made.subplots(2, 2)
     draw_success(axes[0, 0], data)
     draw_faster(axes[0, 1], data)
-    draw_shares(axes[1, 0], data)
+    draw_landing(axes[1, 0], data)
     draw_passes(axes[1, 1], data)
-    for ax, letter in zip(axes.flat, "abcd", strict=True):
-        ax.set_title(f"({letter}) {ax.get_title()}", loc="left")
+    titles = "success", "how many times fewer steps", "resets and the reference step", "by prefix"
+    for ax, letter, title in zip(axes.flat, "abcd", titles, strict=True):
+        ax.set_title(f"({letter}) {title}", loc="left")
         ax.tick_params(axis="y", length=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside upper center", ncols=5)
+    made.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1.4)
     return made
 
 
@@ -136,12 +159,13 @@ def draw_rows(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[Point]]]) -> No
             y += 1
             ticks.append(y)
             labels.append(label)
-            for point in points:
+            for place, point in enumerate(points):
                 style = marks(point.method) | {"ls": ""}
                 fill = "white" if heading == PAPER else style["color"]
+                at = y + 0.26 * (place - (len(points) - 1) / 2)
                 if point.low is not None and point.high is not None:
-                    ax.plot([point.low, point.high], [y, y], lw=1.1, color=style["color"])
-                ax.plot(point.value, y, ms=4, mfc=fill, **style)
+                    ax.plot([point.low, point.high], [at, at], lw=1, color=style["color"])
+                ax.plot(point.value, at, ms=3.5, mew=0.8, mfc=fill, **style)
         y += 1.5
     ax.set_yticks(ticks, labels)
     ax.set_ylim(y - 0.8, -0.7)
@@ -167,9 +191,10 @@ def draw_success(ax: Axes, data: Data) -> None:
     draw_rows(ax, {PAPER: paper, HERE: here})
     ax.set_xlim(0, 102)
     ax.set_xlabel("success at the end, %")
-    ax.set_title("success")
     for name, arm in ARMS.items():
         ax.plot([], [], ms=4, label=name, **marks(arm) | {"ls": ""})
+    ax.plot([], [], "ko", ms=4, mfc="white", label="open: published, 7 to 14 B parameters, GPUs")
+    ax.plot([], [], "ko", ms=4, label="filled: here, 0.36 M, a CPU core")
 
 
 def short_name(published: Mapping[str, Any]) -> str:
@@ -183,29 +208,16 @@ def draw_faster(ax: Axes, data: Data) -> None:
     """How many times fewer steps SRPO takes to each rival's last value."""
     paper = {"LiveCodeBench": [Point(rival, x) for rival, x in data["fewer_steps"].items()]}
     here = {
-        m["regime"]: [
-            Point(rival, *(bounded(r[name]) for name in ("value", "low", "high")))
-            for rival, r in m["faster"].items()
-        ]
+        m["regime"]: [Point.of(rival, r) for rival, r in m["faster"].items()]
         for m in data["measured"]
     }
     draw_rows(ax, {PAPER: paper, HERE: here})
     ax.axvline(1, lw=0.6, color="black")
-    ax.set_xlim(0, FASTEST)
-    ax.set_xlabel("rival's steps to its last value / SRPO's")
-    ax.set_title("steps")
+    ax.set_xlim(-0.1, 6)
+    ax.set_xlabel("rival's steps / SRPO's to its last value")
 
 
-#: End of an axis; what is beyond is drawn there.
-FASTEST = 4.0
-
-
-def bounded(value: float | None) -> float:
-    """A ratio on the axis; None is infinity."""
-    return FASTEST if value is None else min(value, FASTEST)
-
-
-def draw_shares(ax: Axes, data: Data) -> None:
+def draw_landing(ax: Axes, data: Data) -> None:
     """Resets within a step of the reference, and at or before it."""
     words = {"within_1": "within 1 step", "clean": "at or before"}
     paper = {words[k]: [Point("srpo", 100 * x)] for k, x in data["localized"].items()}
@@ -217,7 +229,6 @@ def draw_shares(ax: Axes, data: Data) -> None:
     draw_rows(ax, {PAPER: paper, HERE: here})
     ax.set_xlim(0, 102)
     ax.set_xlabel("self-localized resets, %")
-    ax.set_title("off the reference step")
 
 
 def draw_passes(ax: Axes, data: Data) -> None:
@@ -232,7 +243,6 @@ def draw_passes(ax: Axes, data: Data) -> None:
     draw_rows(ax, {PAPER: paper, HERE: here})
     ax.set_xlim(0, 102)
     ax.set_xlabel("pass@4 from the prefix, %")
-    ax.set_title("by prefix")
 
 
 def percent(method: str, share: Mapping[str, float]) -> Point:
@@ -269,8 +279,8 @@ def claims(data: Data) -> Sequence[Claim]:
             "SRPO takes several times fewer steps to its rivals' last values.",
             "Published for LiveCodeBench: "
             + ", ".join(f"{x}× to {rival.upper()}'s" for rival, x in data["fewer_steps"].items())
-            + ". Here, on chain reasoning: the rival's median steps to its own mean last success "
-            "over SRPO's (bootstrap over seeds).",
+            + ". Here, on chain reasoning: all steps of a rival over those that SRPO takes to its "
+            "last success, of mean curves (bootstrap over seeds; 0 if it never gets there).",
             f"SRPO is {where(faster, 1)}: "
             + ", ".join(f"{r['what']} {said(r, '.2f')}" for r in faster)
             + ".",
@@ -288,8 +298,8 @@ FIGURE = Figure(
         "Filled: measured here, of a model of 0.36 M parameters on one CPU core, on chain "
         "reasoning, with 95 % intervals. The tasks differ, so only the questions compare. "
         "(a) Success after training, of ours at equal generated tokens. (b) How many times fewer "
-        "steps SRPO takes to a rival's last value, rivals by their marks; beyond the axis at its "
-        "edge. (c) Self-localized resets within one step of the reference, and at or before it: a "
+        "steps SRPO takes to a rival's last value, rivals by their marks; 0 is never. (c) Self-"
+        "localized resets within one step of the reference, and at or before it: a "
         "frontier model's verdict there, the checker's here, of the base model and after some "
         "training. (d) Pass@4 from clean and from erroneous prefixes. {made[runs]} runs of "
         "`python -m llm.compare` ({made[dates]}, commits {made[commits]}) and the record of L2."
