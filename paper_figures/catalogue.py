@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from paper_figures import t1_resets_needed, t4_tightness, t5_signal, t6_chain
+from paper_figures import (
+    t1_resets_needed,
+    t2_localizer,
+    t3_iterations,
+    t4_tightness,
+    t5_signal,
+    t6_chain,
+)
 from paper_figures.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
     t1_resets_needed.FIGURE,
+    t2_localizer.FIGURE,
+    t3_iterations.FIGURE,
     t4_tightness.FIGURE,
     t5_signal.FIGURE,
     t6_chain.FIGURE,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpi.bounds.theorem1 import PREDICTED, TARGET, theorem1
-from paper_figures.figure import Claim, Data, Figure
+from paper_figures.figure import Claim, Data, Figure, told
 from paper_figures.style import DOUBLE, blank, look, marks, save
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _power(arm: Mapping[str, Any], what: str) -> str:
 
 
 def _slope(data: Data, arm: str, what: str) -> str:
-    low, high = data[arm][f"{what}_slope_interval"]
-    return f"{data[arm][f'{what}_slope']:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    return told(data[arm][f"{what}_slope"], data[arm][f"{what}_slope_interval"], ".2f")
 
 
 def agrees(data: Data, arm: str, what: str, exponent: float) -> bool:
