@@ -144,8 +144,9 @@ def claims(data: Data) -> Sequence[Claim]:
             "The first error is not the same as an improvable state.",
             "On the first-error chain, the share of first errors at which an advantage exceeds τ, "
             "half the largest, was computed exactly.",
-            f"At success {hard['J']:.2g}, {share:.1%} of first errors are at improvable states: "
-            "early errors have tiny advantages, because all later steps may fail as well.",
+            f"At success {hard['J']:.2g}, {share:.1%} of first errors are at improvable states, at "
+            f"{easy['J']:.2g} {easy['improvable_first_errors']:.0%}: where later steps fail as "
+            "well, an early right step has a tiny advantage.",
             "holds" if apart else "does not hold",
             of="ours",
         ),

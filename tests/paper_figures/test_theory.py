@@ -11,6 +11,7 @@ import pytest
 import cpi
 import envs
 from cpi.bounds import REGISTRY, Update
+from cpi.choosers import sampled
 from cpi.conservative import oracle_resets, random_resets, run_cpi
 from cpi.values import evaluate
 from paper_figures import t2_localizer, t3_iterations, t4_tightness, t5_signal, t6_chain
@@ -52,7 +53,7 @@ def test_verdicts_of_t6_follow_its_numbers() -> None:
 def test_course_of_a_run_ends_at_its_last_return_and_holds_there() -> None:
     mdp = envs.lock_chain(3, 2)
     policy = envs.lock_policy([0.5, 0.5, 0.5], 2)
-    chooser = cpi.sampled(40, "per_state", bound="none")
+    chooser = sampled(40, "per_state", bound="none")
     run = run_cpi(mdp, policy, resets=random_resets, chooser=chooser, step="full", iterations=9)
     course = t3_iterations.course(run)
     spent = sum(row.steps for row in run.iterations)
@@ -65,7 +66,7 @@ def test_course_of_a_run_ends_at_its_last_return_and_holds_there() -> None:
 def test_course_of_a_run_that_was_cut_off_is_not_known_beyond_its_end() -> None:
     mdp = envs.lock_chain(3, 2)
     policy = envs.lock_policy([0.5, 0.5, 0.5], 2)
-    chooser = cpi.sampled(40, "per_state", bound="none")
+    chooser = sampled(40, "per_state", bound="none")
     run = run_cpi(mdp, policy, chooser=chooser, step="masked", iterations=2)
     course = t3_iterations.course(run)
     assert not course.stopped
@@ -137,5 +138,8 @@ def test_verdict_of_t2_follows_its_slopes() -> None:
     data = recorded(t2_localizer.FIGURE)
     assert t2_localizer.claims(data)[0].verdict == "holds"
     assert all(math.isfinite(row["gain"]) for row in data["grid"])
+    assert {each["name"] for each in data["measured"]} == set(t2_localizer.LOCALIZERS)
+    data["measured"] = []
+    assert len(t2_localizer.claims(data)) == 1
     data["slopes"]["accepted_by_precision"] |= {"low": -1.2, "high": -1.0}
     assert t2_localizer.claims(data)[0].verdict == "does not hold"
