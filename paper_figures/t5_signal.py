@@ -23,8 +23,6 @@ SETTINGS: Mapping[str, Any] = {
     "success": [0.9, 0.7, 0.5, 0.4, 0.3],
 }
 
-COSTS = ("rollouts trained on", "steps generated")
-
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
     """The map of `cpi.signal`, and GRPO's own signal-to-noise ratio."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from cpi.conservative import oracle_resets, random_resets, run_cpi
 from cpi.values import evaluate
 from paper_figures import t2_localizer, t3_iterations, t4_tightness, t5_signal, t6_chain
 from paper_figures.__main__ import HOME
-from paper_figures.figure import Data, Figure, read
+from paper_figures.figure import Data, Figure, plain, read
+from paper_figures.style import look, save
 
 
 def recorded(figure: Figure) -> Data:
@@ -139,7 +141,33 @@ def test_verdict_of_t2_follows_its_slopes() -> None:
     assert t2_localizer.claims(data)[0].verdict == "holds"
     assert all(math.isfinite(row["gain"]) for row in data["grid"])
     assert {each["name"] for each in data["measured"]} == set(t2_localizer.LOCALIZERS)
-    data["measured"] = []
-    assert len(t2_localizer.claims(data)) == 1
     data["slopes"]["accepted_by_precision"] |= {"low": -1.2, "high": -1.0}
     assert t2_localizer.claims(data)[0].verdict == "does not hold"
+
+
+def test_verdict_on_measured_localizers_follows_their_intervals() -> None:
+    data = recorded(t2_localizer.FIGURE)
+    for each in data["measured"]:
+        ahead = each["name"] == "prompted"
+        each["precision"], each["recall"] = (0.5, 0.2) if ahead else (0.1, 0.9)
+        for name in ("precision", "recall"):
+            each[f"{name}_interval"] = [each[name] - 0.05, each[name] + 0.05]
+    assert t2_localizer.claims(data)[1].verdict == "holds"
+    data["measured"][0]["precision_interval"] = [0.0, 0.6]  # random, step 0
+    claim = t2_localizer.claims(data)[1]
+    assert (claim.verdict, claim.caveat) == (
+        "holds with a caveat",
+        "the intervals overlap at step 0",
+    )
+    data["measured"][0]["precision"] = 0.6
+    assert t2_localizer.claims(data)[1].verdict == "does not hold"
+    data["measured"] = []
+    assert len(t2_localizer.claims(data)) == 1
+
+
+def test_t3_is_the_same_again_from_its_seeds_and_is_drawn(tmp_path: Path) -> None:
+    small = {**t3_iterations.SETTINGS, "seeds": 2, "iterations": 3, "resets": 40}
+    once, again = (t3_iterations.compute(small, print) for _ in range(2))
+    assert plain(once) == plain(again)
+    with look():
+        save(t3_iterations.draw(once), tmp_path / "t3.png")
