@@ -36,7 +36,7 @@ run: .venv/.run ## check every bound, then train a language model with SRPO; res
 	@echo "      $(BIN)/python -m llm.train --help               your own model and problems"
 	@echo "      $(BIN)/python -m cpi.bounds --help              the bounds on your own MDP"
 
-figures: .venv/.run ## draw the paper's figures and the report from recorded results
+figures: .venv/.run ## draw the paper's figures and the report from records (FIGURES_FLAGS=... for options)
 	$(BIN)/python -m paper_figures $(FIGURES_FLAGS)
 
 test: .venv/.dev ## run the tests, with vLLM where it can be installed (PYTEST_FLAGS=... for pytest)

@@ -9,6 +9,8 @@ from paper_figures import (
     l5_model,
     l6_published,
     t1_resets_needed,
+    t2_localizer,
+    t3_iterations,
     t4_tightness,
     t5_signal,
     t6_chain,
@@ -17,6 +19,8 @@ from paper_figures.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
     t1_resets_needed.FIGURE,
+    t2_localizer.FIGURE,
+    t3_iterations.FIGURE,
     t4_tightness.FIGURE,
     t5_signal.FIGURE,
     t6_chain.FIGURE,

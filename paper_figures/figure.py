@@ -119,6 +119,12 @@ class Record:
         return "; ".join(changes)
 
 
+def told(value: float, interval: Sequence[float], form: str = "+.3f") -> str:
+    """A number with its interval, in words."""
+    low, high = interval
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]".replace("-", "−")
+
+
 def plain(value: Any) -> Any:
     """What a value is once it has been written as JSON and read again: tuples are lists."""
     return json.loads(json.dumps(value, allow_nan=False))
@@ -148,8 +154,9 @@ def record(folder: Path, figure: Figure, progress: Callable[[str], None]) -> Rec
     """Compute a figure's data, and write and return the record."""
     from llm.run_folder import environment
 
-    data = plain(figure.compute(figure.settings, progress))
-    made = Record(plain(figure.settings), data, environment())
+    # Before the work: what runs is the code of now. The command as anyone would type it.
+    by = environment() | {"command": figure.command}
+    made = Record(plain(figure.settings), plain(figure.compute(figure.settings, progress)), by)
     folder.mkdir(parents=True, exist_ok=True)
     fields = {"settings": made.settings, "data": made.data, "environment": made.environment}
     write_json(folder / f"{figure.name}.json", fields)

@@ -15,6 +15,11 @@ HEAD = """\
 checked claim by claim. `python -m paper_figures` writes this page and its figures from the records
 in `paper_figures/results/`: every number and every verdict here is computed from them. The
 constants of the bounds are this project's; the paper gives orders.
+
+Two things to keep in mind. Accepted resets, all resets drawn and environment steps (or generated
+tokens) are three costs, and what is cheap in one can be dear in another. And a certificate is for
+the masked mixture of two policies, with reset states accepted on policy; RRPO and SRPO pick one
+step of each failed rollout and follow a policy gradient, which no certificate here covers.
 """
 
 CSS = """\

@@ -23,8 +23,6 @@ SETTINGS: Mapping[str, Any] = {
     "success": [0.9, 0.7, 0.5, 0.4, 0.3],
 }
 
-COSTS = ("rollouts trained on", "steps generated")
-
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
     """The map of `cpi.signal`, and GRPO's own signal-to-noise ratio."""
@@ -65,12 +63,12 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     made = blank(DOUBLE, 3.9)
     axes = made.subplots(2, 1 + len(arms), sharex=True, sharey=True)
 
-    def table(value: Callable[[Mapping[str, Any]], float]) -> np.ndarray:
-        return np.array([[value(cells[n, q]) for q in chances] for n in lengths])
+    def table(name: str) -> np.ndarray:
+        return np.array([[cells[n, q][name] for q in chances] for n in lengths])
 
-    worths = [table(lambda row, a=arm, c=cost: row[a][c]) for cost in (0, 1) for arm in arms]
+    worths = [table(arm)[..., cost] for cost in (0, 1) for arm in arms]
     scale = LogNorm(0.4, 2.5)
-    _map(axes[0, 0], table(lambda row: row["grpo"]), LogNorm(0.002, 8), None, "Greys_r")
+    _map(axes[0, 0], table("grpo"), LogNorm(0.002, 8), None, "Greys_r")
     axes[0, 0].set_title("grpo, 8 rollouts:\nsignal / noise")
     for number, values in enumerate(worths):
         cost, column = divmod(number, len(arms))
@@ -133,7 +131,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"×{good['worst']:.2f} at worst; with the oracle on {oracle['ahead']}, "
             f"×{oracle['best']:.2f} at best.",
             _share(good["ahead"], total),
-            caveat=f"only where success is at most {good['up_to_success']:.2g}; above, fresh "
+            caveat=f"on no chain with a success above {good['up_to_success']:.2g}: there fresh "
             "rollouts say more",
         ),
         Claim(
@@ -144,8 +142,8 @@ def claims(data: Data) -> Sequence[Claim]:
             caveat=f"on {total - better} chains random resets give the sharper signal",
         ),
         Claim(
-            "Oracle resets beat random resets by construction; whether they beat fresh rollouts is "
-            "another question.",
+            "That oracle resets say more than random ones does not mean that they say more than "
+            "fresh rollouts.",
             "The first-error oracle beside random resets, and beside GRPO, at equal steps.",
             f"It is ahead of random resets on {oracle_better} of {total} chains, and of GRPO on "
             f"{oracle['ahead']}.",

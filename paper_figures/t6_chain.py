@@ -41,6 +41,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
         mdp = envs.first_error_chain(chain["length"])
         policy = np.tile([q, 1 - q], (mdp.num_states, 1))
         panels.append(describe(f"first-error chain: {q} right", evaluate(mdp, policy)))
+        panels[-1]["rates"] = envs.reset_success_rates(chain["length"], q)._asdict()
     return {"panels": panels}
 
 
@@ -127,16 +128,25 @@ def draw(data: Data) -> matplotlib.figure.Figure:
 
 def claims(data: Data) -> Sequence[Claim]:
     """First errors are not improvable states; coverage is not visit probability."""
-    lock, hard, *_ = data["panels"]
+    lock, hard, easy = data["panels"]
     share = hard["improvable_first_errors"]
     apart = share < 0.5
+    rates = [panel["rates"] for panel in (hard, easy)]
+    told = "; ".join(
+        f"{r['root']:.2g} fresh, {r['random_reset']:.2g} from a random step, "
+        f"{r['first_error_reset']:.2g} from the first error"
+        for r in rates
+    )
+    between = all(r["root"] / 2 <= r["random_reset"] <= r["root"] for r in rates)
+    above = all(r["first_error_reset"] > r["root"] for r in rates)
     return [
         Claim(
             "The first error is not the same as an improvable state.",
             "On the first-error chain, the share of first errors at which an advantage exceeds τ, "
             "half the largest, was computed exactly.",
-            f"At success {hard['J']:.2g}, {share:.1%} of first errors are at improvable states: "
-            "early errors have tiny advantages, because all later steps may fail as well.",
+            f"At success {hard['J']:.2g}, {share:.1%} of first errors are at improvable states, at "
+            f"{easy['J']:.2g} {easy['improvable_first_errors']:.0%}: where later steps fail as "
+            "well, an early right step has a tiny advantage.",
             "holds" if apart else "does not hold",
             of="ours",
         ),
@@ -146,6 +156,15 @@ def claims(data: Data) -> Sequence[Claim]:
             f"p_π = {lock['coverage']:.4f}, while {lock['visits']:.1%} of episodes visit I_τ "
             f"(at most H p_π = {len(lock['clean']) * lock['coverage']:.1%}).",
             "holds" if lock["coverage"] < lock["visits"] else "does not hold",
+            of="ours",
+        ),
+        Claim(
+            "From a random step of a failed rollout success is half to once as likely as afresh, "
+            "from its first error more likely.",
+            "Closed forms on the two first-error chains; a failed rollout may have erred before "
+            "the random step.",
+            f"Success: {told}.",
+            "holds" if between and above else "does not hold",
             of="ours",
         ),
     ]

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from paper_figures import __main__ as command
 from paper_figures.catalogue import FIGURES, choose
@@ -55,9 +57,16 @@ def test_committed_figure_is_drawn_from_its_record(
 ) -> None:
     with look():
         save(figure.draw(records[figure.name].data), tmp_path / "drawn.png")
-    drawn = (tmp_path / "drawn.png").read_bytes()
-    assert drawn.startswith(PNG)
-    assert drawn == (command.HOME / "figures" / f"{figure.name}.png").read_bytes()
+    drawn = pixels(tmp_path / "drawn.png")
+    committed = pixels(command.HOME / "figures" / f"{figure.name}.png")
+    assert drawn.shape == committed.shape
+    # Not to the last byte: another processor may round another way.
+    assert (np.abs(drawn - committed).max(axis=-1) > 32).mean() < 5e-4
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=int)
 
 
 @pytest.mark.slow

@@ -1,0 +1,173 @@
+"""T2 to T6: what is computed for them, and verdicts that follow the numbers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cpi
+import envs
+from cpi.bounds import REGISTRY, Update
+from cpi.choosers import sampled
+from cpi.conservative import oracle_resets, random_resets, run_cpi
+from cpi.values import evaluate
+from paper_figures import t2_localizer, t3_iterations, t4_tightness, t5_signal, t6_chain
+from paper_figures.__main__ import HOME
+from paper_figures.figure import Data, Figure, plain, read
+from paper_figures.style import look, save
+
+
+def recorded(figure: Figure) -> Data:
+    return copy.deepcopy(read(HOME / "results", figure).data)
+
+
+def test_lock_of_t6_is_the_worked_one() -> None:
+    lock = recorded(t6_chain.FIGURE)["panels"][0]
+    assert lock["coverage"] == pytest.approx(0.0452, abs=5e-5)
+    assert max(lock["advantage"]) == pytest.approx(0.5652, abs=5e-5)
+    assert lock["tau"] == pytest.approx(0.2826, abs=5e-5)
+    assert np.flatnonzero(lock["improvable"]).tolist() == [5]
+    assert lock["lands"]["oracle"][5] == pytest.approx(1)
+
+
+def test_first_errors_of_t6_are_geometric() -> None:
+    for panel, q in zip(recorded(t6_chain.FIGURE)["panels"][1:], (0.5, 0.9), strict=True):
+        n = len(panel["clean"])
+        expected = (1 - q) * q ** np.arange(n) / (1 - q**n)
+        assert panel["lands"]["srpo"] == pytest.approx(expected)
+        assert panel["advantage"] == pytest.approx((1 - q) * q ** (n - 1 - np.arange(n)))
+        assert panel["rates"]["root"] == pytest.approx(q**n)
+
+
+def test_verdicts_of_t6_follow_its_numbers() -> None:
+    data = recorded(t6_chain.FIGURE)
+    assert [claim.verdict for claim in t6_chain.claims(data)] == ["holds"] * 3
+    data["panels"][1]["improvable_first_errors"] = 0.9
+    data["panels"][0]["visits"] = 0.0
+    data["panels"][2]["rates"]["random_reset"] = 0.9
+    assert [claim.verdict for claim in t6_chain.claims(data)] == ["does not hold"] * 3
+
+
+def test_course_of_a_run_ends_at_its_last_return_and_holds_there() -> None:
+    mdp = envs.lock_chain(3, 2)
+    policy = envs.lock_policy([0.5, 0.5, 0.5], 2)
+    chooser = sampled(40, "per_state", bound="none")
+    run = run_cpi(mdp, policy, resets=random_resets, chooser=chooser, step="full", iterations=9)
+    course = t3_iterations.course(run)
+    spent = sum(row.steps for row in run.iterations)
+    assert course.stopped
+    assert course.spent["steps"][-1] == spent
+    J = course.at("steps", np.array([0, spent - 1, spent, 10 * spent]))
+    assert J.tolist() == [run.iterations[0].J, run.iterations[-1].J, run.J, run.J]
+
+
+def test_course_of_a_run_that_was_cut_off_is_not_known_beyond_its_end() -> None:
+    mdp = envs.lock_chain(3, 2)
+    policy = envs.lock_policy([0.5, 0.5, 0.5], 2)
+    chooser = sampled(40, "per_state", bound="none")
+    run = run_cpi(mdp, policy, chooser=chooser, step="masked", iterations=2)
+    course = t3_iterations.course(run)
+    assert not course.stopped
+    assert np.isnan(course.at("iteration", np.array([2, 3]))).tolist() == [False, True]
+
+
+def test_resets_needed_go_as_the_inverse_precision_squared() -> None:
+    mdp = envs.needle(0.25, 3, 3)
+    base = evaluate(mdp, cpi.uniform_policy(mdp))
+    chooser = t3_iterations.as_many_as_needed(100, 0.5, 0.1)
+    for weights, many in ((oracle_resets(0.5)(base), 100), (random_resets(base), 1600)):
+        assert chooser(base, weights, np.random.default_rng(0)).accepted == many
+
+
+def test_verdicts_of_t3_follow_its_numbers() -> None:
+    data = recorded(t3_iterations.FIGURE)
+    before = [claim.verdict for claim in t3_iterations.claims(data)]
+    assert before == ["holds with a caveat", "holds", "holds"]
+    for axis in data["axes"].values():
+        for rules in axis["rows"].values():
+            rules["oracle"]["areas"], rules["random"]["areas"] = (
+                rules["random"]["areas"],
+                rules["oracle"]["areas"],
+            )
+            rules["random"]["final"] = [0.0] * data["seeds"]
+    assert {claim.verdict for claim in t3_iterations.claims(data)} == {"does not hold"}
+
+
+def test_nearness_is_one_where_a_bound_is_tight_and_at_most_one_elsewhere() -> None:
+    tight = envs.tight_masked(2)
+    update = Update(evaluate(tight.mdp, tight.policy), tight.candidate, 0.5, tight.weights)
+    masked = next(bound for bound in REGISTRY if bound.name == "masked CPI")
+    check = masked.check(update)
+    assert check is not None
+    assert t4_tightness.nearness(check) == pytest.approx(1)
+    assert t4_tightness.constant(check) == pytest.approx(1)
+    for bound in recorded(t4_tightness.FIGURE)["bounds"]:
+        assert bound["best"] <= 1 + 1e-6
+        assert bound["quantiles"] == sorted(bound["quantiles"])
+
+
+def test_a_violation_is_a_verdict() -> None:
+    data = recorded(t4_tightness.FIGURE)
+    assert {bound["name"] for bound in data["bounds"]} == {bound.name for bound in REGISTRY}
+    assert t4_tightness.claims(data)[0].verdict == "holds"
+    data["bounds"][3]["violations"] = 1
+    assert t4_tightness.claims(data)[0].verdict == "does not hold"
+
+
+def test_t5_has_the_numbers_of_the_signal_command() -> None:
+    data = recorded(t5_signal.FIGURE)
+    row = next(row for row in data["rows"] if (row["length"], row["q"]) == (4, 0.5))
+    exact = cpi.signal.compare(4, 0.5, {"oracle": (cpi.ALGORITHMS["oracle"].plan, "oracle")})
+    assert row["oracle"] == pytest.approx(exact["oracle"])
+    ahead = sum(row["oracle"][1] > 1 for row in data["rows"])
+    assert data["summary"]["oracle"]["steps"]["ahead"] == ahead
+
+
+def test_verdicts_of_t5_follow_its_numbers() -> None:
+    data = recorded(t5_signal.FIGURE)
+    assert t5_signal.claims(data)[0].verdict == "holds with a caveat"
+    data["summary"]["srpo 0.8/0.1"]["steps"]["ahead"] = 0
+    assert t5_signal.claims(data)[0].verdict == "does not hold"
+    data["summary"]["srpo 0.8/0.1"]["steps"]["ahead"] = len(data["rows"])
+    assert t5_signal.claims(data)[0].verdict == "holds"
+
+
+def test_verdict_of_t2_follows_its_slopes() -> None:
+    data = recorded(t2_localizer.FIGURE)
+    assert t2_localizer.claims(data)[0].verdict == "holds"
+    assert all(math.isfinite(row["gain"]) for row in data["grid"])
+    assert {each["name"] for each in data["measured"]} == set(t2_localizer.LOCALIZERS)
+    data["slopes"]["accepted_by_precision"] |= {"low": -1.2, "high": -1.0}
+    assert t2_localizer.claims(data)[0].verdict == "does not hold"
+
+
+def test_verdict_on_measured_localizers_follows_their_intervals() -> None:
+    data = recorded(t2_localizer.FIGURE)
+    for each in data["measured"]:
+        ahead = each["name"] == "prompted"
+        each["precision"], each["recall"] = (0.5, 0.2) if ahead else (0.1, 0.9)
+        for name in ("precision", "recall"):
+            each[f"{name}_interval"] = [each[name] - 0.05, each[name] + 0.05]
+    assert t2_localizer.claims(data)[1].verdict == "holds"
+    data["measured"][0]["precision_interval"] = [0.0, 0.6]  # random, step 0
+    claim = t2_localizer.claims(data)[1]
+    assert (claim.verdict, claim.caveat) == (
+        "holds with a caveat",
+        "the intervals overlap at step 0",
+    )
+    data["measured"][0]["precision"] = 0.6
+    assert t2_localizer.claims(data)[1].verdict == "does not hold"
+    data["measured"] = []
+    assert len(t2_localizer.claims(data)) == 1
+
+
+def test_t3_is_the_same_again_from_its_seeds_and_is_drawn(tmp_path: Path) -> None:
+    small = {**t3_iterations.SETTINGS, "seeds": 2, "iterations": 3, "resets": 40}
+    once, again = (t3_iterations.compute(small, print) for _ in range(2))
+    assert plain(once) == plain(again)
+    with look():
+        save(t3_iterations.draw(once), tmp_path / "t3.png")
