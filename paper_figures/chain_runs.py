@@ -60,6 +60,9 @@ def chain_run(
     logging.disable_progress_bar()
     config = chain_config(run, seed)
     resume = open_run(config)
+    made = config.folder / "config.yaml"
+    if made.is_file() and made.read_text(encoding="utf-8") != config.to_yaml():
+        raise ValueError(f"{config.folder}: a run of other settings; remove it to make it anew")
     if resume is not None and resume.name == f"step-{config.steps:06}":
         return config.folder
     progress(f"training, seed {seed}")

@@ -334,9 +334,9 @@ FIGURE = Figure(
     title="Where a model resets itself, and what comes of it",
     caption=(
         "Failed solutions of chain reasoning ({length} steps; failed is a wrong answer, the one "
-        "bit that the localizer is told) by the base model, and by eight models that SRPO has "
-        "trained for {step} steps. (a) The step before which the model itself resets, random "
-        "resets, and first errors by the checker. (b) Reset step "
+        "bit that the localizer is told) by the base model, and by models that SRPO has trained "
+        "from it for {step} steps, seeds {seeds[0]} to {seeds[7]}. (a) The step before which the "
+        "model itself resets, random resets, and first errors by the checker. (b) Reset step "
         "less first error; left of 0 some right steps are done again, right of it an error is "
         "kept. (c) Continuations whose answer is right, by that distance, with 95 % Wilson "
         "intervals clustered by problem; left of the dashed line prefixes are clean. (d) "

@@ -299,7 +299,7 @@ def claims(data: Data) -> Sequence[Claim]:
 
     checked = (
         f"|Â|/T · (1 − π) of each thought, at {len(found['fresh'])} checkpoints of SRPO, against "
-        "fresh groups of the same problems (8 seeds, intervals apart)."
+        "fresh groups of the same problems (means over seeds, intervals apart)."
     )
     return [
         Claim(
@@ -326,8 +326,8 @@ FIGURE = Figure(
     caption=(
         "(a) How far a thought moves its own logit, |Â|/T · (1 − π), with Â the advantage of its "
         "rollout, T the thoughts trained there and π its probability; mean over all thoughts of "
-        "groups of 4, of fresh and of reset rollouts by SRPO's checkpoints (8 seeds, 95 % "
-        "bootstrap-t intervals), on held-out problems of {length} steps. (b) The same by the step "
+        "groups of 4, of fresh and of reset rollouts by SRPO's checkpoints (95 % bootstrap-t "
+        "intervals over seeds), on held-out problems of {length} steps. (b) The same by the step "
         "of the solution. (c) A group after a reset: below the shared prefix, the failed rollout "
         "that was its seed (dashed, ✗ its first error, by the checker) and four continuations, "
         "in bold what is right (values are modulo 10). All credit and blame fall on what follows "

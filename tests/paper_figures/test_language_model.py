@@ -13,10 +13,19 @@ from scipy.stats import binomtest
 from cpi.collect import Group
 from cpi.episodes import Episode, Prefix
 from llm.arms import ARMS, LEARNING_RATE, REGIMES, run_config
+from llm.published import PUBLISHED
 from llm.thoughts import Thought
-from paper_figures import chain_runs, l1_curves, l2_localization, l3_signal, l5_model
+from paper_figures import (
+    chain_runs,
+    l1_curves,
+    l2_localization,
+    l3_signal,
+    l5_model,
+    l6_published,
+    prefix_mask,
+)
 from paper_figures.clip_runs import CLIPS, REGIME, clip_config
-from paper_figures.figure import plain
+from paper_figures.figure import plain, read
 from paper_figures.verdicts import ahead, said, where
 from paper_figures.wilson import clustered_share
 from paper_figures.words import rounded
@@ -175,6 +184,38 @@ def test_clips_differ_from_the_comparison_by_passes_and_clip_alone() -> None:
 
 
 # ------------------------------------------------------------------ data from models
+
+
+@pytest.mark.slow
+def test_a_shared_prefix_cancels_where_tokens_weigh_alike() -> None:
+    found = prefix_mask.gradients(0)
+    assert found["dapo"]["cosine"] == pytest.approx(1, abs=1e-9)
+    assert found["dapo"]["length"] * found["tokens"] == pytest.approx(1, rel=1e-6)
+    assert found["grpo"]["cosine"] < 0.999
+    assert 0 < found["tokens"] < 1
+
+
+# ------------------------------------------------------------------ L6
+
+
+def test_steps_to_the_last_value_of_a_rival() -> None:
+    slow = {seed: run([0, 100, 200, 300, 400], [0, 0.1, 0.2, 0.3, 0.4]) for seed in range(3)}
+    fast = {seed: run([0, 100, 200, 300, 400], [0, 0.4, 0.4, 0.4, 0.5]) for seed in range(3)}
+    records = {"slow": slow, "fast": fast}
+    ratio = l6_published.to_last_value(records, "fast", "slow", 20)
+    assert ratio == pytest.approx({"value": 4, "low": 4, "high": 4}, rel=0.01)
+    never = {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert l6_published.to_last_value(records, "slow", "fast", 20) == never
+
+
+def test_published_numbers_are_told_from_measured_ones() -> None:
+    data = read(Path(l6_published.RECORDS), l6_published.FIGURE).data
+    first, *_ = l6_published.claims(data)
+    assert first.verdict == "not tested here"
+    for each in PUBLISHED:
+        assert all(
+            f"{name} {x}" in first.found for name, x in each.percent.items() if name != "base"
+        )
 
 
 @pytest.mark.slow
