@@ -23,6 +23,7 @@ from paper_figures import (
     l5_model,
     l6_published,
     prefix_mask,
+    reset_outcomes,
 )
 from paper_figures.clip_runs import CLIPS, REGIME, clip_config
 from paper_figures.figure import plain, read
@@ -130,7 +131,7 @@ def test_bands_are_of_the_mean() -> None:
 def test_resets_are_counted() -> None:
     rows = np.array([[0, 3, 1, 1, 2], [0, 3, 2, 0, 0], [1, 4, 0, 3, 1]])  # kept: at, before, after
     found = {"fresh": [0.0, 1.0], "right": [0, 4], "unparsed": 0.5, "self": rows, "random": rows}
-    summed = l2_localization.summed([found, found], 3, samples=4, continuations=4)
+    summed = reset_outcomes.summed([found, found], 3, samples=4, continuations=4)
     own = summed["rules"]["self"]
     assert (summed["success"], summed["fresh"]["value"]) == (0.5, 0.5)
     assert summed["first_errors"] == [2, 2, 2]
