@@ -6,6 +6,7 @@ from paper_figures import (
     l1_curves,
     l2_localization,
     l3_signal,
+    l4_ablations,
     l5_model,
     l6_published,
     t1_resets_needed,
@@ -27,6 +28,7 @@ FIGURES: tuple[Figure, ...] = (
     l1_curves.FIGURE,
     l2_localization.FIGURE,
     l3_signal.FIGURE,
+    l4_ablations.FIGURE,
     l5_model.FIGURE,
     l6_published.FIGURE,
 )
