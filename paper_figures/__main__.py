@@ -102,7 +102,7 @@ def draw(figure: Figure, made: Record, folder: Path, types: Sequence[str]) -> No
     with look():
         for kind in types:  # drawn for each: saving settles a layout, at the resolution of one
             save(figure.draw(made.data), folder / f"{figure.name}.{kind}")
-    print(f"{figure.name}: {folder / figure.name}.{{{','.join(types)}}}")
+    print(f"{figure.name}: {folder / figure.name}.{', .'.join(types)}")
     if stale := made.stale(figure):
         print(f"{figure.name}: STALE: {stale}; {figure.command} makes it anew", file=sys.stderr)
 

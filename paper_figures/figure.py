@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Data = dict[str, Any]
 Verdict = Literal["holds", "holds with a caveat", "does not hold", "not tested here"]
 
+NEED_A_REASON: tuple[Verdict, ...] = ("holds with a caveat", "not tested here")
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -38,7 +40,7 @@ class Claim:
     of : {"paper", "ours"}
         Whose statement it is; caveats to the paper's are ours.
     caveat : str
-        Of "holds with a caveat": which; of "not tested here": why.
+        Of "holds with a caveat": which; of "not tested here": why. Not told of other verdicts.
 
     Raises
     ------
@@ -54,8 +56,13 @@ class Claim:
     caveat: str = ""
 
     def __post_init__(self) -> None:
-        if self.verdict in ("holds with a caveat", "not tested here") and not self.caveat:
+        if self.verdict in NEED_A_REASON and not self.caveat:
             raise ValueError(f"caveat: {self.verdict!r} of {self.claim!r} needs a reason")
+
+    @property
+    def verdict_in_words(self) -> str:
+        """The verdict, with its reason if it needs one."""
+        return f"{self.verdict}: {self.caveat}" if self.verdict in NEED_A_REASON else self.verdict
 
 
 @dataclass(frozen=True)

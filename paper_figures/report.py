@@ -22,6 +22,9 @@ the masked mixture of two policies, with reset states accepted on policy; RRPO a
 step of each failed rollout and follow a policy gradient, which no certificate here covers.
 """
 
+#: A bar that ends no cell of a table.
+BAR = r"\|"
+
 CSS = """\
 body { max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff;
        font: 16px/1.5 system-ui, sans-serif; }
@@ -63,9 +66,11 @@ def _rows(
     for figure in figures:
         for claim in claims[figure.name]:
             if claim.of == of:
-                verdict = claim.verdict + (f": {claim.caveat}" if claim.caveat else "")
                 link = f"[{_label(figure)}](#{_anchor(_heading(figure))})"
-                yield f"| {claim.claim} | {verdict} | {link} |"
+                cells = (
+                    cell.replace("|", "\\|") for cell in (claim.claim, claim.verdict_in_words, link)
+                )
+                yield f"| {' | '.join(cells)} |"
 
 
 def _section(figure: Figure, made: Record, claims: Sequence[Claim]) -> Iterator[str]:
@@ -74,7 +79,7 @@ def _section(figure: Figure, made: Record, claims: Sequence[Claim]) -> Iterator[
     yield figure.caption.format_map(made.data) + "\n"
     for claim in claims:
         yield f"**{claim.claim}** {claim.checked} {claim.found}"
-        yield f"*Verdict: {claim.verdict}{f': {claim.caveat}' if claim.caveat else ''}.*\n"
+        yield f"*Verdict: {claim.verdict_in_words}.*\n"
     settings = ", ".join(f"{name} {_words(value)}" for name, value in made.settings.items())
     yield f"Data: `{figure.command}` ({settings}); {made.made}.\n"
     if stale := made.stale(figure):

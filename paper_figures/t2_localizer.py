@@ -98,8 +98,9 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         bar.ax.minorticks_off()
         for row in data["grid"]:
             ax.plot(row["recall"], row["precision"], "s", ms=2, color="black", clip_on=False)
+            below = -4.5 if row["precision"] == 1 else 0.0  # of the frame
             ax.annotate(
-                f"{row[name] / oracle[unit]:.2g}", (row["recall"], row["precision"]), (-2.5, 0),
+                f"{row[name] / oracle[unit]:.2g}", (row["recall"], row["precision"]), (-2.5, below),
                 textcoords="offset points", ha="right", va="center", fontsize=6,
             )  # fmt: skip
         for localizer, (method, _) in LOCALIZERS.items():

@@ -141,7 +141,10 @@ def test_missing_and_broken_records_say_how_to_make_them(tmp_path: Path) -> None
 def test_verdict_with_a_caveat_needs_one() -> None:
     with pytest.raises(ValueError, match="needs a reason"):
         Claim("c", "checked", "found", "holds with a caveat")
-    Claim("c", "checked", "found", "does not hold")
+    fails = Claim("c", "checked", "found", "does not hold", caveat="because")
+    assert fails.verdict_in_words == "does not hold"
+    partly = Claim("c", "checked", "found", "holds with a caveat", caveat="where a | b")
+    assert partly.verdict_in_words == "holds with a caveat: where a | b"
 
 
 def test_plain_is_what_json_gives_back() -> None:
@@ -153,3 +156,9 @@ def test_links_of_html_pictures_are_files_of_the_folder(tmp_path: Path) -> None:
     page = html("# Title\n\n![x](a.png)\n", tmp_path)
     assert base64.b64encode(PNG).decode() in page
     assert "<title>Title</title>" in page
+
+
+def test_bars_in_claims_do_not_break_the_table(records: dict[str, Record]) -> None:
+    claim = Claim("of |A| actions", "checked", "found", "holds")
+    text = markdown([replace(FIGURES[0], claims=lambda data: [claim])], records)
+    assert r"| of \|A\| actions | holds |" in text
