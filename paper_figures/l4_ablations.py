@@ -1,7 +1,8 @@
 """L4: what the split, the mask, the localizer and the clip do to training.
 
 Split, mask and localizer are arms of `llm.compare`; the clip has runs of its own, which take four
-passes over each batch (`python -m paper_figures.clip_runs`).
+passes over each batch (`python -m paper_figures.clip_runs`). Gradients are computed here, from
+samples of the model, which another machine may draw differently now and then.
 """
 
 from __future__ import annotations
@@ -366,5 +367,4 @@ FIGURE = Figure(
     compute=compute,
     draw=draw,
     claims=claims,
-    cheap=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from paper_figures import (
     l1_curves,
     l2_localization,
     l3_signal,
+    l4_ablations,
     l5_model,
     l6_published,
     prefix_mask,
@@ -187,6 +189,14 @@ def test_clips_differ_from_the_comparison_by_passes_and_clip_alone() -> None:
 # ------------------------------------------------------------------ data from models
 
 
+def test_ablations_are_what_the_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = read(l6_published.RECORDS, l4_ablations.FIGURE).data
+    # Gradients are of samples, which need not be the same on another machine.
+    monkeypatch.setattr(l4_ablations, "summary", lambda seeds: recorded["mask"])
+    again = plain(l4_ablations.compute(l4_ablations.SETTINGS, lambda what: None))
+    assert json.dumps(rounded(again, 6)) == json.dumps(rounded(recorded, 6))
+
+
 @pytest.mark.slow
 def test_a_shared_prefix_cancels_where_tokens_weigh_alike() -> None:
     found = prefix_mask.gradients(0)
@@ -210,7 +220,7 @@ def test_steps_to_the_last_value_of_a_rival() -> None:
 
 
 def test_published_numbers_are_told_from_measured_ones() -> None:
-    data = read(Path(l6_published.RECORDS), l6_published.FIGURE).data
+    data = read(l6_published.RECORDS, l6_published.FIGURE).data
     first, *_ = l6_published.claims(data)
     assert first.verdict == "not tested here"
     for each in PUBLISHED:
