@@ -24,10 +24,10 @@ from llm.dry_run_report import advice, cost_table, heading, memory_table, notes
 from llm.fitting import smallest_change
 from llm.footprint import Footprint, load_architecture
 from llm.hardware import GIB, DryRunOptions, Hardware, computes_in_bf16, find
-from llm.localizers import make_localizer
 from llm.memory_plan import plan_memory
 from llm.models import load_tokenizer, locate
 from llm.rehearsal import Rehearsal
+from llm.run_checks import check_task
 from llm.run_folder import open_run
 from llm.step_cost import checkpoint_bytes, step_cost
 from llm.tasks import Example, Split, checked, make_task
@@ -147,14 +147,8 @@ def _check(
         checks.done.append(f"output {config.folder}{f', resuming {resumed}' if resumed else ''}")
     task = make_task(config.task, **config.task_args)
     checks.done.append(f"task {config.task}")
-    if config.algorithm == "oracle" and not task.has_checker:
-        raise ValueError(
-            f"algorithm: oracle needs a step checker, and {config.task} has none; use rrpo or srpo"
-        )
-    if config.algorithm == "srpo":
-        nobody: Any = None  # only "prompted" needs one, later
-        make_localizer(config.localizer, nobody, task)
-    examples = _examples(task, config, checks)
+    examples = _examples(task, checks)
+    check_task(config, task, examples)
     tokenizer = _tokenizer(locate(config.model))
     if tokenizer is None:
         checks.left.append("the tokenizer, which is not here")
@@ -163,9 +157,10 @@ def _check(
         eos = architecture.get_text_config().eos_token_id
         stop_token_ids(tokenizer, task, [eos] if isinstance(eos, int) else eos or [])
         checks.done.append("the tokenizer")
-        if examples:
-            prompt = max(len(encode(tokenizer, example.prompt)) for example in examples)
-            checks.done.append(f"{len(examples)} prompts, of at most {prompt} tokens")
+        if examples is not None:
+            used = [*examples["train"], *examples["test"][: config.evaluation.problems]]
+            prompt = max(len(encode(tokenizer, example.prompt)) for example in used)
+            checks.done.append(f"{len(used)} prompts, of at most {prompt} tokens")
         if config.rehearsal.file and config.rehearsal.weight:
             Rehearsal(config.rehearsal, tokenizer, architecture.max_position_embeddings)
             checks.done.append("rehearsal texts")
@@ -194,12 +189,10 @@ def _tokenizer(model: str) -> Any:
         return None
 
 
-def _examples(task: Any, config: TrainConfig, checks: Checks) -> list[Example]:
-    """The problems of both splits; none if they are out of reach."""
-    found: dict[str, list[Example]] = {}
+def _examples(task: Any, checks: Checks) -> dict[str, list[Example]] | None:
+    """The problems of both splits; None if they are out of reach."""
     try:
-        for name in get_args(Split):
-            found[name] = checked.examples(task, name)
+        found = {split: checked.examples(task, split) for split in get_args(Split)}
     except ValueError as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
@@ -207,16 +200,9 @@ def _examples(task: Any, config: TrainConfig, checks: Checks) -> list[Example]:
         if cause is None:
             raise
         checks.left.append(f"the problems ({' '.join(str(error).split())})")
-        return []
-    if not found["train"]:
-        raise ValueError(f"task: {config.task} has no training problems")
-    if config.evaluation.steps and not found["test"]:
-        raise ValueError(
-            f"evaluation.steps: {config.evaluation.steps}, but {config.task} has no test problems; "
-            "give it some, or set evaluation.steps to 0"
-        )
+        return None
     checks.done.append(f"{len(found['train'])} training and {len(found['test'])} test problems")
-    return [*found["train"], *found["test"][: config.evaluation.problems]]
+    return found
 
 
 def _check_lengths(config: TrainConfig, footprint: Footprint, prompt: int | None) -> int:

@@ -152,6 +152,7 @@ class ThoughtSimulator:
     ) -> None:
         self.engine, self.tokenizer, self.task, self.limits = engine, tokenizer, task, limits
         self.temperature, self.top_p = temperature, top_p
+        self.eos_token_ids = eos_token_ids
         self.stop_token_ids = stop_token_ids(tokenizer, task, eos_token_ids)
         self.judged = self.unjudged = 0
         self._may_end: dict[int, bool] = {}
