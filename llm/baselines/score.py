@@ -62,6 +62,12 @@ class Score:
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that leave no room for two attempts."""
         check_room(self.simulator, prompts, REQUEST)
+        stage1, steps = self.config.score.stage1_steps, self.config.steps
+        if stage1 >= steps:
+            self.reporter.message(
+                f"warning: score.stage1_steps = {stage1} of {steps} steps leave none for stage II, "
+                "which trains first attempts too; half of them is usual"
+            )
 
     def batch(self, step: int, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """What a step trains on."""

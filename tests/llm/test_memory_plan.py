@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -70,7 +71,9 @@ def test_presets_of_the_paper_differ_in_model_task_and_method_alone(name: str) -
     models = {"olmo3-7b": "allenai/Olmo-3-7B-Instruct", "qwen2.5-14b": "Qwen/Qwen2.5-14B-Instruct"}
     assert name.startswith(next(short for short, long in models.items() if long == config.model))
     assert (config.lora.r, config.lora.alpha, config.lora.target_modules) == (64, 64, "all-linear")
-    assert config.prompts_per_step * config.group_plan().rollouts == 32 * 8
+    leaves = math.prod(config.spo_tree.branches)
+    rollouts = leaves if config.algorithm == "spo_tree" else config.group_plan().rollouts
+    assert config.prompts_per_step * rollouts == 32 * 8
     assert (config.optimizer.learning_rate, config.optimizer.lr_scheduler_type) == (
         5e-5,
         "constant",
@@ -78,8 +81,13 @@ def test_presets_of_the_paper_differ_in_model_task_and_method_alone(name: str) -
     assert (config.sampling.temperature, config.sampling.top_p) == (0.7, 0.95)
     assert (config.loss.beta, config.seed) == (0.0, 42)
     assert config.task == ("numina_olympiads" if "olympiads" in name else "livecodebench_v6_medium")
-    assert name.endswith(config.algorithm) or name.endswith(("dr-grpo", "dapo"))
+    method = config.algorithm.replace("_", "-")
+    assert name.endswith(method) or (method == "grpo" and name.endswith(("dr-grpo", "dapo")))
     assert (config.loss.loss_type == "dr_grpo") == name.endswith("dr-grpo")
+    assert bool(config.dynamic_sampling) == name.endswith("dapo")
+    assert (config.loss.epsilon_high == 0.28) == name.endswith("dapo")
+    if config.algorithm == "score":
+        assert config.score.stage1_steps == config.steps // 2
 
 
 # --- who holds what

@@ -105,6 +105,7 @@ LLM = (
         "no KL term for rows without advantage",
         "self.trained and (self.advantage or self.kl(beta))",
         "self.trained and self.advantage",
+        ("tests/llm/test_update.py",),
     ),
     Mutant(
         "llm/update.py",
