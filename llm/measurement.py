@@ -194,6 +194,9 @@ class Evaluation:
         records = [
             self._record(i, prompts[i], group) for i, group in zip(numbers, groups, strict=True)
         ]
+        _, unjudged = simulator.verdicts()
+        for i, record in zip(numbers, records, strict=True):
+            record["unjudged"] = [why for example, why in unjudged if example is prompts[i].example]
         if measurement.correct:
             for record in records:
                 record["correction"] = {}

@@ -360,10 +360,8 @@ class Trainer:
 
     def _failure_rate(self) -> float:
         """Share of episodes since the last call that the verifier could not judge."""
-        simulator = self.simulator
-        rate = simulator.unjudged / simulator.judged if simulator.judged else 0.0
-        simulator.judged = simulator.unjudged = 0
-        return rate
+        judged, unjudged = self.simulator.verdicts()
+        return len(unjudged) / judged if judged else 0.0
 
     def _baseline(self) -> Baseline | None:
         if self.config.algorithm not in BASELINES:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from llm.evaluate import main
 from llm.intervals import bootstrap, mean_over_problems
 from llm.published import PUBLISHED, TEN, comparisons
 from llm.tasks import TASKS, ChainReasoning, Example, Task
+from llm.tasks.declaration import declared
+from llm.verifiers import Verdict
 from tests.llm.runs import kill, train
 
 #: Enough problems for a kill to come in the middle.
@@ -43,6 +45,18 @@ class Long(Task):
 
     def reward(self, example: Example, completion: str) -> float:
         return 0.0
+
+
+class Doubtful(ChainReasoning):
+    """A verifier that gives up on long answers, and a line about the problems."""
+
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+        """No verdict on every other completion."""
+        return [Verdict(0.0, "timeout") if i % 2 else Verdict(1.0) for i in range(len(examples))]
+
+    def notes(self) -> list[str]:
+        """Of the problems."""
+        return ["2 [problems] were left out"]
 
 
 class Empty(Long):
@@ -360,6 +374,25 @@ def test_published_means_need_all_their_tasks() -> None:
     assert [paper.model.split("-")[0] for paper, _ in means] == ["Qwen2.5", "OLMo"]
     assert means[0][1] == pytest.approx(0.45)
     assert all(set(paper.percent) <= {"base", "GRPO", "RRPO", "SRPO"} for paper in PUBLISHED)
+
+
+def test_published_names_are_names_of_tasks() -> None:
+    assert {name for paper in PUBLISHED for name in paper.tasks} <= {*declared(), *TASKS}
+
+
+def test_what_could_not_be_judged_is_counted_apart(
+    chain_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = [f"{__name__}:Doubtful", *MANY]
+    argv = [str(chain_base), "--samples=4", "--greedy", "--problems=3", f"--output={tmp_path}"]
+    assert main([*argv, "--tasks", *task]) == 0
+    told = capsys.readouterr().out
+    assert told.count("2 [problems] were left out") == 1
+    greedy, sampled = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert (greedy["unjudged"], sampled["unjudged"]) == (1 / 3, 0.5)
+    assert sampled["reward"] == 0.5 and "50%" in told
+    records = [line for path in tmp_path.glob("*sampled*.jsonl") for line in lines(path)[1:]]
+    assert [record["unjudged"] for record in records] == [["timeout"] * 2] * 3
 
 
 def test_names_are_no_markup(
