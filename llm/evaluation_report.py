@@ -13,7 +13,7 @@ from llm.correction_report import Correction, correction_tables, summarize_corre
 from llm.evaluation import pass_at_k
 from llm.gains import Estimate
 from llm.intervals import LEVEL, RESAMPLES, mean_over_problems, shown
-from llm.published import HARMLESS, Published, comparisons
+from llm.published import Measured, Published, comparisons
 
 if TYPE_CHECKING:
     from llm.measurement import Measurement
@@ -73,11 +73,11 @@ class EvaluationReport:
     @property
     def published(self) -> list[tuple[Published, float]]:
         """The paper's numbers for what was measured here, and ours."""
-        found: dict[str, float] = {}
-        for result in self.results:  # sampled ones come after greedy ones, and win
-            # A part of it, or another draw, is another benchmark.
-            if result.problems == result.of and result.settings["task_args"].keys() <= HARMLESS:
-                found[result.settings["task"]] = result.reward
+        found = {
+            result.settings["task"]: Measured(result.reward, result.settings["task_args"])
+            for result in self.results  # sampled ones come after greedy ones, and win
+            if result.problems == result.of
+        }
         return comparisons(found)
 
     @property
@@ -152,7 +152,7 @@ def summarize(
     return Result(
         measurement.spec.label, measurement.decoding, len(records),
         measurement.of, n, pass_at, mean("rewards"), mean("tokens"), mean("cut"), unjudged,
-        correction, list(measurement.task.notes()), settings, measurement.file,
+        correction, [*measurement.task.notes(), *measurement.notes], settings, measurement.file,
     )  # fmt: skip
 
 

@@ -60,6 +60,7 @@ from llm.rows import MicroBatch
 from llm.run_checks import check_lengths, check_task
 from llm.streams import COLLECT, EVALUATE, UPDATE, stream
 from llm.tasks import Split, checked, make_task
+from llm.tasks.digest import digest
 from llm.thoughts import Prompt, ThoughtSimulator
 from llm.update import TrainingError, Updater
 from llm.verdicts import shared_verdicts
@@ -87,6 +88,7 @@ class Trainer:
         self.task = make_task(config.task, **config.task_args)
         self.examples = {split: checked.examples(self.task, split) for split in get_args(Split)}
         check_task(config, self.task, self.examples)
+        self.problems = digest(self.task, self.examples["train"])
         model = locate(config.model)
         self.tokenizer = load_tokenizer(model)
         device = default_device()
@@ -320,6 +322,7 @@ class Trainer:
             "rng": rng_state,
             "ledger": self.ledger.to_json(),
             "num_tokens": self.num_tokens,
+            "problems": self.problems,
         }
         folder, keep = self.folder / "checkpoints", self.config.save_total_limit
         return first(lambda: checkpoints.save(folder, self.step, tensors, state, keep=keep))
@@ -338,6 +341,11 @@ class Trainer:
                 f"resume: {path} was made with other settings ({'; '.join(changed[:3])}"
                 f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}); give the same "
                 "ones, or another --output for a new run"
+            )
+        if checkpoint.state["problems"] != self.problems:
+            raise ValueError(
+                f"task: the training problems of {self.task} are not those that {path} was trained "
+                "on: their data have changed; put them back, or give another --output"
             )
         load_trainable(self.policy, checkpoint.tensors["model"])
         names = list(trainable(self.policy))

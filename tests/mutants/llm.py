@@ -328,8 +328,8 @@ LLM = (
     Mutant(
         "llm/config.py",
         "a task's own steps may change",
-        "if not prefix and name in MAY_CHANGE:",
-        "if name in MAY_CHANGE:",
+        "if not prefix and name in MAY_CHANGE and not lasting:",
+        "if name in MAY_CHANGE and not lasting:",
     ),
     Mutant(
         "llm/command_line.py",
