@@ -22,13 +22,17 @@ Reward = Literal["all", "fraction"]
 #: This interpreter; in a virtual environment, the one it was made from.
 PYTHON: str = getattr(sys, "_base_executable", sys.executable)
 
-_FENCE = re.compile(r"(?m)^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$")
-# Of Python's text, in order: strings that may hold lines like fences, other strings, comments.
-_PYTHON = (
-    r'(?s:"""(?:\\.|(?!""").)*""")|(?s:\'\'\'(?:\\.|(?!\'\'\').)*\'\'\')'
-    r'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*'
+# Possessive throughout: what a model wrote is read in time that grows with its length alone.
+_MARKS = r"^[ \t]*+(?P<fence>`{3,}+|~{3,}+)[ \t]*+"
+_OPENING = re.compile(rf"(?m){_MARKS}(?P<language>[\w+#.-]*+)[^\n`]*+$")
+_CLOSING = re.compile(rf"(?m){_MARKS}$")
+# Of Python's text: where a string of three quotes begins, other strings, comments.
+_PYTHON = re.compile(
+    rf"(?m:{_MARKS}$)|(?P<quotes>\"{{3}}|'{{3}})"
+    r"|\"(?:\\.|[^\"\\\n])*+\"?|'(?:\\.|[^'\\\n])*+'?|#[^\n]*+"
 )
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?")
+_QUOTES = {quotes: re.compile(rf"(?s)\\.|(?P<end>{quotes})") for quotes in ('"""', "'''")}
+_NUMBER = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d{1,4})?")
 
 
 class Test(NamedTuple):
@@ -48,19 +52,38 @@ def program(completion: str) -> str | None:
     """
     completion = completion.replace("\r\n", "\n")
     found: dict[bool, str] = {}  # by whether it says Python
-    opening = _FENCE.search(completion)
+    unclosed = set[str]()
+    opening = _OPENING.search(completion)
     while opening is not None:
-        marks, language = opening[1], opening[2].lower()
+        language = opening["language"].lower()
         start = opening.end() + 1
         python = language in ("python", "py", "python3")
-        fence = rf"(?m:^[ \t]*(?P<fence>{re.escape(marks)}+)[ \t]*$)"
-        pattern = re.compile(f"{fence}|{_PYTHON}" if python or not language else fence)
-        end = next((m for m in pattern.finditer(completion, start) if m["fence"]), None)
+        end = _end(completion, start, opening["fence"], python or not language, unclosed)
         if python or not language:
             text = completion[start : end.start() if end else len(completion)]
             found[python] = textwrap.dedent(text)
-        opening = _FENCE.search(completion, end.end()) if end else None
+        opening = _OPENING.search(completion, end.end()) if end else None
     return found.get(True, found.get(False))
+
+
+def _end(
+    text: str, start: int, marks: str, python: bool, unclosed: set[str]
+) -> re.Match[str] | None:
+    """The fence that ends a block; strings of `unclosed` quotes are none, as nothing ends them."""
+    pattern, at = _PYTHON if python else _CLOSING, start
+    while (token := pattern.search(text, at)) is not None:
+        at = token.end()
+        groups = token.groupdict()
+        if groups["fence"] and groups["fence"].startswith(marks):
+            return token
+        quotes = groups.get("quotes")
+        if quotes and quotes not in unclosed:
+            ends = (m.end() for m in _QUOTES[quotes].finditer(text, at) if m["end"])
+            closed = next(ends, None)
+            if closed is None:
+                unclosed.add(quotes)
+            at = closed or at
+    return None
 
 
 def read_tests(answer: Any) -> list[Test]:
