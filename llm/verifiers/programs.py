@@ -186,8 +186,8 @@ class CodeVerifier:
     The program is the last fenced block of Python (`program`); the answer, its tests
     (`read_tests`). Each test is a process of its own, under the limits of `llm.verifiers.sandbox`;
     what the program must print or return never gets there, and is compared here. A program may use
-    the standard library; for a function, LeetCode's usual imports are there, and `class Solution`
-    may hold it.
+    the standard library, but not numpy; LiveCodeBench's usual imports are there, as is its limit of
+    50,000 calls within calls, and `class Solution` may hold a function.
 
     A program that fails, crashes, uses too much processor time or memory, or prints too much is
     wrong. A failure is "timeout" if the clock ended it, which a busy machine may do to a right one,

@@ -69,6 +69,18 @@ CASES: list[tuple[dict[str, Any], str, bool]] = [
      True),
     (DOUBLE, "import dataclasses as d\n@d.dataclass\nclass A: x: 'int'\n"
              "print(2 * A(int(input())).x)", True),
+    # as in LiveCodeBench: its imports, and its limit of calls within calls
+    (DOUBLE, "d = defaultdict(int)\nd[1] += int(stdin.readline())\nprint(math.floor(2 * d[1]))",
+     True),
+    (DOUBLE, "n = 2 * int(input())\nprint(bisect.bisect(range(99), n) - random.choice([1]))", True),
+    (DOUBLE, "print(reduce(mul, [2, int(input())]))\nexit()", True),
+    (DOUBLE, "print(2 * int(input()))\nquit()", True),
+    (stdin(("9000", "9000")), "def f(n): return n and 1 + f(n - 1)\nprint(f(int(input())))", True),
+    (calls("f", ([9000], 9000)), "def f(n): return n and 1 + f(n - 1)", True),
+    (calls("f", ([[1]], [1])), "class Solution:\n  def f(self, x): return copy.deepcopy(x)", True),
+    (calls("f", ([1], True)), "def f(x): return x < sys.maxsize and datetime.MAXYEAR > x", True),
+    (calls("f", ([[3, 1]], 2)), "def f(x): return json.loads(str(mean(x)))", True),
+    (DOUBLE, "import numpy\nprint(2 * int(input()))", False),
     (DOUBLE, "print(3 * int(input()))", False),
     (DOUBLE, "print(2)", False),
     (DOUBLE, "print(2 * int(input()))\nprint('done')", False),
