@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import sys
-import textwrap
 import threading
 import warnings
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, get_args
 
+from llm.verifiers.code_blocks import program
 from llm.verifiers.in_threads import in_threads
 from llm.verifiers.sandbox import Limits, find_sandbox
 from llm.verifiers.verifier import Verdict
@@ -22,16 +24,11 @@ Reward = Literal["all", "fraction"]
 #: This interpreter; in a virtual environment, the one it was made from.
 PYTHON: str = getattr(sys, "_base_executable", sys.executable)
 
-# Possessive throughout: what a model wrote is read in time that grows with its length alone.
-_MARKS = r"^[ \t]*+(?P<fence>`{3,}+|~{3,}+)[ \t]*+"
-_OPENING = re.compile(rf"(?m){_MARKS}(?P<language>[\w+#.-]*+)[^\n`]*+$")
-_CLOSING = re.compile(rf"(?m){_MARKS}$")
-# Of Python's text: where a string of three quotes begins, other strings, comments.
-_PYTHON = re.compile(
-    rf"(?m:{_MARKS}$)|(?P<quotes>\"{{3}}|'{{3}})"
-    r"|\"(?:\\.|[^\"\\\n])*+\"?|'(?:\\.|[^'\\\n])*+'?|#[^\n]*+"
-)
-_QUOTES = {quotes: re.compile(rf"(?s)\\.|(?P<end>{quotes})") for quotes in ('"""', "'''")}
+#: What a test of a program that used up its processor time ends with.
+USED_UP = (128 + signal.SIGXCPU, 128 + signal.SIGKILL)
+#: So many of those, and the rest of a program's tests are taken to fail: each may take seconds.
+MOST_USED_UP = 3
+
 _NUMBER = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d{1,4})?")
 
 
@@ -41,49 +38,6 @@ class Test(NamedTuple):
     function: str
     given: Any
     expected: Any
-
-
-def program(completion: str) -> str | None:
-    r"""The last fenced block of Python in a text.
-
-    Blocks that name no language count where no block is marked python, py or python3. A line like a
-    fence within a string of three quotes does not end a block; a block that nothing ends goes to
-    the end of the text, as does one whose only fence stands in such a string.
-    """
-    completion = completion.replace("\r\n", "\n")
-    found: dict[bool, str] = {}  # by whether it says Python
-    unclosed = set[str]()
-    opening = _OPENING.search(completion)
-    while opening is not None:
-        language = opening["language"].lower()
-        start = opening.end() + 1
-        python = language in ("python", "py", "python3")
-        end = _end(completion, start, opening["fence"], python or not language, unclosed)
-        if python or not language:
-            text = completion[start : end.start() if end else len(completion)]
-            found[python] = textwrap.dedent(text)
-        opening = _OPENING.search(completion, end.end()) if end else None
-    return found.get(True, found.get(False))
-
-
-def _end(
-    text: str, start: int, marks: str, python: bool, unclosed: set[str]
-) -> re.Match[str] | None:
-    """The fence that ends a block; strings of `unclosed` quotes are none, as nothing ends them."""
-    pattern, at = _PYTHON if python else _CLOSING, start
-    while (token := pattern.search(text, at)) is not None:
-        at = token.end()
-        groups = token.groupdict()
-        if groups["fence"] and groups["fence"].startswith(marks):
-            return token
-        quotes = groups.get("quotes")
-        if quotes and quotes not in unclosed:
-            ends = (m.end() for m in _QUOTES[quotes].finditer(text, at) if m["end"])
-            closed = next(ends, None)
-            if closed is None:
-                unclosed.add(quotes)
-            at = closed or at
-    return None
 
 
 def read_tests(answer: Any) -> list[Test]:
@@ -203,9 +157,10 @@ class CodeVerifier:
     memory : int
         MiB of address space.
     reward : {"all", "fraction"}
-        Reward 1 if all tests pass, or the share of those that do.
-    jobs : int
-        Programs run side by side.
+        Reward 1 if all tests pass, or the share of those that do. When the third test has used up
+        its processor time, those not yet run count as failed.
+    jobs : int, optional
+        Programs run side by side; by default as many as there are cores.
     strip : sequence of str
         Texts that do not belong to a program, removed from a completion: delimiters of thoughts.
     python : str
@@ -228,7 +183,7 @@ class CodeVerifier:
         timeout: float = 6.0,
         memory: int = 1024,
         reward: Reward = "all",
-        jobs: int = 2,
+        jobs: int | None = None,
         strip: Sequence[str] = ("</thought>",),
         python: str = "",
     ) -> None:
@@ -237,6 +192,7 @@ class CodeVerifier:
                 "code: it runs programs that a model wrote; if you want that, say "
                 "--task_args.verifier_args.allow_code true, preferably in a container"
             )
+        jobs = _cores() if jobs is None else jobs
         if not 0 < timeout < math.inf or memory < 64 or jobs < 1:
             raise ValueError(
                 f"code: timeout={timeout}, memory={memory}, jobs={jobs}: must be > 0, ≥ 64 and ≥ 1"
@@ -273,7 +229,7 @@ class CodeVerifier:
         return in_threads(judge, pairs, self.jobs, stop.set)
 
     def _judge(self, source: str, tests: Sequence[Test], stop: threading.Event) -> Verdict:
-        passed = 0
+        passed = used_up = 0
         for test in tests:
             outcome = self.sandbox.run(
                 source,
@@ -294,9 +250,15 @@ class CodeVerifier:
             else:
                 right = same_output(test.expected, outcome.output.decode(errors="replace"))
             passed += right
-            if not right and self.reward == "all":
+            used_up += outcome.status in USED_UP
+            if (not right and self.reward == "all") or used_up == MOST_USED_UP:
                 break
         return Verdict(float(passed == len(tests)) if self.reward == "all" else passed / len(tests))
+
+
+def _cores() -> int:
+    """Of those that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _same_value(expected: Any, result: bytes) -> bool:

@@ -12,8 +12,9 @@ from llm.fences import end_of_thought, without_delimiters
 from llm.localizers import parse
 from llm.verifiers.answers import Choice, Exact, YesNo
 from llm.verifiers.boxed import last_boxed
+from llm.verifiers.code_blocks import program
 from llm.verifiers.numeric import Numeric, number
-from llm.verifiers.programs import program, same_output
+from llm.verifiers.programs import same_output
 
 LENGTH = 64_000
 #: Seconds for a text. A quadratic reader needs 10 to 60 of them, a linear one a tenth of one.

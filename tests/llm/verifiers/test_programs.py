@@ -13,7 +13,8 @@ import pytest
 
 from llm.verifiers import Verdict, make_verifier
 from llm.verifiers import sandbox as sandboxes
-from llm.verifiers.programs import CodeVerifier, program, read_tests, same_output
+from llm.verifiers.code_blocks import program
+from llm.verifiers.programs import CodeVerifier, read_tests, same_output
 from llm.verifiers.sandbox import KINDS, find_sandbox
 from tests.llm.verifiers.programs import none_left, processes, sandbox
 
@@ -205,6 +206,29 @@ def test_the_share_of_tests() -> None:
     assert [v.reward for v in verifier([tests] * 4, texts)] == [0.75, 0.25, 0.0, 0.0]
 
 
+def test_a_program_that_takes_all_its_time_is_not_run_on_every_test(
+    verifier: CodeVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = sandboxes.Sandbox.run
+
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
+        ran.append(options["stdin"])
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(sandboxes.Sandbox, "run", counted)
+    verifier.reward = "fraction"
+    verifier.limits = verifier.limits._replace(wall=60.0)
+    tests = stdin(*((str(i), str(i)) for i in range(9)))
+    source = "n = int(input())\nwhile n in (1, 3, 4): pass\nprint(n)"
+    assert verifier([tests], [fenced(source)]) == [Verdict(2 / 9)]
+    assert ran == ["0", "1", "2", "3", "4"]
+
+
+def test_programs_run_on_all_cores() -> None:
+    assert make("plain").jobs == len(os.sched_getaffinity(0))
+
+
 def test_programs_run_side_by_side() -> None:
     texts = [fenced("import time\ntime.sleep(0.7)\nprint(input())")] * 4
     seconds = []
@@ -349,7 +373,7 @@ def test_tests_are_checked(answer: Any, message: str) -> None:
     [
         ({}, "it runs programs that a model wrote; .*--task_args.verifier_args.allow_code true"),
         ({"allow_code": "yes"}, "it runs programs"),
-        ({"allow_code": True, "timeout": 0}, "timeout=0, memory=1024, jobs=2"),
+        ({"allow_code": True, "timeout": 0}, r"timeout=0, memory=1024, jobs=\d+: must be > 0"),
         ({"allow_code": True, "timeout": float("inf")}, "timeout=inf"),
         ({"allow_code": True, "memory": 1}, "timeout=6.0, memory=1,"),
         ({"allow_code": True, "jobs": 0}, ".*jobs=0:"),
