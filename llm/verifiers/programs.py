@@ -189,8 +189,9 @@ class CodeVerifier:
     ) -> None:
         if allow_code is not True:
             raise ValueError(
-                "code: it runs programs that a model wrote; if you want that, say "
-                "--task_args.verifier_args.allow_code true, preferably in a container"
+                "code: it runs programs that a model wrote; if you want that, preferably in a "
+                "container, say --task_args.verifier_args.allow_code true (llm.train), or "
+                "--tasks NAME verifier_args.allow_code=true (llm.evaluate)"
             )
         jobs = _cores() if jobs is None else jobs
         if not 0 < timeout < math.inf or memory < 64 or jobs < 1:

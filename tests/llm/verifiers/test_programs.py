@@ -371,7 +371,11 @@ def test_tests_are_checked(answer: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "it runs programs that a model wrote; .*--task_args.verifier_args.allow_code true"),
+        (
+            {},
+            "it runs programs that a model wrote; .*--task_args.verifier_args.allow_code true "
+            r"\(llm.train\), or --tasks NAME verifier_args.allow_code=true \(llm.evaluate\)",
+        ),
         ({"allow_code": "yes"}, "it runs programs"),
         ({"allow_code": True, "timeout": 0}, r"timeout=0, memory=1024, jobs=\d+: must be > 0"),
         ({"allow_code": True, "timeout": float("inf")}, "timeout=inf"),
