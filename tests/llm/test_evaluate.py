@@ -18,11 +18,12 @@ import torch
 
 from llm import evaluate, measurement, published
 from llm.checkpoints import complete
+from llm.config import TrainConfig
 from llm.evaluate import main
 from llm.intervals import bootstrap, mean_over_problems
 from llm.published import PUBLISHED, TEN, Measured, comparisons
-from llm.saved import find
-from llm.tasks import TASKS, ChainReasoning, Example, Task
+from llm.saved import Saved, find
+from llm.tasks import TASKS, ChainReasoning, Example, Task, make_task
 from llm.tasks.declaration import declared
 from llm.verifiers import Verdict
 from tests.llm.runs import kill, train
@@ -495,6 +496,26 @@ def test_options_of_a_run_are_its_own_unless_given(run: Path) -> None:
     assert specs[0].args == {**saved.config.task_args, "length": 4}
     assert specs[1].args == saved.config.task_args != specs[0].args
     assert specs[2].args == {"x": [1]}
+
+
+def test_arguments_within_arguments(tmp_path: Path) -> None:
+    saved = Saved("m", "m")
+    words = ["a", "v.allow_code=true", "v.jobs=2", "w.x.y=[1]", "b", "v=3"]
+    first, second = evaluate.read_tasks(words, saved)
+    assert first.args == {"v": {"allow_code": True, "jobs": 2}, "w": {"x": {"y": [1]}}}
+    assert (first.label, second.args) == ("a v.allow_code=true v.jobs=2 w.x.y=[1]", {"v": 3})
+    with pytest.raises(ValueError, match=r"^tasks: 'v\.jobs=2': v is 3, which has no part jobs"):
+        evaluate.read_tasks(["b", "v=3", "v.jobs=2"], saved)
+    # A run's own arguments stay as they are, and a declaration's are merged.
+    declaration = tmp_path / "mine.yaml"
+    declaration.write_text("path: x.jsonl\nprompt: q\nanswer: a\ntest: 1\nverifier: numeric\n")
+    name, args = str(declaration), {"verifier_args": {"absolute": 0.5}}
+    config = TrainConfig(model="m", task=name, task_args=args)
+    saved = Saved("m", "m", config=config)
+    (spec,) = evaluate.read_tasks([name, "verifier_args.relative=0.25"], saved)
+    verifier = make_task(spec.name, **spec.args).verifier  # type: ignore[attr-defined]
+    assert (verifier.relative, verifier.absolute) == (0.25, 0.5)
+    assert args == {"verifier_args": {"absolute": 0.5}}
 
 
 @pytest.mark.vllm
