@@ -112,6 +112,11 @@ class ThoughtLimits:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ 1")
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of an episode."""
+        return min(self.max_completion_length, self.max_thoughts * self.max_thought_tokens)
+
 
 class ThoughtSimulator:
     """Rolls a language model out, thought by thought; one engine call for all that is asked.

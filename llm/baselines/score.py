@@ -54,6 +54,8 @@ class Score:
     reporter : Reporter
     """
 
+    request = REQUEST
+
     def __init__(
         self, simulator: ThoughtSimulator, config: TrainConfig, reporter: Reporter
     ) -> None:
@@ -61,7 +63,7 @@ class Score:
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that leave no room for two attempts."""
-        check_room(self.simulator, prompts, REQUEST)
+        check_room(self.simulator, prompts, self.request)
         stage1, steps = self.config.score.stage1_steps, self.config.steps
         if stage1 >= steps:
             self.reporter.message(

@@ -227,6 +227,32 @@ SCALE = (
         "stays = engine",
     ),
     Mutant(
+        "llm/memory_plan.py",
+        "merged weights of several processes are charged to the GPU",
+        "return footprint.largest if divided else merged_bytes(footprint)",
+        "return merged_bytes(footprint)",
+    ),
+    Mutant(
+        "llm/demand.py",
+        "prompts are replaced for nothing",
+        "return sum(share**number for number in range(config.dynamic_sampling + 1))",
+        "return 1.0",
+    ),
+    Mutant(
+        "llm/baselines/options.py",
+        "a second attempt follows the prompt alone",
+        'Call("second attempt", self.attempts, 1, length + request, length)',
+        'Call("second attempt", self.attempts, 1, 0, length)',
+        ("tests/llm/test_demand.py",),
+    ),
+    Mutant(
+        "llm/baselines/options.py",
+        "each level of a tree has as many nodes",
+        "            nodes *= branches\n",
+        "            nodes *= 1\n",
+        ("tests/llm/test_demand.py",),
+    ),
+    Mutant(
         "llm/trl_adapter/rollouts.py",
         "shared prefixes are trained on",
         "[[0] * k + [1] * (len(i) - k)",
