@@ -180,8 +180,8 @@ LLM = (
     Mutant(
         "llm/localizers.py",
         "first box instead of the last",
-        r'reversed(list(re.finditer(r"\\boxed\s*\{", text)))',
-        r're.finditer(r"\\boxed\s*\{", text)',
+        "(start := opened.pop()) > last:",
+        "(start := opened.pop()) > last < 0:",
     ),
     Mutant(
         "llm/localizers.py",
