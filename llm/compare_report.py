@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm.arms import ARMS, REGIMES, TUNING_RATES, predicted
+from llm.intervals import interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,26 +28,6 @@ def tokens_to(record: dict[str, Any], target: float) -> float:
     tokens, success = (np.array(record["curve"][name]) for name in ("tokens", "success"))
     there = np.flatnonzero(success >= target)
     return float(tokens[there[0]]) if len(there) else float("inf")
-
-
-def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap-t interval of the mean (Efron & Tibshirani 1993, ch. 12.5).
-
-    Of 8 normal values it covers the truth about as often as it says; an interval by percentiles
-    does so 88 times in 100.
-    """
-    values = np.asarray(values, dtype=float)
-    n = len(values)
-    if n < 2:
-        return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).choice(values, (10_000, n))
-    errors = drawn.std(axis=1, ddof=1) / np.sqrt(n)
-    some = errors > 1e-12  # a sample of one value n times over has no error of its own
-    if not some.any():
-        return float(values.mean()), float(values.mean())
-    t = (drawn.mean(axis=1)[some] - values.mean()) / errors[some]
-    high, low = np.quantile(t, [0.025, 0.975]) * values.std(ddof=1) / np.sqrt(n)
-    return float(values.mean() - low), float(values.mean() - high)
 
 
 Records = dict[str, dict[int, dict[str, Any]]]

@@ -22,7 +22,7 @@ from llm.update import UpdateOptions
 
 #: What may differ between a run and its continuation.
 MAY_CHANGE = (
-    "steps",
+    "steps",  # unless the schedule of the learning rate depends on it
     "token_budget",
     "resume",
     "save_steps",
@@ -459,9 +459,11 @@ def parse_config(
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What a continuation may not change and does, as `name: old is now new`."""
     found = []
+    scheduled = new.get("optimizer", {}).get("lr_scheduler_type", "constant")
     for name in old.keys() | new.keys():
         was, now = old.get(name), new.get(name)
-        if not prefix and name in MAY_CHANGE:
+        lasting = name == "steps" and not scheduled.startswith("constant")
+        if not prefix and name in MAY_CHANGE and not lasting:
             continue
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             found += differences(was, now, f"{prefix}{name}.")

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,20 +19,24 @@ from typing import Any, get_args
 from rich.console import Console
 
 from cpi.tables import console as make_console
+from llm.baselines import BASELINES
+from llm.baselines.turns import check_two_attempts
 from llm.command_line import parse
 from llm.config import TrainConfig
+from llm.demand import REQUEST, Lengths
 from llm.dry_run_report import advice, cost_table, heading, memory_table, notes
 from llm.fitting import smallest_change
 from llm.footprint import Footprint, load_architecture
-from llm.hardware import GIB, DryRunOptions, Hardware, computes_in_bf16, find
-from llm.localizers import make_localizer
+from llm.hardware import GIB, DryRunOptions, Hardware, computes_in_bf16, find, machine_memory
+from llm.host_plan import check_host, plan_host
 from llm.memory_plan import plan_memory
 from llm.models import load_tokenizer, locate
 from llm.rehearsal import Rehearsal
+from llm.run_checks import check_task
 from llm.run_folder import open_run
 from llm.step_cost import checkpoint_bytes, step_cost
-from llm.tasks import Example, Split, checked, make_task
-from llm.thoughts import encode, stop_token_ids
+from llm.tasks import Example, Split, Task, checked, make_task
+from llm.thoughts import Prompt, encode, stop_token_ids
 
 FLAGS = ("--dry-run", "--dry_run")
 
@@ -109,27 +114,35 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
 
     checks = Checks()
     policy = footprint(config)
-    found = _check(config, architecture, hardware, checks)
-    prompt = _check_lengths(config, policy, found)
+    found = _check(config, policy, hardware, checks)
+    lengths = _check_lengths(config, policy, found)
+    host = None
+    if hardware.device == "cuda":
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", hardware.gpus))
+        host = plan_host(config, policy, processes if hardware.here else hardware.gpus)
     if hardware.here:
         _check_disk(config, policy)
+        if host is not None:
+            folder = tempfile.gettempdir()
+            free = shutil.disk_usage(folder).free
+            check_host(host, config, machine_memory(), free, folder)
     console.print(heading(config, policy, hardware))
     try:
-        plan = plan_memory(config, policy, hardware, prompt)
+        plan = plan_memory(config, policy, hardware, lengths)
     except NotImplementedError as error:
         checks.left.append(f"memory ({error})")
         plan = None
     if plan is not None:
         console.print(memory_table(plan, hardware))
-    cost = step_cost(config, policy, hardware, prompt)
+    cost = step_cost(config, policy, hardware, lengths)
     console.print(cost_table(config, cost))
-    for line in notes(config, hardware, plan, prompt):
+    for line in notes(config, hardware, plan, host, lengths):
         console.print(line)
     console.print(f"checked: {'; '.join(checks.done)}")
     console.print(f"not checked: {'; '.join(checks.left)}")
     if plan is not None and plan.problems:
         with console.status("looking for settings that fit"):
-            change = smallest_change(config, hardware, prompt, footprint)
+            change = smallest_change(config, hardware, lengths, footprint)
         raise ValueError(f"{'; '.join(plan.problems)}; {advice(change)}")
 
 
@@ -137,9 +150,9 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
 
 
 def _check(
-    config: TrainConfig, architecture: Any, hardware: Hardware, checks: Checks
-) -> int | None:
-    """What needs neither weights nor GPUs; returns the tokens of the longest prompt, if known."""
+    config: TrainConfig, footprint: Footprint, hardware: Hardware, checks: Checks
+) -> Lengths | None:
+    """What needs neither weights nor GPUs; returns the tokens of prompts, if they are known."""
     checks.done.append("settings")
     checks.done.append("the model's configuration")
     if hardware.here:
@@ -147,25 +160,19 @@ def _check(
         checks.done.append(f"output {config.folder}{f', resuming {resumed}' if resumed else ''}")
     task = make_task(config.task, **config.task_args)
     checks.done.append(f"task {config.task}")
-    if config.algorithm == "oracle" and not task.has_checker:
-        raise ValueError(
-            f"algorithm: oracle needs a step checker, and {config.task} has none; use rrpo or srpo"
-        )
-    if config.algorithm == "srpo":
-        nobody: Any = None  # only "prompted" needs one, later
-        make_localizer(config.localizer, nobody, task)
-    examples = _examples(task, config, checks)
+    examples = _examples(task, checks)
+    check_task(config, task, examples)
     tokenizer = _tokenizer(locate(config.model))
     if tokenizer is None:
         checks.left.append("the tokenizer, which is not here")
-    prompt = None
+    lengths = None
     if tokenizer is not None:
+        architecture = footprint.architecture
         eos = architecture.get_text_config().eos_token_id
         stop_token_ids(tokenizer, task, [eos] if isinstance(eos, int) else eos or [])
         checks.done.append("the tokenizer")
-        if examples:
-            prompt = max(len(encode(tokenizer, example.prompt)) for example in examples)
-            checks.done.append(f"{len(examples)} prompts, of at most {prompt} tokens")
+        if examples is not None:
+            lengths = _lengths(config, footprint, task, tokenizer, examples, checks)
         if config.rehearsal.file and config.rehearsal.weight:
             Rehearsal(config.rehearsal, tokenizer, architecture.max_position_embeddings)
             checks.done.append("rehearsal texts")
@@ -179,7 +186,29 @@ def _check(
         else:
             checks.left.append("vLLM, which is not installed here")
     checks.left += ["the weights", f"whether {config.engine} starts", "rewards"]
-    return prompt
+    return lengths
+
+
+def _lengths(
+    config: TrainConfig,
+    footprint: Footprint,
+    task: Task,
+    tokenizer: Any,
+    examples: dict[str, list[Example]],
+    checks: Checks,
+) -> Lengths:
+    """The tokens of the longest prompt, and of what asks for a second attempt."""
+    train = [Prompt(encode(tokenizer, e.prompt), e) for e in examples["train"]]
+    test = [encode(tokenizer, e.prompt) for e in examples["test"][: config.evaluation.problems]]
+    prompt = max(map(len, [*(p.ids for p in train), *test]))
+    checks.done.append(f"{len(train) + len(test)} prompts, of at most {prompt} tokens")
+    if _attempts(config) == 1:
+        return Lengths(prompt)
+    most, (room, _) = config.sampling.max_completion_length, _room(config, footprint)
+    words = BASELINES[config.algorithm].request
+    asked = check_two_attempts(tokenizer, task, train, words, most, room)
+    checks.done.append("room for two attempts")
+    return Lengths(prompt, max(REQUEST, asked))
 
 
 def _tokenizer(model: str) -> Any:
@@ -194,12 +223,10 @@ def _tokenizer(model: str) -> Any:
         return None
 
 
-def _examples(task: Any, config: TrainConfig, checks: Checks) -> list[Example]:
-    """The problems of both splits; none if they are out of reach."""
-    found: dict[str, list[Example]] = {}
+def _examples(task: Any, checks: Checks) -> dict[str, list[Example]] | None:
+    """The problems of both splits; None if they are out of reach."""
     try:
-        for name in get_args(Split):
-            found[name] = checked.examples(task, name)
+        found = {split: checked.examples(task, split) for split in get_args(Split)}
     except ValueError as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
@@ -207,36 +234,41 @@ def _examples(task: Any, config: TrainConfig, checks: Checks) -> list[Example]:
         if cause is None:
             raise
         checks.left.append(f"the problems ({' '.join(str(error).split())})")
-        return []
-    if not found["train"]:
-        raise ValueError(f"task: {config.task} has no training problems")
-    if config.evaluation.steps and not found["test"]:
-        raise ValueError(
-            f"evaluation.steps: {config.evaluation.steps}, but {config.task} has no test problems; "
-            "give it some, or set evaluation.steps to 0"
-        )
+        return None
     checks.done.append(f"{len(found['train'])} training and {len(found['test'])} test problems")
-    return [*found["train"], *found["test"][: config.evaluation.problems]]
+    return found
 
 
-def _check_lengths(config: TrainConfig, footprint: Footprint, prompt: int | None) -> int:
-    """See that prompt and completion fit the model; returns the tokens of a prompt to plan for."""
-    most = config.sampling.max_completion_length
-    room, name = footprint.positions, "the model's"
+def _attempts(config: TrainConfig) -> int:
+    """Completions in a conversation."""
+    return 1 if config.baseline is None else config.baseline.turns
+
+
+def _room(config: TrainConfig, footprint: Footprint) -> tuple[int, str]:
+    """Tokens of the longest sequence, and what says so."""
     if config.engine == "vllm" and config.vllm.max_model_len is not None:
-        room, name = config.vllm.max_model_len, "vllm.max_model_len, "
-    if config.engine == "vllm" and room > footprint.positions:
+        return config.vllm.max_model_len, "vllm.max_model_len, "
+    return footprint.positions, "the model's"
+
+
+def _check_lengths(config: TrainConfig, footprint: Footprint, lengths: Lengths | None) -> Lengths:
+    """See that prompt and completion fit the model; returns the tokens to plan for."""
+    most, attempts = config.sampling.max_completion_length, _attempts(config)
+    room, name = _room(config, footprint)
+    if room > footprint.positions:
         raise ValueError(
             f"vllm.max_model_len: {room} is more than the model's {footprint.positions}"
         )
-    if prompt is None:
-        prompt = max(1, min(PROMPT, room - most))
-    if prompt + most > room:
+    if lengths is not None:
+        attempts = 1  # that a second one fits has been seen
+    lengths = lengths or Lengths(max(1, min(PROMPT, room - attempts * most)))
+    if lengths.prompt + attempts * most > room:
         raise ValueError(
-            f"sampling.max_completion_length: {most} and the {prompt} tokens of a prompt are more "
-            f"than {name} {room}; {max(room - prompt, 0)} fits"
+            f"sampling.max_completion_length: {'two attempts of ' * (attempts > 1)}{most} and the "
+            f"{lengths.prompt} tokens of a prompt are more than {name} {room}; "
+            f"{max((room - lengths.prompt) // attempts, 0)} fits"
         )
-    return prompt
+    return lengths
 
 
 def _check_disk(config: TrainConfig, footprint: Footprint) -> None:

@@ -10,17 +10,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from llm.config import TrainConfig
+from llm.demand import TYPICAL, Lengths, asks
 from llm.fitting import GPUS
 from llm.footprint import Footprint
 from llm.hardware import GIB, USABLE, Hardware
+from llm.host_plan import HostPlan
 from llm.memory_plan import (
     PHASES,
     MemoryPlan,
-    asks,
-    longest,
     sequences,
 )
-from llm.step_cost import TYPICAL, UTILISATION, StepCost
+from llm.step_cost import UTILISATION, StepCost
 
 
 def heading(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> str:
@@ -88,25 +88,35 @@ def _seconds(value: float) -> str:
 
 
 def notes(
-    config: TrainConfig, hardware: Hardware, plan: MemoryPlan | None, prompt: int
+    config: TrainConfig,
+    hardware: Hardware,
+    plan: MemoryPlan | None,
+    host: HostPlan | None,
+    lengths: Lengths,
 ) -> list[str]:
     """Assumptions and warnings, a line each."""
+    replaced = f", prompts of which {TYPICAL:.0%} are replaced" if config.dynamic_sampling else ""
     lines = [
-        f"assumed: prompts of {prompt} tokens, completions and replies of {TYPICAL:.0%} of their "
-        f"limit, resets at {TYPICAL:.0%} of one; time is that of matrix products alone, 2 "
-        f"operations a parameter and token forward, at {hardware.flops / 1e12:.3g} TFLOP/s × "
+        f"assumed: prompts of {lengths.prompt} tokens, completions and replies of {TYPICAL:.0%} of "
+        f"their limit, resets at {TYPICAL:.0%} of one{replaced}; time is that of matrix products "
+        "alone, 2 operations a parameter and token forward, at "
+        f"{hardware.flops / 1e12:.3g} TFLOP/s × "
         f"{UTILISATION['generate']:.0%} (sampling) and {UTILISATION['train']:.0%} (training): "
         "models of a few layers take longer"
     ]
     if plan is not None and plan.cached:
-        longest_call = max(tokens for _, _, tokens in sequences(config, prompt))
+        longest_call = max(tokens for _, _, tokens in sequences(config, lengths))
         lines.append(
             f"vLLM's cache holds {plan.cached:,} tokens, {plan.cached / longest_call:.1f} of the "
             f"longest sequences ({longest_call:,} tokens)"
         )
+    if host is not None:
+        lines.append(f"of the machine itself, for all processes together: {host}")
+    if config.rehearsal.file and config.rehearsal.weight:
+        lines.append("not planned: the texts of rehearsal, which go through the update as well")
     room = config.vllm.max_model_len
     if config.engine == "vllm" and room is not None and asks(config):
-        left = room - prompt - longest(config)
+        left = room - lengths.prompt - config.sampling.limits().longest
         if left < config.localization.max_tokens:
             lines.append(
                 f"warning: vllm.max_model_len leaves {left} tokens to localize the longest "
@@ -125,7 +135,7 @@ def advice(change: dict[str, Any] | None) -> str:
     if change is None:
         return "no change that this command knows of would fit; use a smaller model"
     parts = [
-        f"{value} GPUs (torchrun --nproc_per_node {value})"
+        f"{value} GPUs (torchrun --nproc_per_node {value} -m llm.train --config …)"
         if name == GPUS
         else f"{name} {str(value).lower() if isinstance(value, bool) else value}"
         for name, value in change.items()

@@ -123,7 +123,7 @@ class Progress:
 
 
 def read_tasks(words: Sequence[str] | None, saved: Saved) -> list[TaskSpec]:
-    """Tasks from a command line: names, each followed by its arguments NAME=VALUE.
+    """Tasks from a command line: names, each followed by its arguments (`TaskSpec.with_argument`).
 
     A run's own task has the run's arguments, as far as none are given; it is what is evaluated if
     no task is named.
@@ -131,27 +131,19 @@ def read_tasks(words: Sequence[str] | None, saved: Saved) -> list[TaskSpec]:
     Raises
     ------
     ValueError
-        If there is none, or an argument stands before the first.
+        If there is none, an argument stands before the first, or is wrong.
     """
-    import yaml
-
     from llm.evaluate_options import TaskSpec
 
     own = {} if saved.config is None else {saved.config.task: saved.config.task_args}
     specs: list[TaskSpec] = []
     for word in list(own) if words is None else words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            specs.append(TaskSpec(name, dict(own.get(name, {})), name))
-            continue
-        if not specs:
+        if "=" not in word:
+            specs.append(TaskSpec(word, dict(own.get(word, {})), word))
+        elif specs:
+            specs[-1] = specs[-1].with_argument(word)
+        else:
             raise ValueError(f"tasks: {word!r} is an argument of no task; name the task before it")
-        last = specs[-1]
-        try:
-            last.args[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"tasks: {value!r} of {word!r} is not a YAML value") from None
-        specs[-1] = last._replace(label=f"{last.label} {word}")
     if not specs:
         raise ValueError("tasks: none named; give --tasks chain, or module:Class of your own")
     return specs
@@ -227,7 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="TASK",
         help="names as --task of llm.train takes them, each followed by its arguments NAME=VALUE "
-        "(default: the run's)",
+        "or NAME.KEY=VALUE, as verifier_args.allow_code=true (default: the run's)",
     )
     add("--samples", type=int, metavar="N", help="sampled completions of each problem (default: 8)")
     add("--greedy", action="store_true", default=None, help="also a greedy completion of each")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -85,6 +86,29 @@ class TaskSpec(NamedTuple):
     name: str
     args: dict[str, Any]
     label: str
+
+    def with_argument(self, word: str) -> TaskSpec:
+        """The task with one more argument, NAME=VALUE; NAME.KEY=VALUE is a part of NAME.
+
+        Raises
+        ------
+        ValueError
+            If the value is not YAML, or the argument has no parts.
+        """
+        import yaml
+
+        name, _, value = word.partition("=")
+        *groups, key = name.split(".")
+        args = inner = copy.deepcopy(self.args)
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"tasks: {word!r}: {group} is {inner!r}, which has no part {key}")
+        try:
+            inner[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"tasks: {value!r} of {word!r} is not a YAML value") from None
+        return self._replace(args=args, label=f"{self.label} {word}")
 
 
 def slug(name: str) -> str:

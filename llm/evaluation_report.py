@@ -13,7 +13,7 @@ from llm.correction_report import Correction, correction_tables, summarize_corre
 from llm.evaluation import pass_at_k
 from llm.gains import Estimate
 from llm.intervals import LEVEL, RESAMPLES, mean_over_problems, shown
-from llm.published import HARMLESS, Published, comparisons
+from llm.published import Measured, Published, comparisons
 
 if TYPE_CHECKING:
     from llm.measurement import Measurement
@@ -32,9 +32,12 @@ class Result:
     problems, of, samples : int
         Problems measured, problems that the task has, and completions of each.
     pass_at : dict of k to Estimate
-    reward, tokens, cut : float
-        Means over completions: reward, generated tokens, share that a limit cut.
+    reward, tokens, cut, unjudged : float
+        Means over completions: reward, generated tokens, share that a limit cut, share of which the
+        verifier could give no verdict (they count as wrong).
     correction : Correction or None
+    notes : list of str
+        What the task says of its problems.
     settings : dict
     records : str
         Name of the file of records.
@@ -49,7 +52,9 @@ class Result:
     reward: float
     tokens: float
     cut: float
+    unjudged: float
     correction: Correction | None
+    notes: list[str]
     settings: dict[str, Any]
     records: str
 
@@ -68,11 +73,11 @@ class EvaluationReport:
     @property
     def published(self) -> list[tuple[Published, float]]:
         """The paper's numbers for what was measured here, and ours."""
-        found: dict[str, float] = {}
-        for result in self.results:  # sampled ones come after greedy ones, and win
-            # A part of it, or another draw, is another benchmark.
-            if result.problems == result.of and result.settings["task_args"].keys() <= HARMLESS:
-                found[result.settings["task"]] = result.reward
+        found = {
+            result.settings["task"]: Measured(result.reward, result.settings["task_args"])
+            for result in self.results  # sampled ones come after greedy ones, and win
+            if result.problems == result.of
+        }
         return comparisons(found)
 
     @property
@@ -88,8 +93,11 @@ class EvaluationReport:
 
     def __rich__(self) -> Any:
         from rich.console import Group
+        from rich.text import Text
 
         parts: list[Any] = [self._passes()]
+        notes = dict.fromkeys(f"{r.task}: {note}" for r in self.results for note in r.notes)
+        parts += map(Text, notes)  # greedy and sampled have the same
         for result in self.results:
             if result.correction is not None:
                 parts += ["", *correction_tables(result.task, result.correction)]
@@ -104,16 +112,18 @@ class EvaluationReport:
         from rich.text import Text  # an argument may have [brackets]
 
         ks = sorted({k for result in self.results for k in result.pass_at})
+        some = any(result.unjudged for result in self.results)
         rows = table(
             f"{self.name}: held-out problems; {LEVEL:.0%} bootstrap intervals over problems",
             ["task", "decoding", "problems", "samples", *(f"pass@{k}" for k in ks), "reward",
-             "tokens", "cut"],
+             "tokens", "cut", *(["unjudged"] if some else [])],
         )  # fmt: skip
         for result in self.results:
             rows.add_row(
                 Text(result.task), result.decoding, str(result.problems), str(result.samples),
                 *(shown(result.pass_at.get(k)) for k in ks),
                 f"{result.reward:.3f}", f"{result.tokens:.1f}", f"{result.cut:.0%}",
+                *([f"{result.unjudged:.0%}"] if some else []),
             )  # fmt: skip
         return rows
 
@@ -138,10 +148,11 @@ def summarize(
     def mean(name: str) -> float:
         return float(np.mean([record[name] for record in records]))
 
+    unjudged = sum(len(record["unjudged"]) for record in records) / (n * len(records))
     return Result(
         measurement.spec.label, measurement.decoding, len(records),
-        measurement.of, n, pass_at, mean("rewards"), mean("tokens"), mean("cut"), correction,
-        settings, measurement.file,
+        measurement.of, n, pass_at, mean("rewards"), mean("tokens"), mean("cut"), unjudged,
+        correction, [*measurement.task.notes(), *measurement.notes], settings, measurement.file,
     )  # fmt: skip
 
 

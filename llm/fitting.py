@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from llm.config import TrainConfig
+from llm.demand import Lengths
+from llm.engines.vllm_weights import RANKS
 from llm.footprint import Footprint
 from llm.hardware import Hardware
 from llm.memory_plan import (
-    longest,
+    longest_row,
     micro_batch,
     plan_memory,
     sequences,
@@ -34,7 +36,7 @@ GPUS = "gpus"
 def smallest_change(
     config: TrainConfig,
     hardware: Hardware,
-    prompt: int,
+    lengths: Lengths,
     footprint: Callable[[TrainConfig], Footprint],
 ) -> dict[str, Any] | None:
     """New values of the fewest and most harmless settings with which a run fits; None if none do.
@@ -44,8 +46,7 @@ def smallest_change(
     config : TrainConfig
         That does not fit.
     hardware : Hardware
-    prompt : int
-        Tokens of the longest prompt.
+    lengths : Lengths
     footprint : function of TrainConfig
         Of its model.
 
@@ -54,21 +55,24 @@ def smallest_change(
     dict or None
         By the names that flags have; "gpus" is the number of processes.
     """
-    choices = _choices(config, hardware, prompt, footprint(config))
+    choices = _choices(config, hardware, lengths, footprint(config))
     combinations = [
         chosen for size in range(1, MOST + 1) for chosen in itertools.combinations(choices, size)
     ]
     combinations.sort(key=lambda chosen: (sum(choice.weight for choice in chosen), len(chosen)))
-    updates = _Updates(config, hardware, prompt)
+    updates = _Updates(config, hardware, lengths)
     for chosen in combinations:
         names = [choice.name for choice in chosen]
         for values in itertools.product(*(choice.values for choice in chosen)):
             changes = dict(zip(names, values, strict=True))
             others = {name: value for name, value in changes.items() if name != GPUS}
-            changed = with_settings(config, others)
+            try:
+                changed = with_settings(config, others)
+            except ValueError:  # as where SPO-tree's segments would leave nothing to the last
+                continue
             there = dataclasses.replace(hardware, gpus=changes.get(GPUS, hardware.gpus))
             policy = footprint(changed)
-            plan = plan_memory(changed, policy, there, prompt, updates(changed, policy))
+            plan = plan_memory(changed, policy, there, lengths, updates(changed, policy))
             if not plan.problems:
                 return changes
     return None
@@ -83,7 +87,7 @@ class Choice(NamedTuple):
 
 
 def _choices(
-    config: TrainConfig, hardware: Hardware, prompt: int, footprint: Footprint
+    config: TrainConfig, hardware: Hardware, lengths: Lengths, footprint: Footprint
 ) -> list[Choice]:
     rows = micro_batch(config, hardware.gpus)
     choices = [
@@ -94,7 +98,7 @@ def _choices(
         now = config.vllm.gpu_memory_utilization
         shares = sorted((n / 20 for n in range(1, 20)), key=lambda share: abs(share - now))
         room = config.vllm.max_model_len or footprint.positions
-        needed = max(tokens for _, _, tokens in sequences(config, prompt))
+        needed = max(tokens for _, _, tokens in sequences(config, lengths))
         needed = 1024 * math.ceil(needed / 1024)
         heads = footprint.architecture.get_text_config().num_attention_heads
         sizes = [
@@ -104,6 +108,11 @@ def _choices(
         ]
         choices += [
             Choice(1, "vllm.gpu_memory_utilization", shares),
+            Choice(
+                1,
+                "vllm.lora",
+                [True] if 0 < config.lora.r <= RANKS[-1] and not config.vllm.lora else [],
+            ),
             Choice(2, "vllm.max_model_len", [needed] if needed < room else []),
             Choice(3, "vllm.tensor_parallel_size", sizes),
         ]
@@ -112,7 +121,7 @@ def _choices(
     choices += [
         Choice(20, "lora.r", [] if config.lora.r else [64]),
         Choice(21, GPUS, _doubles(hardware.gpus, 64)),
-        Choice(60, "sampling.max_completion_length", _halves(longest(config))[:4]),
+        Choice(60, "sampling.max_completion_length", _halves(config.sampling.limits().longest)[:4]),
     ]
     return [choice for choice in choices if choice.values]
 
@@ -137,12 +146,12 @@ class _Updates:
     moment, and that grows in a straight line with rows.
     """
 
-    def __init__(self, config: TrainConfig, hardware: Hardware, prompt: int) -> None:
-        self.most, self.prompt = micro_batch(config, hardware.gpus), prompt
+    def __init__(self, config: TrainConfig, hardware: Hardware, lengths: Lengths) -> None:
+        self.most, self.lengths = micro_batch(config, hardware.gpus), lengths
 
     def __call__(self, config: TrainConfig, footprint: Footprint) -> int:
         rows = min(self.most, config.update.per_device_train_batch_size)
-        rest = (self.prompt, longest(config), config.gradient_checkpointing)
+        rest = (*longest_row(config, self.lengths), config.gradient_checkpointing)
         least = footprint.update(1, *rest)
         if rows == 1:
             return least

@@ -66,10 +66,13 @@ class Footprint:
         Numbers of the policy's parameters, adapters included, and of those that training moves.
     base : int
         Number of the model's own.
+    edges : int
+        Number that adapters of rank 1 of each of its matrices would have.
     weights, gradients, optimizer : int
         Bytes; the last one is AdamW's state.
-    layer, rest : int
-        Bytes of the weights of the largest decoder layer, and of all that is in no layer.
+    layer, rest, largest : int
+        Bytes of the weights of the largest decoder layer, of all that is in no layer, and of the
+        largest tensor.
     vocabulary, layers, positions : int
         Of the model; the last one is the most tokens that it can read.
 
@@ -89,6 +92,7 @@ class Footprint:
         self._chunk = max(1, CHUNK_BYTES // (4 * self.vocabulary))
         base = self._build(architecture)
         self.base = sum(p.numel() for p in base.parameters())
+        self.edges = sum(sum(p.shape) for p in base.parameters() if p.ndim == 2)
         policy = adapt(base, lora)
         decoder, _ = _decoder_and_head(policy)
         moved = list(trainable(policy).values())
@@ -96,6 +100,7 @@ class Footprint:
         self.trained = sum(p.numel() for p in moved)
         self.weights = _bytes(policy.parameters())
         self.gradients = _bytes(moved)
+        self.largest = max(_bytes([p]) for p in policy.parameters())
         # Two moments of the parameters' dtype, and a count of steps in float32 for each of them.
         self.optimizer = 2 * self.gradients + 4 * len(moved)
         each = [_bytes(layer.parameters()) for layer in getattr(decoder, "layers", [])]

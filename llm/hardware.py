@@ -86,7 +86,7 @@ def find(options: DryRunOptions, bf16: bool | None) -> Hardware:
     elif device.type == "cuda":
         kind, memory = "cuda", torch.cuda.get_device_properties(device).total_memory
     else:
-        kind, memory = "cpu", _machine_memory() // gpus
+        kind, memory = "cpu", machine_memory() // gpus
     if options.tflops is not None:
         flops = 1e12 * options.tflops
     else:
@@ -103,7 +103,8 @@ def computes_in_bf16(wanted: bool | None, device: str) -> bool:
     return device == "cuda" and (not torch.cuda.is_available() or torch.cuda.is_bf16_supported())
 
 
-def _machine_memory() -> int:
+def machine_memory() -> int:
+    """Bytes of the machine's own memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -76,13 +76,14 @@ def parse(reply: str, n: int) -> int | None:
 
 def _last_box(text: str) -> str | None:
     r"""What is inside the last `\boxed{…}` whose braces are balanced."""
-    for match in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
-        depth = 1
-        for end in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[match.end() : end]
-    return None
+    last, content = -1, None
+    opened: list[int] = []  # where what is inside the braces begins, -1 for those of no box
+    for brace in re.finditer(r"(\\boxed\s*)?\{|\}", text):
+        if brace[0] != "}":
+            opened.append(brace.end() if brace[1] else -1)
+        elif opened and (start := opened.pop()) > last:
+            last, content = start, text[start : brace.start()]
+    return content
 
 
 class Reply(NamedTuple):

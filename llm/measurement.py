@@ -9,6 +9,7 @@ depends on the batch, and now and then another token comes of it.)
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from llm.models import default_device, load_policy, load_tokenizer, merged_state
 from llm.records import Records, prompt_hash
 from llm.saved import Saved, eos_ids
 from llm.tasks import Example, Task, checked, make_task
+from llm.tasks.digest import code_digest, digest
 from llm.thoughts import Prompt, ThoughtSimulator, is_cut, token_ids
 
 #: What keys a random stream besides the seed: the first completions, the arms of correction.
@@ -47,6 +49,7 @@ class Measurement:
     temperature: float
     top_p: float
     correct: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -61,8 +64,26 @@ class Measurement:
         return f"T={self.temperature:g}, top-p {self.top_p:g}"
 
 
-def measurements(specs: Sequence[TaskSpec], options: EvaluateOptions) -> list[Measurement]:
-    """All that is to be measured.
+def trained_on(saved: Saved) -> tuple[set[str], tuple[str, ...]]:
+    """Texts of the problems that a run was trained on, and a note if they cannot be had."""
+    if saved.config is None:
+        return set(), ()
+    try:
+        task = make_task(saved.config.task, **saved.config.task_args)
+        return {_text(example) for example in checked.examples(task, "train")}, ()
+    except ValueError as error:
+        why = " ".join(str(error).split())
+        return set(), (f"whether it was trained on some of these is not known: {why}",)
+
+
+def _text(example: Example) -> str:
+    return example.problem or json.dumps(example.prompt)
+
+
+def measurements(
+    saved: Saved, specs: Sequence[TaskSpec], options: EvaluateOptions
+) -> list[Measurement]:
+    """All that is to be measured; never on problems that a run was trained on.
 
     Raises
     ------
@@ -71,6 +92,7 @@ def measurements(specs: Sequence[TaskSpec], options: EvaluateOptions) -> list[Me
         would be one in tables and files.
     """
     found = []
+    trained, unknown = trained_on(saved)
     for spec in specs:
         if [slug(other.label) for other in specs].count(slug(spec.label)) > 1:
             raise ValueError(f"tasks: {spec.label} is named twice, or like another; once will do")
@@ -78,19 +100,34 @@ def measurements(specs: Sequence[TaskSpec], options: EvaluateOptions) -> list[Me
         everything = checked.examples(task, "test")
         if not everything:
             raise ValueError(f"tasks: {spec.label} has no test problems to evaluate on")
+        unseen = [example for example in everything if _text(example) not in trained]
+        notes = unknown
+        if len(unseen) < len(everything):
+            seen = len(everything) - len(unseen)
+            notes = (f"{seen} of {len(everything)} test problems left out: {saved.name} was "
+                     "trained on them",)  # fmt: skip
+        if not unseen:
+            raise ValueError(
+                f"tasks: {saved.name} was trained on all test problems of {spec.label}; give the "
+                "arguments of the run, or another task"
+            )
         if options.correct and options.localizer != "prompted":
             nobody: Any = None  # only "prompted" needs one
             make_localizer(options.localizer, nobody, task)
-        part = everything[: options.problems]
+        part = unseen[: options.problems]
         if options.greedy:
-            found.append(Measurement(spec, task, part, len(everything), "greedy", 1, 0.0, 1.0))
+            found.append(
+                Measurement(spec, task, part, len(everything), "greedy", 1, 0.0, 1.0, notes=notes)
+            )
         if options.samples:
             how = "sampled"
             if options.correct:
                 how = f"correct-{options.correct}-{options.localizer}"
             t, top_p = options.sampling.temperature, options.sampling.top_p
             n, rounds = options.samples, options.correct
-            found.append(Measurement(spec, task, part, len(everything), how, n, t, top_p, rounds))
+            found.append(
+                Measurement(spec, task, part, len(everything), how, n, t, top_p, rounds, notes)
+            )
     return found
 
 
@@ -147,12 +184,18 @@ class Evaluation:
         prompts = [simulator.prompt(example) for example in measurement.examples]
         self._check_lengths(prompts)
         settings = self.settings(measurement)
-        records = Records(self.folder / measurement.file, settings, prompts, self.about)
+        digests = [digest(measurement.task, [example]) for example in measurement.examples]
+        file = self.folder / measurement.file
+        records = Records(file, settings, prompts, digests, self.about)
         progress(len(records.done))
         missing = records.missing
         size = max(1, self.options.batch_size // measurement.samples)
         for at in range(0, len(missing), size):
-            records.add(self._batch(measurement, simulator, prompts, missing[at : at + size]))
+            numbers = missing[at : at + size]
+            batch = self._batch(measurement, simulator, prompts, numbers)
+            records.add(
+                {**record, "problem": digests[i]} for i, record in zip(numbers, batch, strict=True)
+            )
             progress(len(records.done))
         return summarize(measurement, records.in_order(), self.options.ks, settings)
 
@@ -164,6 +207,7 @@ class Evaluation:
             "model": self.revision,
             "task": measurement.spec.name,
             "task_args": measurement.spec.args,
+            "task_code": code_digest(measurement.task),
             "samples": measurement.samples,
             "sampling": {**sampling, "top_p": measurement.top_p},
             "seed": options.seed,
@@ -194,6 +238,9 @@ class Evaluation:
         records = [
             self._record(i, prompts[i], group) for i, group in zip(numbers, groups, strict=True)
         ]
+        _, unjudged = simulator.verdicts()
+        for i, record in zip(numbers, records, strict=True):
+            record["unjudged"] = [why for example, why in unjudged if example is prompts[i].example]
         if measurement.correct:
             for record in records:
                 record["correction"] = {}
@@ -302,7 +349,7 @@ def evaluate_model(
     """
     from llm.run_folder import alone, environment
 
-    wanted = measurements(specs, options)
+    wanted = measurements(saved, specs, options)
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"output: {folder} cannot be written, by {parent}; choose another")

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 
 from llm.config import TrainConfig
+from llm.demand import Lengths, demand, evaluation
+from llm.engines.vllm_weights import reserved_rank
 from llm.footprint import Footprint
 from llm.hardware import GIB, Hardware
 
@@ -36,9 +38,6 @@ CPU_CACHE, BATCH = 1 * GIB, 256
 #: Bytes that the Transformers engine needs for each logit of a batch, beside the model's own: two
 #: tables in float32 and a cumulative one in float64, with the temperature's quotient.
 SAMPLING_BYTES = 20
-
-#: Tokens of a localization request beside those of the problem and the solution.
-REQUEST = 256
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def plan_memory(
     config: TrainConfig,
     footprint: Footprint,
     hardware: Hardware,
-    prompt: int,
+    lengths: Lengths,
     update: int | None = None,
 ) -> MemoryPlan:
     """The plan of a run.
@@ -79,8 +78,7 @@ def plan_memory(
     footprint : Footprint
         Of its model, with its adapters.
     hardware : Hardware
-    prompt : int
-        Tokens of the longest prompt.
+    lengths : Lengths
     update : int, optional
         Bytes of an update's activations and logits, if known; else they are traced.
     """
@@ -89,22 +87,21 @@ def plan_memory(
     def share(whole: int) -> int:
         return math.ceil(whole / gpus)
 
-    rows = micro_batch(config, gpus)
+    rows, (prompt, completion) = micro_batch(config, gpus), longest_row(config, lengths)
     if update is None:
-        update = footprint.update(rows, prompt, longest(config), config.gradient_checkpointing)
-    logits = min(footprint.logits(rows * longest(config)), update)
+        update = footprint.update(rows, prompt, completion, config.gradient_checkpointing)
+    logits = min(footprint.logits(rows * completion), update)
     weights, optimizer = share(footprint.weights), share(footprint.optimizer)
     gradients = share(footprint.gradients)
-    reference = weights if config.loss.beta and not config.lora.r else 0
+    reference = weights if config.needs_reference and not config.lora.r else 0
     together = footprint.rest + 3 * footprint.layer if gpus > 1 else 0
     # Where there are GPUs, AdamW works on all tensors at once, with room for one more of each.
     working = gradients if hardware.device == "cuda" else 0
 
-    engine, cache, buffers, problems, cached = _engine(config, footprint, hardware, prompt)
+    engine, cache, buffers, problems, cached = _engine(config, footprint, hardware, lengths)
     sleeps = config.engine == "vllm" and hardware.device == "cuda"
     stays = 0 if sleeps else engine
     pinned = cache if config.engine == "vllm" and not sleeps else 0
-    handed = footprint.base * engine_bytes(footprint)
     in_sync = cache if config.engine == "vllm" else 0
 
     parts = {
@@ -118,7 +115,7 @@ def plan_memory(
         "engine weights": (engine, stays, stays, engine),
         "engine buffers": (buffers, 0, 0, buffers if config.engine == "vllm" else 0),
         "KV cache": (cache, pinned, pinned, in_sync),
-        "weights for the engine": (0, 0, 0, handed),
+        "weights for the engine": (0, 0, 0, handed(config, footprint, hardware)),
     }
     plan = MemoryPlan({name: row for name, row in parts.items() if any(row)}, problems, cached)
     for phase, total in zip(PHASES, plan.totals(), strict=True):
@@ -131,15 +128,23 @@ def plan_memory(
 
 def micro_batch(config: TrainConfig, gpus: int) -> int:
     """Most rows of a process that go through the model at once."""
-    rows = config.prompts_per_step * config.group_plan().rollouts
+    rows = sum(kind.number for kind in demand(config).rows)
     rows = math.ceil(rows / config.update.steps_per_generation / gpus)
     return min(config.update.per_device_train_batch_size, rows)
 
 
-def longest(config: TrainConfig) -> int:
-    """Most tokens of a completion."""
-    limits = config.sampling
-    return min(limits.max_completion_length, limits.max_thoughts * limits.max_thought_tokens)
+def longest_row(config: TrainConfig, lengths: Lengths) -> tuple[int, int]:
+    """Most tokens of a row before those trained on, and most of those."""
+    whole, trained = demand(config, lengths.request).longest
+    return lengths.prompt + whole - trained, trained
+
+
+def sequences(config: TrainConfig, lengths: Lengths) -> list[tuple[int, int, int]]:
+    """Generate calls: requests, samples of each, and most tokens of a sequence."""
+    calls = demand(config, lengths.request).calls
+    if config.evaluation.steps:
+        calls.append(evaluation(config))
+    return [(c.requests, c.samples, lengths.prompt + c.context + c.new) for c in calls]
 
 
 def engine_bytes(footprint: Footprint) -> int:
@@ -147,37 +152,38 @@ def engine_bytes(footprint: Footprint) -> int:
     return 2 if footprint.bf16 else 4
 
 
-def asks(config: TrainConfig) -> bool:
-    """Whether the model is asked to localize."""
-    resets = config.group_plan().resets
-    return config.algorithm == "srpo" and config.localizer == "prompted" and resets > 0
+def handed(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> int:
+    """Bytes of new weights that are on the device on their way to the engine.
 
-
-def questions(config: TrainConfig) -> int:
-    """Most episodes a prompt that a localizer is asked about."""
-    plan = config.group_plan()
-    return (plan.fresh or plan.resets) if plan.choice == "deepest" else plan.resets
-
-
-def sequences(config: TrainConfig, prompt: int) -> list[tuple[int, int, int]]:
-    """Generate calls: requests, samples of each, and most tokens of a sequence.
-
-    Fresh rollouts, localizations, resets, evaluation.
+    Adapters go by way of the CPU. So do weights of several processes, which make them whole one by
+    one; what one process has merged is all on its device.
     """
-    plan, prompts, completion = config.group_plan(), config.prompts_per_step, longest(config)
-    calls = [(prompts, plan.fresh or plan.resets, prompt + completion)]
-    if plan.resets:
-        calls.append((prompts * plan.resets, plan.per_reset, prompt + completion))
-    if asks(config):
-        request = prompt + completion + REQUEST
-        calls.append((prompts * questions(config), 1, request + config.localization.max_tokens))
-    if config.evaluation.steps:
-        calls.append((config.evaluation.problems, config.evaluation.samples, prompt + completion))
-    return calls
+    if sends_adapters(config):
+        return 0
+    divided = hardware.gpus > 1 and hardware.device == "cuda"
+    return footprint.largest if divided else merged_bytes(footprint)
+
+
+def merged_bytes(footprint: Footprint) -> int:
+    """Bytes of the whole model with its adapters merged in, as an engine has it."""
+    return footprint.base * engine_bytes(footprint)
+
+
+def engine_weights(config: TrainConfig, footprint: Footprint, parallel: int = 1) -> int:
+    """Bytes of an engine's weights on each of its devices."""
+    weights = math.ceil(merged_bytes(footprint) / parallel)
+    if sends_adapters(config):  # room for those of every matrix, divided in part at best
+        weights += reserved_rank(config.lora.r) * footprint.edges * engine_bytes(footprint)
+    return weights
+
+
+def sends_adapters(config: TrainConfig) -> bool:
+    """Whether the engine gets adapters alone, not merged weights."""
+    return config.engine == "vllm" and config.vllm.lora
 
 
 def _engine(
-    config: TrainConfig, footprint: Footprint, hardware: Hardware, prompt: int
+    config: TrainConfig, footprint: Footprint, hardware: Hardware, lengths: Lengths
 ) -> tuple[int, int, int, list[str], int]:
     """Weights, cache and buffers of an engine, what is wrong with it, tokens in vLLM's cache."""
     dtype = torch.bfloat16 if footprint.bf16 else torch.float32
@@ -186,14 +192,14 @@ def _engine(
     most = footprint.positions
     if config.engine == "transformers":
         cache = logits = 0
-        for requests, samples, tokens in sequences(config, prompt):
+        for requests, samples, tokens in sequences(config, lengths):
             rows = min(BATCH, math.ceil(requests / hardware.gpus) * samples)
             rows = max(rows, samples)
             # Growing by a token copies a layer's keys and values.
             grown = footprint.cache(min(tokens, most), dtype) * (1 + 1 / footprint.layers)
             cache = max(cache, int(rows * grown))
             logits = max(logits, rows * footprint.vocabulary * (SAMPLING_BYTES + size))
-        return footprint.base * size, cache, logits, [], 0
+        return merged_bytes(footprint), cache, logits, [], 0
 
     problems: list[str] = []
     options = config.vllm
@@ -207,7 +213,7 @@ def _engine(
             f"vllm.tensor_parallel_size: {parallel} does not divide the model's "
             f"{text.num_attention_heads} attention heads"
         )
-    weights = math.ceil(footprint.base * size / parallel)
+    weights = engine_weights(config, footprint, parallel)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     token = math.ceil(footprint.cache(1, dtype) / min(parallel, heads))
     if hardware.device == "cpu":

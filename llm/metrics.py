@@ -18,7 +18,8 @@ def collection_metrics(
     """What was sampled in a step.
 
     `reward` and `completions/*` are over all trained episodes, whose length includes a reset
-    prefix; `fresh/reward` and `reset/reward` tell the two kinds of group apart. `entropy` is the
+    prefix. `fresh/reward` is what the policy does with a prompt: over the first group of each, if
+    those are fresh ones (a second one is drawn of prompts that do not fail). `entropy` is the
     mean surprisal of the sampled tokens, an unbiased estimate of the policy's entropy a token.
     `thoughts/mean` counts the thoughts of an episode: 1 throughout means that no delimiter occurs.
     `reset/position` is the share of the seed's thoughts that a reset kept, `reset/correction_rate`
@@ -40,9 +41,9 @@ def collection_metrics(
         "entropy": float(-surprisals.mean()) if surprisals.size else 0.0,
     }
     resets = [(g, a) for g, a in zip(collection, advantages, strict=True) if g.seed is not None]
-    fresh = [group for group in collection if group.seed is None]
-    if fresh:
-        metrics["fresh/reward"] = _mean_reward([e.ret for g in fresh for e in g.episodes])
+    first = {group.start: group for group in reversed(list(collection))}.values()
+    if all(group.seed is None for group in first):
+        metrics["fresh/reward"] = _mean_reward([e.ret for g in first for e in g.episodes])
     if resets:
         again = [episode for group, _ in resets for episode in group.episodes]
         kept = np.array([group.prefix.length for group, _ in resets])

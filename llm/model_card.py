@@ -25,6 +25,12 @@ METHODS = {
     "wrong one, and continuations from there are compared, beside whole completions",
     "oracle": "Resets to a step that an oracle knows, continuations from there compared, beside "
     "whole completions",
+    "score": "SCoRe (Kumar et al. 2024, arXiv 2409.12917): a second attempt follows each first "
+    "one, and is rewarded for getting better",
+    "critique_grpo": "Critique-GRPO (Zhang et al. 2025, arXiv 2506.03106): answers and refinements "
+    "of them are compared with one another",
+    "spo_tree": "SPO-tree (Guo et al. 2025, arXiv 2505.23564): segments of a tree of completions "
+    "are compared with their siblings",
 }
 
 #: The licence of the models in `SHIPPED`, which is the project's.
@@ -66,8 +72,8 @@ def model_card(
         _header(saved, config, adapter),
         f"# {base_name(saved)}, {config.algorithm} on {config.task}, step {saved.step}",
         f"{'LoRA adapters for' if adapter else 'Made from'} `{base_name(saved)}` by reinforcement "
-        f"learning with verifiable rewards, with credit-resets. {METHODS[config.algorithm]}; see "
-        f"{PAPER}.",
+        f"learning with verifiable rewards, with credit-resets. {METHODS[config.algorithm]}"
+        f"{f'; see {PAPER}' if config.baseline is None else ''}.",
         "## Use",
         _usage(prompt, adapter, loaded),
         "## Training",
@@ -158,12 +164,16 @@ def _usage(prompt: PromptText, adapter: bool, dtype: str) -> str:
 
 def _training(saved: Saved, config: TrainConfig, state: Mapping[str, Any], dtype: str) -> str:
     plan, ledger = config.group_plan(), state["ledger"]
-    resets = f" and {plan.resets} × {plan.per_reset} continuations from resets"
+    rollouts = f"{plan.fresh} whole completions a prompt"
+    if plan.resets:
+        rollouts += f" and {plan.resets} × {plan.per_reset} continuations from resets"
+    if config.baseline is not None:
+        rollouts = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(config.baseline).items())
     which = ", ".join(f"{name}={value}" for name, value in config.task_args.items())
     rows = {
         "algorithm": config.algorithm
         + (f", localizer {config.localizer}" if config.algorithm == "srpo" else ""),
-        "plan": f"{plan.fresh} whole completions a prompt{resets if plan.resets else ''}",
+        "rollouts": rollouts,
         "task": config.task + (f" ({which})" if which else ""),
         "steps": f"{saved.step} of {config.steps}, {config.prompts_per_step} prompts each",
         "weights": (f"LoRA, rank {config.lora.r}" if config.lora.r else "all") + f"; here {dtype}",

@@ -8,7 +8,8 @@ from a data set: they say what order of size to expect and nothing about a metho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 #: The ten whose mean is published, by the name that `--task` takes.
 TEN = (
@@ -25,18 +26,22 @@ TEN = (
 )
 
 
-#: Arguments of a task that leave its test problems as they are.
-HARMLESS = {"verifier_args", "train"}
+#: Arguments of a task, and of its verifier, that change nothing of what is measured.
+HARMLESS, HARMLESS_OF_VERIFIERS = {"verifier_args", "train"}, {"allow_code", "jobs", "workers"}
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published measure: the mean over some tasks, in percent, by method."""
+    """A published measure: the mean over some tasks, in percent, by method.
+
+    `verifier_args` are what makes a verifier of ours measure the same.
+    """
 
     measure: str
     model: str
     tasks: tuple[str, ...]
     percent: dict[str, float]
+    verifier_args: dict[str, Any] = field(default_factory=dict)
 
 
 PUBLISHED = (
@@ -57,20 +62,34 @@ PUBLISHED = (
         "of the paper",
         ("livecodebench_v6_medium",),
         {"base": 7.6, "GRPO": 23.1, "RRPO": 24.5, "SRPO": 29.8},
+        {"reward": "fraction"},
     ),
 )
 
 
-def comparisons(rewards: Mapping[str, float]) -> list[tuple[Published, float]]:
+class Measured(NamedTuple):
+    """A mean reward in [0, 1], and the arguments that the task was given."""
+
+    reward: float
+    task_args: Mapping[str, Any]
+
+    def is_that_of(self, paper: Published) -> bool:
+        """Whether it measures what the paper does: another draw is another benchmark."""
+        own = dict(self.task_args.get("verifier_args", {}))
+        own = {name: value for name, value in own.items() if name not in HARMLESS_OF_VERIFIERS}
+        return self.task_args.keys() <= HARMLESS and own == paper.verifier_args
+
+
+def comparisons(measured: Mapping[str, Measured]) -> list[tuple[Published, float]]:
     """Published measures of which all tasks are here, and the mean of our rewards on them.
 
     Parameters
     ----------
-    rewards : mapping of task to mean reward
-        In [0, 1].
+    measured : mapping of task to Measured
+        On all of its test problems.
     """
     return [
-        (paper, sum(rewards[name] for name in paper.tasks) / len(paper.tasks))
+        (paper, sum(measured[name].reward for name in paper.tasks) / len(paper.tasks))
         for paper in PUBLISHED
-        if all(name in rewards for name in paper.tasks)
+        if all(name in measured and measured[name].is_that_of(paper) for name in paper.tasks)
     ]

@@ -32,6 +32,8 @@ class Records:
         JSON; all that the numbers depend on.
     prompts : sequence of Prompt
         The problems, by number. A record is of a problem with the same id and the same prompt.
+    digests : sequence of str
+        Of the problems with their answers (`llm.tasks.digest`); a record has the same.
     about : mapping
         JSON that goes into the header of a new file and is not compared.
 
@@ -53,9 +55,10 @@ class Records:
         path: Path,
         settings: Mapping[str, Any],
         prompts: Sequence[Prompt],
+        digests: Sequence[str],
         about: Mapping[str, Any],
     ) -> None:
-        self.path, self.prompts = path, prompts
+        self.path, self.prompts, self.digests = path, prompts, digests
         # As JSON gives them back: lists for tuples.
         own = json.loads(json.dumps(settings))
         self.done: dict[int, dict[str, Any]] = {}
@@ -110,7 +113,7 @@ class Records:
         return found
 
     def _check(self, number: int, record: Mapping[str, Any]) -> None:
-        missing = [name for name in ("index", "id", "prompt") if name not in record]
+        missing = [name for name in ("index", "id", "prompt", "problem") if name not in record]
         if missing:
             raise self._damaged(number, f"no {missing[0]}")
         index = record["index"]
@@ -122,6 +125,11 @@ class Records:
                 f"output: {self.path}: line {number} is of problem {record['id']!r}, but number "
                 f"{index} of the task is now {prompt.example.id!r}, or its prompt has changed; "
                 "give another --output"
+            )
+        if record["problem"] != self.digests[index]:
+            raise ValueError(
+                f"output: {self.path}: line {number}: the answer of {record['id']!r}, or the way "
+                "it is judged, has changed since; give another --output"
             )
 
     def _damaged(self, number: int, problem: str) -> ValueError:

@@ -1,7 +1,7 @@
 """How many tokens a training step takes, and about how long.
 
-Tokens have an upper bound, which the plan and the limits give, and an expectation, which rests on
-`TYPICAL`. Time counts the arithmetic of the matrix products alone, 2 operations a parameter and
+Tokens have an upper bound, which `llm.demand` and the limits give, and an expectation, which rests
+on `TYPICAL`. Time counts the arithmetic of the matrix products alone, 2 operations a parameter and
 token forward and 4 backward (Kaplan et al. 2020), at a share of the device's peak.
 """
 
@@ -11,13 +11,9 @@ import math
 from dataclasses import dataclass
 
 from llm.config import TrainConfig
+from llm.demand import TYPICAL, Lengths, demand, evaluation, rounds
 from llm.footprint import Footprint
 from llm.hardware import Hardware
-from llm.memory_plan import asks, longest, questions
-
-#: Length of a completion or a reply, as a share of its limit, and the share of an episode that a
-#: reset keeps. Assumed: which lengths a model writes is not known before it does.
-TYPICAL = 0.5
 
 #: Share of a device's peak that is reached. Sampling reads all weights for each token of a batch;
 #: what limits it is memory, not arithmetic.
@@ -31,7 +27,7 @@ class StepCost:
     Attributes
     ----------
     generated : dict of str to (int, int)
-        fresh, localization, reset.
+        By what is generated: fresh, localization, reset, or what a baseline calls it.
     trained : (int, int)
         Tokens that go through the policy in the update, prompts included.
     evaluation : (int, int)
@@ -59,7 +55,7 @@ class StepCost:
 
 
 def step_cost(
-    config: TrainConfig, footprint: Footprint, hardware: Hardware, prompt: int
+    config: TrainConfig, footprint: Footprint, hardware: Hardware, lengths: Lengths
 ) -> StepCost:
     """What a step costs.
 
@@ -69,27 +65,19 @@ def step_cost(
     footprint : Footprint
         Of its model.
     hardware : Hardware
-    prompt : int
-        Tokens of a prompt.
+    lengths : Lengths
     """
-    plan, prompts, completion = config.group_plan(), config.prompts_per_step, longest(config)
-    fresh = prompts * (plan.fresh or plan.resets) * completion
-    reset = prompts * plan.resets * plan.per_reset * completion
-    asked = prompts * questions(config) * config.localization.max_tokens if asks(config) else 0
-    generated = {
-        "fresh": (int(TYPICAL * fresh), fresh),
-        "localization": (int(TYPICAL * asked), asked),
-        "reset": (int(TYPICAL * (1 - TYPICAL) * reset), reset),
-    }
-    rows = prompts * plan.rollouts
-    trained = (rows * (prompt + int(TYPICAL * completion)), rows * (prompt + completion))
-    tested = config.evaluation.problems * config.evaluation.samples * completion
-    evaluation = (int(TYPICAL * tested), tested) if config.evaluation.steps else (0, 0)
+    usual, most = (_tokens(config, lengths, share) for share in (TYPICAL, 1.0))
+    generated = {name: (usual[0][name], tokens) for name, tokens in most[0].items()}
+    trained = usual[1], most[1]
+    evaluated = (0, 0)
+    if config.evaluation.steps:
+        evaluated = evaluation(config, TYPICAL).tokens, evaluation(config).tokens
 
     # Backward, a frozen weight needs no gradient of its own: 2 operations of the 4.
     passes = 6.0 if footprint.trained == footprint.parameters else 4.0
     passes += 2.0 if config.gradient_checkpointing else 0.0
-    passes += 2.0 if config.loss.beta else 0.0
+    passes += 2.0 if config.needs_reference else 0.0  # of SCoRe, in stage I
     passes *= config.update.num_iterations
     if config.update.num_iterations * config.update.steps_per_generation > 1:
         passes += 2.0  # log-probs before the first step
@@ -99,18 +87,25 @@ def step_cost(
         expected, most = (operations * footprint.parameters * n / speed for n in tokens)
         return expected, most
 
-    pairs = list(generated.values())
-    total = (sum(expected for expected, _ in pairs), sum(most for _, most in pairs))
+    total = sum(usual[0].values()), sum(most[0].values())
     return StepCost(
-        {name: pair for name, pair in generated.items() if pair[1]},
+        generated,
         trained,
-        evaluation,
+        evaluated,
         {
             "generate": seconds(total, 2.0, "generate"),
             "train": seconds(trained, passes, "train"),
-            "evaluation": seconds(evaluation, 2.0, "generate"),
+            "evaluation": seconds(evaluated, 2.0, "generate"),
         },
     )
+
+
+def _tokens(config: TrainConfig, lengths: Lengths, share: float) -> tuple[dict[str, int], int]:
+    """What a step generates, by what it is, and what goes through the policy."""
+    asked, often = demand(config, lengths.request, share), rounds(config, share)
+    generated = {call.name: int(often * call.tokens) for call in asked.calls}
+    rows = asked.rows
+    return generated, sum(r.number * (lengths.prompt + r.context + r.trained) for r in rows)
 
 
 def checkpoint_bytes(footprint: Footprint) -> int:

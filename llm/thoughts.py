@@ -112,6 +112,11 @@ class ThoughtLimits:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ 1")
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of an episode."""
+        return min(self.max_completion_length, self.max_thoughts * self.max_thought_tokens)
+
 
 class ThoughtSimulator:
     """Rolls a language model out, thought by thought; one engine call for all that is asked.
@@ -130,8 +135,10 @@ class ThoughtSimulator:
 
     Attributes
     ----------
-    judged, unjudged : int
-        Episodes given to the verifier, and those of which no verdict could be had.
+    judged : int
+        Episodes given to the verifier, and
+    unjudged : list of (Example, str)
+        those of which no verdict could be had, with the reason; both since the last `verdicts`.
 
     Raises
     ------
@@ -152,8 +159,9 @@ class ThoughtSimulator:
     ) -> None:
         self.engine, self.tokenizer, self.task, self.limits = engine, tokenizer, task, limits
         self.temperature, self.top_p = temperature, top_p
+        self.eos_token_ids = eos_token_ids
         self.stop_token_ids = stop_token_ids(tokenizer, task, eos_token_ids)
-        self.judged = self.unjudged = 0
+        self.judged, self.unjudged = 0, list[tuple[Example, str]]()
         self._may_end: dict[int, bool] = {}
 
     def prompt(self, example: Example) -> Prompt:
@@ -216,8 +224,15 @@ class ThoughtSimulator:
         ]
         verdicts = checked.verify(self.task, examples, texts)
         self.judged += len(verdicts)
-        self.unjudged += sum(bool(verdict.failure) for verdict in verdicts)
+        told = zip(examples, verdicts, strict=True)
+        self.unjudged += [(example, v.failure) for example, v in told if v.failure]
         return verdicts
+
+    def verdicts(self) -> tuple[int, list[tuple[Example, str]]]:
+        """`judged` and `unjudged`, which begin anew."""
+        found = self.judged, self.unjudged
+        self.judged, self.unjudged = 0, []
+        return found
 
     def _episode(self, prefix: Prefix, steps: Steps, reward: float, cost: int) -> Episode:
         return Episode(prefix, steps, float(reward), reward < self.task.success, cost)

@@ -20,29 +20,21 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
 
-from cpi.advantages import group_advantages
-from cpi.collect import Collection, Ledger, collect
-from cpi.plans import ALGORITHMS, World
-from cpi.resets import OracleReset
+from cpi.collect import Ledger
 from llm import checkpoints, sharding, training_state
 from llm.baselines import BASELINES, Baseline
 from llm.batch import Batch
 from llm.config import TrainConfig, differences
 from llm.distributed import first, gather, rank, still_together, world_size
-from llm.dynamic_sampling import sample_with_signal
 from llm.engines import Engine, EngineError, make_engine
 from llm.engines.sharded import ShardedEngine
 from llm.evaluation import evaluate
-from llm.localization import Verdict, WatchedRule, localization_metrics
-from llm.localizers import PromptedLocalizer, checker_rule, make_localizer
-from llm.metrics import collection_metrics
 from llm.metrics_log import MetricsLog
 from llm.models import (
     adapter_state_dict,
@@ -58,22 +50,20 @@ from llm.models import (
 )
 from llm.optimizer import make_optimizer
 from llm.parity import check_parity
-from llm.progress import Reporter, Staged
+from llm.plan_and_rule import PlanAndRule
+from llm.progress import Reporter
 from llm.prompts import prompt_indices
-from llm.readout import ExactOracle, Readout, read_out
+from llm.readout import Readout, read_out
 from llm.rehearsal import Rehearsal
-from llm.rollouts import step_records, write_rollouts
-from llm.rows import MicroBatch, make_rows
+from llm.rollouts import write_rollouts
+from llm.rows import MicroBatch
+from llm.run_checks import check_lengths, check_task
+from llm.streams import COLLECT, EVALUATE, UPDATE, stream
 from llm.tasks import Split, checked, make_task
+from llm.tasks.digest import digest
 from llm.thoughts import Prompt, ThoughtSimulator
 from llm.update import TrainingError, Updater
 from llm.verdicts import shared_verdicts
-
-#: What keys a random stream besides seed and step.
-COLLECT, LOCALIZE, UPDATE, EVALUATE, REPLACE = range(5)
-
-#: Steps without a delimiter after which a run says so.
-UNDIVIDED = 3
 
 
 class Trainer:
@@ -97,7 +87,8 @@ class Trainer:
         self.reporter = reporter or Reporter(config.steps)
         self.task = make_task(config.task, **config.task_args)
         self.examples = {split: checked.examples(self.task, split) for split in get_args(Split)}
-        self._check_task()
+        check_task(config, self.task, self.examples)
+        self.problems = digest(self.task, self.examples["train"])
         model = locate(config.model)
         self.tokenizer = load_tokenizer(model)
         device = default_device()
@@ -133,7 +124,6 @@ class Trainer:
         )
         self.step = self._recorded = 0
         self.stop_asked = False
-        self.undivided = 0  # steps so far without a delimiter; -1 once there was one
         self.ledger = Ledger()
         self.num_tokens = 0
         if resume is not None:
@@ -162,8 +152,14 @@ class Trainer:
             self.train_prompts = [self.simulator.prompt(e) for e in self.examples["train"]]
             test = self.examples["test"][: config.evaluation.problems]
             self.test_prompts = [self.simulator.prompt(e) for e in test]
-            self._check_lengths()
+            most = config.sampling.max_completion_length
+            check_lengths(
+                [*self.train_prompts, *self.test_prompts], most, self.engine.max_model_len
+            )
             self.baseline = self._baseline()
+            self.plan_and_rule = PlanAndRule(
+                self.simulator, self.task, config, self.train_prompts, self.read_out, self.reporter
+            )
             for note in self.task.notes():
                 self.reporter.message(note)
             if config.sampling.top_p < 1:
@@ -235,7 +231,7 @@ class Trainer:
         trained *= config.update.num_iterations
         try:
             with self.reporter.stage("train", trained) as stage:
-                metrics.update(self.update(rows, self._rng(step, UPDATE), stage.advance))
+                metrics.update(self.update(rows, stream(config.seed, step, UPDATE), stage.advance))
         except TrainingError as error:
             path = self.folder / f"diagnosis-step-{step:06}.json"
             if rank() == 0:
@@ -245,8 +241,6 @@ class Trainer:
         self.step = step
         self.ledger = self.ledger + batch.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
-        if self.baseline is None:
-            self._watch_thoughts(metrics["thoughts/mean"])
         failure = None
         try:
             self.engine.wake()
@@ -268,72 +262,12 @@ class Trainer:
 
     def batch(self, step: int) -> Batch:
         """What a step trains on: a function of (seed, step) and of the engine's weights."""
-        config, problems = self.config, len(self.train_prompts)
-        chosen = prompt_indices(config.seed, step, config.prompts_per_step, problems)
-        if self.baseline is not None:
-            prompts = [self.train_prompts[i] for i in chosen]
-            return self.baseline.batch(step, prompts, self._rng(step, COLLECT))
-        collection, verdicts, told = self.collect(step, chosen)
-        advantages = group_advantages([g.returns for g in collection], config.scale_rewards)
-        truncated = config.update.mask_truncated_completions
-        rows = make_rows(collection, advantages, mask_truncated_completions=truncated)
-        metrics = collection_metrics(collection, advantages, rows)
-        metrics.update(localization_metrics(verdicts, collection))
-        records = partial(
-            step_records,
-            step,
-            collection,
-            advantages,
-            config.group_plan(),
-            rule=config.algorithm + (f" {config.localizer}" if config.algorithm == "srpo" else ""),
-            verdicts=verdicts,
-            mask_truncated_completions=truncated,
-        )
-        return Batch(rows, metrics | told, collection.ledger, records)
-
-    def collect(
-        self, step: int, chosen: Sequence[int]
-    ) -> tuple[Collection, list[Verdict], dict[str, float]]:
-        """Groups for the problems of a step, what the rule said, and metrics of how it went."""
-        config, rng = self.config, self._rng(step, COLLECT)
-        localizer = PromptedLocalizer(
-            self.engine,
-            self.tokenizer,
-            self.task,
-            self._rng(step, LOCALIZE),
-            config.localization.temperature,
-            config.localization.max_tokens,
-            self.eos,
-        )
-        verdicts: list[Verdict] = []
-
-        def groups(problems: Sequence[int]) -> Collection:
-            prompts = [self.train_prompts[i] for i in problems]
-            named = make_localizer(config.localizer, localizer, self.task)
-            inner = ALGORITHMS[config.algorithm].rule(World(self._oracle(prompts), named))
-            rule = WatchedRule(inner, self.task, self.reporter)
-            simulator = Staged(self.simulator, self.reporter, "generate", "reset")
-            found = collect(simulator, prompts, config.group_plan(), rule, rng)
-            verdicts.extend(rule.verdicts)
-            return found
-
-        collection, told = sample_with_signal(
-            groups,
-            chosen,
-            len(self.train_prompts),
-            config.dynamic_sampling,
-            self._rng(step, REPLACE),
-        )
-        if localizer.asked:
-            told["localize/parse_failure_rate"] = localizer.failed / localizer.asked
-        return collection, verdicts, told
-
-    def _oracle(self, prompts: Sequence[Prompt]) -> OracleReset | None:
-        """What resets to the right place: the task's checker, or exact values on chains."""
-        mask, tau = self.config.oracle.mask, self.config.oracle.tau
-        if self.config.algorithm != "oracle" or mask == "first_error":
-            return checker_rule(self.task)
-        return OracleReset(ExactOracle(self.task, self.read_out(prompts), prompts), mask, tau)
+        config = self.config
+        chosen = prompt_indices(config.seed, step, config.prompts_per_step, len(self.train_prompts))
+        if self.baseline is None:
+            return self.plan_and_rule.batch(step, chosen)
+        prompts = [self.train_prompts[i] for i in chosen]
+        return self.baseline.batch(step, prompts, stream(config.seed, step, COLLECT))
 
     def read_out(self, prompts: Sequence[Prompt]) -> Readout:
         """The policy's exact values on chain reasoning."""
@@ -365,7 +299,7 @@ class Trainer:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """pass@1 and pass@k on held-out problems, with the same random numbers every time."""
-        rng = self._rng(0, EVALUATE)
+        rng = stream(self.config.seed, 0, EVALUATE)
         metrics = evaluate(self.simulator, self.test_prompts, self.config.evaluation.samples, rng)
         return {**metrics, "eval/verifier/failure_rate": self._failure_rate()}
 
@@ -386,9 +320,9 @@ class Trainer:
             "optimizer": optimizer_state,
             "scheduler": self.scheduler.state_dict(),
             "rng": rng_state,
-            "data_cursor": self.step * self.config.prompts_per_step,
             "ledger": self.ledger.to_json(),
             "num_tokens": self.num_tokens,
+            "problems": self.problems,
         }
         folder, keep = self.folder / "checkpoints", self.config.save_total_limit
         return first(lambda: checkpoints.save(folder, self.step, tensors, state, keep=keep))
@@ -407,6 +341,11 @@ class Trainer:
                 f"resume: {path} was made with other settings ({'; '.join(changed[:3])}"
                 f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}); give the same "
                 "ones, or another --output for a new run"
+            )
+        if checkpoint.state["problems"] != self.problems:
+            raise ValueError(
+                f"task: the training problems of {self.task} are not those that {path} was trained "
+                "on: their data have changed; put them back, or give another --output"
             )
         load_trainable(self.policy, checkpoint.tensors["model"])
         names = list(trainable(self.policy))
@@ -427,44 +366,10 @@ class Trainer:
 
     # ------------------------------------------------------------------ helpers
 
-    def _rng(self, step: int, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed, step, stream])
-
     def _failure_rate(self) -> float:
         """Share of episodes since the last call that the verifier could not judge."""
-        simulator = self.simulator
-        rate = simulator.unjudged / simulator.judged if simulator.judged else 0.0
-        simulator.judged = simulator.unjudged = 0
-        return rate
-
-    def _watch_thoughts(self, mean: float) -> None:
-        """Say once that no episode of the first steps has a second thought."""
-        self.undivided = self.undivided + 1 if mean <= 1 and self.undivided >= 0 else -1
-        if self.undivided == UNDIVIDED and self.config.group_plan().resets:
-            self.reporter.message(
-                f"warning: in {UNDIVIDED} steps no completion had the delimiter "
-                f"{self.task.delimiter!r}: with one thought each, {self.config.algorithm} resets "
-                "to the prompt, which is GRPO for more tokens. Ask for it in the prompt, or name "
-                "another (--task_args.delimiter for a data set)"
-            )
-
-    def _check_task(self) -> None:
-        """Refuse what the task cannot do, before a model is loaded."""
-        config, name = self.config, str(self.task)
-        if config.algorithm == "oracle" and not self.task.has_checker:
-            raise ValueError(
-                f"algorithm: oracle needs a step checker, and {name} has none; use rrpo or srpo"
-            )
-        if config.algorithm == "srpo" and config.localizer != "prompted":
-            nobody: Any = None  # only "prompted" needs one
-            make_localizer(config.localizer, nobody, self.task)
-        if not self.examples["train"]:
-            raise ValueError(f"task: {name} has no training problems")
-        if config.evaluation.steps and not self.examples["test"]:
-            raise ValueError(
-                f"evaluation.steps: {config.evaluation.steps}, but {name} has no test problems; "
-                "give it some, or set evaluation.steps to 0"
-            )
+        judged, unjudged = self.simulator.verdicts()
+        return len(unjudged) / judged if judged else 0.0
 
     def _baseline(self) -> Baseline | None:
         if self.config.algorithm not in BASELINES:
@@ -478,19 +383,6 @@ class Trainer:
         if not options.file or not options.weight:
             return None
         return Rehearsal(options, self.tokenizer, self.policy.config.max_position_embeddings)
-
-    def _check_lengths(self) -> None:
-        """Refuse prompts that leave no room for a completion, before anything is sampled."""
-        most = self.config.sampling.max_completion_length
-        for prompt in (*self.train_prompts, *self.test_prompts):
-            if not prompt.ids:
-                raise ValueError(f"task: the prompt of {prompt.example.id!r} has no token")
-            if len(prompt.ids) + most > self.engine.max_model_len:
-                raise ValueError(
-                    f"sampling.max_completion_length: {most} and the {len(prompt.ids)} tokens of "
-                    f"prompt {prompt.example.id!r} are more than the model's "
-                    f"{self.engine.max_model_len}; lower it or drop the prompt"
-                )
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from llm import evaluate, train
 from llm.arms import ARMS, REGIMES, predicted
+from llm.command_line import preset_names
 from llm.compare import CompareConfig
-from llm.compare_report import (
-    Records,
-    area,
-    interval,
-    localized,
-    read_record,
-    read_records,
-    tokens_to,
-)
+from llm.compare_report import Records, area, localized, read_record, read_records, tokens_to
+from llm.intervals import interval
+from llm.tasks.declaration import Declaration
 
 README = Path(__file__).parents[1] / "README.md"
+
+#: Options of other commands.
+ELSEWHERE = {"--html", "--dry-run", "--require-vllm", "--nproc_per_node", "--tune", "--quick"}
 
 #: What is tried to keep a prompted localizer's skill has a table of its own.
 REMEDIES = ("srpo-surprisal", "srpo-prompted", *(arm for arm in ARMS if arm.count("-") == 2))
@@ -120,3 +123,28 @@ def test_the_tables_of_the_comparison() -> None:
     lines = README.read_text().splitlines()
     for line in comparison() + remedies():
         assert line in lines
+
+
+def test_options_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    text = README.read_text()
+    named = set(re.findall(r"--[a-z][\w.-]*[\w]", text[text.index("| option |") :]))
+    commands = text[text.index("## Train your own") : text.index("| option |")]
+    named |= set(re.findall(r"llm\.train .*?(--[a-z][\w.-]*\w)", commands))
+    known = ""
+    for main in (train.main, evaluate.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        known += capsys.readouterr().out
+    keys = [*(field.name for field in dataclasses.fields(Declaration)), "KEY"]
+    named = {re.sub(r"(verifier_args)\..*", r"\1", flag) for flag in named}
+    known += "".join(f" --task_args.{key} " for key in keys)
+    missing = {flag for flag in named if not re.search(rf"{re.escape(flag)}\b", known)}
+    assert named > {"--lora.r", "--algorithm"} and missing <= ELSEWHERE
+
+
+def test_presets_of_the_readme_exist() -> None:
+    text = README.read_text()
+    (pattern,) = re.findall(r"`(\{olmo3.*?\})`", text, re.S)
+    choices = [part.split(",") for part in re.findall(r"\{(.*?)\}", "".join(pattern.split()))]
+    named = {"-".join(parts) for parts in itertools.product(*choices)}
+    assert named | {"chain", "qwen2.5-1.5b-gsm8k-srpo"} == set(preset_names())

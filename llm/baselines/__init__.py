@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
 
 class Baseline(Protocol):
-    """What makes batches."""
+    """What makes batches.
+
+    Attributes
+    ----------
+    request : str
+        The words that ask for a second attempt, the longest if there are several; "" for none.
+    """
+
+    request: str
 
     def __init__(
         self, simulator: ThoughtSimulator, config: TrainConfig, reporter: Reporter

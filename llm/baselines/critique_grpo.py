@@ -61,6 +61,8 @@ class CritiqueGRPO:
     reporter : Reporter
     """
 
+    request = REQUEST.format(verdict="incorrect")
+
     def __init__(
         self, simulator: ThoughtSimulator, config: TrainConfig, reporter: Reporter
     ) -> None:
@@ -68,7 +70,8 @@ class CritiqueGRPO:
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that leave no room for an answer and its refinement."""
-        check_room(self.simulator, prompts, REQUEST)
+        if self.config.critique_grpo.turns > 1:
+            check_room(self.simulator, prompts, self.request)
 
     def batch(self, step: int, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """What a step trains on."""

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llm.demand import Call, Demand, Rows
+
+if TYPE_CHECKING:
+    from llm.thoughts import ThoughtLimits
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,18 @@ class ScoreOptions:
     def rollouts(self) -> int:
         """Episodes trained on per prompt."""
         return 2 * self.attempts
+
+    @property
+    def turns(self) -> int:
+        """Completions in a conversation."""
+        return 2
+
+    def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
+        """What a prompt asks for; see `llm.demand.demand`."""
+        length = int(share * limits.longest)
+        first = Call("first attempt", 1, self.attempts, 0, length)
+        second = Call("second attempt", self.attempts, 1, length + request, length)
+        return Demand([first, second], [first.rows, second.rows])
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,21 @@ class CritiqueGRPOOptions:
         """Episodes trained on per prompt."""
         return self.answers + self.refinements
 
+    @property
+    def turns(self) -> int:
+        """Completions in a conversation: an answer, and its refinement."""
+        return 2 if self.refinements else 1
+
+    def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
+        """What a prompt asks for; see `llm.demand.demand`."""
+        length = int(share * limits.longest)
+        answers = Call("answer", 1, self.answers, 0, length)
+        if not self.refinements:
+            return Demand([answers], [answers.rows])
+        refined = Call("refinement", self.answers, 1, length + request, length)
+        # Every answer is refined, few refinements are trained on, and that without the answer.
+        return Demand([answers, refined], [answers.rows, Rows(self.refinements, 0, length)])
+
 
 @dataclass(frozen=True)
 class SPOTreeOptions:
@@ -103,6 +136,23 @@ class SPOTreeOptions:
     def rollouts(self) -> int:
         """Segments trained on per prompt, at least."""
         return self.branches[0]
+
+    @property
+    def turns(self) -> int:
+        """Completions in a conversation."""
+        return 1
+
+    def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
+        """What a prompt asks for; see `llm.demand.demand`."""
+        length, nodes, calls = int(share * limits.max_completion_length), 1, list[Call]()
+        for level, branches in enumerate(self.branches):
+            before = level * self.segment_tokens
+            left = max(0, length - before)
+            new = left if level == len(self.branches) - 1 else min(self.segment_tokens, left)
+            nodes *= left > 0  # else all have stopped
+            calls.append(Call(f"level {level + 1}", nodes, branches, before, new))
+            nodes *= branches
+        return Demand(calls, [call.rows for call in calls])
 
 
 def _at_least(name: str, options: object, **least: int) -> None:

@@ -54,6 +54,8 @@ class Score:
     reporter : Reporter
     """
 
+    request = REQUEST
+
     def __init__(
         self, simulator: ThoughtSimulator, config: TrainConfig, reporter: Reporter
     ) -> None:
@@ -61,7 +63,13 @@ class Score:
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that leave no room for two attempts."""
-        check_room(self.simulator, prompts, REQUEST)
+        check_room(self.simulator, prompts, self.request)
+        stage1, steps = self.config.score.stage1_steps, self.config.steps
+        if stage1 >= steps:
+            self.reporter.message(
+                f"warning: score.stage1_steps = {stage1} of {steps} steps leave none for stage II, "
+                "which trains first attempts too; half of them is usual"
+            )
 
     def batch(self, step: int, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """What a step trains on."""

@@ -83,6 +83,8 @@ class SPOTree:
     reporter : Reporter
     """
 
+    request = ""
+
     def __init__(
         self, simulator: ThoughtSimulator, config: TrainConfig, reporter: Reporter
     ) -> None:

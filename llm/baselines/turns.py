@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cpi.episodes import Episode
-from llm.tasks import checked
+from llm.tasks import Example, Task, checked
 from llm.tasks.task import PromptText
 from llm.thoughts import Prompt, ThoughtSimulator, token_ids
 
@@ -32,7 +32,7 @@ def next_turn(simulator: ThoughtSimulator, attempt: Episode, request: str) -> Pr
     """
     start: Prompt = attempt.origin.start
     said = token_ids(attempt.steps)
-    bridge = _bridge(simulator, start, request)
+    bridge = _bridge(simulator.tokenizer, simulator.task, start.example, request)
     # The template ends the attempt with a token that the model has most likely sampled itself.
     if said and bridge[:1] == said[-1:] and said[-1] in simulator.stop_token_ids:
         bridge = bridge[1:]
@@ -46,28 +46,54 @@ def shown(simulator: ThoughtSimulator, turn: Prompt) -> Prompt:
 
 
 def check_room(simulator: ThoughtSimulator, prompts: Sequence[Prompt], request: str) -> None:
+    """`check_two_attempts` for the tokenizer, the task and the limits of a simulator."""
+    most, room = simulator.limits.max_completion_length, simulator.engine.max_model_len
+    check_two_attempts(simulator.tokenizer, simulator.task, prompts, request, most, room)
+
+
+def check_two_attempts(
+    tokenizer: Any, task: Task, prompts: Sequence[Prompt], request: str, most: int, room: int
+) -> int:
     """Refuse prompts after which two attempts and the request do not fit, before any is sampled.
+
+    Parameters
+    ----------
+    tokenizer : Transformers tokenizer
+    task : Task
+    prompts : sequence of Prompt
+    request : str
+        As in `next_turn`.
+    most : int
+        Tokens of an attempt.
+    room : int
+        Tokens that the model takes.
+
+    Returns
+    -------
+    int
+        Most tokens of a request.
 
     Raises
     ------
     ValueError
-        If one is too long, or the chat template cannot show an assistant's turn.
+        If a prompt is too long, or the chat template cannot show an assistant's turn.
     """
-    most, room = simulator.limits.max_completion_length, simulator.engine.max_model_len
+    longest = 0
     for prompt in prompts:
-        asked = len(_bridge(simulator, prompt, request))
+        asked = len(_bridge(tokenizer, task, prompt.example, request))
+        longest = max(longest, asked)
         if len(prompt.ids) + asked + 2 * most > room:
             raise ValueError(
                 f"sampling.max_completion_length: two attempts of {most} tokens, the "
                 f"{len(prompt.ids)} of prompt {prompt.example.id!r} and {asked} that ask for the "
                 f"second are more than the model's {room}; lower it or drop the prompt"
             )
+    return longest
 
 
-def _bridge(simulator: ThoughtSimulator, prompt: Prompt, request: str) -> list[int]:
+def _bridge(tokenizer: Any, task: Task, example: Example, request: str) -> list[int]:
     """The tokens between an attempt and the next."""
-    tokenizer, example = simulator.tokenizer, prompt.example
-    text = checked.follow_up(simulator.task, example, request)
+    text = checked.follow_up(task, example, request)
     if text is None:
         chats = not isinstance(example.prompt, str)
         text = _rendered(tokenizer, example.prompt, request) if chats else f"\n\n{request}\n\n"

@@ -65,7 +65,8 @@ class VLLMEngine:
     separate_process : bool
         Run the engine in a process of its own. Weights then travel through a temporary folder, in
         `TMPDIR`. A script that makes such an engine needs the `if __name__ == "__main__"` guard.
-        Implied where several processes train together: each has an engine of its own.
+        Implied where several processes train together: each has an engine of its own. Needed for
+        architectures that vLLM runs by the classes of Transformers, such as OLMo's: it alters them.
     first_device : int, optional
         The engine has GPUs of its own from this one on, as many as it needs; under torchrun, those
         of further processes follow. Weights travel by NCCL, and the engine never sleeps. By default
@@ -257,6 +258,11 @@ class VLLMEngine:
 
         self._sleeps = self._shares_device and current_platform.is_sleep_mode_available()
         try:
+            if not self._separate and _by_transformers(options["model"]):
+                raise ValueError(
+                    "it runs this architecture by a class of Transformers, which it alters for the "
+                    "whole process; set vllm.separate_process true"
+                )
             with starting():
                 return LLM(
                     **options,
@@ -340,6 +346,18 @@ class VLLMEngine:
         self._printed.keep()
         self.close()
         raise EngineError(f"{message}; start a new engine{hint}") from error
+
+
+def _by_transformers(model: str) -> bool:
+    """Whether vLLM has no implementation of its own of the model's architecture."""
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+
+    models = ModelRegistry.models
+    return any(
+        name not in models or getattr(models[name], "module_name", "").endswith(".transformers")
+        for name in AutoConfig.from_pretrained(model).architectures or ()
+    )
 
 
 def _meta_state(model: str | Path) -> dict[str, torch.Tensor]:

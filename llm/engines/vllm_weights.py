@@ -46,12 +46,10 @@ class Adapters:
     """
 
     def __init__(self, config: Any) -> None:
-        if config.r > RANKS[-1]:
-            raise ValueError(f"lora.r: {config.r} is more than vLLM's {RANKS[-1]}; unset vllm.lora")
         self.config, self.request = config, None
         self.options = {
             "enable_lora": True,
-            "max_lora_rank": next(rank for rank in RANKS if rank >= config.r),
+            "max_lora_rank": reserved_rank(config.r),
         }
 
     def __call__(self, llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
@@ -139,6 +137,19 @@ class _Client:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.llm.finish_weight_update(weight_version)
+
+
+def reserved_rank(r: int) -> int:
+    """The rank that vLLM reserves room for, where adapters have rank `r`.
+
+    Raises
+    ------
+    ValueError
+        If that is more than it can.
+    """
+    if r > RANKS[-1]:
+        raise ValueError(f"lora.r: {r} is more than vLLM's {RANKS[-1]}; unset vllm.lora")
+    return next(rank for rank in RANKS if rank >= r)
 
 
 def _save(state_dict: Mapping[str, torch.Tensor], file: Path) -> None:

@@ -7,7 +7,9 @@ import csv
 import glob
 import gzip
 import io
+import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,9 @@ from llm.tasks.declaration import Declaration
 
 #: Loaders of `datasets` by the ending of a local file.
 FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "parquet": "parquet"}
+
+#: What may be a whole number of more than 53 bits.
+_LONG = re.compile(rb"\d{16}")
 
 
 class Source(NamedTuple):
@@ -92,10 +97,12 @@ def _local(path: Path, name: str = "") -> Source:
             file = glob.escape(str(path.resolve()))
             rows = load_dataset(kind, data_files=file, split="train", **options)
         except Exception as error:
-            if "corresponds to no data" in str(error):
+            if "corresponds to no data" in str(error) or _is_empty(path):
                 raise ValueError(f"task: {name or path} has no rows") from error
             place = (kind == "json" and _bad_line(path)) or f": {_cause(error)}"
             raise ValueError(f"task: {name or path} cannot be read as {kind}{place}") from error
+    if kind == "json":
+        _check_integers(path, name, rows)
     return Source(name or str(path), path.name.partition(".")[0], rows)
 
 
@@ -111,6 +118,63 @@ def _as_text(path: Path) -> dict[str, Any]:
 
 def _opened(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _check_integers(path: Path, name: str, rows: Any) -> None:
+    """Refuse whole numbers that a reader of JSON has changed.
+
+    Arrow makes a column of floating-point numbers where one has more than 64 bits; of a list, which
+    is read by another reader, some become other whole numbers.
+    """
+    for row, exact in _long_numbers(path, str(rows.data.schema)):
+        try:
+            changed = _changed(exact, rows[row])
+        except (ValueError, IndexError):  # no text, or a row of several lines
+            continue
+        if changed is not None:
+            raise ValueError(
+                f"task: {name or path}, row {row + 1}: {changed} has more digits than a number of "
+                f'its column keeps; write the numbers of that field as text, "{changed}"'
+            )
+
+
+def _long_numbers(path: Path, schema: str) -> Iterator[tuple[int, Any]]:
+    """Rows that may have such numbers, as Python reads them."""
+    with _opened(path) as file:
+        lines = filter(bytes.strip, file)
+        first = next(lines, b"")
+        if first.lstrip().startswith(b"["):
+            content = b"".join([first, *lines])
+            if _LONG.search(content):
+                with contextlib.suppress(ValueError):
+                    yield from enumerate(json.loads(content))
+        elif "double" in schema:
+            for row, line in enumerate(itertools.chain([first], lines)):
+                if _LONG.search(line):
+                    with contextlib.suppress(ValueError):
+                        yield row, json.loads(line)
+
+
+def _changed(exact: Any, read: Any) -> int | None:
+    """A whole number that is another one, or a floating-point one too large to tell it apart."""
+    if isinstance(exact, dict) and isinstance(read, dict):
+        pairs = [(value, read.get(key)) for key, value in exact.items()]
+    elif isinstance(exact, list) and isinstance(read, list):
+        pairs = list(zip(exact, read, strict=False))
+    elif isinstance(exact, int) and isinstance(read, int | float):
+        rounded = isinstance(read, float) and abs(exact) > 2**53
+        return exact if rounded or read != exact else None
+    else:
+        return None
+    return next((found for pair in pairs if (found := _changed(*pair)) is not None), None)
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        with _opened(path) as file:
+            return not file.read(1)
+    except (OSError, EOFError):
+        return False
 
 
 def _bad_line(path: Path) -> str:

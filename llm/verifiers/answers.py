@@ -19,15 +19,23 @@ from typing import Any
 from llm.verifiers.boxed import has_box, last_boxed
 from llm.verifiers.verifier import Verdict
 
-# "the answer is", "Answer:", "correct option is therefore"; what opens the answer follows.
-_STATES = (
-    r"\b(?i:(?:answer|option|choice|verdict)\b[*_]*(?:\s+(?:is|would\s+be|must\s+be|should\s+be)\b"
-    r"|\s*[:=])|answer\b(?=\s*[*_]*\s*\n))[*_]*"
-    r"(?:\s*(?i:therefore|thus|hence|clearly|indeed|simply|probably|definitely|option|choice"
-    r"|letter)\b[,:]?|\s*:)*\s*"
-)
+# Blanks and marks are matched possessively, words in between at most so often: what a model wrote
+# is read in time that grows with its length alone.
+_OPENS = r"""(?:[\s*_$(\[{"'`“‘]|\\[(\[]|\\(?:text|textbf|mathrm|mathbf|boxed|fbox)(?=\s?\{))"""
+_CLOSES = r"""(?:[)\]}*_$"'`”’]|\\[)\]])*+"""
+_BOX = r"\\(?:boxed|fbox)\s*+\{"
 _GO_ON = r"(?:because|since|as|for|or|and)\b"  # after a letter that is not a word
-_MARKS = r"(?:[\s*_$(\[{]|\\(?:text|textbf|mathrm|mathbf|boxed|fbox)(?=\s?\{)){0,12}"
+_STATED = r"answer|verdict|(?:correct|right|best|final|my|answer)\s++(?:option|choice)"
+
+
+def _states(what: str) -> str:
+    """A pattern of "the answer is", "Answer:", "correct option is therefore": up to the answer."""
+    return (
+        rf"\b(?i:(?:{what})\b[*_]*+(?:\s++(?:is|would\s+be|must\s+be|should\s+be)\b|\s*+[:=])"
+        r"|answer\b(?=[^\S\n]*+[*_]*+[^\S\n]*+\n))[*_]*+"
+        r"(?:\s*+(?:(?i:therefore|thus|hence|clearly|indeed|simply|probably|definitely|option|choice"
+        rf"|letter)\b[,:]?|:)){{0,6}}+\s*+"
+    )
 
 
 class AnswerVerifier:
@@ -61,8 +69,8 @@ class Choice(AnswerVerifier):
 
     Letters are capitals. Explicit statements may go on: "Answer: (B) Paris", `\boxed{B. Paris}`;
     but "A" and "I" before a small letter are words ("the answer is I think …"). A letter in bold
-    counts if there is no explicit statement, and then a letter that is all of the last line, or
-    begins it as "B) …" or "(B) …".
+    counts if there is no explicit statement, then a letter that is all of the last line, or begins
+    it as "B) …" or "(B) …", and then "Option: B" or "the choice is B", which may be about any.
 
     Parameters
     ----------
@@ -81,11 +89,13 @@ class Choice(AnswerVerifier):
                 f"choice: letters={letters!r}: give different capital letters, such as ABCD"
             )
         self.letters = letters
-        letter = rf"(?P<letter>[{letters}])(?![\w'’]|-\w)(?!(?<=[AI])\s(?!{_GO_ON})[a-z])"
-        other = rf"(?P<other>\s*(?:,|/|&|,?\s*\b(?:or|and)\b)\s*[*_$(\[]*[{letters}](?![\w'’]))?"
-        self._explicit = re.compile(
-            rf"(?:{_STATES}|\\(?:boxed|fbox)\s*\{{){_MARKS}{letter}[)\]}}*_$]*{other}"
-        )
+        ends, no_word = r"(?!\w|['’-]\w)", rf"(?!(?<=[AI])\s(?!{_GO_ON})[a-z])"
+        letter = rf"(?P<letter>[{letters}]){ends}{no_word}"
+        second = rf"\s*+{_OPENS}{{0,12}}+[{letters}]{ends}"
+        other = rf"(?P<other>\s*+(?:,?+\s*+(?:\b(?:or|and)\b|[/&]){second}|,{second}{no_word}))?"
+        stated = rf"{_OPENS}{{0,12}}+{letter}{_CLOSES}{other}"
+        self._explicit = re.compile(rf"(?:{_states(_STATED)}|{_BOX}){stated}")
+        self._bare = re.compile(rf"{_states('option|choice')}{stated}")
         self._bold = re.compile(rf"\*\*\(?{letter}[).:]?(?:\*\*|\s[^*\n]*\*\*)")
         self._line = re.compile(
             rf"\s*(?:\({letter}\).*|{letter.replace('letter', 'open')}(?:\).*|[.:]?\s*))"
@@ -106,15 +116,17 @@ class Choice(AnswerVerifier):
 
     def stated(self, completion: str) -> str | None:
         """The letter, "" for two at once."""
-        found = last_match(self._explicit, completion)
-        if found is not None:
-            return "" if found["other"] else found["letter"]
-        found = last_match(self._bold, completion)
-        if found is not None:
-            return found["letter"]
         lines = completion.strip().splitlines()
-        found = self._line.fullmatch(lines[-1]) if lines else None
-        return (found["letter"] or found["open"]) if found else None
+        found = (
+            last_match(self._explicit, completion)
+            or last_match(self._bold, completion)
+            or (self._line.fullmatch(lines[-1]) if lines else None)
+            or last_match(self._bare, completion)
+        )
+        if found is None:
+            return None
+        groups = found.groupdict()
+        return "" if groups.get("other") else groups["letter"] or groups["open"]
 
     def right(self, answer: Any, stated: str) -> bool:
         """Whether it is the letter."""
@@ -131,10 +143,10 @@ class YesNo(AnswerVerifier):
     with one of the words and a mark of punctuation, or is the word alone: "No, it is not."
     """
 
-    _word = r"(?P<word>(?i:yes|no|true|false))(?![\w'’-])"
+    _word = r"(?P<word>(?i:yes|no|true|false))(?!\w|['’-]\w)"
     _explicit = re.compile(
-        rf"(?:{_STATES}|\\(?:boxed|fbox)\s*\{{){_MARKS}{_word}[)\]}}*_$]*"
-        r"(?P<other>\s*(?:,|/|&|\bor\b|\band\b)\s*[*_$]*(?i:yes|no|true|false)\b)?"
+        rf"(?:{_states('answer|verdict|option|choice')}|{_BOX}){_OPENS}{{0,12}}+{_word}{_CLOSES}"
+        rf"(?P<other>\s*+(?:,|/|&|\bor\b|\band\b){_OPENS}{{0,12}}+(?i:yes|no|true|false)\b)?"
     )
     _bold = re.compile(rf"\*\*\s*{_word}[.,:!]?\s*\*\*")
     _line = re.compile(rf"(?m)^[ \t]*{_word}[ \t]*(?:[.,:;!—–-]|$)")
@@ -180,7 +192,7 @@ class Exact(AnswerVerifier):
     """
 
     _rest = re.compile(
-        r"\b(?i:answer)\b[*_]*(?:\s+(?i:is)\b\s*:?|\s*:)[*_]*[ \t]*(?P<rest>\S[^\n]*)"
+        r"\b(?i:answer)\b[*_]*+(?:\s++(?i:is)\b\s*+:?|\s*+:)[*_]*[ \t]*+(?P<rest>\S[^\n]*+)"
     )
     _text = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 

@@ -11,35 +11,46 @@ from llm.verifiers.boxed import last_boxed
 
 _DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)|\d+)(?:\.\d*(?!\d))?|\.\d+"
 _SIGNED = rf"[-+−]?\s?(?:\\?\$|[£€¥])?\s?(?:{_DIGITS})(?:[eE][-+]?\d+\b)?"
+_FRAC = r"\\[dt]?frac\s*\{?[-−]?\d+\}?\s*\{?\d+\}?"
 _NUMBER = re.compile(
-    rf"[-+−]?\s?\\[dt]?frac\s*\{{?[-−]?\d+\}}?\s*\{{?\d+\}}?|(?<![\w.])(?:{_SIGNED})(?:/\d+)?"
+    rf"[-+−]?\s?{_FRAC}|(?<![\w.])[-+−]?\s?\d++(?:\s?{_FRAC}|\s[1-9]\d*+/\d+)"  # 1 1/2
+    rf"|(?<![\w.])(?:{_SIGNED})(?:/\d+)?"
 )
 # A number near the beginning that is not the first of a calculation, "is 3 + 4 = 7".
 _FIRST = re.compile(
     rf"[^\d\n.\\$+−-]{{0,40}}(?P<number>{_NUMBER.pattern})(?!\s*(?:[+*/=×·÷^−]|-\s?\d)|\.?\d)"
 )
-_FRACTION = re.compile(r"([-+]?)\\[dt]?frac(?:\{([-]?\d+)\}|(\d))(?:\{([-]?\d+)\}|(\d))")
+_FRACTION = re.compile(
+    r"([-+]?)(\d*) ?\\[dt]?frac ?(?:\{([-]?\d+)\}|(\d)) ?(?:\{([-]?\d+)\}|(\d))"
+    r"|([-+]?)(\d+) ([1-9]\d*)/(\d+)"
+)
 _UNIT = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|mathbf)\{([^{}]*)\}"
-    r"|\^\{?\\circ\}?|\\?%|\\?\$|[£€¥°]|\\[!,;: ]|[*~ ]"
+    r"|\^\{?\\circ\}?|\\?%|\\?\$|[£€¥°]|\\[!,;: ]|[*~\s]"
 )
 
 
 def number(text: str) -> float | None:
-    r"""The number that a text is, apart from units, marks and signs of thousands; else None."""
+    r"""The number that a text is, apart from units, marks and signs of thousands; else None.
+
+    Blanks may stand for signs of thousands, 12 000, or in a mixed number, 1 1/2; 5 6 is no number.
+    """
     text = text.replace("−", "-").replace("{,}", ",").strip()
     text = re.sub(r"(?<=\d)(?:\\,|\\!|,)(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<=\d)\s*\\(?:times|cdot)\s*10\s*\^\s*\{?(-?\d+)\}?", r"e\1", text)
     text = re.sub(r"^[a-zA-Z]\s*=", "", text)  # x = 3
-    text = _UNIT.sub(lambda unit: f" {unit[1]} " if unit[1] else "", text).strip()
+    text = " ".join(_UNIT.sub(lambda unit: f" {unit[1] or ''} ", text).split())
+    if re.match(r"[-+]? ?\d{1,3}(?: \d{3})+(?![\d/])", text):
+        text = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<![\w.]) | (?![\w.])", "", text)
     text = re.sub(r"(?<=[\d}.])\s*[a-zA-Z]+(?:[ /]+[a-zA-Z]+)*(?:\s*\^\s*\{?\d\}?)?$", "", text)
     text = text.strip().removesuffix(".")
     try:
         fraction = _FRACTION.fullmatch(text)
         if fraction:
-            sign, *parts = fraction.groups()
-            above, below = (float(part) for part in parts if part is not None)
-            value = float(f"{sign}1") * above / below
+            sign, whole, *parts = (part for part in fraction.groups() if part is not None)
+            above, below = map(float, parts)
+            value = float(f"{sign}1") * (float(whole or 0) + above / below)
         elif "/" in text:
             above, below = map(float, text.split("/"))
             value = above / below

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import sys
-import textwrap
 import threading
 import warnings
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, get_args
 
+from llm.verifiers.code_blocks import program
 from llm.verifiers.in_threads import in_threads
 from llm.verifiers.sandbox import Limits, find_sandbox
 from llm.verifiers.verifier import Verdict
@@ -22,13 +24,12 @@ Reward = Literal["all", "fraction"]
 #: This interpreter; in a virtual environment, the one it was made from.
 PYTHON: str = getattr(sys, "_base_executable", sys.executable)
 
-_FENCE = re.compile(r"(?m)^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$")
-# Of Python's text, in order: strings that may hold lines like fences, other strings, comments.
-_PYTHON = (
-    r'(?s:"""(?:\\.|(?!""").)*""")|(?s:\'\'\'(?:\\.|(?!\'\'\').)*\'\'\')'
-    r'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*'
-)
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?")
+#: What a test of a program that used up its processor time ends with.
+USED_UP = (128 + signal.SIGXCPU, 128 + signal.SIGKILL)
+#: So many of those, and the rest of a program's tests are taken to fail: each may take seconds.
+MOST_USED_UP = 3
+
+_NUMBER = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d{1,4})?")
 
 
 class Test(NamedTuple):
@@ -37,30 +38,6 @@ class Test(NamedTuple):
     function: str
     given: Any
     expected: Any
-
-
-def program(completion: str) -> str | None:
-    r"""The last fenced block of Python in a text.
-
-    Blocks that name no language count where no block is marked python, py or python3. A line like a
-    fence within a string of three quotes does not end a block; a block that nothing ends goes to
-    the end of the text, as does one whose only fence stands in such a string.
-    """
-    completion = completion.replace("\r\n", "\n")
-    found: dict[bool, str] = {}  # by whether it says Python
-    opening = _FENCE.search(completion)
-    while opening is not None:
-        marks, language = opening[1], opening[2].lower()
-        start = opening.end() + 1
-        python = language in ("python", "py", "python3")
-        fence = rf"(?m:^[ \t]*(?P<fence>{re.escape(marks)}+)[ \t]*$)"
-        pattern = re.compile(f"{fence}|{_PYTHON}" if python or not language else fence)
-        end = next((m for m in pattern.finditer(completion, start) if m["fence"]), None)
-        if python or not language:
-            text = completion[start : end.start() if end else len(completion)]
-            found[python] = textwrap.dedent(text)
-        opening = _FENCE.search(completion, end.end()) if end else None
-    return found.get(True, found.get(False))
 
 
 def read_tests(answer: Any) -> list[Test]:
@@ -163,8 +140,8 @@ class CodeVerifier:
     The program is the last fenced block of Python (`program`); the answer, its tests
     (`read_tests`). Each test is a process of its own, under the limits of `llm.verifiers.sandbox`;
     what the program must print or return never gets there, and is compared here. A program may use
-    the standard library; for a function, LeetCode's usual imports are there, and `class Solution`
-    may hold it.
+    the standard library, but not numpy; LiveCodeBench's usual imports are there, as is its limit of
+    50,000 calls within calls, and `class Solution` may hold a function.
 
     A program that fails, crashes, uses too much processor time or memory, or prints too much is
     wrong. A failure is "timeout" if the clock ended it, which a busy machine may do to a right one,
@@ -180,9 +157,10 @@ class CodeVerifier:
     memory : int
         MiB of address space.
     reward : {"all", "fraction"}
-        Reward 1 if all tests pass, or the share of those that do.
-    jobs : int
-        Programs run side by side.
+        Reward 1 if all tests pass, or the share of those that do. When the third test has used up
+        its processor time, those not yet run count as failed.
+    jobs : int, optional
+        Programs run side by side; by default as many as there are cores.
     strip : sequence of str
         Texts that do not belong to a program, removed from a completion: delimiters of thoughts.
     python : str
@@ -205,15 +183,17 @@ class CodeVerifier:
         timeout: float = 6.0,
         memory: int = 1024,
         reward: Reward = "all",
-        jobs: int = 2,
+        jobs: int | None = None,
         strip: Sequence[str] = ("</thought>",),
         python: str = "",
     ) -> None:
         if allow_code is not True:
             raise ValueError(
-                "code: it runs programs that a model wrote; if you want that, say "
-                "--task_args.verifier_args.allow_code true, preferably in a container"
+                "code: it runs programs that a model wrote; if you want that, preferably in a "
+                "container, say --task_args.verifier_args.allow_code true (llm.train), or "
+                "--tasks NAME verifier_args.allow_code=true (llm.evaluate)"
             )
+        jobs = _cores() if jobs is None else jobs
         if not 0 < timeout < math.inf or memory < 64 or jobs < 1:
             raise ValueError(
                 f"code: timeout={timeout}, memory={memory}, jobs={jobs}: must be > 0, ≥ 64 and ≥ 1"
@@ -250,7 +230,7 @@ class CodeVerifier:
         return in_threads(judge, pairs, self.jobs, stop.set)
 
     def _judge(self, source: str, tests: Sequence[Test], stop: threading.Event) -> Verdict:
-        passed = 0
+        passed = used_up = 0
         for test in tests:
             outcome = self.sandbox.run(
                 source,
@@ -271,9 +251,15 @@ class CodeVerifier:
             else:
                 right = same_output(test.expected, outcome.output.decode(errors="replace"))
             passed += right
-            if not right and self.reward == "all":
+            used_up += outcome.status in USED_UP
+            if (not right and self.reward == "all") or used_up == MOST_USED_UP:
                 break
         return Verdict(float(passed == len(tests)) if self.reward == "all" else passed / len(tests))
+
+
+def _cores() -> int:
+    """Of those that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _same_value(expected: Any, result: bytes) -> bool:

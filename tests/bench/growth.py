@@ -10,10 +10,8 @@ construction of the MDP included. Residuals are in ulps of what they are small d
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import numpy as np
 from cpi.policies import policy_transitions
 from cpi.values import evaluate
 from tests.bench.alone import limit
+from tests.bench.peak import peak_bytes
 from tests.bench.problems import FAMILIES
 
 ENOUGH = 0.5  # seconds after which three repetitions will do
@@ -61,16 +60,6 @@ def measure(family: str, num_states: int) -> dict[str, Any]:
         "residual_V_ulps": of_values / epsilon / (np.abs(rewards).max() + 2 * np.abs(V).max()),
         "residual_d_ulps": of_occupancy / epsilon / (2 * d.sum() + 1 - mdp.discount),
     }
-
-
-def peak_bytes() -> int:
-    """Largest resident set of this process."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's ru_maxrss starts from that of the process that started this one
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return 1024 * int(line.split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

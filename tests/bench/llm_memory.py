@@ -19,6 +19,7 @@ def measure(how: str) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, Qwen3Config
 
     from llm.logprobs import completion_logprobs
+    from tests.bench.peak import peak_bytes
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -39,7 +40,7 @@ def measure(how: str) -> dict[str, float]:
     mask[:, 0] = False
     for parameter in model.parameters():  # gradients are there in any case
         parameter.grad = torch.zeros_like(parameter)
-    before = _peak()
+    before = peak_bytes()
     if how == "chunked":
         logprobs = completion_logprobs(model, ids, torch.ones_like(ids), mask)
     else:
@@ -47,15 +48,7 @@ def measure(how: str) -> dict[str, float]:
         logprobs = table.gather(-1, ids[0, 1:, None])[:, 0]
     mean = logprobs.mean()
     mean.backward()
-    return {"bytes": float(_peak() - before), "logprob": float(mean)}
-
-
-def _peak() -> int:
-    """Most resident bytes of this process so far."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"bytes": float(peak_bytes() - before), "logprob": float(mean)}
 
 
 if __name__ == "__main__":

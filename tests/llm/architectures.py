@@ -1,4 +1,4 @@
-"""Folders with the config.json of public models, numbers as published; no weights, no download."""
+"""Folders with the config.json of public models, numbers as published, and a tiny relative."""
 
 from __future__ import annotations
 
@@ -61,3 +61,14 @@ def write(folder: Path) -> dict[str, Path]:
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config))
     return {name: folder / name for name in PUBLISHED}
+
+
+def tiny_olmo3(max_position_embeddings: int = 64) -> Any:
+    """Three layers in four look back no more than 8 tokens."""
+    from transformers import Olmo3Config
+
+    return Olmo3Config(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+        num_attention_heads=2, sliding_window=8, max_position_embeddings=max_position_embeddings,
+        pad_token_id=None, bos_token_id=None, eos_token_id=63,
+    )  # fmt: skip

@@ -34,7 +34,7 @@ def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
     from llm.footprint import Footprint
     from llm.logprobs import completion_logprobs
     from llm.models import LoraOptions, adapt, trainable
-    from tests.bench.llm_memory import _peak
+    from tests.bench.peak import peak_bytes
 
     torch.set_num_threads(1)
     options = LoraOptions(r=16 if lora else 0)
@@ -57,10 +57,10 @@ def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
     for parameter in trainable(policy).values():
         parameter.grad = torch.zeros_like(parameter)
     update(1)  # what libraries take once
-    before = _peak()
+    before = peak_bytes()
     update(ROWS)
     first = footprint.update(1, PROMPT, COMPLETION, checkpointing)
-    return {"measured": float(_peak() - before), "predicted": float(predicted - first)}
+    return {"measured": float(peak_bytes() - before), "predicted": float(predicted - first)}
 
 
 if __name__ == "__main__":

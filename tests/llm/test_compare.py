@@ -14,7 +14,8 @@ import pytest
 from cpi.signal import compare as exact_worth
 from llm.arms import ARMS, LEARNING_RATE, REGIMES, TUNING_RATES, predicted, run_config
 from llm.compare import READINGS, CompareConfig, done, main, run, runs
-from llm.compare_report import area, interval, read_records, tokens_to, tuning_table
+from llm.compare_report import area, read_records, tokens_to, tuning_table
+from llm.intervals import interval
 
 
 def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:

@@ -215,6 +215,16 @@ def test_what_a_continuation_may_change() -> None:
     assert differences(one, two) == ["task_args.steps: 1 is now 2"]
 
 
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine", "linear"])
+def test_more_steps_are_another_run_where_the_learning_rate_depends_on_them(schedule: str) -> None:
+    old, new = (
+        dataclasses.asdict(parsed(f"--optimizer.lr_scheduler_type={schedule}", f"--steps={steps}"))
+        for steps in (2, 4)
+    )
+    told = [] if schedule.startswith("constant") else ["steps: 2 is now 4"]
+    assert differences(old, new) == told
+
+
 # --- what makes sense
 
 

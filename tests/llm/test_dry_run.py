@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from llm.dry_run import split
+from llm.dry_run_report import advice
 from llm.hardware import DryRunOptions
 from llm.train import main
 from tests.llm.architectures import write
 from tests.llm.models import save, tiny_qwen2
+from tests.llm.small import byte_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,10 @@ def test_it_plans_the_run_on_this_machine_and_writes_nothing(
         (["--localizer=nobody"], "localizer: 'nobody' is none of"),
         (["--sampling.max_completion_length=5000"], "tokens of a prompt are more than the model's"),
         (["--model=nowhere"], "model: no config.json of 'nowhere' is here or can be had from"),
+        (
+            ["--algorithm=score", "--sampling.max_completion_length=255"],
+            "sampling.max_completion_length: two attempts of 255 tokens, the ",
+        ),
         (["--lora.r=4", "--lora.target_modules=[nothing]"], "lora: "),
         (["--output=/dev/null"], "output: /dev/null cannot be made"),
     ],
@@ -106,6 +112,25 @@ def test_too_much_is_refused_with_what_would_fit(
     assert main([*argv, f"--{found[1]}={found[2]}"]) == 0
 
 
+def test_two_attempts_have_to_fit_where_prompts_are_not_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(tiny_qwen2().config.to_json_string(use_diff=False))
+    argv = ["--config=chain", f"--model={tmp_path}", "--dry_run.gpu_memory=80", "--bf16=false"]
+    argv += ["--algorithm=critique_grpo", "--sampling.max_completion_length=200"]
+    assert main(argv) == 2
+    message = "two attempts of 200 and the 1 tokens of a prompt are more than the model's 256"
+    assert f"{message}; 127 fits" in capsys.readouterr().err
+    # Without refinements there is one.
+    assert main([*argv, "--critique_grpo.refinements=0"]) == 0
+
+
+def test_the_way_to_several_gpus_is_shown() -> None:
+    assert (
+        advice({"gpus": 8}) == "8 GPUs (torchrun --nproc_per_node 8 -m llm.train --config …) fits"
+    )
+
+
 @pytest.mark.slow
 def test_a_full_scale_run_is_planned_without_weights_or_network(tmp_path: Path) -> None:
     folder = write(tmp_path)["Olmo-3-7B-Instruct"]
@@ -118,6 +143,7 @@ def test_a_full_scale_run_is_planned_without_weights_or_network(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "parameters: 7,457,918,976, of which 159,907,840 are trained" in done.stdout
     assert "not checked: the problems (" in done.stdout
+    assert "for all processes together: 113.5 GiB to load the model, 111.3 GiB for" in done.stdout
     assert "warning: sampling.top_p = 0.95" in done.stdout
 
 
@@ -130,10 +156,8 @@ PROBLEMS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["grpo", "rrpo", "srpo", "dr-grpo", "dapo"])
+@pytest.mark.parametrize("method", ["srpo", "score", "spo-tree"])
 def test_a_preset_trains_a_stand_in(method: str, tmp_path: Path) -> None:
-    from tests.llm.scripted import byte_tokenizer
-
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     model = tiny_qwen2()
@@ -150,6 +174,8 @@ def test_a_preset_trains_a_stand_in(method: str, tmp_path: Path) -> None:
         "--sampling.max_completion_length=24", "--localization.max_tokens=8", "--lora.r=2",
         "--evaluation.samples=1",
     ]  # fmt: skip
+    if method == "spo-tree":
+        argv += ["--spo_tree.segment_tokens=8"]
     assert main([*argv, "--dry-run"]) == 0
     assert main(argv) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,14 @@ import torch
 
 from llm import evaluate, measurement, published
 from llm.checkpoints import complete
+from llm.config import TrainConfig
 from llm.evaluate import main
 from llm.intervals import bootstrap, mean_over_problems
-from llm.published import PUBLISHED, TEN, comparisons
-from llm.tasks import TASKS, ChainReasoning, Example, Task
+from llm.published import PUBLISHED, TEN, Measured, comparisons
+from llm.saved import Saved, find
+from llm.tasks import TASKS, ChainReasoning, Example, Task, make_task
+from llm.tasks.declaration import declared
+from llm.verifiers import Verdict
 from tests.llm.runs import kill, train
 
 #: Enough problems for a kill to come in the middle.
@@ -43,6 +47,18 @@ class Long(Task):
 
     def reward(self, example: Example, completion: str) -> float:
         return 0.0
+
+
+class Doubtful(ChainReasoning):
+    """A verifier that gives up on long answers, and a line about the problems."""
+
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+        """No verdict on every other completion."""
+        return [Verdict(0.0, "timeout") if i % 2 else Verdict(1.0) for i in range(len(examples))]
+
+    def notes(self) -> list[str]:
+        """Of the problems."""
+        return ["2 [problems] were left out"]
 
 
 class Empty(Long):
@@ -337,7 +353,9 @@ def test_published_numbers_stand_beside_the_same_tasks_only(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(published, "PUBLISHED", (replace(PUBLISHED[2], tasks=("chain",)),))
+    monkeypatch.setattr(
+        published, "PUBLISHED", (replace(PUBLISHED[2], tasks=("chain",), verifier_args={}),)
+    )
     args = [str(chain_base), "--samples=2", f"--output={tmp_path}", "--tasks", "chain"]
     # The task's own operations are words that this model does not know.
     monkeypatch.setitem(TASKS, "chain", lambda **o: ChainReasoning(5, ["+1", "*2"], 3, test=9, **o))
@@ -355,11 +373,82 @@ def test_published_numbers_stand_beside_the_same_tasks_only(
 
 
 def test_published_means_need_all_their_tasks() -> None:
-    assert comparisons(dict.fromkeys(TEN[1:], 0.1)) == []
-    means = comparisons({name: i / 10 for i, name in enumerate(TEN)})
+    assert comparisons(dict.fromkeys(TEN[1:], Measured(0.1, {}))) == []
+    means = comparisons({name: Measured(i / 10, {}) for i, name in enumerate(TEN)})
     assert [paper.model.split("-")[0] for paper, _ in means] == ["Qwen2.5", "OLMo"]
     assert means[0][1] == pytest.approx(0.45)
+    programs = {"verifier_args": {"allow_code": True}}
+    parts = {"verifier_args": {"allow_code": True, "reward": "fraction"}}
+    for args, number in ((programs, 0), (parts, 1), (parts | {"seed": 1}, 0)):
+        assert len(comparisons({"livecodebench_v6_medium": Measured(0.2, args)})) == number
     assert all(set(paper.percent) <= {"base", "GRPO", "RRPO", "SRPO"} for paper in PUBLISHED)
+
+
+def test_published_names_are_names_of_tasks() -> None:
+    assert {name for paper in PUBLISHED for name in paper.tasks} <= {*declared(), *TASKS}
+
+
+def test_what_could_not_be_judged_is_counted_apart(
+    chain_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = [f"{__name__}:Doubtful", *MANY]
+    argv = [str(chain_base), "--samples=4", "--greedy", "--problems=3", f"--output={tmp_path}"]
+    assert main([*argv, "--tasks", *task]) == 0
+    told = capsys.readouterr().out
+    assert told.count("2 [problems] were left out") == 1
+    greedy, sampled = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert (greedy["unjudged"], sampled["unjudged"]) == (1 / 3, 0.5)
+    assert sampled["reward"] == 0.5 and "50%" in told
+    records = [line for path in tmp_path.glob("*sampled*.jsonl") for line in lines(path)[1:]]
+    assert [record["unjudged"] for record in records] == [["timeout"] * 2] * 3
+
+
+def test_problems_that_it_was_trained_on_are_left_out(run: Path, tmp_path: Path) -> None:
+    config = find(str(run)).config
+    assert config is not None
+    own = [f"{name}={json.dumps(value)}" for name, value in config.task_args.items()]
+    seen = {e.id for e in ChainReasoning(**config.task_args).examples("train")}
+    argv = [str(run), "--samples=1", f"--output={tmp_path}", "--tasks", "chain", *own, "seed=5"]
+    assert main(argv) == 0
+    drawn = ChainReasoning(**{**config.task_args, "seed": 5}).examples("test")
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    left = [e.id for e in drawn if e.id not in seen]
+    assert 0 < len(left) < len(drawn) == result["of"] and result["problems"] == len(left)
+    assert "test problems left out" in result["notes"][0]
+    assert [record["id"] for record in lines(tmp_path / result["records"])[1:]] == left
+
+
+@pytest.mark.parametrize("change", ["answer", "verifier", "code"])
+def test_what_was_judged_otherwise_is_not_gone_on_with(
+    change: str,
+    chain_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, declared, code = (tmp_path / name for name in ("a.jsonl", "a.yaml", "mine_to_judge.py"))
+
+    def write(gold: str = "7", verifier: str = "exact", reward: float = 0.0) -> None:
+        data.write_text(json.dumps({"q": "+1 3\n", "a": gold}) + "\n")
+        declared.write_text(
+            f"path: {data}\nprompt: q\nanswer: a\nverifier: {verifier}\ntest: 1\ntrain: 0\n"
+            "chat: false\ninstruction: ''\n"
+        )
+        code.write_text(
+            "from llm.tasks import ChainReasoning\n\n\nclass Mine(ChainReasoning):\n"
+            f"    def reward(self, example, completion):\n        return {reward}\n"
+        )
+
+    monkeypatch.syspath_prepend(tmp_path)
+    task = [str(declared)] if change != "code" else ["mine_to_judge:Mine", *MANY]
+    argv = [str(chain_base), "--samples=1", "--problems=1", f"--output={tmp_path}/out", "--tasks"]
+    write()
+    assert main([*argv, *task]) == main([*argv, *task]) == 0
+    write(**{"answer": {"gold": "8"}, "verifier": {"verifier": "numeric"},
+             "code": {"reward": 1.0}}[change])  # fmt: skip
+    capsys.readouterr()
+    assert main([*argv, *task]) == 2
+    assert "another --output" in capsys.readouterr().err
 
 
 def test_names_are_no_markup(
@@ -407,6 +496,26 @@ def test_options_of_a_run_are_its_own_unless_given(run: Path) -> None:
     assert specs[0].args == {**saved.config.task_args, "length": 4}
     assert specs[1].args == saved.config.task_args != specs[0].args
     assert specs[2].args == {"x": [1]}
+
+
+def test_arguments_within_arguments(tmp_path: Path) -> None:
+    saved = Saved("m", "m")
+    words = ["a", "v.allow_code=true", "v.jobs=2", "w.x.y=[1]", "b", "v=3"]
+    first, second = evaluate.read_tasks(words, saved)
+    assert first.args == {"v": {"allow_code": True, "jobs": 2}, "w": {"x": {"y": [1]}}}
+    assert (first.label, second.args) == ("a v.allow_code=true v.jobs=2 w.x.y=[1]", {"v": 3})
+    with pytest.raises(ValueError, match=r"^tasks: 'v\.jobs=2': v is 3, which has no part jobs"):
+        evaluate.read_tasks(["b", "v=3", "v.jobs=2"], saved)
+    # A run's own arguments stay as they are, and a declaration's are merged.
+    declaration = tmp_path / "mine.yaml"
+    declaration.write_text("path: x.jsonl\nprompt: q\nanswer: a\ntest: 1\nverifier: numeric\n")
+    name, args = str(declaration), {"verifier_args": {"absolute": 0.5}}
+    config = TrainConfig(model="m", task=name, task_args=args)
+    saved = Saved("m", "m", config=config)
+    (spec,) = evaluate.read_tasks([name, "verifier_args.relative=0.25"], saved)
+    verifier = make_task(spec.name, **spec.args).verifier  # type: ignore[attr-defined]
+    assert (verifier.relative, verifier.absolute) == (0.25, 0.5)
+    assert args == {"verifier_args": {"absolute": 0.5}}
 
 
 @pytest.mark.vllm

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,12 +15,16 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cpi.collect import Ledger
+from cpi.plans import ALGORITHMS
 from envs.reasoning import ChainTask
 from llm import evaluate, models
 from llm.chain_model import chain_tokenizer
 from llm.checkpoints import complete, load
+from llm.config import TrainConfig
 from llm.export import main
 from llm.export_check import ExportError, check_tokenizer, compare
+from llm.model_card import METHODS, model_card
 from llm.saved import find
 from llm.tasks import ChainReasoning, Example
 from llm.thoughts import Prompt, encode
@@ -66,6 +70,17 @@ def run(
     more += ["--sampling.top_p=0.95"]
     assert train(chain_base, folder, chain_args, *more) == 0
     return folder
+
+
+@pytest.mark.parametrize("algorithm", get_args(get_type_hints(TrainConfig)["algorithm"]))
+def test_every_algorithm_has_a_card(run: Path, algorithm: str) -> None:
+    saved = find(str(run))
+    assert saved.config is not None
+    sampling = replace(saved.config.sampling, max_completion_length=256)
+    saved = replace(saved, config=replace(saved.config, algorithm=algorithm, sampling=sampling))
+    state = {"ledger": asdict(Ledger())}
+    card = model_card(saved, state, adapter=True, dtype="float32", loaded="float32", prompt="1 + 1")
+    assert METHODS[algorithm] in card and ("2605.25507" in card) == (algorithm in ALGORITHMS)
 
 
 def texts(run: Path) -> list[str]:

@@ -167,7 +167,7 @@ def test_boundaries_do_not_depend_on_the_batch(batch: list[list[str]]) -> None:
     for script, prefix, (episode,) in zip(scripts, prefixes, together, strict=True):
         found = [(thought.ids, thought.end) for thought in episode.steps]
         assert found == split(simulator(script), prefix)
-    assert (sim.judged, sim.unjudged) == (len(scripts), 0)
+    assert (sim.judged, sim.unjudged) == (len(scripts), [])
 
 
 @settings(deadline=None)

@@ -14,18 +14,8 @@ import torch
 
 from llm.footprint import Footprint, load_architecture
 from llm.models import LoraOptions, adapt, trainable
-from tests.llm.architectures import PARAMETERS, write
+from tests.llm.architectures import PARAMETERS, tiny_olmo3, write
 from tests.llm.models import tiny_qwen2
-
-
-def tiny_olmo3() -> Any:
-    """Three layers in four look back no more than 8 tokens."""
-    from transformers import Olmo3Config
-
-    return Olmo3Config(
-        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-        num_attention_heads=2, sliding_window=8, max_position_embeddings=64,
-    )  # fmt: skip
 
 
 def held(tensors: Any) -> int:
@@ -52,6 +42,14 @@ def test_states_are_those_of_a_model_that_is_trained(tied: bool, r: int) -> None
     layers = policy.get_decoder().layers
     assert footprint.layer == held(layers[0].parameters())
     assert footprint.rest == footprint.weights - sum(held(x.parameters()) for x in layers)
+
+
+def test_adapters_of_every_matrix_and_the_largest_tensor() -> None:
+    config = tiny_qwen2(tied=False).config
+    footprint = Footprint(config, LoraOptions(r=3), bf16=True)
+    linear = Footprint(config, LoraOptions(r=1), bf16=True).trained
+    assert footprint.edges == linear + 2 * (64 + 64)  # and of the embeddings and the head
+    assert footprint.largest == 2 * 128 * 64  # of the MLP
 
 
 def test_under_bfloat16_adapters_stay_in_float32() -> None:

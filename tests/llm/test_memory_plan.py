@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 
 from llm.command_line import preset_names
 from llm.config import TrainConfig, parse_config
+from llm.demand import Lengths
 from llm.fitting import smallest_change
 from llm.footprint import Footprint, load_architecture
 from llm.hardware import GIB, USABLE, Hardware
-from llm.memory_plan import MemoryPlan, plan_memory, with_settings
+from llm.memory_plan import MemoryPlan, longest_row, plan_memory, sequences, with_settings
 from llm.models import LoraOptions
 from llm.step_cost import step_cost
 from tests.llm.architectures import write
@@ -20,6 +22,8 @@ from tests.llm.models import tiny_qwen2
 
 EIGHT = Hardware(8, 80 * GIB, "cuda", 312e12, here=False)
 ONE = Hardware(1, 24 * GIB, "cuda", 71e12, here=False)
+
+NO_STAGE1 = {"score.stage1_steps": 0}
 
 GENERATE, BACKWARD, STEP, SYNC = range(4)
 
@@ -43,7 +47,7 @@ def parsed(*argv: str) -> TrainConfig:
 
 
 def planned(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> MemoryPlan:
-    return plan_memory(config, footprint, hardware, prompt=8, update=GIB)
+    return plan_memory(config, footprint, hardware, Lengths(8), update=GIB)
 
 
 # --- the presets
@@ -57,11 +61,11 @@ def test_presets_fit_the_hardware_that_they_name(
     config = parse_config([f"--config={name}"], "prog")
     footprint = footprints[config.model.partition("/")[2]]
     small = "1.5b" in name
-    plan = plan_memory(config, footprint, ONE if small else EIGHT, prompt=1024)
+    plan = plan_memory(config, footprint, ONE if small else EIGHT, Lengths(1024))
     assert plan.problems == []
     assert max(plan.totals()) > (5 if small else 40) * GIB
-    half = Hardware(EIGHT.gpus, EIGHT.memory // 2, "cuda", EIGHT.flops, here=False)
-    assert small or plan_memory(config, footprint, half, prompt=1024).problems
+    quarter = dataclasses.replace(EIGHT, memory=EIGHT.memory // 4)
+    assert small or plan_memory(config, footprint, quarter, Lengths(1024)).problems
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if "7b" in name or "14b" in name])
@@ -70,7 +74,9 @@ def test_presets_of_the_paper_differ_in_model_task_and_method_alone(name: str) -
     models = {"olmo3-7b": "allenai/Olmo-3-7B-Instruct", "qwen2.5-14b": "Qwen/Qwen2.5-14B-Instruct"}
     assert name.startswith(next(short for short, long in models.items() if long == config.model))
     assert (config.lora.r, config.lora.alpha, config.lora.target_modules) == (64, 64, "all-linear")
-    assert config.prompts_per_step * config.group_plan().rollouts == 32 * 8
+    leaves = math.prod(config.spo_tree.branches)
+    rollouts = leaves if config.algorithm == "spo_tree" else config.group_plan().rollouts
+    assert config.prompts_per_step * rollouts == 32 * 8
     assert (config.optimizer.learning_rate, config.optimizer.lr_scheduler_type) == (
         5e-5,
         "constant",
@@ -78,8 +84,13 @@ def test_presets_of_the_paper_differ_in_model_task_and_method_alone(name: str) -
     assert (config.sampling.temperature, config.sampling.top_p) == (0.7, 0.95)
     assert (config.loss.beta, config.seed) == (0.0, 42)
     assert config.task == ("numina_olympiads" if "olympiads" in name else "livecodebench_v6_medium")
-    assert name.endswith(config.algorithm) or name.endswith(("dr-grpo", "dapo"))
+    method = config.algorithm.replace("_", "-")
+    assert name.endswith(method) or (method == "grpo" and name.endswith(("dr-grpo", "dapo")))
     assert (config.loss.loss_type == "dr_grpo") == name.endswith("dr-grpo")
+    assert bool(config.dynamic_sampling) == name.endswith("dapo")
+    assert (config.loss.epsilon_high == 0.28) == name.endswith("dapo")
+    if config.algorithm == "score":
+        assert config.score.stage1_steps == config.steps // 2
 
 
 # --- who holds what
@@ -112,6 +123,64 @@ def test_a_reference_is_held_where_the_loss_needs_one(tiny: Footprint) -> None:
     parts = planned(parsed("--loss.beta=0.1"), tiny, ONE).parts
     assert parts["reference copy"] == (tiny.weights,) * 4
     assert "reference copy" not in planned(parsed("--loss.beta=0.1", "--lora.r=4"), tiny, ONE).parts
+    score = parsed("--algorithm=score")
+    assert planned(score, tiny, ONE).parts["reference copy"] == (tiny.weights,) * 4
+    assert "reference copy" not in planned(with_settings(score, NO_STAGE1), tiny, ONE).parts
+
+
+def test_second_attempts_are_rows_and_sequences_of_two_completions() -> None:
+    config = parsed("--algorithm=score", "--evaluation.steps=0", "--prompts_per_step=2")
+    two = 100 + 256 + 30 + 256  # prompt, first attempt, request, second attempt
+    assert sequences(config, Lengths(100, 30)) == [(2, 4, 356), (8, 1, two)]
+    assert longest_row(config, Lengths(100, 30)) == (two - 256, 256)
+    # A refinement is trained on after the prompt alone.
+    config = parsed("--algorithm=critique_grpo", "--evaluation.steps=0", "--prompts_per_step=2")
+    assert sequences(config, Lengths(100, 30))[1] == (14, 1, two)
+    assert longest_row(config, Lengths(100, 30)) == (100, 256)
+
+
+def test_rows_of_two_attempts_take_more(tiny: Footprint) -> None:
+    few = ["--sampling.max_completion_length=100", "--evaluation.steps=0", "--score.attempts=8"]
+    more, less = (
+        plan_memory(parsed(f"--algorithm={name}", *few), tiny, ONE, Lengths(8, 4))
+        for name in ("score", "grpo")
+    )
+    # Two completions and the request, where there was one.
+    assert more.parts["activations"][BACKWARD] > 1.5 * less.parts["activations"][BACKWARD]
+    assert more.parts["KV cache"][GENERATE] > less.parts["KV cache"][GENERATE]
+
+
+def test_new_weights_are_on_the_device_only_where_one_process_merges_them(
+    footprints: dict[str, Footprint],
+) -> None:
+    footprint = footprints["Qwen2.5-14B-Instruct"]
+    flags = ["--engine=vllm", "--lora.r=64", "--vllm.max_model_len=4096"]
+    one = dataclasses.replace(EIGHT, gpus=1)
+
+    def sync(hardware: Hardware, *more: str) -> int:
+        parts = planned(parsed(*flags, *more), footprint, hardware).parts
+        return parts.get("weights for the engine", (0,) * 4)[SYNC]
+
+    assert sync(one) == 2 * footprint.base
+    assert sync(EIGHT) == footprint.largest == 2 * 152064 * 5120
+    assert sync(EIGHT, "--vllm.lora=true") == sync(one, "--vllm.lora=true") == 0
+
+
+def test_vllm_has_room_for_adapters_of_every_matrix(footprints: dict[str, Footprint]) -> None:
+    footprint = footprints["Qwen2.5-14B-Instruct"]
+    flags = ["--engine=vllm", "--vllm.max_model_len=4096"]
+    plain, adapters, rank_100 = (
+        planned(parsed(*flags, *more), footprint, EIGHT).parts["engine weights"][GENERATE]
+        for more in (
+            ["--lora.r=64"],
+            ["--lora.r=64", "--vllm.lora=true"],
+            ["--lora.r=100", "--vllm.lora=true"],
+        )
+    )
+    # Those that are trained, and of the embeddings and the head; vLLM has rank 128 for 100.
+    assert plain == 2 * footprint.base
+    assert adapters - plain == 2 * (footprint.trained + 2 * 64 * (152064 + 5120))
+    assert rank_100 - plain == 2 * (adapters - plain)
 
 
 @pytest.mark.parametrize(
@@ -155,15 +224,34 @@ def test_the_smallest_change_is_found_and_fits(flags: list[str], names: list[str
 
     vllm = config.engine == "vllm"
     ample = Hardware(1, 10 * GIB, "cuda" if vllm else "cpu", 1.0, here=False)
-    needed = plan_memory(config, footprint(config), ample, 8).totals()
+    needed = plan_memory(config, footprint(config), ample, Lengths(8)).totals()
     # A little less than the update needs; vLLM asks for too much of anything.
     scarce = ample if vllm else dataclasses.replace(ample, memory=int(0.98 * max(needed) / USABLE))
-    problems = plan_memory(config, footprint(config), scarce, 8).problems
+    problems = plan_memory(config, footprint(config), scarce, Lengths(8)).problems
     assert problems and problems[0].startswith("generate" if vllm else "backward")
-    change = smallest_change(config, scarce, 8, footprint)
+    change = smallest_change(config, scarce, Lengths(8), footprint)
     assert change is not None and list(change) == names
     changed = with_settings(config, change)
-    assert plan_memory(changed, footprint(changed), scarce, 8).problems == []
+    assert plan_memory(changed, footprint(changed), scarce, Lengths(8)).problems == []
+
+
+def test_what_cannot_be_is_not_suggested(tiny: Footprint) -> None:
+    tree = ["--spo_tree.branches=[2,2]", "--spo_tree.segment_tokens=200"]
+    config = parsed("--algorithm=spo_tree", "--sampling.max_completion_length=256", *tree)
+    none = Hardware(1, 1000, "cpu", 1.0, here=False)
+    assert smallest_change(config, none, Lengths(8), lambda _: tiny) is None
+
+
+def test_adapters_alone_are_suggested_where_merged_weights_are_too_much(
+    footprints: dict[str, Footprint],
+) -> None:
+    footprint = footprints["Qwen2.5-14B-Instruct"]
+    flags = ["--engine=vllm", "--lora.r=64", "--vllm.max_model_len=4096", "--bf16=true"]
+    flags += ["--gradient_checkpointing=true", "--update.per_device_train_batch_size=1"]
+    one = dataclasses.replace(EIGHT, gpus=1)
+    assert smallest_change(parsed(*flags), one, Lengths(8), lambda _: footprint) == {
+        "vllm.lora": True
+    }
 
 
 # --- tokens and time
@@ -171,21 +259,60 @@ def test_the_smallest_change_is_found_and_fits(flags: list[str], names: list[str
 
 def test_tokens_of_a_step_are_those_of_the_plan(tiny: Footprint) -> None:
     flags = ["--prompts_per_step=2", "--sampling.max_completion_length=100"]
-    cost = step_cost(parsed(*flags), tiny, ONE, prompt=10)
+    cost = step_cost(parsed(*flags), tiny, ONE, Lengths(10))
     assert {name: most for name, (_, most) in cost.generated.items()} == {
         "fresh": 2 * 4 * 100, "localization": 2 * 1024, "reset": 2 * 4 * 100,
     }  # fmt: skip
     assert cost.trained[1] == 2 * 8 * 110
-    grpo = step_cost(parsed("--algorithm=grpo", *flags), tiny, ONE, prompt=10)
+    grpo = step_cost(parsed("--algorithm=grpo", *flags), tiny, ONE, Lengths(10))
     assert list(grpo.generated) == ["fresh"] and grpo.tokens[1] == 2 * 8 * 100
-    deepest = step_cost(parsed("--plan.choice=deepest", *flags), tiny, ONE, prompt=10)
+    deepest = step_cost(parsed("--plan.choice=deepest", *flags), tiny, ONE, Lengths(10))
     assert deepest.generated["localization"][1] == 2 * 4 * 1024
+
+
+@pytest.mark.parametrize(
+    ("flags", "most"),
+    [
+        (
+            ["--algorithm=spo_tree", "--spo_tree.branches=[6,6,6]"],
+            32 * (6 * 64 + 36 * 64 + 216 * (5120 - 128)),
+        ),
+        (["--algorithm=critique_grpo"], 32 * 14 * 5120),
+        (["--algorithm=score"], 32 * 8 * 5120),
+        (["--algorithm=grpo", "--dynamic_sampling=5"], 6 * 32 * 8 * 5120),
+    ],
+)
+def test_tokens_have_a_bound_that_holds(flags: list[str], most: int, tiny: Footprint) -> None:
+    limits = ["--sampling.max_completion_length=5120", "--prompts_per_step=32"]
+    cost = step_cost(parsed(*limits, *flags), tiny, ONE, Lengths(100, 20))
+    assert cost.tokens[1] == most > cost.tokens[0] > 0
+
+
+def test_tokens_through_the_update_are_those_of_the_rows(tiny: Footprint) -> None:
+    limits = ["--sampling.max_completion_length=1000", "--prompts_per_step=1"]
+
+    def trained(*flags: str) -> int:
+        return step_cost(parsed(*limits, *flags), tiny, ONE, Lengths(100, 20)).trained[1]
+
+    assert trained("--algorithm=score") == 4 * (100 + 1000) + 4 * (100 + 1000 + 20 + 1000)
+    assert trained("--algorithm=critique_grpo") == 8 * 1100
+    tree = ["--algorithm=spo_tree", "--spo_tree.branches=[3,2]", "--spo_tree.segment_tokens=50"]
+    assert trained(*tree) == 3 * 150 + 6 * 1100
+
+
+def test_stage_one_of_score_passes_through_the_reference(tiny: Footprint) -> None:
+    config = parsed("--algorithm=score")
+    with_kl, without = (
+        step_cost(each, tiny, ONE, Lengths(10)).seconds["train"][1]
+        for each in (config, with_settings(config, NO_STAGE1))
+    )
+    assert with_kl == pytest.approx(without * 8 / 6)
 
 
 def test_time_is_operations_over_speed(tiny: Footprint) -> None:
     config: Any = parsed("--algorithm=grpo", "--prompts_per_step=1", "--evaluation.steps=0")
-    cost = step_cost(config, tiny, Hardware(1, GIB, "cuda", 1e9, here=False), prompt=10)
+    cost = step_cost(config, tiny, Hardware(1, GIB, "cuda", 1e9, here=False), Lengths(10))
     assert cost.seconds["generate"][1] == pytest.approx(2 * tiny.base * 8 * 256 / 5e7)
     assert cost.seconds["train"][1] == pytest.approx(6 * tiny.base * 8 * 266 / 4e8)
-    more = step_cost(config, tiny, Hardware(2, GIB, "cuda", 2e9, here=False), prompt=10)
+    more = step_cost(config, tiny, Hardware(2, GIB, "cuda", 2e9, here=False), Lengths(10))
     assert more.step[1] == pytest.approx(cost.step[1] / 4)

@@ -102,3 +102,21 @@ def test_fallbacks_are_fresh() -> None:
     metrics = collection_metrics(found, advantages, make_rows(found, advantages))
     assert found.ledger.fallbacks == 2 and metrics["fresh/reward"] == metrics["reward"] == 1.0
     assert not [name for name in metrics if name.startswith("reset/")]
+
+
+def test_prompts_that_do_not_fail_count_no_more_than_others() -> None:
+    empty = Prefix(START)
+    right, wrong = (episode(empty, (thought(1, -1.0, "stop"),), ret) for ret in (1.0, 0.0))
+    seed = wrong
+    found = Collection(
+        [
+            Group(0, empty, [right, right]),
+            Group(0, empty, [right, right]),  # a fallback
+            Group(1, empty, [wrong, right]),
+            Group(1, seed.prefix(0), [wrong, wrong], seed),
+        ],
+        Ledger(),
+    )
+    advantages = cpi.group_advantages([group.returns for group in found])
+    metrics = collection_metrics(found, advantages, make_rows(found, advantages))
+    assert metrics["fresh/reward"] == 3 / 4

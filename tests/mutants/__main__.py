@@ -24,9 +24,10 @@ from tests.mutants.distributed import DISTRIBUTED
 from tests.mutants.llm import LLM, VLLM
 from tests.mutants.mutant import Mutant
 from tests.mutants.resets import RESETS
+from tests.mutants.scale import SCALE
 from tests.mutants.values import VALUES, WORLDS
 
-MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS + LLM + BRIDGE + DISTRIBUTED
+MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS + LLM + BRIDGE + DISTRIBUTED + SCALE
 if importlib.util.find_spec("vllm") is not None:  # else its tests are skipped
     MUTANTS += VLLM
 

@@ -101,10 +101,11 @@ LLM = (
         "with torch.no_grad():",
     ),
     Mutant(
-        "llm/update.py",
+        "llm/rows.py",
         "no KL term for rows without advantage",
-        "(rows[i].advantage or self.loss.beta)",
-        "rows[i].advantage",
+        "self.trained and (self.advantage or self.kl(beta))",
+        "self.trained and self.advantage",
+        ("tests/llm/test_update.py",),
     ),
     Mutant(
         "llm/update.py",
@@ -179,8 +180,8 @@ LLM = (
     Mutant(
         "llm/localizers.py",
         "first box instead of the last",
-        r'reversed(list(re.finditer(r"\\boxed\s*\{", text)))',
-        r're.finditer(r"\\boxed\s*\{", text)',
+        "(start := opened.pop()) > last:",
+        "(start := opened.pop()) > last < 0:",
     ),
     Mutant(
         "llm/localizers.py",
@@ -291,8 +292,8 @@ LLM = (
     Mutant(
         "llm/models.py",
         "adapters rounded before they are merged",
-        "tensor.float() + deltas[name].float()",
-        "tensor + deltas[name].to(tensor.dtype)",
+        "return tensor.float() + layer.get_delta_weight(adapter).float()",
+        "return tensor + layer.get_delta_weight(adapter).to(tensor.dtype)",
     ),
     Mutant(
         "llm/models.py",
@@ -327,14 +328,14 @@ LLM = (
     Mutant(
         "llm/config.py",
         "a task's own steps may change",
-        "if not prefix and name in MAY_CHANGE:",
-        "if name in MAY_CHANGE:",
+        "if not prefix and name in MAY_CHANGE and not lasting:",
+        "if name in MAY_CHANGE and not lasting:",
     ),
     Mutant(
         "llm/command_line.py",
         "files win over flags before them",
-        'return [part for file in files for part in ("--config", str(_find(file)))] + others',
-        'return others + [part for file in files for part in ("--config", str(_find(file)))]',
+        'return [part for path in paths for part in ("--config", str(path))] + others',
+        'return others + [part for path in paths for part in ("--config", str(path))]',
         ("tests/llm/test_config.py",),
     ),
     Mutant(
@@ -384,16 +385,16 @@ LLM = (
         "            if config.evaluation.steps and",
     ),
     Mutant(
-        "llm/trainer.py",
+        "llm/streams.py",
         "the same random numbers at every step",
-        "np.random.default_rng([self.config.seed, step, stream])",
-        "np.random.default_rng([self.config.seed, stream])",
+        "np.random.default_rng([seed, step, use])",
+        "np.random.default_rng([seed, use])",
     ),
     Mutant(
         "llm/trainer.py",
         "evaluations by different random numbers",
-        "self._rng(0, EVALUATE)",
-        "self._rng(step, EVALUATE)",
+        "stream(self.config.seed, 0, EVALUATE)",
+        "stream(self.config.seed, step, EVALUATE)",
     ),
     Mutant(
         "llm/trainer.py",

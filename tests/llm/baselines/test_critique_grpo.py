@@ -44,6 +44,19 @@ def test_without_refinements_it_is_grpo() -> None:
     assert len(simulator.engine.calls) == 1  # type: ignore[attr-defined]
 
 
+def test_room_for_a_refinement_is_asked_for_where_there_is_one() -> None:
+    simulator = world(room=20)  # prompt 2, answers 12 each
+    for refinements in (0, 1):
+        options = CritiqueGRPOOptions(answers=N, refinements=refinements)
+        config = settings("critique_grpo", critique_grpo=options)
+        critique = CritiqueGRPO(simulator, config, Reporter(1))
+        if refinements:
+            with pytest.raises(ValueError, match="two attempts of 12 tokens"):
+                critique.check(starts(simulator))
+        else:
+            critique.check(starts(simulator))
+
+
 def test_rows_of_the_union() -> None:
     batch, simulator = made()
     groups = answers()

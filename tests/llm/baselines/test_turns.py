@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cpi.episodes import Episode, Prefix
-from llm.baselines.turns import check_room, next_turn, shown
+from llm.baselines.turns import check_room, check_two_attempts, next_turn, shown
 from llm.tasks import Example, Task
 from llm.thoughts import Prompt, Thought, ThoughtLimits, ThoughtSimulator
-from tests.llm.baselines.worlds import EOS, at_random, starts, world
+from tests.llm.baselines.worlds import EOS, Good, at_random, starts, world
 from tests.llm.small import Dictated, Essay, byte_tokenizer
 
 CHAT = (
@@ -93,6 +93,9 @@ def test_a_template_that_forgets_is_refused() -> None:
 def test_room_for_two_attempts() -> None:
     # Prompt 2, attempts 12 each, "?" 1.
     check_room(world(room=27), starts(world()), "")
+    simulator = world()
+    tokens = check_two_attempts(simulator.tokenizer, Good(), starts(simulator), "", 12, 27)
+    assert tokens == 1
     with pytest.raises(ValueError, match=r"two attempts of 12 tokens, the 2 of prompt 'one' and 1"):
         check_room(world(room=26), starts(world()), "")
 

@@ -21,8 +21,9 @@ from llm.engines import EngineError, SamplingParams
 from llm.engines.vllm import VLLMEngine, _stream
 from llm.engines.vllm_weights import Adapters
 from llm.models import LoraOptions, adapter_state_dict, load_policy, trainable
+from tests.llm.architectures import tiny_olmo3
 from tests.llm.engines.process import state_of_process
-from tests.llm.models import MAX_LENGTH, VOCABULARY, logprobs, tiny_qwen2
+from tests.llm.models import MAX_LENGTH, VOCABULARY, logprobs, save, tiny_qwen2
 
 PROMPTS = [[(7 * i + 3 * t) % VOCABULARY for t in range(70 + i)] for i in range(3)]
 
@@ -194,6 +195,35 @@ def test_adapters_alone(tiny_model: Callable[[bool], Path]) -> None:
             engine.sync_weights(adapters)
             assert worst(policy, engine) < 1e-5
             assert worst(tiny_qwen2(), engine) > 0.1
+    finally:
+        engine.close()
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_adapters_of_a_model_that_vllm_runs_by_transformers_code(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    shape = tiny_olmo3(max_position_embeddings=256)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        folder = save(AutoModelForCausalLM.from_config(shape, dtype=torch.float32), tmp_path)
+    policy = load_policy(str(folder), lora=LoraOptions(r=4), device=torch.device("cpu")).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainable(policy).values():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    options = {"adapters": policy.peft_config["default"], "kv_cache_gib": 0.125}
+    with pytest.raises(
+        EngineError, match=r"for the whole process; set vllm\.separate_process true"
+    ):
+        VLLMEngine(folder, **options)
+    engine = VLLMEngine(folder, separate_process=True, **options)
+    try:
+        engine.sync_weights(adapter_state_dict(policy))
+        assert worst(policy, engine) < 1e-5
+        with policy.disable_adapter():
+            assert worst(policy, engine) > 0.1
     finally:
         engine.close()
 

@@ -90,6 +90,41 @@ def test_a_json_file_that_is_cut(tmp_path: Path) -> None:
     assert f"{path} cannot be read as json: " in said and "char" in said
 
 
+#: Answers of three rows, and the number that Arrow would round.
+LONG: list[tuple[list[Any], int | None]] = [
+    ([1, 2**70, 3], 2**70),
+    ([1.5, 2**53 + 1, 3], 2**53 + 1),
+    ([1, -(2**64), 3], -(2**64)),
+    ([[1], [2, 2**66], [3]], 2**66),
+    ([1, 2**62 + 1, 3], None),
+    ([1.5, 2**53, 3], None),
+    (["1", str(2**70), "3"], None),
+]
+
+
+@pytest.mark.parametrize(("answers", "rounded"), LONG)
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_long_whole_numbers(
+    answers: list[Any], rounded: int | None, ending: str, tmp_path: Path
+) -> None:
+    others = [{"n": 2**60 + 1, "f": 0.5}, {"n": 1, "f": 1}, {"n": 2, "f": 2.0}]
+    three = [{"q": f"{i}?", "a": a, **others[i]} for i, a in enumerate(answers)]
+    path = write(tmp_path / f"long.{ending}", three)
+    if ending == "jsonl":
+        path.write_text("\n" + path.read_text())  # blank lines are no rows
+    if rounded is None:
+        (tmp_path / "mine.yaml").write_text(OWN)
+        task = make_task(str(tmp_path / "mine.yaml"), path=str(path))
+        examples = [*task.examples("train"), *task.examples("test")]
+        assert {task.answer(e) for e in examples} == set(answers)  # type: ignore[attr-defined]
+        return
+    said = refused(tmp_path, path=str(path))
+    if ending == "json" and rounded > 2**64:  # a reader that says so itself
+        assert f"{path} cannot be read as json: ValueError: Value is too big" in said
+    else:
+        assert f"{path}, row 2: {rounded} has more digits than" in said
+
+
 def test_damaged_parquet(tmp_path: Path) -> None:
     path = write(tmp_path / "cut.parquet", rows())
     path.write_bytes(_cut(path.read_bytes()))
@@ -111,9 +146,11 @@ def test_a_damaged_archive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
 def test_an_empty_file(ending: str, tmp_path: Path) -> None:
-    path = tmp_path / f"empty.{ending}"
-    path.write_text("")
-    assert str(path) in refused(tmp_path, path=str(path))
+    for number, content in enumerate(["", "\n \n"]):
+        path = tmp_path / f"empty{number}.{ending}"
+        path.write_text(content)
+        said = refused(tmp_path, path=str(path))
+        assert said == f"task: {path} has no rows" or (number and ending == "csv")
 
 
 def test_a_file_without_rows(tmp_path: Path) -> None:

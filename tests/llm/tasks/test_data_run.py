@@ -61,6 +61,30 @@ def test_a_data_set_trains(
                 assert episode["reward"] == boxed or not episode["thoughts"][-1].endswith("}")
 
 
+@pytest.mark.parametrize("change", ["a row less", "another answer"])
+def test_a_run_does_not_go_on_with_other_data(
+    change: str,
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    task, run = chains(tmp_path, chain_args), tmp_path / "run"
+    more = [f"--task={task}", "--algorithm=grpo", "--evaluation.steps=0"]
+    assert train(chain_base, run, {}, *more, "--steps=1") == 0
+    assert train(chain_base, run, {}, *more, "--steps=2", "--resume=auto") == 0
+    data = tmp_path / "chains.jsonl"
+    rows = data.read_text().splitlines(keepends=True)
+    if change == "a row less":
+        data.write_text("".join(rows[1:]))
+    else:
+        data.write_text("".join(rows).replace("so it is 1", "so it is 2"))
+    capfd.readouterr()
+    assert train(chain_base, run, {}, *more, "--steps=3", "--resume=auto") == 2
+    assert "their data have changed; put them back" in capfd.readouterr().err
+    assert [record["step"] for record in metrics(run)] == [1, 2]
+
+
 def chat_model(folder: Path) -> Path:
     """A model that knows nothing, whose tokens are bytes, with a template for chats."""
     from transformers import Qwen2Config, Qwen2ForCausalLM

@@ -44,7 +44,7 @@ def test_one_batch_for_all_prefixes() -> None:
     sim = ThoughtSimulator(engine, TOKENIZER, task, ThoughtLimits())
     prefixes = [Prefix(Prompt((0,) * n, Example(str(n), "a"))) for n in (1, 2)]
     groups = sim.rollout(prefixes, 4, np.random.default_rng(0))
-    assert task.batches == [8] and (sim.judged, sim.unjudged) == (8, 3)
+    assert task.batches == [8] and (sim.judged, len(sim.unjudged)) == (8, 3)
     for n, group in zip((1, 2), groups, strict=True):
         expected = [float((n + j) % 3 == 1) for j in range(4)]
         assert [episode.ret for episode in group] == expected

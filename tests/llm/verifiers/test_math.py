@@ -255,6 +255,19 @@ def test_a_worker_that_has_grown_is_replaced() -> None:
         assert worker.process is None
 
 
+def test_a_large_parent_does_not_make_its_workers_large() -> None:
+    # Linux counts a child's largest size from its parent's on.
+    code = (
+        "from llm.verifiers.maths import Pair, Worker\n"
+        "large = b'x' * (400 << 20)\n"
+        "worker = Worker(timeout=60.0, memory=600 << 20)\n"
+        "assert worker.judge(Pair('1', '1', True)).reward == 1.0\n"
+        "assert worker.process is not None\n"
+        "worker.close()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_a_worker_that_was_killed_is_started_again(hasty: MathVerifier) -> None:
     first = worker_of(hasty)
     os.kill(first, signal.SIGKILL)

@@ -13,7 +13,8 @@ import pytest
 
 from llm.verifiers import Verdict, make_verifier
 from llm.verifiers import sandbox as sandboxes
-from llm.verifiers.programs import CodeVerifier, program, read_tests, same_output
+from llm.verifiers.code_blocks import program
+from llm.verifiers.programs import CodeVerifier, read_tests, same_output
 from llm.verifiers.sandbox import KINDS, find_sandbox
 from tests.llm.verifiers.programs import none_left, processes, sandbox
 
@@ -69,6 +70,18 @@ CASES: list[tuple[dict[str, Any], str, bool]] = [
      True),
     (DOUBLE, "import dataclasses as d\n@d.dataclass\nclass A: x: 'int'\n"
              "print(2 * A(int(input())).x)", True),
+    # as in LiveCodeBench: its imports, and its limit of calls within calls
+    (DOUBLE, "d = defaultdict(int)\nd[1] += int(stdin.readline())\nprint(math.floor(2 * d[1]))",
+     True),
+    (DOUBLE, "n = 2 * int(input())\nprint(bisect.bisect(range(99), n) - random.choice([1]))", True),
+    (DOUBLE, "print(reduce(mul, [2, int(input())]))\nexit()", True),
+    (DOUBLE, "print(2 * int(input()))\nquit()", True),
+    (stdin(("9000", "9000")), "def f(n): return n and 1 + f(n - 1)\nprint(f(int(input())))", True),
+    (calls("f", ([9000], 9000)), "def f(n): return n and 1 + f(n - 1)", True),
+    (calls("f", ([[1]], [1])), "class Solution:\n  def f(self, x): return copy.deepcopy(x)", True),
+    (calls("f", ([1], True)), "def f(x): return x < sys.maxsize and datetime.MAXYEAR > x", True),
+    (calls("f", ([[3, 1]], 2)), "def f(x): return json.loads(str(mean(x)))", True),
+    (DOUBLE, "import numpy\nprint(2 * int(input()))", False),
     (DOUBLE, "print(3 * int(input()))", False),
     (DOUBLE, "print(2)", False),
     (DOUBLE, "print(2 * int(input()))\nprint('done')", False),
@@ -191,6 +204,29 @@ def test_the_share_of_tests() -> None:
     tests = stdin(("1", "1"), ("2", "2"), ("3", "9"), ("4", "4"))
     texts = [fenced("print(input())"), fenced("print(9)"), fenced("x"), "none"]
     assert [v.reward for v in verifier([tests] * 4, texts)] == [0.75, 0.25, 0.0, 0.0]
+
+
+def test_a_program_that_takes_all_its_time_is_not_run_on_every_test(
+    verifier: CodeVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = sandboxes.Sandbox.run
+
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
+        ran.append(options["stdin"])
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(sandboxes.Sandbox, "run", counted)
+    verifier.reward = "fraction"
+    verifier.limits = verifier.limits._replace(wall=60.0)
+    tests = stdin(*((str(i), str(i)) for i in range(9)))
+    source = "n = int(input())\nwhile n in (1, 3, 4): pass\nprint(n)"
+    assert verifier([tests], [fenced(source)]) == [Verdict(2 / 9)]
+    assert ran == ["0", "1", "2", "3", "4"]
+
+
+def test_programs_run_on_all_cores() -> None:
+    assert make("plain").jobs == len(os.sched_getaffinity(0))
 
 
 def test_programs_run_side_by_side() -> None:
@@ -335,9 +371,13 @@ def test_tests_are_checked(answer: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "it runs programs that a model wrote; .*--task_args.verifier_args.allow_code true"),
+        (
+            {},
+            "it runs programs that a model wrote; .*--task_args.verifier_args.allow_code true "
+            r"\(llm.train\), or --tasks NAME verifier_args.allow_code=true \(llm.evaluate\)",
+        ),
         ({"allow_code": "yes"}, "it runs programs"),
-        ({"allow_code": True, "timeout": 0}, "timeout=0, memory=1024, jobs=2"),
+        ({"allow_code": True, "timeout": 0}, r"timeout=0, memory=1024, jobs=\d+: must be > 0"),
         ({"allow_code": True, "timeout": float("inf")}, "timeout=inf"),
         ({"allow_code": True, "memory": 1}, "timeout=6.0, memory=1,"),
         ({"allow_code": True, "jobs": 0}, ".*jobs=0:"),

@@ -1,0 +1,113 @@
+"""What reads completions, on texts of 64,000 characters that no backtracking gets through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llm.fences import end_of_thought, without_delimiters
+from llm.localizers import parse
+from llm.verifiers.answers import Choice, Exact, YesNo
+from llm.verifiers.boxed import last_boxed
+from llm.verifiers.code_blocks import program
+from llm.verifiers.numeric import Numeric, number
+from llm.verifiers.programs import same_output
+
+LENGTH = 64_000
+#: Seconds for a text. A quadratic reader needs 10 to 60 of them, a linear one a tenth of one.
+MOST = 2.0
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "choice": Choice().stated,
+    "yes_no": YesNo().stated,
+    "exact": lambda text: Exact()(["a"], [text]),
+    "numeric": lambda text: Numeric()([5], [text]),
+    "number": number,
+    "last_boxed": last_boxed,
+    "program": program,
+    "same_output": lambda text: same_output("5", text),
+    "without_delimiters": lambda text: without_delimiters(text, "</thought>"),
+    "end_of_thought": lambda text: end_of_thought(text, "</thought>"),
+    "step": lambda text: parse(text, 9),
+}
+
+#: What a text begins with, what it repeats, and how it ends.
+TEXTS = [
+    # blanks
+    ("", " ", "x"),
+    ("", "\n", "x"),
+    ("answer", " ", "x"),
+    ("answer:", " ", "!"),
+    ("answer is", " ", ""),
+    ("Answer: B", " ", "x"),
+    ("Answer: yes", " ", "x"),
+    ("correct", " ", "x"),
+    ("\\boxed", " ", "x"),
+    ("\\boxed{1", " ", "!}"),
+    ("\\frac1", " ", "x"),
+    ("1", " ", "a!"),
+    ("step", " ", "x"),
+    ("```", " ", "`"),
+    ("```python\n", "\t", "`"),
+    # fences and marks
+    ("", "`", "x`"),
+    ("", "~", "x`"),
+    ("```", "a", "`"),
+    ("", "```\n", "`"),
+    ("", "``` `\n", ""),
+    ("", "*", "x"),
+    ("answer", "*", "x"),
+    ("**A ", "x", ""),
+    ("", "**A ", ""),
+    ("", "**yes ", ""),
+    # quotes and backslashes
+    ("```python\n", '"', "x"),
+    ("```python\n", '\\"', ""),
+    ("```python\n", "'\\", ""),
+    ("```python\n", "a'\"", ""),
+    ("```python\n", "\\'''\n", ""),
+    ('```python\n"""', "\\", "x"),
+    ("```python\n", "'''a", ""),
+    ("", "```python\n\\'''\n```\n", ""),
+    ("\\boxed{", "\\", ""),
+    # braces
+    ("", "{", "x"),
+    ("", "\\boxed{", "}"),
+    ("", "\\boxed{", ""),
+    ("\\boxed{", "\\text{", "}"),
+    ("\\boxed{", "}{", ""),
+    # digits
+    ("", "1", "x"),
+    ("1.", "1", ".x"),
+    ("\\boxed{", "1", "!}"),
+    ("", "1 ", "x"),
+    ("", ",111", "x"),
+    ("\\boxed{", "1 ", "}"),
+    ("answer is ", "1", " = "),
+    ("", "\\frac1", ""),
+    ("1e", "1", "x"),
+    ("\\boxed{1", " a", "!}"),
+    # words
+    ("", "answer: ", "!"),
+    ("", "answer\n ", "!"),
+    ("answer is", " therefore", "!"),
+    ("", "option: ", "!"),
+    ("", "step ", "!"),
+    ("", "</thought>", "x"),
+    ("```\n", "`</thought>", "x"),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=repr)
+def test_time_grows_with_the_length_alone(text: tuple[str, str, str]) -> None:
+    begin, part, end = text
+    whole = begin + part * (LENGTH // len(part)) + end
+    slow = {}
+    for name, read in READERS.items():
+        start = time.process_time()
+        read(whole)
+        slow[name] = time.process_time() - start
+    assert {name: seconds for name, seconds in slow.items() if seconds > MOST} == {}
