@@ -62,7 +62,7 @@ class PlanAndRule:
     def batch(self, step: int, chosen: Sequence[int]) -> Batch:
         """What a step trains on, which begins with the problems of these numbers."""
         config = self.config
-        collection, verdicts, told = self._collect(step, chosen)
+        collection, verdicts, told = self.collect(step, chosen)
         advantages = group_advantages([g.returns for g in collection], config.scale_rewards)
         truncated = config.update.mask_truncated_completions
         rows = make_rows(collection, advantages, mask_truncated_completions=truncated)
@@ -81,7 +81,7 @@ class PlanAndRule:
         )
         return Batch(rows, metrics | told, collection.ledger, records)
 
-    def _collect(
+    def collect(
         self, step: int, chosen: Sequence[int]
     ) -> tuple[Collection, list[Verdict], dict[str, float]]:
         """Groups for the problems of a step, what the rule said, and metrics of how it went."""

@@ -51,7 +51,7 @@ def gradients(seed: int) -> dict[str, Any]:
         config = dataclasses.replace(config, output=folder, resume="never")
         trainer = Trainer(config, Reporter(1, Console(quiet=True)))
         chosen = prompt_indices(seed, 1, config.prompts_per_step, len(trainer.train_prompts))
-        found, _, _ = trainer.collect(1, chosen)
+        found, _, _ = trainer.plan_and_rule.collect(1, chosen)
         groups = [group for group in found if group.prefix.length]
         masked = make_rows(groups, group_advantages([group.returns for group in groups]))
         whole = []
