@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 #: JSON-able: what is recorded is what is drawn.
 Data = dict[str, Any]
-Verdict = Literal["holds", "holds with a caveat", "does not hold", "not tested here"]
+Verdict = Literal[
+    "holds", "holds with a caveat", "does not hold here", "not seen here", "not tested here"
+]
 
 NEED_A_REASON: tuple[Verdict, ...] = ("holds with a caveat", "not tested here")
 
@@ -36,7 +38,8 @@ class Claim:
         What was checked, and how.
     found : str
         The numbers.
-    verdict : {"holds", "holds with a caveat", "does not hold", "not tested here"}
+    verdict : Verdict
+        "not seen here" is that the data decide neither way.
     of : {"paper", "ours"}
         Whose statement it is; caveats to the paper's are ours.
     caveat : str

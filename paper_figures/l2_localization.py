@@ -172,7 +172,7 @@ def claims(data: Data) -> Sequence[Claim]:
             + ".",
             "holds"
             if all(each["self"]["low"] > each["random"]["high"] for each in near)
-            else "does not hold",
+            else "does not hold here",
         ),
         Claim(
             "Continuations from clean prefixes succeed more often than from erroneous ones.",
@@ -187,7 +187,7 @@ def claims(data: Data) -> Sequence[Claim]:
             if all(apart)
             else "holds with a caveat"
             if any(apart) and not any(reversed_)
-            else "does not hold",
+            else "does not hold here",
             caveat=""
             if all(apart)
             else f"intervals are apart in {sum(apart)} of {len(apart)} "
@@ -198,7 +198,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"Share of self-localized resets exactly at the first error. {judged}",
             f"{percent(base)} of the base model's, {percent(trained)} after {data['step']} steps "
             "of SRPO.",
-            "holds with a caveat" if trained["high"] < base["low"] else "does not hold",
+            "holds with a caveat" if trained["high"] < base["low"] else "does not hold here",
             of="ours",
             caveat="the errors that are left are harder to find, too",
         ),

@@ -264,14 +264,14 @@ def claims(data: Data) -> Sequence[Claim]:
             "occupancy.",
             f"{data['violations']} exact gains lie outside it; the first-order prediction is off "
             f"by {np.mean(off):.3f} in the mean, of a mean gain of {np.mean(made):.3f}.",
-            "holds" if held else "does not hold",
+            "holds" if held else "does not hold here",
             of="ours",
         ),
         Claim(
             "Exact values of the model agree with sampled ones.",
             "The same updates: sampled gains have intervals that hold jointly in a run with 95 %.",
             f"{outside} of {n} exact gains lie outside theirs.",
-            "holds" if outside <= 1 else "does not hold",
+            "holds" if outside <= 1 else "does not hold here",
             of="ours",
         ),
         Claim(
@@ -279,7 +279,7 @@ def claims(data: Data) -> Sequence[Claim]:
             "Certificates of a conservative step from each checkpoint, at its exact coverage p.",
             f"The oracle's is {better.min():.0f} to {better.max():.0f} times that of random "
             "resets.",
-            "holds with a caveat" if better.min() > 1 else "does not hold",
+            "holds with a caveat" if better.min() > 1 else "does not hold here",
             caveat="the gap lies in what can be guaranteed: training gains "
             f"{np.median(times):.0f} times as much in the median as even the oracle certifies",
         ),
@@ -291,7 +291,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"{first['hit_rate']:.0%} of resets are at the first error, and precision is "
             f"{first['precision']:.3f}, recall {first['recall']:.2f} at coverage "
             f"{first['coverage']:.3f}.",
-            "holds" if first["precision"] < 0.5 < first["hit_rate"] else "does not hold",
+            "holds" if first["precision"] < 0.5 < first["hit_rate"] else "does not hold here",
             of="ours",
         ),
     ]

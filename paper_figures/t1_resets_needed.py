@@ -162,7 +162,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"The certified gain goes as p to the power {_slope(data, 'rr', 'gain')} (random) and "
             f"{_slope(data, 'caro', 'gain')} (oracle); the true gain was "
             f"{'never' if sure else 'NOT never'} below it.",
-            "holds with a caveat" if gains and sure else "does not hold",
+            "holds with a caveat" if gains and sure else "does not hold here",
             caveat="the gap lies in what can be guaranteed, not in the best possible step (T3)",
         ),
         Claim(
@@ -172,14 +172,14 @@ def claims(data: Data) -> Sequence[Claim]:
             f"With them oracle resets go as p to the power {_slope(data, 'caro_total', 'resets')}; "
             f"at p = {p:g} the oracle needs {accepted:.0f} times fewer accepted resets and "
             f"{saved:.0f} times fewer draws.",
-            "holds" if resets["caro_total"] else "does not hold",
+            "holds" if resets["caro_total"] else "does not hold here",
             of="ours",
         ),
         Claim(
             "A chooser with an action of its own for each state needs only 1/p_π random resets.",
             "The same experiment with the action chosen at each state and step.",
             f"Resets go as p to the power {_slope(data, 'rr_per_state', 'resets')}.",
-            "holds" if resets["rr_per_state"] else "does not hold",
+            "holds" if resets["rr_per_state"] else "does not hold here",
             of="ours",
         ),
     ]
@@ -187,7 +187,7 @@ def claims(data: Data) -> Sequence[Claim]:
 
 def _verdict(agrees: bool, limits: Sequence[str]) -> Verdict:
     if not agrees:
-        return "does not hold"
+        return "does not hold here"
     return "holds with a caveat" if limits else "holds"
 
 

@@ -151,7 +151,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"within {NEAR} of the formula's.",
             f"Fitted exponents: {words}. The true gain was {'never' if sure else 'NOT never'} "
             "below the certificate.",
-            "holds" if right and sure else "does not hold",
+            "holds" if right and sure else "does not hold here",
             of="ours",
         )
     ]
@@ -198,7 +198,7 @@ def _measured_claim(measured: Sequence[Mapping[str, Any]]) -> Sequence[Claim]:
 
 def _verdict(right: bool, sure: bool) -> Verdict:
     if not right:
-        return "does not hold"
+        return "does not hold here"
     return "holds" if sure else "holds with a caveat"
 
 

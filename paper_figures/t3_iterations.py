@@ -234,7 +234,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"Final J: {final['full', 'random']:.2f} with random resets and α = 1, against "
             f"{certified:.2f} at best with a certified step. With oracle resets the full step ends "
             f"at {final['full', 'oracle']:.2f}: nothing is improvable by more than τ any more.",
-            "holds" if final["full", "random"] > certified else "does not hold",
+            "holds" if final["full", "random"] > certified else "does not hold here",
             of="ours",
         ),
     ]
@@ -242,7 +242,7 @@ def claims(data: Data) -> Sequence[Claim]:
 
 def _verdict(ahead: bool, everywhere: bool) -> Verdict:
     if not ahead:
-        return "does not hold"
+        return "does not hold here"
     return "holds" if everywhere else "holds with a caveat"
 
 

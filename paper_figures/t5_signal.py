@@ -155,7 +155,7 @@ def claims(data: Data) -> Sequence[Claim]:
             "The first-error oracle beside random resets, and beside GRPO, at equal steps.",
             f"It is ahead of random resets on {oracle_better} of {total} chains, and of GRPO on "
             f"{oracle['ahead']}.",
-            "holds" if oracle_better > oracle["ahead"] else "does not hold",
+            "holds" if oracle_better > oracle["ahead"] else "does not hold here",
             of="ours",
         ),
     ]
@@ -165,7 +165,7 @@ def _share(ahead: int, total: int) -> Verdict:
     """The verdict on a claim that holds on some of the problems."""
     if ahead == total:
         return "holds"
-    return "holds with a caveat" if ahead else "does not hold"
+    return "holds with a caveat" if ahead else "does not hold here"
 
 
 FIGURE = Figure(

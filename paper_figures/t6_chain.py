@@ -147,7 +147,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"At success {hard['J']:.2g}, {share:.1%} of first errors are at improvable states, at "
             f"{easy['J']:.2g} {easy['improvable_first_errors']:.0%}: where later steps fail as "
             "well, an early right step has a tiny advantage.",
-            "holds" if apart else "does not hold",
+            "holds" if apart else "does not hold here",
             of="ours",
         ),
         Claim(
@@ -155,7 +155,7 @@ def claims(data: Data) -> Sequence[Claim]:
             "Both were computed exactly on the lock.",
             f"p_π = {lock['coverage']:.4f}, while {lock['visits']:.1%} of episodes visit I_τ "
             f"(at most H p_π = {len(lock['clean']) * lock['coverage']:.1%}).",
-            "holds" if lock["coverage"] < lock["visits"] else "does not hold",
+            "holds" if lock["coverage"] < lock["visits"] else "does not hold here",
             of="ours",
         ),
         Claim(
@@ -164,7 +164,7 @@ def claims(data: Data) -> Sequence[Claim]:
             "Closed forms on the two first-error chains; a failed rollout may have erred before "
             "the random step.",
             f"Success: {told}.",
-            "holds" if between and above else "does not hold",
+            "holds" if between and above else "does not hold here",
             of="ours",
         ),
     ]

@@ -11,6 +11,8 @@ from paper_figures.figure import Verdict
 def ahead(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> Verdict:
     """Whether something is ahead: above `level` throughout, or somewhere and nowhere behind.
 
+    "not seen here" where no interval says either: that is not the same as being wrong.
+
     Parameters
     ----------
     estimates : sequence of mappings
@@ -22,7 +24,9 @@ def ahead(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> Verdict
     worse = [e["high"] is not None and e["high"] < level for e in estimates]
     if all(better):
         return "holds"
-    return "holds with a caveat" if any(better) and not any(worse) else "does not hold"
+    if any(worse):
+        return "does not hold here"
+    return "holds with a caveat" if any(better) else "not seen here"
 
 
 def where(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> str:

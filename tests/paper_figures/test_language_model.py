@@ -75,8 +75,9 @@ def test_verdicts_follow_from_intervals() -> None:
     above, level, below = ({"low": a, "high": b} for a, b in ((1, 2), (-1, 1), (-2, -1)))
     assert ahead([above, above]) == "holds"
     assert ahead([above, level]) == "holds with a caveat"
-    assert ahead([above, below]) == "does not hold"
-    assert ahead([level]) == "does not hold"
+    assert ahead([above, below]) == "does not hold here"
+    assert ahead([level, level]) == "not seen here"
+    assert ahead([level, below]) == "does not hold here"
     assert ahead([{"low": None, "high": None}], 1) == "holds"
     assert where([above, level, below]) == "ahead in 1 of 3, behind in 1, level in the others"
     assert said({"value": 1.5, "low": 1, "high": None}, ".1f") == "1.5 [1.0, ∞]"
@@ -173,7 +174,7 @@ def test_a_claim_about_signals_needs_them_where_success_is_rare() -> None:
     more, less = {"low": 0.1, "high": 0.2}, {"low": -0.2, "high": -0.1}
     assert l3_signal.verdict([more, more]) == "holds"
     assert l3_signal.verdict([more, less]) == "holds with a caveat"
-    assert l3_signal.verdict([less, more]) == "does not hold"
+    assert l3_signal.verdict([less, more]) == "does not hold here"
 
 
 # ------------------------------------------------------------------ L4

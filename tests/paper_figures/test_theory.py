@@ -49,7 +49,7 @@ def test_verdicts_of_t6_follow_its_numbers() -> None:
     data["panels"][1]["improvable_first_errors"] = 0.9
     data["panels"][0]["visits"] = 0.0
     data["panels"][2]["rates"]["random_reset"] = 0.9
-    assert [claim.verdict for claim in t6_chain.claims(data)] == ["does not hold"] * 3
+    assert [claim.verdict for claim in t6_chain.claims(data)] == ["does not hold here"] * 3
 
 
 def test_course_of_a_run_ends_at_its_last_return_and_holds_there() -> None:
@@ -94,7 +94,7 @@ def test_verdicts_of_t3_follow_its_numbers() -> None:
                 rules["oracle"]["areas"],
             )
             rules["random"]["final"] = [0.0] * data["seeds"]
-    assert {claim.verdict for claim in t3_iterations.claims(data)} == {"does not hold"}
+    assert {claim.verdict for claim in t3_iterations.claims(data)} == {"does not hold here"}
 
 
 def test_nearness_is_one_where_a_bound_is_tight_and_at_most_one_elsewhere() -> None:
@@ -115,7 +115,7 @@ def test_a_violation_is_a_verdict() -> None:
     assert {bound["name"] for bound in data["bounds"]} == {bound.name for bound in REGISTRY}
     assert t4_tightness.claims(data)[0].verdict == "holds"
     data["bounds"][3]["violations"] = 1
-    assert t4_tightness.claims(data)[0].verdict == "does not hold"
+    assert t4_tightness.claims(data)[0].verdict == "does not hold here"
 
 
 def test_t5_has_the_numbers_of_the_signal_command() -> None:
@@ -131,7 +131,7 @@ def test_verdicts_of_t5_follow_its_numbers() -> None:
     data = recorded(t5_signal.FIGURE)
     assert t5_signal.claims(data)[0].verdict == "holds with a caveat"
     data["summary"]["srpo 0.8/0.1"]["steps"]["ahead"] = 0
-    assert t5_signal.claims(data)[0].verdict == "does not hold"
+    assert t5_signal.claims(data)[0].verdict == "does not hold here"
     data["summary"]["srpo 0.8/0.1"]["steps"]["ahead"] = len(data["rows"])
     assert t5_signal.claims(data)[0].verdict == "holds"
 
@@ -142,7 +142,7 @@ def test_verdict_of_t2_follows_its_slopes() -> None:
     assert all(math.isfinite(row["gain"]) for row in data["grid"])
     assert {each["name"] for each in data["measured"]} == set(t2_localizer.LOCALIZERS)
     data["slopes"]["accepted_by_precision"] |= {"low": -1.2, "high": -1.0}
-    assert t2_localizer.claims(data)[0].verdict == "does not hold"
+    assert t2_localizer.claims(data)[0].verdict == "does not hold here"
 
 
 def test_verdict_on_measured_localizers_follows_their_intervals() -> None:
@@ -160,7 +160,7 @@ def test_verdict_on_measured_localizers_follows_their_intervals() -> None:
         "the intervals overlap at step 0",
     )
     data["measured"][0]["precision"] = 0.6
-    assert t2_localizer.claims(data)[1].verdict == "does not hold"
+    assert t2_localizer.claims(data)[1].verdict == "does not hold here"
     data["measured"] = []
     assert len(t2_localizer.claims(data)) == 1
 
