@@ -1,4 +1,4 @@
-"""What README.md quotes of recorded runs is what the records say."""
+"""What README.md and the page of the comparison quote is what the records and programs say."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from llm.intervals import interval
 from llm.tasks.declaration import Declaration
 
 README = Path(__file__).parents[1] / "README.md"
+COMPARISON = README.parent / "paper_figures" / "comparison.md"
 
 #: Options of other commands.
-ELSEWHERE = {"--html", "--dry-run", "--require-vllm", "--nproc_per_node", "--tune", "--quick"}
+ELSEWHERE = {"--html", "--dry-run", "--require-vllm", "--nproc_per_node", "--list", "--recompute"}
 
 #: What is tried to keep a prompted localizer's skill has a table of its own.
 REMEDIES = ("srpo-surprisal", "srpo-prompted", *(arm for arm in ARMS if arm.count("-") == 2))
@@ -83,7 +84,7 @@ def test_all_runs_of_the_comparison_are_recorded() -> None:
 
 
 def test_what_is_said_in_words() -> None:
-    text = " ".join(README.read_text().split())
+    text = " ".join(COMPARISON.read_text().split())
     found = {name: read_records(Path(CompareConfig.output), name) for name in REGIMES}
     ends = {
         arm: [run["curve"]["success"][-1] for run in own.values()]
@@ -120,9 +121,22 @@ def test_what_is_said_in_words() -> None:
 
 
 def test_the_tables_of_the_comparison() -> None:
-    lines = README.read_text().splitlines()
+    lines = COMPARISON.read_text().splitlines()
     for line in comparison() + remedies():
         assert line in lines
+
+
+def test_what_the_readme_tells_of_the_comparison() -> None:
+    text = README.read_text()
+    table = text[text.index("| arm | short") : text.index("No arm beats GRPO")]
+    found = [read_records(Path(CompareConfig.output), r) for r in ("short", "middle", "long")]
+    rows = table.strip().splitlines()[2:]
+    for row in rows:
+        arm = row.split("|")[1].strip()
+        assert row == f"| {arm} | {' | '.join(gain(records, arm) for records in found)} |"
+    assert len(rows) == 4
+    runs = len(list(Path(CompareConfig.output).rglob("*.json")))
+    assert f"{len(ARMS)} arms" in text and f"{runs} recorded" in " ".join(text.split())
 
 
 def test_options_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
