@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _handling(_stop_at_once, signal.SIGTERM):
             # Torch reads the line above when it is loaded, which the import below does.
             from llm.config import parse_config
-            from llm.dry_run import dry_run, split
+            from llm.planning.dry_run import dry_run, split
 
             try:
                 argv, dry = split(argv, PROG)

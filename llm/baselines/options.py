@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llm.demand import Call, Demand, Rows
+from llm.planning.demand import Call, Demand, Rows
 
 if TYPE_CHECKING:
     from llm.thoughts import ThoughtLimits
@@ -48,7 +48,7 @@ class ScoreOptions:
         return 2
 
     def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
-        """What a prompt asks for; see `llm.demand.demand`."""
+        """What a prompt asks for; see `llm.planning.demand.demand`."""
         length = int(share * limits.longest)
         first = Call("first attempt", 1, self.attempts, 0, length)
         second = Call("second attempt", self.attempts, 1, length + request, length)
@@ -94,7 +94,7 @@ class CritiqueGRPOOptions:
         return 2 if self.refinements else 1
 
     def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
-        """What a prompt asks for; see `llm.demand.demand`."""
+        """What a prompt asks for; see `llm.planning.demand.demand`."""
         length = int(share * limits.longest)
         answers = Call("answer", 1, self.answers, 0, length)
         if not self.refinements:
@@ -143,7 +143,7 @@ class SPOTreeOptions:
         return 1
 
     def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
-        """What a prompt asks for; see `llm.demand.demand`."""
+        """What a prompt asks for; see `llm.planning.demand.demand`."""
         length, nodes, calls = int(share * limits.max_completion_length), 1, list[Call]()
         for level, branches in enumerate(self.branches):
             before = level * self.segment_tokens

@@ -1,7 +1,7 @@
 """Measured peak of an update: `python -m tests.llm.peak HOW …` prints JSON; a process each.
 
 HOW is any of lora, checkpointing. Prints the bytes that the process grew by at its peak while an
-update went through a model of 11 M parameters, and what `llm.footprint` said before.
+update went through a model of 11 M parameters, and what `llm.planning.footprint` said before.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from llm.footprint import Footprint
     from llm.logprobs import completion_logprobs
     from llm.models import LoraOptions, adapt, trainable
+    from llm.planning.footprint import Footprint
     from tests.bench.peak import peak_bytes
 
     torch.set_num_threads(1)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from llm.config import TrainConfig
-from llm.footprint import Footprint
-from llm.hardware import GIB
-from llm.memory_plan import engine_weights, merged_bytes, sends_adapters
+from llm.planning.footprint import Footprint
+from llm.planning.hardware import GIB
+from llm.planning.memory_plan import engine_weights, merged_bytes, sends_adapters
 
 
 class HostPlan(NamedTuple):

@@ -1,7 +1,8 @@
 """`python -m llm.train … --dry-run`: what a run needs, before anything starts.
 
-No weights are loaded and nothing is written. Memory is planned by `llm.memory_plan`, tokens and
-time by `llm.step_cost`; what is impossible is refused with the smallest change that would fit.
+No weights are loaded and nothing is written. Memory is planned by `memory_plan` and `host_plan`,
+tokens and time by `step_cost`; what is impossible is refused with the smallest change that would
+fit.
 """
 
 from __future__ import annotations
@@ -23,18 +24,25 @@ from llm.baselines import BASELINES
 from llm.baselines.turns import check_two_attempts
 from llm.command_line import parse
 from llm.config import TrainConfig
-from llm.demand import REQUEST, Lengths
-from llm.dry_run_report import advice, cost_table, heading, memory_table, notes
-from llm.fitting import smallest_change
-from llm.footprint import Footprint, load_architecture
-from llm.hardware import GIB, DryRunOptions, Hardware, computes_in_bf16, find, machine_memory
-from llm.host_plan import check_host, plan_host
-from llm.memory_plan import plan_memory
 from llm.models import load_tokenizer, locate
+from llm.planning.demand import REQUEST, Lengths
+from llm.planning.dry_run_report import advice, cost_table, heading, memory_table, notes
+from llm.planning.fitting import smallest_change
+from llm.planning.footprint import Footprint, load_architecture
+from llm.planning.hardware import (
+    GIB,
+    DryRunOptions,
+    Hardware,
+    computes_in_bf16,
+    find,
+    machine_memory,
+)
+from llm.planning.host_plan import check_host, plan_host
+from llm.planning.memory_plan import plan_memory
+from llm.planning.step_cost import checkpoint_bytes, step_cost
 from llm.rehearsal import Rehearsal
 from llm.run_checks import check_task
 from llm.run_folder import open_run
-from llm.step_cost import checkpoint_bytes, step_cost
 from llm.tasks import Example, Split, Task, checked, make_task
 from llm.thoughts import Prompt, encode, stop_token_ids
 

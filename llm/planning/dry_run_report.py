@@ -10,17 +10,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from llm.config import TrainConfig
-from llm.demand import TYPICAL, Lengths, asks
-from llm.fitting import GPUS
-from llm.footprint import Footprint
-from llm.hardware import GIB, USABLE, Hardware
-from llm.host_plan import HostPlan
-from llm.memory_plan import (
+from llm.planning.demand import TYPICAL, Lengths, asks
+from llm.planning.fitting import GPUS
+from llm.planning.footprint import Footprint
+from llm.planning.hardware import GIB, USABLE, Hardware
+from llm.planning.host_plan import HostPlan
+from llm.planning.memory_plan import (
     PHASES,
     MemoryPlan,
     sequences,
 )
-from llm.step_cost import UTILISATION, StepCost
+from llm.planning.step_cost import UTILISATION, StepCost
 
 
 def heading(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> str:

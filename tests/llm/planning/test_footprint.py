@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from llm.footprint import Footprint, load_architecture
 from llm.models import LoraOptions, adapt, trainable
+from llm.planning.footprint import Footprint, load_architecture
 from tests.llm.architectures import PARAMETERS, tiny_olmo3, write
 from tests.llm.models import tiny_qwen2
 

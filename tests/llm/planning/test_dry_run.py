@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llm.dry_run import split
-from llm.dry_run_report import advice
-from llm.hardware import DryRunOptions
+from llm.planning.dry_run import split
+from llm.planning.dry_run_report import advice
+from llm.planning.hardware import DryRunOptions
 from llm.train import main
 from tests.llm.architectures import write
 from tests.llm.models import save, tiny_qwen2

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llm.config import TrainConfig, parse_config
-from llm.footprint import Footprint
-from llm.hardware import GIB
-from llm.host_plan import HostPlan, check_host, plan_host
 from llm.models import LoraOptions
+from llm.planning.footprint import Footprint
+from llm.planning.hardware import GIB
+from llm.planning.host_plan import HostPlan, check_host, plan_host
 from tests.llm.models import tiny_qwen2
 
 

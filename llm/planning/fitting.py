@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from llm.config import TrainConfig
-from llm.demand import Lengths
 from llm.engines.vllm_weights import RANKS
-from llm.footprint import Footprint
-from llm.hardware import Hardware
-from llm.memory_plan import (
+from llm.planning.demand import Lengths
+from llm.planning.footprint import Footprint
+from llm.planning.hardware import Hardware
+from llm.planning.memory_plan import (
     longest_row,
     micro_batch,
     plan_memory,

@@ -10,13 +10,13 @@ import pytest
 
 from llm.command_line import preset_names
 from llm.config import TrainConfig, parse_config
-from llm.demand import Lengths
-from llm.fitting import smallest_change
-from llm.footprint import Footprint, load_architecture
-from llm.hardware import GIB, USABLE, Hardware
-from llm.memory_plan import MemoryPlan, longest_row, plan_memory, sequences, with_settings
 from llm.models import LoraOptions
-from llm.step_cost import step_cost
+from llm.planning.demand import Lengths
+from llm.planning.fitting import smallest_change
+from llm.planning.footprint import Footprint, load_architecture
+from llm.planning.hardware import GIB, USABLE, Hardware
+from llm.planning.memory_plan import MemoryPlan, longest_row, plan_memory, sequences, with_settings
+from llm.planning.step_cost import step_cost
 from tests.llm.architectures import write
 from tests.llm.models import tiny_qwen2
 

@@ -1,7 +1,7 @@
 """How many tokens a training step takes, and about how long.
 
-Tokens have an upper bound, which `llm.demand` and the limits give, and an expectation, which rests
-on `TYPICAL`. Time counts the arithmetic of the matrix products alone, 2 operations a parameter and
+Tokens have an upper bound, which `demand` and the limits give, and an expectation, which rests on
+`TYPICAL`. Time counts the arithmetic of the matrix products alone, 2 operations a parameter and
 token forward and 4 backward (Kaplan et al. 2020), at a share of the device's peak.
 """
 
@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 
 from llm.config import TrainConfig
-from llm.demand import TYPICAL, Lengths, demand, evaluation, rounds
-from llm.footprint import Footprint
-from llm.hardware import Hardware
+from llm.planning.demand import TYPICAL, Lengths, demand, evaluation, rounds
+from llm.planning.footprint import Footprint
+from llm.planning.hardware import Hardware
 
 #: Share of a device's peak that is reached. Sampling reads all weights for each token of a batch;
 #: what limits it is memory, not arithmetic.

@@ -14,7 +14,7 @@ from cpi.resets import RandomReset
 from llm.baselines import BASELINES
 from llm.baselines.options import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
 from llm.config import PlanOptions, SamplingOptions, TrainConfig
-from llm.demand import Demand, demand, evaluation, rounds
+from llm.planning.demand import Demand, demand, evaluation, rounds
 from llm.progress import Reporter
 from llm.rows import Row, make_rows
 from llm.thoughts import ThoughtSimulator

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from llm.config import TrainConfig
-from llm.demand import Lengths, demand, evaluation
 from llm.engines.vllm_weights import reserved_rank
-from llm.footprint import Footprint
-from llm.hardware import GIB, Hardware
+from llm.planning.demand import Lengths, demand, evaluation
+from llm.planning.footprint import Footprint
+from llm.planning.hardware import GIB, Hardware
 
 PHASES = ("generate", "backward", "step", "sync")
 
