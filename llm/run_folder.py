@@ -179,7 +179,7 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": sys.argv,
+        "command": command(),
         "commit": commit(),
         "python": platform.python_version(),
         "versions": versions,
@@ -187,6 +187,13 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": world_size(),
     }
+
+
+def command() -> list[str]:
+    """How this process was started, without the folders of this machine."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["python", "-m", spec.name] if spec is not None else [Path(sys.argv[0]).name]
+    return [*program, *sys.argv[1:]]
 
 
 def commit() -> str | None:
