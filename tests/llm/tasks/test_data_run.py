@@ -163,6 +163,9 @@ def test_a_delimiter_of_ones_own(
     said = capfd.readouterr()
     assert "no completion had the delimiter" not in said.out + said.err
     assert any(line["thoughts/mean"] > 1 for line in metrics(tmp_path / "run"))
+    # Nor does it know how to name a step.
+    warning = "in 3 steps 100% of the localizer's replies named no step"
+    assert (said.out + said.err).count(warning) == 1
 
 
 def test_one_line_for_bad_data(
