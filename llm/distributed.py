@@ -20,13 +20,15 @@ Objects travel by pickle, between processes of one job; files never hold any.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -174,6 +176,18 @@ def _agreed(outcomes: Sequence[Any]) -> list[Any]:
         if outcome.error is not None:
             raise on_all_ranks(outcome.error)
     return [outcome.value for outcome in outcomes]
+
+
+def leave(code: int) -> NoReturn:
+    """End a process of a job, all of Python's work done, without the destructors of C++.
+
+    A thread of a library's that one of them finds running aborts the process, and torchrun then
+    takes a finished job for a failed one.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 # ------------------------------------------------------------------ errors

@@ -237,4 +237,9 @@ def _handling(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from llm.distributed import leave
+
+        leave(code)
+    raise SystemExit(code)

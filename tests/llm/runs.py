@@ -65,7 +65,7 @@ def torchrun(model: Path, output: Path, task: dict[str, Any], *more: str) -> sub
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     return subprocess.Popen(
         [sys.executable, *launch, "llm.train", *arguments(model, output, task, *more)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
