@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 #: JSON-able: what is recorded is what is drawn.
 Data = dict[str, Any]
 Verdict = Literal[
-    "holds", "holds with a caveat", "does not hold here", "not seen here", "not tested here"
+    "holds",
+    "holds with a caveat",
+    "mixed",
+    "does not hold here",
+    "not seen here",
+    "not tested here",
 ]
 
-NEED_A_REASON: tuple[Verdict, ...] = ("holds with a caveat", "not tested here")
+NEED_A_REASON: tuple[Verdict, ...] = ("holds with a caveat", "mixed", "not tested here")
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,13 @@ class Claim:
     found : str
         The numbers.
     verdict : Verdict
-        "not seen here" is that the data decide neither way.
+        "not seen here" is that the data decide neither way, "mixed" that they say yes in one place
+        and no in another.
     of : {"paper", "ours"}
         Whose statement it is; caveats to the paper's are ours.
     caveat : str
-        Of "holds with a caveat": which; of "not tested here": why. Not told of other verdicts.
+        Of "holds with a caveat": which; of "mixed": where; of "not tested here": why. May also be
+        given of what does not hold or is not seen; not told of what plainly holds.
 
     Raises
     ------
@@ -64,8 +71,14 @@ class Claim:
 
     @property
     def verdict_in_words(self) -> str:
-        """The verdict, with its reason if it needs one."""
-        return f"{self.verdict}: {self.caveat}" if self.verdict in NEED_A_REASON else self.verdict
+        """The verdict, with its reason if it has one."""
+        told = self.caveat and self.verdict != "holds"
+        return f"{self.verdict}: {self.caveat}" if told else self.verdict
+
+
+def limit(verdict: Verdict, caveat: str) -> str:
+    """A caveat that makes sense only beside "holds with a caveat", for that verdict."""
+    return caveat if verdict == "holds with a caveat" else ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpi.bounds.theorem1 import GRID_COVERAGE, localizer_grid
-from paper_figures.figure import Claim, Data, Figure, Verdict, told
+from paper_figures.figure import Claim, Data, Figure, Verdict, limit, told
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.words import rounded
 
@@ -189,9 +189,9 @@ def _measured_claim(measured: Sequence[Mapping[str, Any]]) -> Sequence[Claim]:
             f"improvable states as the exact oracle has them, means of {pairs[0][0]['seeds']} "
             "seeds.",
             f"{words[0].upper()}{words[1:]}.",
-            _verdict(sharper and covers_less, not unsure),
+            verdict := _verdict(sharper and covers_less, not unsure),
             of="ours",
-            caveat=f"the intervals overlap at step {' and '.join(unsure)}" if unsure else "",
+            caveat=limit(verdict, f"the intervals overlap at step {' and '.join(unsure)}"),
         )
     ]
 

@@ -15,7 +15,7 @@ from cpi.conservative import Run, oracle_resets, random_resets, run_cpi, self_re
 from cpi.improvement import coverage, improvable_mask
 from cpi.values import Evaluation, evaluate
 from llm.compare_report import interval
-from paper_figures.figure import Claim, Data, Figure, Verdict, told
+from paper_figures.figure import Claim, Data, Figure, Verdict, limit, told
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.words import rounded
 
@@ -215,17 +215,17 @@ def claims(data: Data) -> Sequence[Claim]:
             "ones.",
             f"{how} Equal numbers of accepted resets an iteration.",
             f"Difference {words['masked']}.",
-            _verdict(ahead["masked"], not lost),
-            caveat=f"not at equal {' or '.join(lost)}" if lost else "",
+            verdict := _verdict(ahead["masked"], not lost),
+            caveat=limit(verdict, f"not at equal {' or '.join(lost)}"),
         ),
         Claim(
             "With as many resets an iteration as Theorem 1 asks for, oracle resets are ahead by "
             "every cost.",
             f"{how} Resets ∝ 1/precision², at most as for a precision of {data['least']:g}.",
             f"Difference {words['needed']}.",
-            _verdict(ahead["needed"], needed),
+            verdict := _verdict(ahead["needed"], needed),
             of="ours",
-            caveat="" if needed else "not by every cost",
+            caveat=limit(verdict, "not by every cost"),
         ),
         Claim(
             "What oracle resets win is a matter of certificates: with random resets too the full "

@@ -12,7 +12,7 @@ from cpi.gradient import exact_moments, policy_gradient
 from cpi.plans import ALGORITHMS
 from cpi.resets import RandomReset
 from cpi.signal import ARMS, signal_map
-from paper_figures.figure import Claim, Data, Figure, Verdict
+from paper_figures.figure import Claim, Data, Figure, Verdict, limit
 from paper_figures.style import DOUBLE, blank
 
 if TYPE_CHECKING:
@@ -130,24 +130,31 @@ def claims(data: Data) -> Sequence[Claim]:
             f"than GRPO on {good['ahead']} of {total} chains, ×{good['best']:.2f} at best and "
             f"×{good['worst']:.2f} at worst; with the oracle on {oracle['ahead']}, "
             f"×{oracle['best']:.2f} at best.",
-            _share(good["ahead"], total),
-            caveat=f"on no chain with a success above {good['up_to_success']:.2g}: there fresh "
-            "rollouts say more",
+            verdict := _share(good["ahead"], total),
+            caveat=limit(
+                verdict,
+                f"on no chain with a success above {good['up_to_success']:.2g}: there fresh "
+                "rollouts say more",
+            ),
         ),
         Claim(
             "Random resets already improve on GRPO: here, they sharpen the signal.",
             "The same map: RRPO beside GRPO with as many generated steps.",
             f"It is ahead on {random['ahead']} of {total} chains, ×{random['best']:.2f} at best "
             f"and ×{random['worst']:.2f} at worst.",
-            _share(random["ahead"], total),
-            caveat=f"on no chain with a success above {random['up_to_success']:.2g}",
+            verdict := _share(random["ahead"], total),
+            caveat=limit(
+                verdict, f"on no chain with a success above {random['up_to_success']:.2g}"
+            ),
         ),
         Claim(
             "Self-localized resets beat random resets: here, they sharpen the signal more.",
             "The same map: a first-error localizer of quality 0.8/0.1 beside random resets.",
             f"It is ahead at equal steps on {better} of {total} chains.",
-            _share(better, total),
-            caveat=f"on {total - better} chains random resets give the sharper signal",
+            verdict := _share(better, total),
+            caveat=limit(
+                verdict, f"on {total - better} chains random resets give the sharper signal"
+            ),
         ),
         Claim(
             "That oracle resets say more than random ones does not mean that they say more than "

@@ -141,8 +141,12 @@ def test_missing_and_broken_records_say_how_to_make_them(tmp_path: Path) -> None
 def test_verdict_with_a_caveat_needs_one() -> None:
     with pytest.raises(ValueError, match="needs a reason"):
         Claim("c", "checked", "found", "holds with a caveat")
+    with pytest.raises(ValueError, match="needs a reason"):
+        Claim("c", "checked", "found", "mixed")
     fails = Claim("c", "checked", "found", "does not hold here", caveat="because")
-    assert fails.verdict_in_words == "does not hold here"
+    assert fails.verdict_in_words == "does not hold here: because"
+    holds = Claim("c", "checked", "found", "holds", caveat="not told")
+    assert holds.verdict_in_words == "holds"
     partly = Claim("c", "checked", "found", "holds with a caveat", caveat="where a | b")
     assert partly.verdict_in_words == "holds with a caveat: where a | b"
 
