@@ -11,6 +11,7 @@ import numpy as np
 
 from cpi.bounds.theorem1 import GRID_COVERAGE, localizer_grid
 from paper_figures.figure import Claim, Data, Figure, Verdict, limit, told
+from paper_figures.inputs import made_by
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.words import rounded
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SETTINGS: Mapping[str, Any] = {"seed": 2, "repeats": 450, "bootstrap": 400}
 
 #: Where L5 records the quality of a language model's localizers.
-MEASURED = Path(__file__).parent / "results" / "l5_model.json"
+MEASURED = "l5_model.json"
 
 #: A fitted exponent agrees with the formula if its interval comes this near.
 NEAR = 0.1
@@ -50,8 +51,14 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     rng = np.random.default_rng(settings["seed"])
     grid, slopes = localizer_grid(rng, settings["repeats"], settings["bootstrap"])
     measured = []
-    if MEASURED.is_file():
-        measured = json.loads(MEASURED.read_text(encoding="utf-8"))["data"]["localizers"]
+    path: Path = settings["inputs"][MEASURED]
+    if path.is_file():
+        try:
+            measured = json.loads(path.read_text(encoding="utf-8"))["data"]["localizers"]
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(
+                f"t2_localizer: {path} has no localizers; {made_by(MEASURED)} makes it anew"
+            ) from None
     names = (
         "name",
         "step",
@@ -219,4 +226,5 @@ FIGURE = Figure(
     draw=draw,
     claims=claims,
     cheap=True,
+    inputs=(MEASURED,),
 )
