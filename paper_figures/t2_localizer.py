@@ -81,6 +81,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 def draw(data: Data) -> matplotlib.figure.Figure:
     """Gain, accepted resets and draws, each relative to the oracle's."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.patheffects import withStroke
 
     recall, precision = np.meshgrid(np.geomspace(*RECALL, 60), np.geomspace(*PRECISION, 60))
     gains = [10 ** (k / 2) for k in range(-6, 1)]
@@ -90,6 +91,7 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         "accepted resets needed": (1 / precision**2, costs, "resets", "resets"),
         "all resets drawn": (1 / (recall * precision), costs, "drawn", "drawn"),
     }
+    halo = [withStroke(linewidth=1.8, foreground="white")]
     made = blank(DOUBLE, 3.7)
     axes = made.subplots(1, 3, sharey=True)
     oracle = next(row for row in data["grid"] if row["precision"] == 1 == row["recall"])
@@ -108,7 +110,8 @@ def draw(data: Data) -> matplotlib.figure.Figure:
             below = -4.5 if row["precision"] == 1 else 0.0  # of the frame
             ax.annotate(
                 f"{row[name] / oracle[unit]:.2g}", (row["recall"], row["precision"]), (-2.5, below),
-                textcoords="offset points", ha="right", va="center", fontsize=6,
+                textcoords="offset points", ha="right", va="center", fontsize=6, zorder=5,
+                path_effects=halo,
             )  # fmt: skip
         for localizer, (method, _) in LOCALIZERS.items():
             own = [each for each in data["measured"] if each["name"] == localizer]
