@@ -143,7 +143,7 @@ def claims(data: Data) -> Sequence[Claim]:
             "The gain that Theorem 1 certifies is of the size of what its own step truly gains.",
             "The ratio of bound and truth on the chains and random MDPs; a median above "
             f"{SAME_SIZE} counts as of that size.",
-            f"Its median is {medians['CPI-RR']:.2f} with random resets and "
+            f"The median is {medians['CPI-RR']:.2f} with random resets and "
             f"{medians['CPI-CARO']:.2f} with oracle resets. The step itself is short (T3).",
             "holds"
             if min(medians["CPI-RR"], medians["CPI-CARO"]) > SAME_SIZE
