@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paper_figures import (
     l1_curves,
     l2_localization,
@@ -35,7 +37,7 @@ FIGURES: tuple[Figure, ...] = (
 
 
 def choose(names: list[str]) -> list[Figure]:
-    """The figures of some names, or all; "t6" is enough for "t6_chain".
+    """The figures of some names, each once, or all; "t6" is enough for "t6_chain".
 
     Raises
     ------
@@ -48,5 +50,14 @@ def choose(names: list[str]) -> list[Figure]:
         if not found:
             known = ", ".join(f.name for f in FIGURES)
             raise ValueError(f"NAMES: {name!r} is none of the figures: {known}")
-        chosen += found
+        chosen += [figure for figure in found if figure not in chosen]
     return chosen or list(FIGURES)
+
+
+def inputs_first(figures: Sequence[Figure]) -> list[Figure]:
+    """Some figures, each after those whose records it reads."""
+    ordered: list[Figure] = []
+    for figure in figures:
+        read = [other for other in figures if f"{other.name}.json" in figure.inputs]
+        ordered += [f for f in (*inputs_first(read), figure) if f not in ordered]
+    return ordered

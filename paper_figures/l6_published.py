@@ -309,4 +309,5 @@ FIGURE = Figure(
     draw=draw,
     claims=claims,
     cheap=True,
+    inputs=("l2_localization.json", "compare"),
 )

@@ -6,19 +6,22 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from paper_figures.figure import Claim, Figure, Record
+from llm.files import write_whole
+from paper_figures import HOME
+from paper_figures.figure import Claim, Figure, Record, drawn_from
 
 HEAD = """\
 # What the paper claims, and what was found
 
 *Credit Assignment with Resets in Language Model Reasoning* (Samanta et al., arXiv 2605.25507),
 checked claim by claim. `python -m paper_figures` writes this page and its figures from the records
-in `paper_figures/results/`: every number and every verdict here is computed from them. The
+in `paper_figures/results/`: what was found, and every verdict, is computed from them. Typed are the
+questions, and what a sentence says of the set-up (the size of the model, 8 seeds) or quotes. The
 constants of the bounds are this project's; the paper gives orders.
 
 *Holds*, *does not hold here* and *not seen here* are about what was run: exact tabular problems
-(T), and a language model of 0.36 million parameters on chain reasoning (L). *Not seen here* says
-that the intervals decide neither way.
+(T), and a language model of 0.36 million parameters on chain reasoning (L). *Mixed*: the data say
+yes in one place and no in another. *Not seen here*: the intervals decide neither way.
 
 Two things to keep in mind. Accepted resets, all resets drawn and environment steps (or generated
 tokens) are three costs, and what is cheap in one can be dear in another. And a certificate is for
@@ -48,19 +51,23 @@ def write_report(
     text = markdown(figures, records)
     pages = folder / "report.md", folder / "report.html"
     for path, content in zip(pages, (text, html(text, folder)), strict=True):
-        path.write_text(content, encoding="utf-8")
+        write_whole(path, content)
     return pages
 
 
 def markdown(figures: Sequence[Figure], records: Mapping[str, Record]) -> str:
     """The report as Markdown."""
-    claims = {figure.name: figure.claims(records[figure.name].data) for figure in figures}
+    claims = {}
+    for figure in figures:
+        with drawn_from(figure, records[figure.name]):
+            claims[figure.name] = figure.claims(records[figure.name].data)
     lines = [HEAD]
     for of, title in (("paper", "The paper's claims"), ("ours", "What we add, and caveats")):
         rows = list(_rows(figures, claims, of))
         lines += [f"## {title}\n", "| claim | verdict | figure |", "|---|---|---|", *rows, ""]
     for figure in figures:
-        lines += _section(figure, records[figure.name], claims[figure.name])
+        with drawn_from(figure, records[figure.name]):
+            lines += _section(figure, records[figure.name], claims[figure.name])
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -110,7 +117,13 @@ def _words(value: object) -> str:
 
 
 def html(text: str, folder: Path) -> str:
-    """A Markdown report as one page that needs no other file: its pictures are in it."""
+    """A Markdown report as one page that needs no other file: its pictures are in it.
+
+    Raises
+    ------
+    ValueError
+        If there is a picture missing; says what draws it.
+    """
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")
@@ -120,8 +133,7 @@ def html(text: str, folder: Path) -> str:
             token.attrSet("id", _anchor(tokens[number + 1].content))
         for child in token.children or ():
             if child.type == "image":
-                picture = base64.b64encode((folder / str(child.attrGet("src"))).read_bytes())
-                child.attrSet("src", f"data:image/png;base64,{picture.decode()}")
+                child.attrSet("src", _within(folder / str(child.attrGet("src"))))
     body = parser.renderer.render(tokens, parser.options, {})
     title = text.partition("\n")[0].lstrip("# ")
     return (
@@ -129,3 +141,13 @@ def html(text: str, folder: Path) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
+
+
+def _within(picture: Path) -> str:
+    """A PNG as an address that holds it."""
+    if not picture.is_file():
+        command = f"python -m paper_figures {picture.stem} --format png"
+        if picture.parent.parent != HOME:
+            command += f" --out {picture.parent.parent}"
+        raise ValueError(f"report: no picture {picture}; {command} draws it")
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"

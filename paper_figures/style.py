@@ -100,19 +100,21 @@ def figure(width: float, height: float) -> Iterator[Figure]:
 
 def save(made: Figure, path: Path) -> None:
     """Write a figure, without the time of day, so that the same data give the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".png":
-        _save_png(made, path)
-        return
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    made.savefig(path, metadata=metadata.get(path.suffix))
+    drawn = BytesIO()
+    made.savefig(drawn, format=path.suffix[1:] or "png", metadata=metadata.get(path.suffix))
+    content = _smaller(drawn) if path.suffix == ".png" else drawn.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)  # whole or not at all, also after Ctrl-C
 
 
-def _save_png(made: Figure, path: Path) -> None:
-    """Write a PNG of 256 colours: a third of the size, and it looks the same."""
+def _smaller(png: BytesIO) -> bytes:
+    """A PNG with 256 colours: a third of the size, and it looks the same."""
     from PIL import Image
 
-    whole = BytesIO()
-    made.savefig(whole, format="png")
-    with Image.open(whole) as picture:
-        picture.convert("RGB").quantize(256).save(path, optimize=True)
+    small = BytesIO()
+    with Image.open(png) as picture:
+        picture.convert("RGB").quantize(256).save(small, "png", optimize=True)
+    return small.getvalue()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpi.bounds.theorem1 import GRID_COVERAGE, localizer_grid
-from paper_figures.figure import Claim, Data, Figure, Verdict, told
+from paper_figures.figure import Claim, Data, Figure, Verdict, limit, told
+from paper_figures.inputs import made_by
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.words import rounded
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SETTINGS: Mapping[str, Any] = {"seed": 2, "repeats": 450, "bootstrap": 400}
 
 #: Where L5 records the quality of a language model's localizers.
-MEASURED = Path(__file__).parent / "results" / "l5_model.json"
+MEASURED = "l5_model.json"
 
 #: A fitted exponent agrees with the formula if its interval comes this near.
 NEAR = 0.1
@@ -50,8 +51,14 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     rng = np.random.default_rng(settings["seed"])
     grid, slopes = localizer_grid(rng, settings["repeats"], settings["bootstrap"])
     measured = []
-    if MEASURED.is_file():
-        measured = json.loads(MEASURED.read_text(encoding="utf-8"))["data"]["localizers"]
+    path: Path = settings["inputs"][MEASURED]
+    if path.is_file():
+        try:
+            measured = json.loads(path.read_text(encoding="utf-8"))["data"]["localizers"]
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(
+                f"t2_localizer: {path} has no localizers; {made_by(MEASURED)} makes it anew"
+            ) from None
     names = (
         "name",
         "step",
@@ -74,6 +81,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 def draw(data: Data) -> matplotlib.figure.Figure:
     """Gain, accepted resets and draws, each relative to the oracle's."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.patheffects import withStroke
 
     recall, precision = np.meshgrid(np.geomspace(*RECALL, 60), np.geomspace(*PRECISION, 60))
     gains = [10 ** (k / 2) for k in range(-6, 1)]
@@ -83,6 +91,7 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         "accepted resets needed": (1 / precision**2, costs, "resets", "resets"),
         "all resets drawn": (1 / (recall * precision), costs, "drawn", "drawn"),
     }
+    halo = [withStroke(linewidth=1.8, foreground="white")]
     made = blank(DOUBLE, 3.7)
     axes = made.subplots(1, 3, sharey=True)
     oracle = next(row for row in data["grid"] if row["precision"] == 1 == row["recall"])
@@ -101,7 +110,8 @@ def draw(data: Data) -> matplotlib.figure.Figure:
             below = -4.5 if row["precision"] == 1 else 0.0  # of the frame
             ax.annotate(
                 f"{row[name] / oracle[unit]:.2g}", (row["recall"], row["precision"]), (-2.5, below),
-                textcoords="offset points", ha="right", va="center", fontsize=6,
+                textcoords="offset points", ha="right", va="center", fontsize=6, zorder=5,
+                path_effects=halo,
             )  # fmt: skip
         for localizer, (method, _) in LOCALIZERS.items():
             own = [each for each in data["measured"] if each["name"] == localizer]
@@ -189,9 +199,9 @@ def _measured_claim(measured: Sequence[Mapping[str, Any]]) -> Sequence[Claim]:
             f"improvable states as the exact oracle has them, means of {pairs[0][0]['seeds']} "
             "seeds.",
             f"{words[0].upper()}{words[1:]}.",
-            _verdict(sharper and covers_less, not unsure),
+            verdict := _verdict(sharper and covers_less, not unsure),
             of="ours",
-            caveat=f"the intervals overlap at step {' and '.join(unsure)}" if unsure else "",
+            caveat=limit(verdict, f"the intervals overlap at step {' and '.join(unsure)}"),
         )
     ]
 
@@ -219,4 +229,5 @@ FIGURE = Figure(
     draw=draw,
     claims=claims,
     cheap=True,
+    inputs=(MEASURED,),
 )

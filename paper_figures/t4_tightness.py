@@ -13,7 +13,7 @@ import numpy as np
 from cpi.bounds import REGISTRY, bounds_for
 from cpi.bounds.instances import chain_instances, random_instances, tight_instances
 from cpi.bounds.registry import Check
-from paper_figures.figure import Claim, Data, Figure, Verdict
+from paper_figures.figure import Claim, Data, Figure, Verdict, limit
 from paper_figures.style import DOUBLE, blank
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 #: A bound that comes so near the truth somewhere is tight there.
 TIGHT = 0.99
+
+#: A certificate is of the size of the truth if the median of their ratio is above this.
+SAME_SIZE = 0.1
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
@@ -123,7 +126,8 @@ def claims(data: Data) -> Sequence[Claim]:
     """No violation; how tight."""
     bounds = data["bounds"]
     wrong = sum(bound["violations"] for bound in bounds)
-    loose = [b for b in bounds if b["best"] < TIGHT]
+    inequalities = [b for b in bounds if b["sense"] != "="]
+    loose = [b for b in inequalities if b["best"] < TIGHT]
     names = ", ".join(f"{b['name']} ({b['best']:.2f})" for b in loose)
     medians = {b["name"]: b["quantiles"][2] for b in bounds if b["quantiles"]}
     return [
@@ -137,21 +141,24 @@ def claims(data: Data) -> Sequence[Claim]:
         ),
         Claim(
             "The gain that Theorem 1 certifies is of the size of what its own step truly gains.",
-            "The ratio of bound and truth on the chains and random MDPs.",
-            f"Its median is {medians['CPI-RR']:.2f} with random resets and "
+            "The ratio of bound and truth on the chains and random MDPs; a median above "
+            f"{SAME_SIZE} counts as of that size.",
+            f"The median is {medians['CPI-RR']:.2f} with random resets and "
             f"{medians['CPI-CARO']:.2f} with oracle resets. The step itself is short (T3).",
-            "holds" if min(medians["CPI-RR"], medians["CPI-CARO"]) > 0.1 else "does not hold here",
+            "holds"
+            if min(medians["CPI-RR"], medians["CPI-CARO"]) > SAME_SIZE
+            else "does not hold here",
             of="ours",
         ),
         Claim(
             "Most constants cannot be improved: the bound is attained somewhere.",
             "The largest ratio of bound and truth, or of true loss and penalty, on any update; "
             f"{TIGHT} counts as attained.",
-            f"{len(bounds) - len(loose)} of {len(bounds)} come that near."
+            f"{len(inequalities) - len(loose)} of {len(inequalities)} inequalities come that near."
             + (f" Not: {names}." if loose else ""),
-            _attained(len(loose), len(bounds)),
+            verdict := _attained(len(loose), len(inequalities)),
             of="ours",
-            caveat=f"of {len(loose)} bounds it is not known" if loose else "",
+            caveat=limit(verdict, f"of {len(loose)} bounds it is not known"),
         ),
     ]
 

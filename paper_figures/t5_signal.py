@@ -12,7 +12,7 @@ from cpi.gradient import exact_moments, policy_gradient
 from cpi.plans import ALGORITHMS
 from cpi.resets import RandomReset
 from cpi.signal import ARMS, signal_map
-from paper_figures.figure import Claim, Data, Figure, Verdict
+from paper_figures.figure import Claim, Data, Figure, Verdict, limit
 from paper_figures.style import DOUBLE, blank
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ SETTINGS: Mapping[str, Any] = {
     "lengths": [2, 3, 4, 6, 8, 10],
     "success": [0.9, 0.7, 0.5, 0.4, 0.3],
 }
+
+#: Colours of the cells, all so light that black numbers stand out: least to most, and below 1, 1,
+#: above 1.
+GREYS, WORTHS = ("0.55", "1"), ("#5B9BD5", "#FFFFFF", "#E69F00")
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
@@ -68,12 +72,12 @@ def draw(data: Data) -> matplotlib.figure.Figure:
 
     worths = [table(arm)[..., cost] for cost in (0, 1) for arm in arms]
     scale = LogNorm(0.4, 2.5)
-    _map(axes[0, 0], table("grpo"), LogNorm(0.002, 8), None, "Greys_r")
+    _map(axes[0, 0], table("grpo"), LogNorm(0.002, 8), None, GREYS)
     axes[0, 0].set_title("grpo, 8 rollouts:\nsignal / noise")
     for number, values in enumerate(worths):
         cost, column = divmod(number, len(arms))
         ax = axes[cost, 1 + column]
-        image = _map(ax, values, scale, 1.0, "cividis")
+        image = _map(ax, values, scale, 1.0, WORTHS)
         ax.set_title(f"{arms[column]}\nequal {('rollouts', 'steps')[cost]}")
     axes[1, 0].set_axis_off()
     bar = made.colorbar(image, ax=axes[1, 0], fraction=0.3, aspect=8, location="left")
@@ -93,16 +97,19 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     return made
 
 
-def _map(ax: Any, values: np.ndarray, scale: Any, above: float | None, colours: str) -> Any:
+def _map(
+    ax: Any, values: np.ndarray, scale: Any, above: float | None, colours: Sequence[str]
+) -> Any:
     """Coloured cells with their numbers."""
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
-    image = ax.imshow(values, cmap=colours, norm=scale, origin="lower", aspect="auto")
+    shades = LinearSegmentedColormap.from_list("shades", colours)
+    image = ax.imshow(values, cmap=shades, norm=scale, origin="lower", aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         text = f"{value:.3f}".lstrip("0") if value < 0.1 else f"{value:.2f}".lstrip("0")
         text = f"{value:.1f}" if value >= 9.95 else text
-        colour = "white" if scale(value) < 0.5 else "black"
-        ax.text(j, i, text, ha="center", va="center", fontsize=5.5, color=colour)
+        ax.text(j, i, text, ha="center", va="center", fontsize=5.5)
         if above is not None and value > above:
             ax.add_patch(
                 Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, lw=0.9, ec="black")
@@ -130,24 +137,31 @@ def claims(data: Data) -> Sequence[Claim]:
             f"than GRPO on {good['ahead']} of {total} chains, ×{good['best']:.2f} at best and "
             f"×{good['worst']:.2f} at worst; with the oracle on {oracle['ahead']}, "
             f"×{oracle['best']:.2f} at best.",
-            _share(good["ahead"], total),
-            caveat=f"on no chain with a success above {good['up_to_success']:.2g}: there fresh "
-            "rollouts say more",
+            verdict := _share(good["ahead"], total),
+            caveat=limit(
+                verdict,
+                f"on no chain with a success above {good['up_to_success']:.2g}: there fresh "
+                "rollouts say more",
+            ),
         ),
         Claim(
             "Random resets already improve on GRPO: here, they sharpen the signal.",
             "The same map: RRPO beside GRPO with as many generated steps.",
             f"It is ahead on {random['ahead']} of {total} chains, ×{random['best']:.2f} at best "
             f"and ×{random['worst']:.2f} at worst.",
-            _share(random["ahead"], total),
-            caveat=f"on no chain with a success above {random['up_to_success']:.2g}",
+            verdict := _share(random["ahead"], total),
+            caveat=limit(
+                verdict, f"on no chain with a success above {random['up_to_success']:.2g}"
+            ),
         ),
         Claim(
             "Self-localized resets beat random resets: here, they sharpen the signal more.",
             "The same map: a first-error localizer of quality 0.8/0.1 beside random resets.",
             f"It is ahead at equal steps on {better} of {total} chains.",
-            _share(better, total),
-            caveat=f"on {total - better} chains random resets give the sharper signal",
+            verdict := _share(better, total),
+            caveat=limit(
+                verdict, f"on {total - better} chains random resets give the sharper signal"
+            ),
         ),
         Claim(
             "That oracle resets say more than random ones does not mean that they say more than "

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import re
+import shutil
+import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+import matplotlib.figure
 import numpy as np
 import pytest
 from PIL import Image
 
+import paper_figures.command
+import paper_figures.figure
+import paper_figures.report
 from paper_figures import __main__ as command
-from paper_figures.catalogue import FIGURES, choose
+from paper_figures.catalogue import FIGURES, choose, inputs_first
+from paper_figures.command import obtain
 from paper_figures.figure import Claim, Figure, Record, plain, read, record
+from paper_figures.inputs import digest
 from paper_figures.report import html, markdown
 from paper_figures.style import look, save
 
@@ -99,7 +111,7 @@ def test_changed_settings_are_called_stale(records: dict[str, Record], tmp_path:
 
 
 def test_names_may_be_short_and_bad_ones_are_named() -> None:
-    assert choose(["t6", "t6_chain"]) == [f for f in FIGURES if f.name == "t6_chain"] * 2
+    assert choose(["t6", "t6_chain"]) == [f for f in FIGURES if f.name == "t6_chain"]
     assert choose([]) == list(FIGURES)
     with pytest.raises(ValueError, match=r"NAMES: 't99' is none of the figures: .*t6_chain"):
         choose(["t99"])
@@ -136,13 +148,139 @@ def test_missing_and_broken_records_say_how_to_make_them(tmp_path: Path) -> None
     (tmp_path / f"{figure.name}.json").write_text('{"data": ')
     with pytest.raises(ValueError, match=r"is no record; .* makes it anew"):
         read(tmp_path, figure)
+    for broken in ('{"settings": 3, "data": {}, "environment": {"time": "2026"}}', "[]", "{}"):
+        (tmp_path / f"{figure.name}.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"is no record; .* makes it anew"):
+            read(tmp_path, figure)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the records, in which they may be broken, and of the figures."""
+    home = tmp_path / "home"
+    for folder in ("results", "figures"):
+        shutil.copytree(command.HOME / folder, home / folder)
+    for module in (paper_figures.command, paper_figures.figure, paper_figures.report):
+        monkeypatch.setattr(module, "HOME", home)
+    return home
+
+
+def test_a_broken_record_and_a_missing_one_do_not_stop_the_others(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = {"settings": {}, "data": {}, "environment": {"time": "2026-01-01"}}
+    (home / "results" / "t4_tightness.json").write_text(json.dumps(empty))
+    (home / "results" / "t1_resets_needed.json").unlink()
+    out = tmp_path / "out"
+    assert command.main(["t1", "t4", "t6", "--format", "png", "--out", str(out)]) == 1
+    assert [path.name for path in (out / "figures").iterdir()] == ["t6_chain.png"]
+    missing, broken = capsys.readouterr().err.splitlines()
+    assert "t1_resets_needed: no record" in missing
+    assert "t4_tightness.json has not what the figure draws (KeyError: 'bounds')" in broken
+    for line in (missing, broken):
+        assert line.endswith(("--recompute makes it", "--recompute makes it anew"))
+    assert command.main(["t6", "--format", "png"]) == 1
+    assert not (home / "report.md").exists()
+    assert "report: not written" in capsys.readouterr().err
+
+
+def test_a_missing_picture_says_what_draws_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no picture .*x\.png; .*paper_figures x --format png"):
+        html("# Title\n\n![x](figures/x.png)\n", tmp_path)
+
+
+def test_a_figure_is_stale_when_what_it_read_has_changed(home: Path) -> None:
+    results = home / "results"
+    read_by = {f.name: f for f in FIGURES if "l5_model.json" in f.inputs}
+    assert "t2_localizer" in read_by
+    path = results / "l5_model.json"
+    again = json.loads(path.read_text())
+    again["environment"]["time"] = "2027-01-01"  # made again, with the same outcome
+    path.write_text(json.dumps(again))
+    for figure in read_by.values():
+        assert read(results, figure).stale(figure) == ""
+    again["data"]["localizers"][0]["precision"] = 0.5
+    path.write_text(json.dumps(again))
+    for figure in read_by.values():
+        said = read(results, figure).stale(figure)
+        assert said == "l5_model.json is not what it was made from"
+    path.unlink()
+    assert digest(path) == ""
+
+
+def test_digest_of_runs_is_of_their_names_and_contents(tmp_path: Path) -> None:
+    def of(**files: str) -> str:
+        for old in tmp_path.glob("*.json"):
+            old.unlink()
+        for name, text in files.items():
+            (tmp_path / f"{name}.json").write_text(text)
+        return digest(tmp_path)
+
+    assert len({of(), of(a="1"), of(b="1"), of(a="2"), of(a="1", b="1")}) == 5
+    assert of(a="1") == of(a="1")
+
+
+def test_what_others_read_is_computed_first_and_read_where_it_is_new(tmp_path: Path) -> None:
+    seen = []
+
+    def compute(settings: Mapping[str, Any], progress: object) -> dict[str, Any]:
+        seen.append(settings["inputs"])
+        return {}
+
+    reads, other = (replace(f, compute=compute) for f in (FIGURES[0], FIGURES[2]))
+    reads = replace(reads, inputs=(f"{other.name}.json",))
+    assert [f.name for f in inputs_first([reads, other])] == [other.name, reads.name]
+    new = tmp_path / f"{other.name}.json"
+    made = obtain(reads, tmp_path / "out", {new.name: new})
+    assert seen == [{new.name: new}]
+    assert made.inputs == {new.name: ""}
+    obtain(reads, tmp_path / "out", {})
+    assert seen[1] == {new.name: RESULTS / new.name}
+
+
+def test_an_interrupt_is_told_even_where_it_is_swallowed_and_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = paper_figures.command.draw
+
+    def swallowing(*args: Any) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        draw(*args)
+
+    monkeypatch.setattr(paper_figures.command, "draw", swallowing)
+    before = signal.getsignal(signal.SIGINT)
+    arguments = ["t6", "t4", "--format", "svg", "--out", str(tmp_path)]
+    assert command.main(arguments) == 130
+    assert "Interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["t6_chain.svg"]
+
+
+def test_a_picture_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+
+    class Stopped(matplotlib.figure.Figure):
+        def savefig(self, to: Any, **options: Any) -> None:
+            to.write(PNG)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save(Stopped(), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_verdict_with_a_caveat_needs_one() -> None:
     with pytest.raises(ValueError, match="needs a reason"):
         Claim("c", "checked", "found", "holds with a caveat")
+    with pytest.raises(ValueError, match="needs a reason"):
+        Claim("c", "checked", "found", "mixed")
     fails = Claim("c", "checked", "found", "does not hold here", caveat="because")
-    assert fails.verdict_in_words == "does not hold here"
+    assert fails.verdict_in_words == "does not hold here: because"
+    holds = Claim("c", "checked", "found", "holds", caveat="not told")
+    assert holds.verdict_in_words == "holds"
     partly = Claim("c", "checked", "found", "holds with a caveat", caveat="where a | b")
     assert partly.verdict_in_words == "holds with a caveat: where a | b"
 
