@@ -1,39 +1,92 @@
-"""Verdicts from intervals, and numbers in words, for claims about several comparisons."""
+"""Verdicts from several comparisons at once, and numbers in words.
+
+Each comparison has a value with a 95 % interval of its own, for the eye, and a p-value. What is
+ahead or behind is decided by p-values after Holm's correction over the comparisons of a claim: that
+any is called so by chance is at most 5 % for the claim (Holm 1979).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from llm.intervals import interval
 from paper_figures.figure import Verdict
 
+#: For the `checked` of a claim.
+CORRECTED = "Intervals are 95 % each; ahead and behind are decided jointly at 5 % (Holm, {test}). "
+PAIRED = CORRECTED.format(test="t tests of paired seeds")
+BOOTSTRAPPED = CORRECTED.format(test="bootstrap over seeds")
 
-def ahead(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> Verdict:
-    """Whether something is ahead: above `level` throughout, or somewhere and nowhere behind.
+#: A run that ended below this success never took off.
+STUCK = 0.1
 
-    "not seen here" where no interval says either: that is not the same as being wrong.
+
+def paired(differences: Sequence[float]) -> dict[str, Any]:
+    """The mean of a few differences, its bootstrap-t interval, and Student's two-sided p-value."""
+    from scipy import stats
+
+    values = np.asarray(differences, dtype=float)
+    low, high = interval(values)
+    found = {"value": float(values.mean()), "low": low, "high": high, "seeds": len(values)}
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    if error < 1e-12:  # all alike: no test is needed
+        return found | {"p": 1.0 if abs(values.mean()) < 1e-12 else 0.0}
+    t = abs(values.mean()) / error
+    return found | {"p": float(2 * stats.t.sf(t, len(values) - 1))}
+
+
+def bootstrap_p(drawn: np.ndarray, level: float) -> float:
+    """Two-sided p-value from bootstrap samples of a statistic: what of them is not beyond level."""
+    tails = np.sum(drawn <= level), np.sum(drawn >= level)
+    return float(min(1.0, 2 * (min(tails) + 1) / (len(drawn) + 1)))
+
+
+def signs(
+    estimates: Sequence[Mapping[str, Any]], level: float = 0.0, alpha: float = 0.05
+) -> list[int]:
+    """Of each comparison 1 if it is above `level`, −1 if below, 0 if that is not decided.
 
     Parameters
     ----------
     estimates : sequence of mappings
-        With "low" and "high", None for infinity.
+        With "value", None for infinity, and "p", two-sided for `level`.
     level : float
         0 of differences, 1 of ratios.
+    alpha : float
+        Of all comparisons together.
     """
-    better = [e["low"] is None or e["low"] > level for e in estimates]
-    worse = [e["high"] is not None and e["high"] < level for e in estimates]
-    if all(better):
+    found = [0] * len(estimates)
+    order = sorted(range(len(estimates)), key=lambda i: estimates[i]["p"])
+    for rank, i in enumerate(order):
+        if estimates[i]["p"] > alpha / (len(order) - rank):
+            break
+        value = estimates[i]["value"]
+        found[i] = 1 if value is None or value > level else -1
+    return found
+
+
+def ahead(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> Verdict:
+    """Whether something is ahead: throughout, somewhere and nowhere behind, or both of them.
+
+    "not seen here" where nothing is decided: that is not the same as being wrong.
+    """
+    found = signs(estimates, level)
+    if min(found) > 0:
         return "holds"
-    if any(worse):
-        return "does not hold here"
-    return "holds with a caveat" if any(better) else "not seen here"
+    if 1 in found:
+        return "mixed" if -1 in found else "holds with a caveat"
+    return "does not hold here" if -1 in found else "not seen here"
 
 
 def where(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> str:
     """In how many comparisons it is ahead, behind, or neither."""
-    better = sum(e["low"] is None or e["low"] > level for e in estimates)
-    worse = sum(e["high"] is not None and e["high"] < level for e in estimates)
-    return f"ahead in {better} of {len(estimates)}, behind in {worse}, level in the others"
+    found = signs(estimates, level)
+    better, worse, open_ = (found.count(sign) for sign in (1, -1, 0))
+    return f"ahead in {better} of {len(found)}, behind in {worse}, undecided in {open_}"
 
 
 def said(estimate: Mapping[str, Any], form: str = "+.3f") -> str:
@@ -42,4 +95,4 @@ def said(estimate: Mapping[str, Any], form: str = "+.3f") -> str:
         "∞" if estimate[name] is None else f"{estimate[name]:{form}}"
         for name in ("value", "low", "high")
     )
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]".replace("-", "−")
