@@ -20,7 +20,7 @@ from paper_figures.chain_runs import RUN, chain_run
 from paper_figures.figure import Claim, Data, Figure
 from paper_figures.rollout_tree import draw_tree
 from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.verdicts import PAIRED, ahead, paired, said, where
+from paper_figures.verdicts import PAIRED, counted, paired, said, signs, verdict
 from paper_figures.words import rounded
 
 if TYPE_CHECKING:
@@ -268,7 +268,8 @@ def claims(data: Data) -> Sequence[Claim]:
     by_step = {kind: [e for e in data["by_step"] if e["kind"] == kind] for kind in KINDS}
     first, *_, last = by_step["fresh"]
     checked = (
-        f"The signal of a thought at {len(by_step['fresh'])} checkpoints of SRPO, less that in "
+        "The paper reports the first of two measures: |Â|/T · (1 − π). The signal of a thought at "
+        f"{len(by_step['fresh'])} checkpoints of SRPO, less that in "
         "fresh groups of the same problems, those where a rollout had failed, by rollouts that "
         "did not choose them; where rollouts weigh alike, and where thoughts do, as in the default "
         f"loss. {PAIRED}"
@@ -276,20 +277,21 @@ def claims(data: Data) -> Sequence[Claim]:
     made = []
     for kind, words in (("self", "self-localized resets"), ("random", "random resets")):
         pairs = [p for p in data["pairs"] if p["kind"] == kind]
-        told, places = [], []
+        decided, told, places = signs(pairs), [], []
         for weighting, signal in WEIGHTINGS.items():
             own = [p for p in pairs if p["weighting"] == weighting]
+            at = [s for s, p in zip(decided, pairs, strict=True) if p["weighting"] == weighting]
             numbers = ", ".join(
                 f"step {p['step']} {p['ratio']:.2f}× (difference {said(p)})" for p in own
             )
             told.append(f"Where {weighting} weigh alike, {signal}: {numbers}.")
-            places.append(f"where {weighting} weigh alike {where(own)}")
+            places.append(f"where {weighting} weigh alike {counted(at)}")
         made.append(
             Claim(
                 f"Rollouts from {words} carry more gradient signal a thought than fresh ones.",
                 checked,
                 " ".join(told),
-                ahead(pairs),
+                verdict(decided),
                 caveat=f"{'; '.join(places)}; success is {first['J']:.2g} at first and "
                 f"{last['J']:.2g} at last, and fresh groups gain signal as they succeed more often",
             )

@@ -70,11 +70,20 @@ def signs(
 
 
 def ahead(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> Verdict:
-    """Whether something is ahead: throughout, somewhere and nowhere behind, or both of them.
+    """Whether something is ahead in some comparisons; see `verdict`."""
+    return verdict(signs(estimates, level))
+
+
+def where(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> str:
+    """In how many comparisons it is ahead, behind, or neither."""
+    return counted(signs(estimates, level))
+
+
+def verdict(found: Sequence[int]) -> Verdict:
+    """Of signs: ahead throughout, somewhere and nowhere behind, or ahead here and behind there.
 
     "not seen here" where nothing is decided: that is not the same as being wrong.
     """
-    found = signs(estimates, level)
     if min(found) > 0:
         return "holds"
     if 1 in found:
@@ -82,11 +91,19 @@ def ahead(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> Verdict
     return "does not hold here" if -1 in found else "not seen here"
 
 
-def where(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> str:
-    """In how many comparisons it is ahead, behind, or neither."""
-    found = signs(estimates, level)
-    better, worse, open_ = (found.count(sign) for sign in (1, -1, 0))
-    return f"ahead in {better} of {len(found)}, behind in {worse}, undecided in {open_}"
+def counted(found: Sequence[int]) -> str:
+    """How many signs are what, in words."""
+    better, worse, neither = (list(found).count(sign) for sign in (1, -1, 0))
+    return f"ahead in {better} of {len(found)}, behind in {worse}, undecided in {neither}"
+
+
+def apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
+    """1 if all of the interval of a is above that of b, −1 if below, 0 if they overlap.
+
+    Of independent values with 95 % intervals alike in width it errs less than 6 times in 1,000, so
+    of eight comparisons less than once in 20.
+    """
+    return (a["low"] > b["high"]) - (a["high"] < b["low"])
 
 
 def said(estimate: Mapping[str, Any], form: str = "+.3f") -> str:

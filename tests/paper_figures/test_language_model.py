@@ -144,8 +144,8 @@ def test_resets_are_counted() -> None:
     assert own["clean"]["value"] == pytest.approx(2 / 3)
     assert {d: c["value"] for d, c in own["correction"].items()} == {"-2": 0, "0": 0.5, "3": 0.25}
     assert own["correction"]["0"]["trials"] == 8
-    # The same problem of two runs is two clusters.
-    assert own["exact"]["clusters"] == 4
+    # A run is a cluster; of one run, a problem is.
+    assert own["exact"]["clusters"] == 2
     assert (own["pass"]["clean"]["value"], own["pass"]["erroneous"]["value"]) == (0.5, 1.0)
 
 
