@@ -17,7 +17,7 @@ from llm.intervals import interval
 from paper_figures.figure import Verdict
 
 #: For the `checked` of a claim.
-CORRECTED = "Intervals are 95 % each; ahead and behind are decided jointly at 5 % (Holm, {test}). "
+CORRECTED = "Intervals are 95 % each; ahead and behind are decided jointly at 5 % (Holm, {test})."
 PAIRED = CORRECTED.format(test="t tests of paired seeds")
 BOOTSTRAPPED = CORRECTED.format(test="bootstrap over seeds")
 
