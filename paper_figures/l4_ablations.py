@@ -18,7 +18,7 @@ from paper_figures import clip_runs
 from paper_figures.clip_runs import CLIPPED_ARMS, CLIPS, PASSES, REGIME
 from paper_figures.compare import mean_curve
 from paper_figures.figure import Claim, Data, Figure, Verdict
-from paper_figures.prefix_mask import LOSS_TYPES, summary
+from paper_figures.prefix_mask import summary
 from paper_figures.recorded import Runs, compared, gain, provenance
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.verdicts import PAIRED, ahead, said, signs, where
