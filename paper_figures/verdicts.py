@@ -106,6 +106,17 @@ def apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
     return (a["low"] > b["high"]) - (a["high"] < b["low"])
 
 
+def stuck_words(ends: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """How many runs never took off, by regime and arm; "" if all did."""
+    told = [
+        f"{sum(e < STUCK for e in own)} of {len(own)} of {arm} in {regime}"
+        for regime, arms in ends.items()
+        for arm, own in arms.items()
+        if min(own) < STUCK
+    ]
+    return f"Ended below {STUCK}: {', '.join(told)}." if told else ""
+
+
 def said(estimate: Mapping[str, Any], form: str = "+.3f") -> str:
     """A value and its interval."""
     value, low, high = (
