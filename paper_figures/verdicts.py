@@ -80,15 +80,16 @@ def where(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> str:
 
 
 def verdict(found: Sequence[int]) -> Verdict:
-    """Of signs: ahead throughout, somewhere and nowhere behind, or ahead here and behind there.
+    """Of signs: ahead throughout; in half or more and nowhere behind; ahead here and behind there.
 
-    "not seen here" where nothing is decided: that is not the same as being wrong.
+    "not seen here" where nothing is behind and less than half is ahead: that is not the same as
+    being wrong.
     """
     if min(found) > 0:
         return "holds"
-    if 1 in found:
-        return "mixed" if -1 in found else "holds with a caveat"
-    return "does not hold here" if -1 in found else "not seen here"
+    if -1 in found:
+        return "mixed" if 1 in found else "does not hold here"
+    return "holds with a caveat" if 2 * list(found).count(1) >= len(found) else "not seen here"
 
 
 def counted(found: Sequence[int]) -> str:
