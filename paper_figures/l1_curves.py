@@ -20,6 +20,7 @@ from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.verdicts import (
     BOOTSTRAPPED,
     PAIRED,
+    STUCK,
     ahead,
     bootstrap_p,
     said,
@@ -191,11 +192,16 @@ def draw_curves(ax: Axes, curves: Mapping[str, Any], unit: float) -> None:
 def draw_ends(
     ax: Axes, curves: Mapping[str, Any], ends: Mapping[str, Sequence[float]], unit: float
 ) -> None:
-    """A dot each run's end, beside the curves."""
+    """A dot each run's end, beside the curves, and how many never took off."""
     last = max(curve["x"][-1] for curve in curves.values()) / unit
     for place, (arm, own) in enumerate(ends.items(), start=1):
         x = np.full(len(own), last * (1.02 + 0.03 * place))
-        ax.plot(x, own, ".", ms=3, mew=0, alpha=0.6, color=marks(arm)["color"])
+        ax.plot(x, own, ".", ms=3.5, mew=0, alpha=0.6, color=marks(arm)["color"], clip_on=False)
+    lost = {NAMES[arm]: sum(end < STUCK for end in own) for arm, own in ends.items()}
+    if any(lost.values()):
+        told = ", ".join(f"{n} {arm}" for arm, n in lost.items() if n)
+        ax.text(0.83, 0.02, f"ended below {STUCK}:\n{told}", size=5.5, ha="right",
+                transform=ax.transAxes).set_in_layout(False)  # fmt: skip
 
 
 def draw_ratios(ax: Axes, ratios: Sequence[Mapping[str, Any]]) -> None:
@@ -316,7 +322,7 @@ FIGURE = Figure(
         "over training steps, of {panels[0][prompts]} problems each, {panels[3][prompts]} in "
         "*few*. Lines are means of {made[seeds]} seeds, bands the 95 % bootstrap interval of the "
         "mean by percentiles, which so few seeds make a little narrow; dots are where each run "
-        "ended, some of them at 0. Below, the median tokens "
+        "ended. Below, the median tokens "
         "and steps that GRPO takes to success ½ (filled) and 0.8 (open), over the method's, with "
         "95 % bootstrap intervals; a triangle at the edge is a method of which most runs never "
         "arrive. *Oracle* resets 4+1×4 rollouts to the first error by a checker, *0+1×8* draws all "

@@ -22,6 +22,7 @@ from paper_figures.recorded import compared, gain, provenance
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.verdicts import (
     BOOTSTRAPPED,
+    STUCK,
     ahead,
     bootstrap_p,
     paired,
@@ -194,8 +195,12 @@ def draw_rows(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[Point]]]) -> No
                 at = y + 0.26 * (place - (len(points) - 1) / 2)
                 if point.low is not None and point.high is not None:
                     ax.plot([point.low, point.high], [at, at], lw=1, color=style["color"])
-                ax.plot(point.runs, [at] * len(point.runs), ".", ms=3, mew=0, alpha=0.6,
-                        color=style["color"])  # fmt: skip
+                if point.runs:
+                    ax.plot(point.runs, [at] * len(point.runs), ".", ms=3.5, mew=0, alpha=0.6,
+                            color=style["color"], clip_on=False)  # fmt: skip
+                if lost := sum(run < 100 * STUCK for run in point.runs):
+                    va = "top" if place else "bottom"
+                    ax.text(2, at, f"{lost} of {len(point.runs)}", size=5.5, va=va)
                 style |= {"marker": "<"} if point.most else {}
                 ax.plot(point.value, at, ms=3.5, mew=0.8, mfc=fill, **style)
         y += 1.5
@@ -342,7 +347,7 @@ FIGURE = Figure(
         "Filled: measured here, of a model of 0.36 M parameters on one CPU core, on chain "
         "reasoning, with 95 % intervals. The tasks differ, so only the questions compare. "
         "(a) Success after training, of ours at equal generated tokens: mean, percentile interval "
-        "and each run as a dot, some of which never took off. (b) How many times fewer "
+        "and each run as a dot, counted where they never took off. (b) How many times fewer "
         "steps SRPO takes to a rival's last value, rivals by their marks; a triangle to the left "
         "is at most, where SRPO did not come to it within its tokens. (c) Self-"
         "localized resets within one step of the reference, and at or before it: a "
