@@ -10,19 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llm.arms import REGIMES
 from llm.compare_report import Records
 from paper_figures.figure import Claim, Data, Figure
 from paper_figures.recorded import Runs, compared, gain, provenance
+from paper_figures.speed import ratio, resampled
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.verdicts import (
     BOOTSTRAPPED,
     PAIRED,
     STUCK,
     ahead,
-    bootstrap_p,
     said,
     stuck_words,
     where,
@@ -109,41 +108,6 @@ def band(
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     found = {"x": grid, "mean": values.mean(axis=0), "low": low, "high": high}
     return {name: np.round(column, 4).tolist() for name, column in found.items()}
-
-
-def resampled(seeds: int, times: int) -> NDArray[np.int64]:
-    """Bootstrap samples of the seeds, shape (times, seeds)."""
-    return np.random.default_rng(0).integers(seeds, size=(times, seeds))
-
-
-def cost(record: Mapping[str, Any], axis: str, target: float) -> float:
-    """Tokens or steps until success first reaches the target; infinite if it never does."""
-    at, success = (np.array(record["curve"][name]) for name in (axis, "success"))
-    there = np.flatnonzero(success >= target)
-    return float(at[there[0]]) if len(there) else float("inf")
-
-
-def ratio(
-    records: Records, arm: str, axis: str, target: float, resamples: int, over: str = "grpo"
-) -> dict[str, float | None]:
-    """Another arm's median cost over an arm's, with interval and p of a bootstrap over seeds.
-
-    Above 1 the arm is faster, 0 is one that never arrives, and None infinity: the other never does.
-    """
-    seeds = sorted(records[arm].keys() & records[over].keys())
-    base, own = (
-        np.array([cost(records[name][seed], axis, target) for seed in seeds])
-        for name in (over, arm)
-    )
-    # First the seeds themselves. A median of a number and infinity is infinite, as it should be.
-    drawn = np.vstack([np.arange(len(seeds)), resampled(len(seeds), resamples)])
-    with np.errstate(invalid="ignore"):
-        ratios = np.median(base[drawn], axis=1) / np.median(own[drawn], axis=1)
-    ratios[np.isnan(ratios)] = 1.0  # neither arrives: no difference
-    low, high = np.quantile(ratios[1:], [0.025, 0.975], method="inverted_cdf")
-    found = {"value": ratios[0], "low": low, "high": high}
-    told = {name: float(r) if np.isfinite(r) else None for name, r in found.items()}
-    return told | {"p": bootstrap_p(ratios[1:], 1)}
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:

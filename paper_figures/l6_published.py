@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llm.arms import REGIMES
-from llm.compare_report import Records
 from llm.published import PUBLISHED
 from paper_figures import l2_localization
 from paper_figures.figure import Claim, Data, Figure, read
-from paper_figures.l1_curves import ends, resampled
+from paper_figures.l1_curves import ends
 from paper_figures.recorded import compared, gain, provenance
+from paper_figures.speed import resampled, to_last_value
 from paper_figures.style import DOUBLE, blank, marks
 from paper_figures.verdicts import (
     BOOTSTRAPPED,
     STUCK,
     ahead,
-    bootstrap_p,
-    paired,
     said,
     stuck_words,
     where,
@@ -98,45 +96,6 @@ def level(own: Sequence[float], settings: Mapping[str, Any]) -> dict[str, Any]:
     drawn = np.array(own)[resampled(len(own), settings["resamples"])].mean(axis=1)
     low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
     return {"value": float(np.mean(own)), "low": low, "high": high, "runs": list(own)}
-
-
-def to_last_value(records: Records, arm: str, rival: str, resamples: int) -> dict[str, Any]:
-    """All steps of a rival over those that an arm takes to the rival's last value.
-
-    Of mean curves over seeds, as is published; with interval and p of a bootstrap over seeds. An
-    arm that does not come so far within its budget is censored: the ratio is at most that
-    of all steps of both, and its interval goes down to 0. It is behind only if it ends lower, too:
-    not coming up to an end as high as its own says nothing.
-
-    Returns
-    -------
-    dict
-        "reached"; "value", the bound if it is not reached; "low" and "high"; "end", the difference
-        of last values, paired by seed; "p".
-    """
-    steps, curves = {}, {}
-    for name in (arm, rival):
-        own = [run["curve"] for _, run in sorted(records[name].items())]
-        steps[name] = np.linspace(0, min(curve["step"][-1] for curve in own), 400)
-        curves[name] = np.array([np.interp(steps[name], c["step"], c["success"]) for c in own])
-    drawn = resampled(len(curves[arm]), resamples)
-    ratios = np.zeros(len(drawn) + 1)
-    for i, seeds in enumerate((np.arange(len(curves[arm])), *drawn)):
-        last = curves[rival][seeds].mean(axis=0)[-1]
-        there = np.flatnonzero(curves[arm][seeds].mean(axis=0) >= last)
-        if len(there):
-            ratios[i] = steps[rival][-1] / max(steps[arm][there[0]], 1)
-    most = float(steps[rival][-1] / steps[arm][-1])
-    end = paired(curves[arm][:, -1] - curves[rival][:, -1])
-    reached, p = bool(ratios[0]), bootstrap_p(ratios[1:], 1)
-    if ratios[0] <= 1 and not ratios.all():
-        p = max(p, end["p"] if end["value"] < 0 else 1.0)
-    low = float(np.quantile(ratios[1:], 0.025))
-    high = float(np.quantile(np.where(ratios[1:] > 0, ratios[1:], most), 0.975))
-    value = float(ratios[0]) if reached else most
-    return {
-        "value": value, "low": low, "high": high, "reached": reached, "p": p, "end": end,
-    }  # fmt: skip
 
 
 #: Headings: what is published is drawn open, what is measured filled.

@@ -39,12 +39,6 @@ def paired(differences: Sequence[float]) -> dict[str, Any]:
     return found | {"p": float(2 * stats.t.sf(t, len(values) - 1))}
 
 
-def bootstrap_p(drawn: np.ndarray, level: float) -> float:
-    """Two-sided p-value from bootstrap samples of a statistic: what of them is not beyond level."""
-    tails = np.sum(drawn <= level), np.sum(drawn >= level)
-    return float(min(1.0, 2 * (min(tails) + 1) / (len(drawn) + 1)))
-
-
 def signs(
     estimates: Sequence[Mapping[str, Any]], level: float = 0.0, alpha: float = 0.05
 ) -> list[int]:

@@ -26,13 +26,13 @@ from paper_figures import (
     l6_published,
     prefix_mask,
     reset_outcomes,
+    speed,
 )
 from paper_figures.clip_runs import CLIPS, REGIME, clip_config
 from paper_figures.figure import plain, read
 from paper_figures.verdicts import (
     ahead,
     apart,
-    bootstrap_p,
     paired,
     said,
     signs,
@@ -112,9 +112,9 @@ def test_p_values_of_few_differences() -> None:
     assert found["low"] < found["value"] < found["high"]
     assert (paired([0.0, 0.0])["p"], paired([0.1, 0.1])["p"]) == (1.0, 0.0)
     drawn = np.linspace(0.9, 1.9, 1000)
-    assert bootstrap_p(drawn, 1) == pytest.approx(0.2, abs=0.005)
-    assert bootstrap_p(drawn, 0) == pytest.approx(2 / 1001)
-    assert bootstrap_p(np.ones(10), 1) == 1
+    assert speed.bootstrap_p(drawn, 1) == pytest.approx(0.2, abs=0.005)
+    assert speed.bootstrap_p(drawn, 0) == pytest.approx(2 / 1001)
+    assert speed.bootstrap_p(np.ones(10), 1) == 1
 
 
 def test_intervals_apart_and_runs_that_never_took_off() -> None:
@@ -148,7 +148,7 @@ def test_ratios_of_what_it_takes() -> None:
     records = {"grpo": slow, "fast": fast, "never": never}
 
     def ratio(arm: str, over: str = "grpo") -> tuple[Any, ...]:
-        found = l1_curves.ratio(records, arm, "tokens", 0.5, 50, over)
+        found = speed.ratio(records, arm, "tokens", 0.5, 50, over)
         return tuple(found[name] for name in ("value", "low", "high", "p"))
 
     sure = pytest.approx(2 / 51)
@@ -284,19 +284,19 @@ def test_steps_to_the_last_value_of_a_rival() -> None:
     slow = {seed: run([0, 100, 200, 300, 400], [0, 0.1, 0.2, 0.3, 0.4]) for seed in range(3)}
     fast = {seed: run([0, 100, 200, 300, 400], [0, 0.4, 0.4, 0.4, 0.5]) for seed in range(3)}
     records = {"slow": slow, "fast": fast}
-    ratio = l6_published.to_last_value(records, "fast", "slow", 20)
+    ratio = speed.to_last_value(records, "fast", "slow", 20)
     assert ratio["reached"]
     assert [ratio[name] for name in ("value", "low", "high")] == pytest.approx([4, 4, 4], rel=0.01)
     assert ratio["p"] == pytest.approx(2 / 21)
     # Never there, and it ends lower: a bound, and behind.
-    never = l6_published.to_last_value(records, "slow", "fast", 20)
+    never = speed.to_last_value(records, "slow", "fast", 20)
     assert not never["reached"]
     assert (never["value"], never["low"], never["high"]) == (1, 0, 1)
     assert never["p"] == pytest.approx(2 / 21)
     # Never there, of ends that differ by chance: undecided.
     ends = [0.52, 0.45, 0.5]
     records["near"] = {s: run([0, 100, 400], [0, 0.4, ends[s]]) for s in range(3)}
-    near = l6_published.to_last_value(records, "near", "fast", 20)
+    near = speed.to_last_value(records, "near", "fast", 20)
     assert not near["reached"]
     assert near["p"] > 0.3
 
