@@ -162,7 +162,8 @@ def claims(data: Data) -> Sequence[Claim]:
     base, trained = (rules[name]["self"]["exact"] for name in ("base", "trained"))
     judged = (
         "Intervals are Wilson's, clustered by problem of the one base model and by run of the "
-        f"{len(data['seeds'])} trained ones; what is apart is decided."
+        f"{len(data['seeds'])} trained ones; only intervals that are apart decide, "
+        "which among these few errs less than once in 20."
     )
     return [
         Claim(

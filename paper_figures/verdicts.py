@@ -19,7 +19,7 @@ from paper_figures.figure import Verdict
 #: For the `checked` of a claim.
 CORRECTED = "Intervals are 95 % each; ahead and behind are decided jointly at 5 % (Holm, {test})."
 PAIRED = CORRECTED.format(test="t tests of paired seeds")
-BOOTSTRAPPED = CORRECTED.format(test="bootstrap over seeds")
+BOOTSTRAPPED = CORRECTED.format(test="bootstrap over seeds, a little bold with so few")
 
 #: A run that ended below this success never took off.
 STUCK = 0.1
