@@ -281,7 +281,7 @@ def claims(data: Data) -> Sequence[Claim]:
             + f"; {lost} of these runs ended below 0.1.",
             ahead([{"value": -each["value"], "p": each["p"]} for each in unclipped]),
             of="ours",
-            caveat=f"several passes are {where(unclipped)}; at this learning rate and size of model",
+            caveat=f"several passes are {where(unclipped)}; one learning rate and size of model",
         ),
         Claim(
             "Several clipped passes over a batch are worth more than one, at equal tokens.",
