@@ -10,14 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llm.arms import REGIMES
 from llm.compare_report import Records
 from paper_figures.figure import Claim, Data, Figure
-from paper_figures.recorded import compared, gain, provenance
+from paper_figures.recorded import Runs, compared, gain, provenance
+from paper_figures.speed import ratio, resampled
 from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.verdicts import ahead, said, where
+from paper_figures.verdicts import (
+    BOOTSTRAPPED,
+    PAIRED,
+    STUCK,
+    ahead,
+    said,
+    stuck_words,
+    where,
+)
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -65,6 +73,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
                 "curves": {
                     axis: {arm: band(records, arm, axis, settings) for arm in arms} for axis in AXES
                 },
+                "ends": {arm: ends(records[arm]) for arm in arms},
                 "ratios": [
                     {"arm": arm, "axis": axis, "target": target}
                     | ratio(records, arm, axis, target, settings["resamples"])
@@ -83,6 +92,11 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     return {"panels": panels, "made": provenance(used) | sizes}
 
 
+def ends(runs: Runs) -> list[float]:
+    """Success of each run at its end."""
+    return [round(record["curve"]["success"][-1], 4) for _, record in sorted(runs.items())]
+
+
 def band(
     records: Records, arm: str, axis: str, settings: Mapping[str, Any]
 ) -> dict[str, list[float]]:
@@ -94,40 +108,6 @@ def band(
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     found = {"x": grid, "mean": values.mean(axis=0), "low": low, "high": high}
     return {name: np.round(column, 4).tolist() for name, column in found.items()}
-
-
-def resampled(seeds: int, times: int) -> NDArray[np.int64]:
-    """Bootstrap samples of the seeds, shape (times, seeds)."""
-    return np.random.default_rng(0).integers(seeds, size=(times, seeds))
-
-
-def cost(record: Mapping[str, Any], axis: str, target: float) -> float:
-    """Tokens or steps until success first reaches the target; infinite if it never does."""
-    at, success = (np.array(record["curve"][name]) for name in (axis, "success"))
-    there = np.flatnonzero(success >= target)
-    return float(at[there[0]]) if len(there) else float("inf")
-
-
-def ratio(
-    records: Records, arm: str, axis: str, target: float, resamples: int, over: str = "grpo"
-) -> dict[str, float | None]:
-    """Another arm's median cost over an arm's, and the interval of a bootstrap over seeds.
-
-    Above 1 the arm is faster, 0 is one that never arrives, and None infinity: the other never does.
-    """
-    seeds = sorted(records[arm].keys() & records[over].keys())
-    base, own = (
-        np.array([cost(records[name][seed], axis, target) for seed in seeds])
-        for name in (over, arm)
-    )
-    # First the seeds themselves. A median of a number and infinity is infinite, as it should be.
-    drawn = np.vstack([np.arange(len(seeds)), resampled(len(seeds), resamples)])
-    with np.errstate(invalid="ignore"):
-        ratios = np.median(base[drawn], axis=1) / np.median(own[drawn], axis=1)
-    ratios[np.isnan(ratios)] = 1.0  # neither arrives: no difference
-    low, high = np.quantile(ratios[1:], [0.025, 0.975], method="inverted_cdf")
-    found = {"value": ratios[0], "low": low, "high": high}
-    return {name: float(r) if np.isfinite(r) else None for name, r in found.items()}
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
@@ -145,6 +125,7 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ):
             draw_curves(curves, panel["curves"][axis], unit)
             curves.set_xlabel(label)
+            draw_ends(curves, panel["curves"][axis], panel["ends"], unit)
             draw_ratios(ratios, [r for r in panel["ratios"] if r["axis"] == axis])
     for row in axes:
         for ax in row[1:]:
@@ -170,6 +151,21 @@ def draw_curves(ax: Axes, curves: Mapping[str, Any], unit: float) -> None:
         ax.plot(x, curve["mean"], label=NAMES[arm], markevery=(len(x) // 8, len(x) // 4), ms=3,
                 **style)  # fmt: skip
     ax.set_ylim(0, 1)
+
+
+def draw_ends(
+    ax: Axes, curves: Mapping[str, Any], ends: Mapping[str, Sequence[float]], unit: float
+) -> None:
+    """A dot each run's end, beside the curves, and how many never took off."""
+    last = max(curve["x"][-1] for curve in curves.values()) / unit
+    for place, (arm, own) in enumerate(ends.items(), start=1):
+        x = np.full(len(own), last * (1.02 + 0.03 * place))
+        ax.plot(x, own, ".", ms=3.5, mew=0, alpha=0.6, color=marks(arm)["color"], clip_on=False)
+    lost = {NAMES[arm]: sum(end < STUCK for end in own) for arm, own in ends.items()}
+    if any(lost.values()):
+        told = ", ".join(f"{n} {arm}" for arm, n in lost.items() if n)
+        ax.text(0.83, 0.02, f"ended below {STUCK}:\n{told}", size=5.5, ha="right",
+                transform=ax.transAxes).set_in_layout(False)  # fmt: skip
 
 
 def draw_ratios(ax: Axes, ratios: Sequence[Mapping[str, Any]]) -> None:
@@ -205,7 +201,14 @@ HERE = "on one small model, at one learning rate for all"
 def claims(data: Data) -> Sequence[Claim]:
     """Who is faster, in steps and in tokens, and who is ahead over the budget."""
     found = []
-    for axis, word in (("step", "training steps"), ("tokens", "generated tokens")):
+    ended = {
+        panel["regime"]: {NAMES[arm]: own for arm, own in panel["ends"].items()}
+        for panel in data["panels"]
+    }
+    for axis, word, source in (
+        ("step", "training steps", "The paper has it of LiveCodeBench (L6). "),
+        ("tokens", "generated tokens", ""),
+    ):
         ratios = [
             {"regime": panel["regime"]} | r
             for panel in data["panels"]
@@ -216,10 +219,11 @@ def claims(data: Data) -> Sequence[Claim]:
         found.append(
             Claim(
                 f"SRPO comes to the same success in fewer {word} than GRPO (chain reasoning).",
-                f"In each regime, GRPO's median {word} to held-out success ½ and 0.8 were divided "
-                "by SRPO's (8 seeds, bootstrap over seeds).",
+                f"{source}In each regime, GRPO's median {word} to held-out success ½ and 0.8 were "
+                f"divided by SRPO's (8 seeds). {BOOTSTRAPPED}",
                 f"SRPO is {where(ratios, 1)}: {told}.",
                 ahead(ratios, 1),
+                of="paper" if source else "ours",
                 caveat=f"{where(ratios, 1)}, {HERE}",
             )
         )
@@ -233,9 +237,9 @@ def claims(data: Data) -> Sequence[Claim]:
         found.append(
             Claim(
                 claim,
-                "Success over an equal budget of generated tokens, the same seeds in both "
-                "(8, bootstrap-t).",
-                f"It is {where(gains)}: {told}.",
+                "The paper has it of ten benchmarks (L6). Here, success over an equal budget of "
+                f"generated tokens, the same seeds in both (8). {PAIRED}",
+                f"It is {where(gains)}: {told}. {stuck_words(ended)}",
                 ahead(gains),
                 caveat=f"{where(gains)}, {HERE}",
             )
@@ -251,13 +255,13 @@ def claims(data: Data) -> Sequence[Claim]:
             "Resets at the first error beat fresh rollouts where success is rare, as the exact "
             "signal-to-noise has it.",
             "A checker in place of the model on the longest problems, where a collection is worth "
-            "most.",
+            f"most. {PAIRED}",
             "Mean success minus GRPO's: "
             + ", ".join(f"{NAMES[g['arm']]} {said(g)}" for g in rare)
             + ".",
             ahead(rare),
             of="ours",
-            caveat=f"{where(rare)}: the plan counts as much" if ahead(rare) != "holds" else "",
+            caveat=f"{where(rare)}: the plan counts as much",
         )
     )
     return found
@@ -281,7 +285,8 @@ FIGURE = Figure(
         "chain reasoning, over generated tokens (all of them: seeds, resets, localizations) and "
         "over training steps, of {panels[0][prompts]} problems each, {panels[3][prompts]} in "
         "*few*. Lines are means of {made[seeds]} seeds, bands the 95 % bootstrap interval of the "
-        "mean by percentiles, which so few seeds make a little narrow. Below, the median tokens "
+        "mean by percentiles, which so few seeds make a little narrow; dots are where each run "
+        "ended. Below, the median tokens "
         "and steps that GRPO takes to success ½ (filled) and 0.8 (open), over the method's, with "
         "95 % bootstrap intervals; a triangle at the edge is a method of which most runs never "
         "arrive. *Oracle* resets 4+1×4 rollouts to the first error by a checker, *0+1×8* draws all "

@@ -16,6 +16,7 @@ from paper_figures.chain_runs import RUN, chain_run
 from paper_figures.figure import Claim, Data, Figure
 from paper_figures.reset_outcomes import FAR, RULES, opened, resets, summed
 from paper_figures.style import DOUBLE, blank, marks
+from paper_figures.verdicts import apart, counted, verdict
 from paper_figures.words import rounded
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def draw_shares(
     """Points with their intervals."""
     style = marks(RULES[rule])
     ax.vlines(x, [s["low"] for s in shares], [s["high"] for s in shares], color=style["color"])
-    ax.plot(x, [s["value"] for s in shares], ms=3.5, **style | {"ls": ""})
+    # A marker at 0 or 1 is drawn whole.
+    ax.plot(x, [s["value"] for s in shares], ms=3.5, clip_on=False, **style | {"ls": ""})
 
 
 def label_distances(ax: Axes) -> None:
@@ -155,14 +157,19 @@ def claims(data: Data) -> Sequence[Claim]:
         for name, r in rules.items()
         for rule in RULES
     ]
-    apart = [each["clean"]["low"] > each["erroneous"]["high"] for each in passes]
-    reversed_ = [each["clean"]["high"] < each["erroneous"]["low"] for each in passes]
+    nearer = [apart(each["self"], each["random"]) for each in near]
+    better = [apart(each["clean"], each["erroneous"]) for each in passes]
     base, trained = (rules[name]["self"]["exact"] for name in ("base", "trained"))
-    judged = "Intervals are Wilson's, clustered by problem."
+    judged = (
+        "Intervals are Wilson's, clustered by problem of the one base model and by run of the "
+        f"{len(data['seeds'])} trained ones; only intervals that are apart decide, "
+        "which among these few errs less than once in 20."
+    )
     return [
         Claim(
             "A model localizes its own errors better than chance.",
-            f"Resets within one step of the first error by the checker, self-localized and random, "
+            "The paper reports it against a frontier model's verdict (L6). Here, resets "
+            "within one step of the first error by the checker, self-localized and random, "
             f"of {rules['base']['self']['resets']} failed solutions of the base model and "
             f"{rules['trained']['self']['resets']} after {data['step']} steps of SRPO. {judged}",
             "; ".join(
@@ -170,35 +177,28 @@ def claims(data: Data) -> Sequence[Claim]:
                 for each in near
             )
             + ".",
-            "holds"
-            if all(each["self"]["low"] > each["random"]["high"] for each in near)
-            else "does not hold here",
+            verdict(nearer),
+            caveat=counted(nearer),
         ),
         Claim(
             "Continuations from clean prefixes succeed more often than from erroneous ones.",
-            f"Pass@{data['continuations']} of resets at or before the first error and after it, "
+            "The paper reports it as Pass@4 (L6). Here, "
+            f"pass@{data['continuations']} of resets at or before the first error and after it, "
             f"where answers alone are judged. {judged}",
             "; ".join(
                 f"{each['what']}: {percent(each['clean'])} against {percent(each['erroneous'])}"
                 for each in passes
             )
             + ".",
-            "holds"
-            if all(apart)
-            else "holds with a caveat"
-            if any(apart) and not any(reversed_)
-            else "does not hold here",
-            caveat=""
-            if all(apart)
-            else f"intervals are apart in {sum(apart)} of {len(apart)} "
-            "comparisons; few resets of the base model keep an error",
+            verdict(better),
+            caveat=f"{counted(better)}; few resets of the base model keep an error",
         ),
         Claim(
             "Training to solve costs the skill to localize.",
             f"Share of self-localized resets exactly at the first error. {judged}",
             f"{percent(base)} of the base model's, {percent(trained)} after {data['step']} steps "
             "of SRPO.",
-            "holds with a caveat" if trained["high"] < base["low"] else "does not hold here",
+            "holds with a caveat" if apart(base, trained) > 0 else verdict([apart(base, trained)]),
             of="ours",
             caveat="the errors that are left are harder to find, too",
         ),
@@ -220,9 +220,10 @@ FIGURE = Figure(
         "model itself resets, random resets, and first errors by the checker. (b) Reset step "
         "less first error; left of 0 some right steps are done again, right of it an error is "
         "kept. (c) Continuations whose answer is right, by that distance, with 95 % Wilson "
-        "intervals clustered by problem; left of the dashed line prefixes are clean. (d) "
+        "intervals clustered by problem of the base model and by run of the trained ones, with "
+        "quantiles of t; left of the dashed line prefixes are clean. (d) "
         "Pass@{continuations} from clean and from wrong prefixes, and of fresh rollouts of all "
-        "problems (95 % bootstrap). Resets pay where nothing wrong is kept; the base model finds "
+        "problems, the easy ones too (95 % bootstrap). The base model finds "
         "{models[base][rules][self][exact][value]:.0%} of its first errors exactly, the trained "
         "ones {models[trained][rules][self][exact][value]:.0%}."
     ),

@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llm.arms import REGIMES
-from llm.compare_report import Records, interval
 from llm.published import PUBLISHED
 from paper_figures import l2_localization
 from paper_figures.figure import Claim, Data, Figure, read
-from paper_figures.l1_curves import resampled
+from paper_figures.l1_curves import ends
 from paper_figures.recorded import compared, gain, provenance
+from paper_figures.speed import resampled, to_last_value
 from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.verdicts import ahead, said, where
+from paper_figures.verdicts import (
+    BOOTSTRAPPED,
+    STUCK,
+    ahead,
+    said,
+    stuck_words,
+    where,
+)
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -52,14 +59,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     found = {regime: compared(regime) for regime in settings["regimes"]}
     measured = []
     for regime, records in found.items():
-        ends = {
-            name: [run["curve"]["success"][-1] for run in records[arm].values()]
-            for name, arm in ARMS.items()
-        }
-        last = {
-            name: {"value": float(np.mean(own)), "ends": interval(own)}
-            for name, own in ends.items()
-        }
+        last = {name: level(ends(records[arm]), settings) for name, arm in ARMS.items()}
         faster = {
             rival: to_last_value(records, ARMS["SRPO"], rival, settings["resamples"])
             for rival in FEWER_STEPS
@@ -91,27 +91,11 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     }
 
 
-def to_last_value(
-    records: Records, arm: str, rival: str, resamples: int
-) -> dict[str, float | None]:
-    """All steps of a rival over those that an arm takes to the rival's last value.
-
-    Of mean curves over seeds, as is published; with the interval of a bootstrap over seeds. 0 is an
-    arm that never comes so far.
-    """
-    steps, curves = {}, {}
-    for name in (arm, rival):
-        own = [run["curve"] for _, run in sorted(records[name].items())]
-        steps[name] = np.linspace(0, min(curve["step"][-1] for curve in own), 400)
-        curves[name] = np.array([np.interp(steps[name], c["step"], c["success"]) for c in own])
-    drawn = resampled(len(curves[arm]), resamples)
-    ratios = []
-    for seeds in (np.arange(len(curves[arm])), *drawn):
-        last = curves[rival][seeds].mean(axis=0)[-1]
-        there = np.flatnonzero(curves[arm][seeds].mean(axis=0) >= last)
-        ratios.append(steps[rival][-1] / max(steps[arm][there[0]], 1) if len(there) else 0.0)
-    low, high = np.quantile(ratios[1:], [0.025, 0.975])
-    return {"value": float(ratios[0]), "low": float(low), "high": float(high)}
+def level(own: Sequence[float], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The mean of a success that each run has, with its percentile interval, which stays within."""
+    drawn = np.array(own)[resampled(len(own), settings["resamples"])].mean(axis=1)
+    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
+    return {"value": float(np.mean(own)), "low": low, "high": high, "runs": list(own)}
 
 
 #: Headings: what is published is drawn open, what is measured filled.
@@ -136,12 +120,17 @@ def draw(data: Data) -> matplotlib.figure.Figure:
 
 
 class Point(NamedTuple):
-    """A number, with an interval where there is one, drawn as a method's; open if published."""
+    """A number drawn as a method's, open if published; with an interval and runs if there are.
+
+    "most" is that it is no more than the value.
+    """
 
     method: str
     value: float
     low: float | None = None
     high: float | None = None
+    runs: Sequence[float] = ()
+    most: bool = False
 
     @classmethod
     def of(cls, method: str, found: Mapping[str, Any]) -> Point:
@@ -165,6 +154,13 @@ def draw_rows(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[Point]]]) -> No
                 at = y + 0.26 * (place - (len(points) - 1) / 2)
                 if point.low is not None and point.high is not None:
                     ax.plot([point.low, point.high], [at, at], lw=1, color=style["color"])
+                if point.runs:
+                    ax.plot(point.runs, [at] * len(point.runs), ".", ms=3.5, mew=0, alpha=0.6,
+                            color=style["color"], clip_on=False)  # fmt: skip
+                if lost := sum(run < 100 * STUCK for run in point.runs):
+                    va = "top" if place else "bottom"
+                    ax.text(2, at, f"{lost} of {len(point.runs)}", size=5.5, va=va)
+                style |= {"marker": "<"} if point.most else {}
                 ax.plot(point.value, at, ms=3.5, mew=0.8, mfc=fill, **style)
         y += 1.5
     ax.set_yticks(ticks, labels)
@@ -183,7 +179,7 @@ def draw_success(ax: Axes, data: Data) -> None:
     }
     here = {
         f"{m['regime']}: {m['length']} steps": [
-            Point(ARMS[name], *(100 * x for x in (last["value"], *last["ends"])))
+            percent(ARMS[name], last)._replace(runs=[100 * x for x in last["runs"]])
             for name, last in m["last"].items()
         ]
         for m in data["measured"]
@@ -208,7 +204,9 @@ def draw_faster(ax: Axes, data: Data) -> None:
     """How many times fewer steps SRPO takes to each rival's last value."""
     paper = {"LiveCodeBench": [Point(rival, x) for rival, x in data["fewer_steps"].items()]}
     here = {
-        m["regime"]: [Point.of(rival, r) for rival, r in m["faster"].items()]
+        m["regime"]: [
+            Point.of(rival, r)._replace(most=not r["reached"]) for rival, r in m["faster"].items()
+        ]
         for m in data["measured"]
     }
     draw_rows(ax, {PAPER: paper, HERE: here})
@@ -247,7 +245,8 @@ def draw_passes(ax: Axes, data: Data) -> None:
 
 def percent(method: str, share: Mapping[str, float]) -> Point:
     """A share as a point in percent."""
-    return Point(method, *(100 * share[name] for name in ("value", "low", "high")))
+    value, low, high = (100 * share[name] for name in ("value", "low", "high"))
+    return Point(method, value, low, high)
 
 
 def claims(data: Data) -> Sequence[Claim]:
@@ -259,6 +258,10 @@ def claims(data: Data) -> Sequence[Claim]:
         for m in data["measured"]
         for rival, r in m["faster"].items()
     ]
+    # A bound is no value: that the arm was not there in time is on the side below.
+    sides = [r if r["reached"] else {"value": 0.0, "p": r["p"]} for r in faster]
+    ended = {m["regime"]: {n: e["runs"] for n, e in m["last"].items()} for m in data["measured"]}
+    twice = [r["what"] for r in faster if r["low"] >= 2]
     benchmarks = "; ".join(
         f"{name}: " + ", ".join(f"{method} {each[method]}" for method in ARMS)
         for name, each in p.items()
@@ -280,12 +283,17 @@ def claims(data: Data) -> Sequence[Claim]:
             "Published for LiveCodeBench: "
             + ", ".join(f"{x}× to {rival.upper()}'s" for rival, x in data["fewer_steps"].items())
             + ". Here, on chain reasoning: all steps of a rival over those that SRPO takes to its "
-            "last success, of mean curves (bootstrap over seeds; 0 if it never gets there).",
-            f"SRPO is {where(faster, 1)}: "
-            + ", ".join(f"{r['what']} {said(r, '.2f')}" for r in faster)
-            + ".",
-            ahead(faster, 1),
-            caveat="one small model on chain reasoning",
+            "last success, of mean curves. Where SRPO does not come to it, the ratio is at most "
+            "that of all steps, and SRPO is behind only if it ends lower than the rival, too. "
+            f"{BOOTSTRAPPED}",
+            f"SRPO is {where(sides, 1)}: "
+            + ", ".join(
+                f"{r['what']} {'' if r['reached'] else 'at most '}{said(r, '.2f')}" for r in faster
+            )
+            + f". {stuck_words(ended)}",
+            ahead(sides, 1),
+            caveat=f"{where(sides, 1)}; at least twice fewer with all of the interval in "
+            f"{'; '.join(twice) or 'none'}; one small model on chain reasoning",
         ),
     ]
 
@@ -297,8 +305,10 @@ FIGURE = Figure(
         "Open: published by the paper, of OLMo-3-7B and Qwen2.5-14B on GPUs, without intervals. "
         "Filled: measured here, of a model of 0.36 M parameters on one CPU core, on chain "
         "reasoning, with 95 % intervals. The tasks differ, so only the questions compare. "
-        "(a) Success after training, of ours at equal generated tokens. (b) How many times fewer "
-        "steps SRPO takes to a rival's last value, rivals by their marks; 0 is never. (c) Self-"
+        "(a) Success after training, of ours at equal generated tokens: mean, percentile interval "
+        "and each run as a dot, counted where they never took off. (b) How many times fewer "
+        "steps SRPO takes to a rival's last value, rivals by their marks; a triangle to the left "
+        "is at most, where SRPO did not come to it within its tokens. (c) Self-"
         "localized resets within one step of the reference, and at or before it: a "
         "frontier model's verdict there, the checker's here, of the base model and after some "
         "training. (d) Pass@4 from clean and from erroneous prefixes. {made[runs]} runs of "

@@ -1,4 +1,4 @@
-"""What the mask of a shared prefix does to the gradient of one on-policy step.
+"""What the mask of a shared prefix does to the gradient of reset groups, in an on-policy step.
 
 Continuations after a reset share a prefix, on which nothing is trained. Were it trained on, it
 would get Σ_i w_i Â_i ∇ log π(prefix), and the advantages of a group sum to 0: nothing, if all of
@@ -28,7 +28,7 @@ LOSS_TYPES: tuple[LossType, ...] = ("dapo", "grpo")
 
 
 def gradients(seed: int) -> dict[str, Any]:
-    """Gradients of SRPO's first step with the prefix in the loss against that without it.
+    """Gradients of SRPO's first reset groups with a prefix, with it in the loss and without.
 
     Returns
     -------

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from llm.compare_report import Records, area, interval, read_records
+from llm.compare_report import Records, area, read_records
+from paper_figures.verdicts import paired
 
 #: Runs of an arm: seed → record.
 Runs = Mapping[int, dict[str, Any]]
@@ -34,16 +33,14 @@ def compared(regime: str) -> Records:
     return records
 
 
-def gain(own: Runs, base: Runs) -> dict[str, float]:
-    """Mean success over the budget less that of other runs with the same seeds, and its interval.
+def gain(own: Runs, base: Runs) -> dict[str, Any]:
+    """Mean success over the budget less that of other runs with the same seeds, as `paired` has it.
 
     Parameters
     ----------
     own, base : mapping of seed to record
     """
-    gains = [area(record) - area(base[seed]) for seed, record in own.items()]
-    low, high = interval(gains)
-    return {"value": float(np.mean(gains)), "low": low, "high": high, "seeds": len(gains)}
+    return paired([area(record) - area(base[seed]) for seed, record in own.items()])
 
 
 def provenance(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -85,12 +85,17 @@ def resets(policies: Policies, run: Path, step: int, settings: Mapping[str, Any]
 def summed(
     runs: Sequence[Mapping[str, Any]], length: int, samples: int, continuations: int
 ) -> dict[str, Any]:
-    """Counts and shares over runs; a problem of a run is a cluster."""
-    fresh = mean_over_problems(np.concatenate([run["fresh"] for run in runs]))
+    """Counts and shares over runs; a run is a cluster, and of one run, a problem."""
+    several = len(runs) > 1
+    fresh = mean_over_problems(
+        np.array([np.mean(run["fresh"]) for run in runs] if several else runs[0]["fresh"])
+    )
     rules = {}
     for name in RULES:
-        rows = np.vstack([run[name] + [[1000 * i, 0, 0, 0, 0]] for i, run in enumerate(runs)])
-        cluster, _, error, kept, right = rows.T
+        rows = np.vstack([run[name] for run in runs])
+        problem, _, error, kept, right = rows.T
+        cluster = np.repeat(np.arange(len(runs)), [len(run[name]) for run in runs])
+        cluster = cluster if several else problem
         off = kept - error
         bins, everywhere = np.clip(off, -FAR, FAR), np.ones(len(off), dtype=bool)
         rules[name] = {
@@ -129,7 +134,10 @@ def by_step(before: NDArray[np.int64], length: int) -> list[int]:
 def counted(
     cluster: NDArray[np.int64], successes: NDArray[Any], trials: int, chosen: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """The share of successes among some resets, with its interval clustered by problem."""
+    """The share of successes among some resets, with its clustered interval, by quantiles of t."""
+    from scipy import stats
+
     _, place = np.unique(cluster[chosen], return_inverse=True)
     y = np.bincount(place, weights=successes[chosen])
-    return clustered_share(y, trials * np.bincount(place))._asdict()
+    z = float(stats.t.ppf(0.975, max(len(y) - 1, 1)))
+    return clustered_share(y, trials * np.bincount(place), z)._asdict()

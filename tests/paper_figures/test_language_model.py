@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from cpi.collect import Group
 from cpi.episodes import Episode, Prefix
@@ -26,10 +26,19 @@ from paper_figures import (
     l6_published,
     prefix_mask,
     reset_outcomes,
+    speed,
 )
 from paper_figures.clip_runs import CLIPS, REGIME, clip_config
 from paper_figures.figure import plain, read
-from paper_figures.verdicts import ahead, said, where
+from paper_figures.verdicts import (
+    ahead,
+    apart,
+    paired,
+    said,
+    signs,
+    stuck_words,
+    where,
+)
 from paper_figures.wilson import clustered_share
 from paper_figures.words import rounded
 
@@ -71,16 +80,50 @@ def test_share_at_an_end_counts_clusters() -> None:
 # ------------------------------------------------------------------ verdicts
 
 
-def test_verdicts_follow_from_intervals() -> None:
-    above, level, below = ({"low": a, "high": b} for a, b in ((1, 2), (-1, 1), (-2, -1)))
+def test_verdicts_follow_from_tests_of_all_comparisons() -> None:
+    above, level, below = ({"value": v, "p": p} for v, p in ((1, 1e-3), (1, 0.5), (-1, 1e-3)))
     assert ahead([above, above]) == "holds"
     assert ahead([above, level]) == "holds with a caveat"
-    assert ahead([above, below]) == "does not hold here"
+    assert ahead([above, level, level]) == "not seen here"
+    assert ahead([above, below]) == "mixed"
     assert ahead([level, level]) == "not seen here"
     assert ahead([level, below]) == "does not hold here"
-    assert ahead([{"low": None, "high": None}], 1) == "holds"
-    assert where([above, level, below]) == "ahead in 1 of 3, behind in 1, level in the others"
-    assert said({"value": 1.5, "low": 1, "high": None}, ".1f") == "1.5 [1.0, ∞]"
+    assert ahead([{"value": None, "p": 1e-3}], 1) == "holds"
+    told = "ahead in 1 of 3, behind in 1, undecided in 1"
+    assert where([above, level, below]) == told
+    assert said({"value": -1.5, "low": -2, "high": None}, ".1f") == "−1.5 [−2.0, ∞]"
+
+
+def test_one_interval_that_barely_excludes_0_decides_nothing_among_many() -> None:
+    barely, level = {"value": -0.03, "p": 0.04}, {"value": 0.0, "p": 0.6}
+    assert signs([barely]) == [-1]
+    assert signs([barely, level, level, level]) == [0, 0, 0, 0]
+    # Holm is step-down: once 0.01 is decided, 0.024 is held against 0.05/2.
+    ps = [{"value": 1.0, "p": p} for p in (0.024, 0.01, 0.9)]
+    assert signs(ps) == [1, 1, 0]
+    assert signs([{"value": 1.0, "p": p} for p in (0.024, 0.02, 0.9)]) == [0, 0, 0]
+
+
+def test_p_values_of_few_differences() -> None:
+    values = np.array([0.1, 0.2, -0.05, 0.12, 0.3, 0.07, 0.01, 0.15])
+    found = paired(values)
+    assert found["p"] == pytest.approx(ttest_1samp(values, 0).pvalue)
+    assert found["value"] == pytest.approx(values.mean())
+    assert found["low"] < found["value"] < found["high"]
+    assert (paired([0.0, 0.0])["p"], paired([0.1, 0.1])["p"]) == (1.0, 0.0)
+    drawn = np.linspace(0.9, 1.9, 1000)
+    assert speed.bootstrap_p(drawn, 1) == pytest.approx(0.2, abs=0.005)
+    assert speed.bootstrap_p(drawn, 0) == pytest.approx(2 / 1001)
+    assert speed.bootstrap_p(np.ones(10), 1) == 1
+
+
+def test_intervals_apart_and_runs_that_never_took_off() -> None:
+    a, b = {"low": 0.1, "high": 0.2}, {"low": 0.3, "high": 0.4}
+    assert (apart(a, b), apart(b, a), apart(a, a)) == (-1, 1, 0)
+    assert stuck_words({"few": {"GRPO": [0.0, 0.9], "SRPO": [0.9, 0.9]}}) == (
+        "Ended below 0.1: 1 of 2 of GRPO in few."
+    )
+    assert stuck_words({"few": {"SRPO": [0.9]}}) == ""
 
 
 def test_rounding_keeps_significant_digits() -> None:
@@ -104,17 +147,21 @@ def test_ratios_of_what_it_takes() -> None:
     never = {seed: run([0, 100, 200], [0, 0.1, 0.2]) for seed in range(4)}
     records = {"grpo": slow, "fast": fast, "never": never}
 
-    def ratio(arm: str, over: str = "grpo") -> dict[str, float | None]:
-        return l1_curves.ratio(records, arm, "tokens", 0.5, 50, over)
+    def ratio(arm: str, over: str = "grpo") -> tuple[Any, ...]:
+        found = speed.ratio(records, arm, "tokens", 0.5, 50, over)
+        return tuple(found[name] for name in ("value", "low", "high", "p"))
 
-    assert ratio("fast") == {"value": 2.0, "low": 2.0, "high": 2.0}
-    assert ratio("never") == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert ratio("fast", "never") == {"value": None, "low": None, "high": None}
-    assert ratio("never", "never")["value"] == 1.0
+    sure = pytest.approx(2 / 51)
+    assert ratio("fast") == (2.0, 2.0, 2.0, sure)
+    assert ratio("never") == (0.0, 0.0, 0.0, sure)
+    assert ratio("fast", "never") == (None, None, None, sure)
+    assert ratio("never", "never") == (1.0, 1.0, 1.0, 1.0)
     # Half of the seeds are stuck: a bootstrap over them goes from 0 to 2.
     records["mixed"] = {**fast, 0: never[0], 1: never[1]}
-    mixed = ratio("mixed")
-    assert (mixed["low"], mixed["high"]) == (0.0, 2.0)
+    _, low, high, p = ratio("mixed")
+    assert (low, high) == (0.0, 2.0)
+    assert p > 0.05
+    assert l1_curves.ends(records["mixed"]) == [0.2, 0.2, 1, 1]
 
 
 def test_bands_are_of_the_mean() -> None:
@@ -144,8 +191,8 @@ def test_resets_are_counted() -> None:
     assert own["clean"]["value"] == pytest.approx(2 / 3)
     assert {d: c["value"] for d, c in own["correction"].items()} == {"-2": 0, "0": 0.5, "3": 0.25}
     assert own["correction"]["0"]["trials"] == 8
-    # The same problem of two runs is two clusters.
-    assert own["exact"]["clusters"] == 4
+    # A run is a cluster; of one run, a problem is.
+    assert own["exact"]["clusters"] == 2
     assert (own["pass"]["clean"]["value"], own["pass"]["erroneous"]["value"]) == (0.5, 1.0)
 
 
@@ -165,16 +212,25 @@ def test_signal_of_a_thought() -> None:
     found = l3_signal.signals([Group(0, prefix, [right, wrong]), silent])
     # Â = ±½/(½√2 + 1e-4); the prefix has none.
     a = 0.5 / (0.5**0.5 + 1e-4)
-    assert found["sums"][:3] == pytest.approx([0, a * 0.75 + a / 2 * 0.5, a / 2 * 0.5])
+    sums = found["sums"]
+    assert sums["rollouts"][:3] == pytest.approx([0, a * 0.75 + a / 2 * 0.5, a / 2 * 0.5])
+    assert sums["thoughts"][:3] == pytest.approx([0, a * 0.75 + a * 0.5, a * 0.5])
     assert found["counts"][:4].tolist() == [0, 4, 3, 0]
     assert found["informative"] == 0.5
 
 
-def test_a_claim_about_signals_needs_them_where_success_is_rare() -> None:
-    more, less = {"low": 0.1, "high": 0.2}, {"low": -0.2, "high": -0.1}
-    assert l3_signal.verdict([more, more]) == "holds"
-    assert l3_signal.verdict([more, less]) == "holds with a caveat"
-    assert l3_signal.verdict([less, more]) == "does not hold here"
+def test_signals_are_paired_by_seed() -> None:
+    def kind(name: str, seed: int, signal: float) -> dict[str, Any]:
+        sums = {weighting: np.array([signal, signal]) for weighting in l3_signal.WEIGHTINGS}
+        return {"kind": name, "seed": seed, "step": 0, "sums": sums, "counts": np.array([1, 3])}
+
+    found = [kind("fresh", s, 0.1 * s) for s in range(1, 5)]
+    found += [kind("self", s, 0.1 * s + 0.02) for s in range(1, 5)]
+    pair = l3_signal.pair(found, "self", 0, "thoughts")
+    # Seeds differ, and the difference does not.
+    assert pair["value"] == pair["low"] == pair["high"] == pytest.approx(0.01)
+    assert pair["p"] == 0
+    assert pair["ratio"] == pytest.approx(0.27 / 0.25)
 
 
 # ------------------------------------------------------------------ L4
@@ -185,6 +241,20 @@ def test_clips_differ_from_the_comparison_by_passes_and_clip_alone() -> None:
     for clip in CLIPS:
         settings = asdict(clip_config("grpo", clip, 3))
         assert {name for name in base if settings[name] != base[name]} == {"loss", "update"}
+
+
+def test_rules_that_differ_nowhere_are_told_from_those_that_do() -> None:
+    same, other = ({"arm": arm, "value": -1.0, "p": p} for arm, p in (("a", 0.5), ("b", 0.001)))
+    assert l4_ablations.different([same, other]) == "holds with a caveat"
+    assert l4_ablations.that_differ([same, other]) == ["b"]
+    assert l4_ablations.different([other]) == "holds"
+    assert l4_ablations.different([same]) == "not seen here"
+
+
+def test_training_without_the_mask_is_not_tested() -> None:
+    data = read(l6_published.RECORDS, l4_ablations.FIGURE).data
+    (mask,) = (c for c in l4_ablations.claims(data) if "no-mask" in c.claim)
+    assert mask.verdict == "not tested here"
 
 
 # ------------------------------------------------------------------ data from models
@@ -214,10 +284,27 @@ def test_steps_to_the_last_value_of_a_rival() -> None:
     slow = {seed: run([0, 100, 200, 300, 400], [0, 0.1, 0.2, 0.3, 0.4]) for seed in range(3)}
     fast = {seed: run([0, 100, 200, 300, 400], [0, 0.4, 0.4, 0.4, 0.5]) for seed in range(3)}
     records = {"slow": slow, "fast": fast}
-    ratio = l6_published.to_last_value(records, "fast", "slow", 20)
-    assert ratio == pytest.approx({"value": 4, "low": 4, "high": 4}, rel=0.01)
-    never = {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert l6_published.to_last_value(records, "slow", "fast", 20) == never
+    ratio = speed.to_last_value(records, "fast", "slow", 20)
+    assert ratio["reached"]
+    assert [ratio[name] for name in ("value", "low", "high")] == pytest.approx([4, 4, 4], rel=0.01)
+    assert ratio["p"] == pytest.approx(2 / 21)
+    # Never there, and it ends lower: a bound, and behind.
+    never = speed.to_last_value(records, "slow", "fast", 20)
+    assert not never["reached"]
+    assert (never["value"], never["low"], never["high"]) == (1, 0, 1)
+    assert never["p"] == pytest.approx(2 / 21)
+    # Never there, of ends that differ by chance: undecided.
+    ends = [0.52, 0.45, 0.5]
+    records["near"] = {s: run([0, 100, 400], [0, 0.4, ends[s]]) for s in range(3)}
+    near = speed.to_last_value(records, "near", "fast", 20)
+    assert not near["reached"]
+    assert near["p"] > 0.3
+
+
+def test_intervals_of_success_stay_within_it() -> None:
+    found = l6_published.level([0.0, *[0.96] * 7], {"resamples": 500})
+    assert found["value"] == pytest.approx(0.84)
+    assert 0 <= found["low"] < found["value"] < found["high"] <= 0.96 + 1e-9
 
 
 def test_published_numbers_are_told_from_measured_ones() -> None:
