@@ -300,4 +300,5 @@ FIGURE = Figure(
     draw=draw,
     claims=claims,
     cheap=True,
+    inputs=("compare",),
 )

@@ -394,4 +394,5 @@ FIGURE = Figure(
     compute=compute,
     draw=draw,
     claims=claims,
+    inputs=("compare", "clip"),
 )

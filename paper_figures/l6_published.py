@@ -50,7 +50,6 @@ SETTINGS: Mapping[str, Any] = {
     "pass_4": PASS_4,
     "resamples": 2000,
 }
-RECORDS = Path(__file__).parent / "results"
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
@@ -73,7 +72,8 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
                 "gain": gain(records["srpo-prompted"], records["grpo"]),
             }
         )
-    models = read(RECORDS, l2_localization.FIGURE).data["models"]
+    folder: Path = settings["inputs"]["l2_localization.json"].parent
+    models = read(folder, l2_localization.FIGURE).data["models"]
     resets = {
         name: {key: model["rules"]["self"][key] for key in ("within_1", "clean", "pass")}
         for name, model in models.items()
