@@ -107,7 +107,7 @@ def test_a_terminal_shows_all_within_its_width(width: int) -> None:
         assert values[0] == values[1]
         found.append(values[0])
     assert found == [
-        "0.500", "0.500", "0.500", "50%", "50%", "50%", "0.500",
+        "0.500", "0.500", "0.500", "50%", "50%", "50%", "50%", "0.500",
         "-1.2e+05", "1234.568", "0.500", "4096", "98765.43",
     ]  # fmt: skip
 
