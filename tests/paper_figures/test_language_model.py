@@ -44,6 +44,9 @@ from paper_figures.words import rounded
 
 # ------------------------------------------------------------------ shares in clusters
 
+#: Of all figures.
+RECORDS = Path(l6_published.__file__).parent / "results"
+
 
 def test_share_of_trials_on_their_own_is_wilsons() -> None:
     y = np.repeat([1, 0], [300, 700])
@@ -252,7 +255,7 @@ def test_rules_that_differ_nowhere_are_told_from_those_that_do() -> None:
 
 
 def test_training_without_the_mask_is_not_tested() -> None:
-    data = read(l6_published.RECORDS, l4_ablations.FIGURE).data
+    data = read(RECORDS, l4_ablations.FIGURE).data
     (mask,) = (c for c in l4_ablations.claims(data) if "no-mask" in c.claim)
     assert mask.verdict == "not tested here"
 
@@ -261,7 +264,7 @@ def test_training_without_the_mask_is_not_tested() -> None:
 
 
 def test_ablations_are_what_the_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = read(l6_published.RECORDS, l4_ablations.FIGURE).data
+    recorded = read(RECORDS, l4_ablations.FIGURE).data
     # Gradients are of samples, which need not be the same on another machine.
     monkeypatch.setattr(l4_ablations, "summary", lambda seeds: recorded["mask"])
     again = plain(l4_ablations.compute(l4_ablations.SETTINGS, lambda what: None))
@@ -308,7 +311,7 @@ def test_intervals_of_success_stay_within_it() -> None:
 
 
 def test_published_numbers_are_told_from_measured_ones() -> None:
-    data = read(l6_published.RECORDS, l6_published.FIGURE).data
+    data = read(RECORDS, l6_published.FIGURE).data
     first, *_ = l6_published.claims(data)
     assert first.verdict == "not tested here"
     for each in PUBLISHED:
