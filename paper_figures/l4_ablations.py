@@ -319,7 +319,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"The least cosine between the two is {mask['dapo']['least_cosine']:.6f} for the mean "
             f"over tokens and {mask['grpo']['least_cosine']:.3f} for that over rollouts. The "
             f"masked one is {mask['dapo']['length']:.2f} and {mask['grpo']['length']:.2f} times as "
-            f"long, since {mask['tokens']:.0%} of the tokens remain to average over.",
+            f"long; {mask['tokens']:.0%} of the tokens remain to average over.",
             "not tested here",
             caveat="no run was trained without the mask; the gradients are of the reset groups "
             "with a prefix, not of the whole step. Averaged over tokens, the advantages of a group "

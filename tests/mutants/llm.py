@@ -6,7 +6,6 @@ from tests.mutants.mutant import Mutant
 
 CONTRACT = "tests/llm/engines/test_contract.py"
 LOCALIZERS = ("tests/llm/test_localizers.py",)
-STATE = ("tests/llm/test_checkpoints.py",)
 RESUME = ("tests/llm/test_resume.py",)
 
 LLM = (
@@ -256,14 +255,12 @@ LLM = (
         "half a pair of normal numbers lost",
         '"has_gauss": int(legacy["has_gauss"])',
         '"has_gauss": 0',
-        STATE,
     ),
     Mutant(
         "llm/training_state.py",
         "Adam's bias correction starts anew",
         "torch.tensor(steps[name], dtype=dtype)",
         "torch.tensor(0.0, dtype=dtype)",
-        STATE,
     ),
     Mutant(
         "llm/run_folder.py",

@@ -11,7 +11,7 @@ SCORE = ("tests/llm/baselines/test_score.py",)
 CRITIQUE = ("tests/llm/baselines/test_critique_grpo.py", "tests/llm/baselines/test_rows.py")
 TREE = ("tests/llm/baselines/test_spo_tree.py",)
 EVALUATE = ("tests/llm/test_evaluate.py", "tests/llm/test_correction.py")
-TRL = ("tests/llm/test_trl_adapter.py",)
+TRL = ("tests/llm/trl_adapter",)
 
 SCALE = (
     Mutant(

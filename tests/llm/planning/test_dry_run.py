@@ -7,12 +7,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llm.command_line import preset_names
+from llm.config import parse_config
 from llm.planning.dry_run import split
 from llm.planning.dry_run_report import advice
+from llm.planning.footprint import Footprint
 from llm.planning.hardware import DryRunOptions
 from llm.train import main
 from tests.llm.architectures import write
@@ -147,7 +152,53 @@ def test_a_full_scale_run_is_planned_without_weights_or_network(tmp_path: Path) 
     assert "warning: sampling.top_p = 0.95" in done.stdout
 
 
-# --- presets on a stand-in
+# --- presets, and some of them on a stand-in
+
+
+@pytest.fixture(scope="module")
+def architectures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def each_model_once() -> Iterator[None]:
+    """Presets share models and adapters: what a model takes is traced once for all of them."""
+    known: dict[str, Footprint] = {}
+
+    def footprint(architecture: Any, *more: Any) -> Footprint:
+        key = repr((architecture.to_json_string(), more))
+        if key not in known:
+            known[key] = Footprint(architecture, *more)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llm.planning.dry_run.Footprint", footprint)
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("each_model_once")
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_has_a_dry_run(
+    name: str,
+    architectures: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for place in ("huggingface_hub.constants", "datasets.config"):
+        monkeypatch.setattr(f"{place}.HF_HUB_OFFLINE", True)
+    argv = [f"--config={name}", "--dry-run"]
+    if name != "chain":
+        folder = architectures[parse_config(argv[:1], "prog").model.partition("/")[2]]
+        gpus, memory = (1, 24) if "1.5b" in name else (8, 80)
+        argv += [f"--model={folder}", f"--dry_run.gpus={gpus}", f"--dry_run.gpu_memory={memory}"]
+    if "lcb" in name:
+        argv += ["--task_args.verifier_args.allow_code=true"]
+    assert main(argv) == 0
+    told = capsys.readouterr().out
+    assert "checked: settings" in told
+    if name != "chain":
+        assert "not checked: the problems (" in told
 
 
 PROBLEMS = [

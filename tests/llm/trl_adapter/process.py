@@ -1,4 +1,4 @@
-"""One of several processes of a run: `torchrun … -m tests.llm.trl_process FOLDER` writes a file."""
+"""One of several processes of a run: `torchrun … -m tests.llm.trl_adapter.process FOLDER`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from tests.llm.test_trl_adapter import Watch, srpo
+    from tests.llm.trl_adapter.watch import Watch, srpo
 
     watch = Watch(srpo(), folder, prompts=16, max_steps=2, per_device_train_batch_size=16)
     before = checksum(watch)

@@ -1,0 +1,241 @@
+"""What is sampled for TRL, and what is logged of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import cpi
+from tests.llm.trl_adapter.problems import (
+    ask,
+    correct,
+    find_errors,
+    problems,
+    tokenizer,
+)
+from tests.llm.trl_adapter.watch import (
+    Watch,
+    srpo,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
+
+
+# --- what is sampled ---
+
+
+def test_samples_are_the_models_at_the_trainers_temperature(tmp_path: Path) -> None:
+    for temperature in (1.0, 0.6):
+        watch = Watch(srpo(), tmp_path, temperature=temperature).train()
+        (inputs,), ((logps, _),) = watch.inputs, watch.scores
+        there = inputs["completion_mask"].bool()
+        assert there.sum() > 60
+        # Also of the prefix: kept from the seed, and scored by TRL as if it were trained on.
+        torch.testing.assert_close(
+            inputs["sampling_per_token_logps"][there], logps.detach()[there], rtol=0, atol=1e-5
+        )
+
+
+def test_adapters_and_gradient_checkpointing(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    watch = Watch(
+        srpo(),
+        tmp_path,
+        max_steps=3,
+        learning_rate=1e-2,
+        gradient_checkpointing=True,
+        more={"peft_config": LoraConfig(r=4, lora_dropout=0.5, target_modules="all-linear")},
+    )
+    trainer, before = watch.trainer, watch.weights
+    watch.train()
+    moved = {name for name, value in watch.weights.items() if not torch.equal(value, before[name])}
+    assert moved and all("lora_" in name for name in moved)
+
+    def scores(ids: list[list[int]]) -> torch.Tensor:
+        tokens = torch.tensor(ids)
+        with torch.no_grad():
+            table = trainer.model(tokens, use_cache=False).logits.log_softmax(-1)
+        return table[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+
+    # Samples are of the adapted model, without the dropout that training goes on with.
+    output = watch.resets(watch.calls[-1][0], trainer)
+    assert trainer.model.training
+    for prompt, ids, logprobs in zip(
+        *(output[name] for name in ("prompt_ids", "completion_ids", "logprobs")), strict=True
+    ):
+        trainer.model.eval()
+        found = scores([prompt + ids])[0, len(prompt) - 1 :]
+        torch.testing.assert_close(found, torch.tensor(logprobs), rtol=0, atol=1e-5)
+        trainer.model.train()
+        assert not torch.allclose(scores([prompt + ids])[0, len(prompt) - 1 :], found, atol=1e-2)
+        with trainer.model.disable_adapter():
+            trainer.model.eval()
+            assert not torch.allclose(scores([prompt + ids])[0, -len(ids) :], found, atol=1e-2)
+
+
+def test_same_seed_same_run_and_no_draw_twice(tmp_path: Path) -> None:
+    # Two generations an optimizer step, all of one prompt.
+    config = {"max_steps": 2, "gradient_accumulation_steps": 2, "steps_per_generation": 1}
+
+    def outputs(seed: int) -> list[Any]:
+        resets = srpo()
+        data = resets.dataset(problems(1).select([0] * 4))
+        options = config | {"per_device_train_batch_size": 8, "seed": seed}
+        return [o for _, o in Watch(resets, tmp_path, data=data, **options).train().calls]
+
+    one, again, other = outputs(0), outputs(0), outputs(1)
+    assert one == again
+    assert one != other
+    assert len({str(output["completion_ids"]) for output in one}) == len(one) == 4
+
+
+def test_chat_prompts_are_the_same_in_messages(tmp_path: Path) -> None:
+    plain = Watch(srpo(), tmp_path).train()
+    heard = []
+
+    def listen(prompts: Any, completions: Any, **columns: Any) -> Any:
+        heard.append(completions[0])
+        texts = [completion[0]["content"] for completion in completions]
+        return correct([prompt[0]["content"] for prompt in prompts], texts)
+
+    def ask_chat(row: Any, thoughts: Any) -> Any:
+        return ask({"prompt": row["prompt"][0]["content"]}, thoughts)
+
+    chat = tokenizer()
+    chat.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    resets = srpo(localization_prompt=ask_chat, errors=None)
+    messages = problems(8).map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+    talk = Watch(resets, tmp_path, data=resets.dataset(messages), reward_funcs=listen)
+    talk.trainer.processing_class.chat_template = chat.chat_template
+    talk.train()
+    for (_, a), (_, b) in zip(plain.calls, talk.calls, strict=True):
+        assert a == b
+    assert len(heard) == 3  # fresh, resets, and both by TRL
+    assert all(len(c) == 1 and c[0]["role"] == "assistant" for c in heard)
+
+
+@pytest.mark.parametrize("algorithm", ["rrpo", "oracle", "srpo"])
+def test_where_resets_land(tmp_path: Path, algorithm: Any) -> None:
+    localizer = "checker" if algorithm == "srpo" else "prompted"
+    watch = Watch(
+        srpo(algorithm=algorithm, localizer=localizer), tmp_path, per_device_train_batch_size=64
+    ).train()
+    (collection,) = watch.collections
+    asked = [group for group in collection if group.seed is not None]
+    assert len(asked) >= 6
+    for group in asked:
+        fresh = collection[2 * group.start].episodes
+        assert any(group.seed is episode for episode in fresh)  # where it stays
+        assert group.seed.ret < 1 and group.prefix.steps == group.seed.steps[: group.prefix.length]
+    exact = [
+        group.prefix.length == find_errors(group.prefix.start.example.data, group.seed)[0]
+        for group in asked
+        if group.seed is not None
+    ]
+    assert all(exact) == (algorithm != "rrpo")
+    assert watch.logged("localize/exact") == [pytest.approx(np.mean(exact))]
+    assert watch.logged("ledger/localizer_cost") == [0]
+
+
+def test_a_prompt_without_a_failure_gets_fresh_ones(tmp_path: Path) -> None:
+    def praise(completions: Any, **columns: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    watch = Watch(srpo(), tmp_path, reward_funcs=praise).train()
+    assert watch.logged("ledger/fallbacks") == [2]
+    assert watch.inputs[0]["tool_mask"].all()
+    assert watch.logged("frac_reward_zero_std") == [1.0]
+    assert not watch.logged("reset/position") and not watch.logged("localize/parse_failure_rate")
+
+
+def test_a_failure_is_a_weighted_sum_below_success(tmp_path: Path) -> None:
+    def length(completions: Any, **columns: Any) -> list[float | None]:
+        return [None if number == 0 else 1.0 for number in range(len(completions))]
+
+    def wrong(completions: Any, **columns: Any) -> list[float | None]:
+        return [None if number == 0 else -2.0 for number in range(len(completions))]
+
+    watch = Watch(
+        srpo(success=0.5),
+        tmp_path,
+        reward_funcs=[length, wrong],
+        reward_weights=[1.0, 0.25],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trl.trainer.grpo_trainer.logger.warning", lambda *args: None)
+        watch.train()
+    episodes = [episode for group in watch.collections[0][::2] for episode in group.episodes]
+    assert [episode.ret for episode in episodes] == [0.0] + [0.5] * 7
+    assert not any(episode.failed for episode in episodes)  # 0.5 is not below, None says nothing
+
+
+def test_columns_reach_the_rewards_with_their_prompt(tmp_path: Path) -> None:
+    checked = []
+
+    def compare(prompts: Any, completions: Any, answer: Any, log_extra: Any, **columns: Any) -> Any:
+        checked.extend(answer[i] == f"for {prompt}" for i, prompt in enumerate(prompts))
+        log_extra("answer", answer)
+        columns["log_metric"]("asked", len(prompts))
+        return correct(prompts, completions)
+
+    resets = srpo()
+    data = problems(8).map(lambda row: {"answer": f"for {row['prompt']}"})
+    watch = Watch(resets, tmp_path, data=resets.dataset(data), reward_funcs=compare).train()
+    assert len(checked) == 8 + 8 + 16 and all(checked)
+    # What it logs is logged for the rows that TRL trains on, once.
+    logs = watch.trainer._logs
+    assert list(logs["extra"]["answer"]) == [f"for {prompt}" for prompt in logs["prompt"]]
+    assert watch.logged("asked") == [16]
+
+
+def test_several_passes_over_a_generation(tmp_path: Path) -> None:
+    watch = Watch(srpo(), tmp_path, num_iterations=2, max_steps=4).train()
+    assert len(watch.calls) == 2 and len(watch.inputs) == 4
+    assert watch.inputs[0] is watch.inputs[1]
+    assert watch.logged("ledger/trained_episodes") == [16, 32]
+
+
+def test_evaluation_is_one_fresh_completion_a_row(tmp_path: Path) -> None:
+    watch = Watch(
+        srpo(),
+        tmp_path,
+        num_generations_eval=2,
+        per_device_eval_batch_size=4,
+        more={"eval_dataset": problems(5)},
+    )
+    found = watch.trainer.evaluate()
+    assert 0 <= found["eval_reward"] <= 1
+    sizes = [len(prompts) for prompts, _ in watch.calls]
+    assert sum(sizes) == 10
+    assert all(all(m) for _, output in watch.calls for m in output["env_mask"])
+    assert watch.resets.ledger == cpi.Ledger() and watch.resets.collection is None
+
+
+# --- metrics ---
+
+
+def test_metrics_are_those_of_the_collection(tmp_path: Path) -> None:
+    watch = Watch(srpo(), tmp_path, max_steps=2, per_device_train_batch_size=32).train()
+    tokens = 0
+    for step, groups in enumerate(watch.collections):
+        again = [group for group in groups if group.seed is not None]
+        fresh = [
+            episode.ret for group in groups if group.seed is None for episode in group.episodes
+        ]
+        assert watch.logged("fresh/reward")[step] == pytest.approx(np.mean(fresh))
+        position = [g.prefix.length / g.seed.length for g in again if g.seed is not None]
+        assert watch.logged("reset/position")[step] == pytest.approx(np.mean(position))
+        tokens += sum(episode.cost for group in groups for episode in group.episodes)
+        assert watch.logged("ledger/steps")[step] == tokens
+        trained = sum(episode.cost for group in groups for episode in group.episodes) / 32
+        assert watch.logged("completions/mean_length")[step] == pytest.approx(trained)
+    assert watch.resets.ledger.steps == tokens
+    assert watch.logged("localize/parse_failure_rate") == [0.0, 0.0]  # it was pre-trained on this
+    assert watch.logged("ledger/localizer_cost")[1] > 0
+    assert all(math.isfinite(v) for e in watch.trainer.state.log_history for v in e.values())
