@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cpi.plans import GroupPlan
 from cpi.signal import compare as exact_worth
+from llm.baselines.options import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
 from llm.config import (
     EvaluationOptions,
     LocalizationOptions,
@@ -16,8 +20,10 @@ from llm.config import (
     SamplingOptions,
     TrainConfig,
 )
+from llm.losses import LossConfig
 from llm.models import LoraOptions
 from llm.rehearsal import RehearsalOptions
+from llm.update import UpdateOptions
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Arm:
     rate: float = 1.0  # times the learning rate of all
     lora_r: int = 0
     rehearses: bool = False
+    #: Settings of its own in a regime, by their names in `TrainConfig`.
+    more: Callable[[Regime], dict[str, Any]] = lambda regime: {}
 
 
 #: Two reset groups beside the fresh one, from the failures with the latest errors, or any.
@@ -60,6 +68,36 @@ ARMS: dict[str, Arm] = {
     "srpo-prompted-slow": Arm("srpo", "prompted", rate=0.25),
     "srpo-prompted-lora": Arm("srpo", "prompted", lora_r=16),
     "srpo-prompted-rehearsal": Arm("srpo", "prompted", rehearses=True),
+}
+
+#: Other ways to spend eight rollouts a prompt, as the presets of the paper's baselines do; compared
+#: if they are named.
+BASELINES: dict[str, Arm] = {
+    "dr-grpo": Arm("grpo", more=lambda _: {"loss": LossConfig("dr_grpo"), "scale_rewards": "none"}),
+    "dapo": Arm(
+        "grpo",
+        more=lambda _: {
+            "loss": LossConfig("dapo", epsilon_high=0.28),
+            "update": UpdateOptions(mask_truncated_completions=True),
+            "dynamic_sampling": 3,
+        },
+    ),
+    # Two segments: the first half of the steps, and the rest.
+    "spo-tree": Arm(
+        "spo_tree",
+        more=lambda regime: {"spo_tree": SPOTreeOptions([4, 2], 3 * math.ceil(regime.length / 2))},
+    ),
+    # Half of the tokens for stage I.
+    "score": Arm(
+        "score",
+        more=lambda regime: {
+            "score": ScoreOptions(
+                stage1_steps=regime.token_budget
+                // (2 * regime.prompts_per_step * 8 * 3 * regime.length)
+            )
+        },
+    ),
+    "critique-grpo": Arm("critique_grpo", more=lambda _: {"critique_grpo": CritiqueGRPOOptions()}),
 }
 
 #: What the learning rate is chosen with.
@@ -123,31 +161,32 @@ def run_config(
 ) -> TrainConfig:
     """The settings of one run; only the arm's own differ between arms."""
     n = regime.length
-    return TrainConfig(
-        model=model,
-        algorithm=arm.algorithm,  # type: ignore[arg-type]
-        localizer=arm.localizer,
-        task="chain",
-        task_args={"length": n, "train": 192, "test": 64},
-        steps=MANY,
-        token_budget=regime.token_budget,
-        prompts_per_step=regime.prompts_per_step,
-        seed=seed,
-        save_steps=MANY,
-        rollout_steps=0,
-        plan=arm.plan,
-        sampling=SamplingOptions(
+    settings: dict[str, Any] = {
+        "model": model,
+        "algorithm": arm.algorithm,
+        "localizer": arm.localizer,
+        "task": "chain",
+        "task_args": {"length": n, "train": 192, "test": 64},
+        "steps": MANY,
+        "token_budget": regime.token_budget,
+        "prompts_per_step": regime.prompts_per_step,
+        "seed": seed,
+        "save_steps": MANY,
+        "rollout_steps": 0,
+        "plan": arm.plan,
+        "sampling": SamplingOptions(
             max_completion_length=3 * n + 6, max_thoughts=n + 2, max_thought_tokens=8
         ),
-        localization=LocalizationOptions(max_tokens=2 * n + 4),
-        oracle=OracleOptions(arm.mask, arm.tau),  # type: ignore[arg-type]
-        optimizer=OptimizerOptions(
+        "localization": LocalizationOptions(max_tokens=2 * n + 4),
+        "oracle": OracleOptions(arm.mask, arm.tau),  # type: ignore[arg-type]
+        "optimizer": OptimizerOptions(
             learning_rate=arm.rate * learning_rate, adam_epsilon=ADAM_EPSILON
         ),
-        rehearsal=RehearsalOptions(model if arm.rehearses else ""),
-        lora=LoraOptions(r=arm.lora_r),
-        evaluation=EvaluationOptions(steps=0),
-    )
+        "rehearsal": RehearsalOptions(model if arm.rehearses else ""),
+        "lora": LoraOptions(r=arm.lora_r),
+        "evaluation": EvaluationOptions(steps=0),
+    }
+    return TrainConfig(**settings | arm.more(regime))
 
 
 def predicted(arm: str, length: int, q: float = 0.5) -> float | None:

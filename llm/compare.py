@@ -12,7 +12,6 @@ found; the learning rate, one for all, by `--tune` on seeds that no comparison u
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 from cpi.results import write_json
 from llm.arms import (
     ARMS,
+    BASELINES,
     LEARNING_RATE,
     REGIMES,
     TUNING_ARMS,
@@ -35,7 +35,7 @@ from llm.arms import (
     run_config,
 )
 from llm.compare_report import read_record, summary, tuning_table
-from llm.config import TrainConfig
+from llm.config import TrainConfig, recorded
 from llm.ours import check_package
 
 PROG = "python -m llm.compare"
@@ -117,7 +117,8 @@ class CompareConfig:
     arms : list of str
         By default the regime's: algorithm-localizer (or -mask of the oracle), or plan-localizer,
         where random and deepest are two reset groups of 4 at any failed answers or at those with
-        the latest errors, and one is 8 continuations of one.
+        the latest errors, and one is 8 continuations of one. Baselines, if named: dr-grpo, dapo,
+        spo-tree, score, critique-grpo.
     seeds : int
         Runs of each arm in each regime.
     first_seed : int
@@ -144,7 +145,11 @@ class CompareConfig:
     tune: bool = False
 
     def __post_init__(self) -> None:
-        for what, names, known in (("regimes", self.regimes, REGIMES), ("arms", self.arms, ARMS)):
+        known_arms = ARMS | BASELINES
+        for what, names, known in (
+            ("regimes", self.regimes, REGIMES),
+            ("arms", self.arms, known_arms),
+        ):
             for name in names:
                 if name not in known:
                     raise ValueError(f"{what}: {name!r} is none of {', '.join(known)}")
@@ -188,7 +193,9 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
         for seed in range(config.first_seed, config.first_seed + seeds):
             for arm in arms:
                 path = folder / name / f"{arm}-s{seed}.json"
-                found[path] = run_config(ARMS[arm], regime, config.model, LEARNING_RATE, seed)
+                found[path] = run_config(
+                    (ARMS | BASELINES)[arm], regime, config.model, LEARNING_RATE, seed
+                )
     return found
 
 
@@ -204,11 +211,9 @@ def done(path: Path, settings: TrainConfig) -> bool:
     """
     if not path.exists():
         return False
-    defaults = json.loads(json.dumps(asdict(TrainConfig(model=settings.model))))
-    recorded = defaults | read_record(path)["config"]
-    wanted = json.loads(json.dumps(asdict(settings)))
-    if recorded != wanted:
-        odd = sorted(k for k in wanted if recorded.get(k) != wanted[k])
+    found, wanted = recorded(read_record(path)["config"]), settings.plain()
+    if found != wanted:
+        odd = sorted(k for k in wanted if found.get(k) != wanted[k])
         raise ValueError(
             f"output: {path} was made with other settings ({', '.join(odd)}); remove it, or name "
             "another --output"

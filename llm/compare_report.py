@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm.arms import ARMS, REGIMES, TUNING_RATES, predicted
+from llm.arms import ARMS, BASELINES, REGIMES, TUNING_RATES, predicted
 from llm.intervals import interval
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ Records = dict[str, dict[int, dict[str, Any]]]
 SHARED = ("model", "task_args", "token_budget", "prompts_per_step")
 
 
-def read_records(folder: Path, regime: str) -> Records:
-    """What has been recorded of a regime: arm → seed → record, arms in the order of `ARMS`.
+def read_records(folder: Path, regime: str, arms: Iterable[str] = ARMS) -> Records:
+    """What has been recorded of arms in a regime, in their order: arm → seed → record.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def read_records(folder: Path, regime: str) -> Records:
     """
     found: Records = {}
     shared = None
-    for arm in ARMS:
+    for arm in arms:
         for path in sorted((folder / regime).glob(f"{arm}-s*.json")):
             seed = path.stem.removeprefix(f"{arm}-s")
             if seed.isdecimal():
@@ -88,7 +88,7 @@ def summary(folder: Path, regime: str) -> Table:
     from rich.table import Table
 
     length, prediction = REGIMES[regime].length, REGIMES[regime].prediction
-    records = read_records(folder, regime)
+    records = read_records(folder, regime, ARMS | BASELINES)
     table = Table(
         title=f"{regime}: {length} steps; theory, before the runs: {prediction}",
         title_justify="left",

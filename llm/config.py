@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -162,6 +163,9 @@ class VLLMOptions:
         Most sequences at once.
     max_model_len : int, optional
         Most tokens of prompt and completion; by default the model's.
+    enforce_eager : bool, optional
+        Do not compile: a GPU starts within seconds then, and samples more slowly. By default on
+        CPUs alone.
     """
 
     tensor_parallel_size: int = 1
@@ -171,6 +175,7 @@ class VLLMOptions:
     gpu_memory_utilization: float = 0.5
     max_num_seqs: int = 256
     max_model_len: int | None = None
+    enforce_eager: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel_size", "max_num_seqs", "max_model_len"):
@@ -448,12 +453,31 @@ class TrainConfig:
         Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
         return yaml.dump(asdict(self), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
+    def plain(self) -> dict[str, Any]:
+        """All settings, as they come back from a file."""
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return settings
+
 
 def parse_config(
     argv: Sequence[str] | None, prog: str, description: str = "", epilog: str = ""
 ) -> TrainConfig:
     """The settings of a command line; see `llm.command_line.parse`."""
     return parse(TrainConfig, argv, prog, description, epilog)
+
+
+def recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from a file, in which one that did not exist when it was made is at its default."""
+
+    def filled(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        sections = {
+            name: filled(defaults[name], value)
+            for name, value in given.items()
+            if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
+        }
+        return {**defaults, **given, **sections}
+
+    return filled(TrainConfig(model="its").plain(), settings)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -280,7 +280,7 @@ def _add_groups(parser: argparse.ArgumentParser) -> None:
         hints = get_type_hints(options)
         for f in dataclasses.fields(options):
             name = f"--{group}.{f.name}"
-            if hints[f.name] is bool:
+            if hints[f.name] in (bool, bool | None):
                 section.add_argument(name, action="store_true", default=None, help=about[f.name])
                 continue
             kind = float if hints[f.name] is float else int

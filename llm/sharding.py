@@ -37,7 +37,7 @@ def shard(model: Any) -> CompletionLogprobs:
 
     Notes
     -----
-    Not yet run on GPUs.
+    Not yet run on several GPUs.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard

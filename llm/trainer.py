@@ -30,7 +30,7 @@ from cpi.collect import Ledger
 from llm import checkpoints, sharding, training_state
 from llm.baselines import BASELINES, Baseline
 from llm.batch import Batch
-from llm.config import TrainConfig, differences
+from llm.config import TrainConfig, differences, recorded
 from llm.distributed import first, gather, rank, still_together, world_size
 from llm.engines import Engine, EngineError, make_engine
 from llm.engines.sharded import ShardedEngine
@@ -316,7 +316,7 @@ class Trainer:
             "rng": rng,
         }
         state = {
-            "config": _plain(self.config),
+            "config": self.config.plain(),
             "optimizer": optimizer_state,
             "scheduler": self.scheduler.state_dict(),
             "rng": rng_state,
@@ -335,7 +335,7 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         checkpoint = sharding.load(path)
-        changed = differences(checkpoint.state["config"], _plain(self.config))
+        changed = differences(recorded(checkpoint.state["config"]), self.config.plain())
         if changed:
             raise ValueError(
                 f"resume: {path} was made with other settings ({'; '.join(changed[:3])}"
@@ -383,13 +383,6 @@ class Trainer:
         if not options.file or not options.weight:
             return None
         return Rehearsal(options, self.tokenizer, self.policy.config.max_position_embeddings)
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """The settings as JSON would give them back."""
-    import yaml
-
-    return dict(yaml.safe_load(config.to_yaml()))
 
 
 def _frozen(policy: Any) -> Any:

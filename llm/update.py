@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from llm.determinism import deterministic, prepare
 from llm.distributed import gather, on_all_ranks, rank, world_size
 from llm.logprobs import CompletionLogprobs
 from llm.losses import LossConfig, LossInputs, loss_metrics, loss_weights, policy_loss
@@ -58,6 +60,8 @@ class UpdateOptions:
         Longest gradient; 0 does not clip.
     mask_truncated_completions : bool
         Do not train on completions that a limit has cut.
+    full_determinism : bool
+        On a GPU, use operations that give the same bits every time, where the fastest do not.
     """
 
     num_iterations: int = 1
@@ -65,6 +69,7 @@ class UpdateOptions:
     per_device_train_batch_size: int = 32
     max_grad_norm: float = 1.0
     mask_truncated_completions: bool = False
+    full_determinism: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_iterations", "steps_per_generation", "per_device_train_batch_size"):
@@ -123,6 +128,8 @@ class Updater:
         self.bf16, self.rehearsal = bf16, rehearsal
         self.reference = None if reference is None else _forward(reference)
         self.device = next(self.policy.parameters()).device
+        if options.full_determinism:
+            prepare(self.device)
         self.whole = True
 
     def __call__(
@@ -150,7 +157,17 @@ class Updater:
         ------
         TrainingError
             If a loss or a gradient is not finite. The step that found it was not taken.
+        ValueError
+            If `full_determinism` is asked of a model that has an operation without it.
         """
+        repeats = deterministic(self.device) if self.options.full_determinism else nullcontext()
+        with repeats:
+            return self._steps(rows, rng, progress)
+
+    def _steps(
+        self, rows: Sequence[Row], rng: np.random.Generator, progress: Callable[[int], None]
+    ) -> dict[str, float]:
+        """All optimizer steps of a batch."""
         options = self.options
         self.policy.train()
         single = options.num_iterations * options.steps_per_generation == 1

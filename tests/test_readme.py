@@ -23,7 +23,10 @@ README = Path(__file__).parents[1] / "README.md"
 COMPARISON = README.parent / "paper_figures" / "comparison.md"
 
 #: Options of other commands.
-ELSEWHERE = {"--html", "--dry-run", "--require-vllm", "--nproc_per_node", "--list", "--recompute"}
+ELSEWHERE = {
+    *("--html", "--dry-run", "--require-vllm", "--nproc_per_node", "--list", "--recompute"),
+    "--gpu",
+}
 
 #: What is tried to keep a prompted localizer's skill has a table of its own.
 REMEDIES = ("srpo-surprisal", "srpo-prompted", *(arm for arm in ARMS if arm.count("-") == 2))

@@ -280,7 +280,8 @@ class VLLMEngine:
             if not isinstance(error, Exception):  # Ctrl-C
                 raise
             raise EngineError(
-                f"vLLM does not start {options['model']}: {_first_line(error)}{self._printed.hint}"
+                f"vLLM does not start {options['model']}: {_first_line(error)}{_cure(error)}"
+                f"{self._printed.hint}"
             ) from error
 
     def _awake(self) -> Any:
@@ -399,6 +400,13 @@ def _hand_over(llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
     """Weights for an engine in this process."""
     weights = list(state_dict.items())
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+
+
+def _cure(error: BaseException) -> str:
+    """What helps where vLLM does not say it."""
+    # Seen on a GPU: of an engine with sleep mode, something outlives it in its process.
+    once = "one instance per process" in str(error)
+    return " (an earlier one counts); set vllm.separate_process true" if once else ""
 
 
 def _first_line(error: BaseException) -> str:

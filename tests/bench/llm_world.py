@@ -29,12 +29,12 @@ def word(number: int) -> str:
     return f"w{number}" + (DELIMITER if number % 8 == 0 else "")
 
 
-def tokenizer() -> Any:
+def tokenizer(words: int = WORDS) -> Any:
     """One token a word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word(number): number for number in range(WORDS)} | {EOS: WORDS}
+    vocabulary = {word(number): number for number in range(words)} | {EOS: words}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token=word(0)))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(

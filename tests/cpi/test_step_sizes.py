@@ -143,7 +143,9 @@ def test_steps_do_not_depend_on_the_unit_of_reward() -> None:
             assert expected < 1
 
 
-@pytest.mark.parametrize("rule", [*DISCOUNTED, *FINITE, "full", fixed_step(0.5)], ids=str)
+@pytest.mark.parametrize(
+    "rule", [*DISCOUNTED, *FINITE, "full", pytest.param(fixed_step(0.5), id="fixed")]
+)
 @pytest.mark.parametrize("advantage", [0.0, -1e-9, -5.0])
 def test_no_advantage_no_step(rule: str | StepRule, advantage: float) -> None:
     mdp = world(2, horizon=3) if rule in FINITE else world(2, discount=0.9)

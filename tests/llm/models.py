@@ -12,6 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 VOCABULARY = 64
 MAX_LENGTH = 256
 
+#: Of a vLLM engine that several tests may have at once, on a CPU or a GPU.
+VLLM: dict[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "kv_cache_gib": 0.125,
+    "gpu_memory_utilization": 0.04,
+}
+
 
 def tiny_qwen2(*, tied: bool = True, seed: int = 0) -> Any:
     """A Qwen2 of 0.08 M parameters, head_dim 32 (vLLM's least on a CPU), none of them constant.

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from cpi.signal import compare as exact_worth
-from llm.arms import ARMS, LEARNING_RATE, REGIMES, TUNING_RATES, predicted, run_config
+from llm.arms import (
+    ARMS,
+    BASELINES,
+    LEARNING_RATE,
+    REGIMES,
+    TUNING_RATES,
+    predicted,
+    run_config,
+)
 from llm.compare import READINGS, CompareConfig, done, main, run, runs
 from llm.compare_report import area, read_records, tokens_to, tuning_table
 from llm.intervals import interval
@@ -113,6 +121,12 @@ def test_the_rate_is_the_largest_at_which_no_run_fails() -> None:
     for rate, cells in zip(TUNING_RATES, columns[1:], strict=True):
         ends = [float(cell.split(", ")[1]) for cell in cells[:-1]]
         assert (min(ends) > 0.5) == (rate <= LEARNING_RATE)
+
+
+def test_results_that_come_along_are_those_of_the_settings() -> None:
+    results = runs(CompareConfig(seeds=1))
+    assert results
+    assert all(done(path, config) for path, config in results.items())
 
 
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
@@ -218,3 +232,26 @@ def test_a_quick_comparison_goes_on_where_it_was(
     assert main([*flags, "--regimes", "[short]"]) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert json.loads(path.read_text())["curve"] == curve
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_baselines_differ_from_grpo_in_their_method_alone(regime: str) -> None:
+    shared = {"model", "task", "task_args", "token_budget", "prompts_per_step", "seed", "sampling"}
+    shared |= {"optimizer", "lora", "rehearsal", "evaluation", "localization"}
+    grpo = run_config(ARMS["grpo"], REGIMES[regime], "m", 1e-3, 0).plain()
+    for arm in BASELINES.values():
+        own = run_config(arm, REGIMES[regime], "m", 1e-3, 0)
+        assert own.plain() != grpo
+        assert all(own.plain()[name] == grpo[name] for name in shared)
+        leaves = np.prod(own.spo_tree.branches) if own.algorithm == "spo_tree" else 8
+        assert leaves == 8
+        if own.algorithm in ("score", "critique_grpo"):
+            assert own.baseline is not None and own.baseline.rollouts == 8
+    named = runs(CompareConfig(regimes=(regime,), arms=tuple(BASELINES), seeds=2))
+    assert len(named) == 2 * len(BASELINES)
+
+
+def test_baselines_are_compared_if_they_are_named() -> None:
+    assert not any(path.name.startswith(tuple(BASELINES)) for path in runs(CompareConfig()))
+    folder = Path(CompareConfig.output)
+    assert not BASELINES.keys() & read_records(folder, "short").keys()

@@ -23,6 +23,7 @@ from llm.config import (
     VLLMOptions,
     differences,
     parse_config,
+    recorded,
 )
 from llm.engines import make_engine
 from llm.engines.vllm import VLLMEngine
@@ -213,6 +214,18 @@ def test_what_a_continuation_may_change() -> None:
     # Only as settings of the run: a task may call something of its own "steps".
     one, two = ({"task_args": {"steps": n}} for n in (1, 2))
     assert differences(one, two) == ["task_args.steps: 1 is now 2"]
+
+
+def test_settings_that_did_not_exist_when_a_file_was_made_are_at_their_defaults() -> None:
+    new = parsed("--update.num_iterations=2", "--task_args.length=3").plain()
+    older = dataclasses.replace(parsed(), seed=4).plain() | {
+        "update": {"num_iterations": 2},
+        "task_args": {"length": 3},
+    }
+    del older["vllm"], older["seed"]
+    assert differences(older, new) != []
+    assert recorded(older) == new
+    assert differences(recorded(older | {"gone": 1}), new) == ["gone: 1 is now None"]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine", "linear"])

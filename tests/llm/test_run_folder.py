@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,7 +143,12 @@ def test_a_deletion_that_was_cut_short_is_finished(run: Path) -> None:
     assert checkpoints.latest(run / "checkpoints") == run / "checkpoints" / "step-000002"
 
 
-def test_an_environment_says_what_ran() -> None:
+@pytest.mark.parametrize("spec", [None, SimpleNamespace(name="llm.train")])
+def test_an_environment_says_what_ran(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "argv", ["/home/somebody/train.py", "--steps=3"])
     found = json.loads(json.dumps(environment()))
     assert {"torch", "transformers", "numpy"} <= found["versions"].keys()
-    assert found["command"][0] in ("python", "pytest") and found["python"] and found["device"]
+    program = ["train.py"] if spec is None else ["python", "-m", "llm.train"]
+    assert found["command"] == [*program, "--steps=3"]
+    assert found["python"] and found["device"]

@@ -12,6 +12,7 @@ CRITIQUE = ("tests/llm/baselines/test_critique_grpo.py", "tests/llm/baselines/te
 TREE = ("tests/llm/baselines/test_spo_tree.py",)
 EVALUATE = ("tests/llm/test_evaluate.py", "tests/llm/test_correction.py")
 TRL = ("tests/llm/trl_adapter",)
+GPU = ("tests/llm/test_determinism.py",)
 
 SCALE = (
     Mutant(
@@ -270,5 +271,19 @@ SCALE = (
         "exports stop at the tokenizer's EOS alone",
         "eos_token_id=list(stop_token_ids(tokenizer, task, eos_ids(saved.model))),",
         "eos_token_id=tokenizer.eos_token_id,",
+    ),
+    Mutant(
+        "llm/determinism.py",
+        "updates on a GPU need not repeat",
+        "torch.use_deterministic_algorithms(True)",
+        "torch.use_deterministic_algorithms(False)",
+        GPU,
+    ),
+    Mutant(
+        "llm/determinism.py",
+        "torch stays deterministic after an update",
+        "torch.use_deterministic_algorithms(before[0], warn_only=before[1])",
+        "pass",
+        GPU,
     ),
 )

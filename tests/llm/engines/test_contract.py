@@ -28,7 +28,7 @@ from llm.models import LoraOptions, load_policy, load_trainable, merged_state_di
 from llm.parity import ParityError, check_parity
 from llm.rows import MicroBatch
 from tests.llm.engines.process import state_of_process
-from tests.llm.models import MAX_LENGTH, VOCABULARY, tiny_qwen2
+from tests.llm.models import MAX_LENGTH, VLLM, VOCABULARY, tiny_qwen2
 
 Start = Callable[..., Engine]
 
@@ -574,7 +574,7 @@ def test_weights_that_do_not_fit_are_named_and_change_nothing(start: Start, tied
 def test_a_closed_engine_says_so(tiny_model: Callable[[bool], Path], kind: str) -> None:
     folder, other = tiny_model(True), None
     if kind == "vllm":
-        other = VLLMEngine(folder, kv_cache_gib=0.125)
+        other = VLLMEngine(folder, **VLLM)
     engine: Engine = other or TransformersEngine(folder)
     one(engine, PROMPTS[0], SamplingParams(2))
     engine.close()

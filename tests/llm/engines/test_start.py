@@ -15,7 +15,7 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from llm.engines import EngineError, SamplingParams
 from llm.engines.transformers import TransformersEngine
-from llm.engines.vllm import _first_line
+from llm.engines.vllm import _cure, _first_line
 from llm.engines.vllm_process import devices, environment, starting
 
 
@@ -53,6 +53,12 @@ def test_a_handler_that_raises_nothing_stops_the_start() -> None:
         assert asked == [True]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_second_engine_that_sleeps_is_told_where_to_live() -> None:
+    said = "CuMem allocator can only be used for one instance per process."
+    assert _cure(AssertionError(said)).endswith("; set vllm.separate_process true")
+    assert _cure(ValueError("CUDA out of memory")) == ""
 
 
 def test_the_reason_of_a_refusal_is_its_first_line() -> None:

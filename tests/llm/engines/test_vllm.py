@@ -23,7 +23,7 @@ from llm.engines.vllm_weights import Adapters
 from llm.models import LoraOptions, adapter_state_dict, load_policy, trainable
 from tests.llm.architectures import tiny_olmo3
 from tests.llm.engines.process import state_of_process
-from tests.llm.models import MAX_LENGTH, VOCABULARY, logprobs, save, tiny_qwen2
+from tests.llm.models import MAX_LENGTH, VLLM, VOCABULARY, logprobs, save, tiny_qwen2
 
 PROMPTS = [[(7 * i + 3 * t) % VOCABULARY for t in range(70 + i)] for i in range(3)]
 
@@ -109,7 +109,7 @@ def test_nothing_to_free_on_a_cpu(engine: VLLMEngine) -> None:
 def test_model_that_does_not_start(engine: VLLMEngine, tmp_path: Path) -> None:
     tiny_qwen2().config.save_pretrained(tmp_path)
     with pytest.raises(EngineError, match=f"vLLM does not start {tmp_path}: .*weights") as raised:
-        VLLMEngine(tmp_path, kv_cache_gib=0.125)
+        VLLMEngine(tmp_path, **VLLM)
     remove_log(str(raised.value))
     assert worst(tiny_qwen2(), engine) < 1e-5  # the other one goes on
 
@@ -118,7 +118,7 @@ def test_model_that_does_not_start(engine: VLLMEngine, tmp_path: Path) -> None:
 def test_closing_one_leaves_the_others(
     engine: VLLMEngine, tiny_model: Callable[[bool], Path]
 ) -> None:
-    other = VLLMEngine(tiny_model(True), kv_cache_gib=0.125)
+    other = VLLMEngine(tiny_model(True), **VLLM)
     assert worst(tiny_qwen2(), other) < 1e-5
     other.close()
     other.close()
@@ -152,7 +152,7 @@ def remove_log(message: str) -> None:
 def test_separate_process(tiny_model: Callable[[bool], Path]) -> None:
     folder = tiny_model(True)
     before = state_of_process()
-    engine = VLLMEngine(folder, separate_process=True, kv_cache_gib=0.125)
+    engine = VLLMEngine(folder, separate_process=True, **VLLM)
     try:
         assert state_of_process() == before
         assert worst(tiny_qwen2(), engine) < 1e-5
@@ -180,9 +180,7 @@ def test_adapters_alone(tiny_model: Callable[[bool], Path]) -> None:
     policy = load_policy(str(tiny_model(True)), lora=LoraOptions(r=4), device=torch.device("cpu"))
     policy.eval()
     config = policy.peft_config["default"]
-    engine = VLLMEngine(
-        tiny_model(True), adapters=config, separate_process=True, kv_cache_gib=0.125
-    )
+    engine = VLLMEngine(tiny_model(True), adapters=config, separate_process=True, **VLLM)
     try:
         assert worst(tiny_qwen2(), engine) < 1e-5
         for seed in range(2):
@@ -213,7 +211,7 @@ def test_adapters_of_a_model_that_vllm_runs_by_transformers_code(tmp_path: Path)
     with torch.no_grad():
         for parameter in trainable(policy).values():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    options = {"adapters": policy.peft_config["default"], "kv_cache_gib": 0.125}
+    options = {"adapters": policy.peft_config["default"], **VLLM}
     with pytest.raises(
         EngineError, match=r"for the whole process; set vllm\.separate_process true"
     ):
@@ -237,7 +235,7 @@ def test_more_ranks_than_vllm_has() -> None:
 @needs_vllm
 @pytest.mark.slow
 def test_tensor_parallel(tiny_model: Callable[[bool], Path]) -> None:
-    engine = VLLMEngine(tiny_model(False), tensor_parallel_size=2, kv_cache_gib=0.125)
+    engine = VLLMEngine(tiny_model(False), tensor_parallel_size=2, **VLLM)
     try:
         assert worst(tiny_qwen2(tied=False), engine) < 1e-5
         engine.sync_weights(new_weights(tied=False))

@@ -1,0 +1,54 @@
+"""The same bits every time, on a GPU too.
+
+Some of torch's operations there add up in the order in which threads happen to come: the backward
+pass of attention, sums by index. They have siblings that do not, and take a little longer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def prepare(device: torch.device) -> None:
+    """What cuBLAS reads once, before its first product."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Let only those operations run on a GPU that give the same bits every time.
+
+    Raises
+    ------
+    ValueError
+        If there is none for what the model does.
+    """
+    if device.type != "cuda":  # a CPU's are
+        yield
+        return
+    options: Any = torch.utils.deterministic
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        options.fill_uninitialized_memory,  # a check for faults, at the price of memory traffic
+    )
+    torch.use_deterministic_algorithms(True)
+    options.fill_uninitialized_memory = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        raise ValueError(
+            f"update.full_determinism: {str(error).partition(',')[0]}; with false the run works, "
+            "and its bits differ from one time to the next"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        options.fill_uninitialized_memory = before[2]
