@@ -221,9 +221,10 @@ def done(path: Path, settings: TrainConfig) -> bool:
     return True
 
 
-def make(path: Path, settings: TrainConfig) -> None:
-    """Make a run and write its result."""
+def make(path: Path, settings: TrainConfig, command: list[str]) -> None:
+    """Make a run and write its result, with the command that asked for it."""
     record = run(settings)
+    record["environment"]["command"] = command  # a worker process has another
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
 
@@ -238,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cpi.tables import console
     from llm.command_line import parse
     from llm.models import load_tokenizer, locate
+    from llm.run_folder import command
 
     try:
         config = parse(CompareConfig, argv, PROG, DESCRIPTION, EPILOG)
@@ -247,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
     pool = Parallel(n_jobs=config.jobs, return_as="generator_unordered")
-    work = pool(delayed(make)(path, settings) for path, settings in open_runs.items())
+    asked = command()
+    work = pool(delayed(make)(path, settings, asked) for path, settings in open_runs.items())
     try:
         for _ in track(work, "runs", total=len(open_runs), console=console(sys.stderr)):
             pass

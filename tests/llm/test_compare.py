@@ -24,6 +24,7 @@ from llm.arms import (
 from llm.compare import READINGS, CompareConfig, done, main, run, runs
 from llm.compare_report import area, read_records, tokens_to, tuning_table
 from llm.intervals import interval
+from llm.run_folder import command
 
 
 def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:
@@ -220,6 +221,7 @@ def test_a_quick_comparison_goes_on_where_it_was(
             assert len(curve["step"]) <= READINGS + 2
             assert curve["tokens"][0] == 0
             assert one["environment"]["versions"]["torch"]
+            assert one["environment"]["command"] == command()  # not its worker's
             assert one["config"]["seed"] in (0, 1)
         # The same base model at the start, whatever the seed.
         assert len({one["curve"]["success"][0] for one in own.values()}) == 1
