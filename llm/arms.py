@@ -10,7 +10,7 @@ from typing import Any
 
 from cpi.plans import GroupPlan
 from cpi.signal import compare as exact_worth
-from llm.baselines.options import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
+from llm.baselines.options import ScoreOptions, SPOTreeOptions
 from llm.config import (
     EvaluationOptions,
     LocalizationOptions,
@@ -70,34 +70,33 @@ ARMS: dict[str, Arm] = {
     "srpo-prompted-rehearsal": Arm("srpo", "prompted", rehearses=True),
 }
 
-#: Other ways to spend eight rollouts a prompt, as the presets of the paper's baselines do; compared
-#: if they are named.
+#: Other methods, with the presets' settings: eight rollouts a prompt are trained on, or a tree has
+#: eight leaves. They are compared if they are named.
 BASELINES: dict[str, Arm] = {
-    "dr-grpo": Arm("grpo", more=lambda _: {"loss": LossConfig("dr_grpo"), "scale_rewards": "none"}),
     "dapo": Arm(
         "grpo",
         more=lambda _: {
-            "loss": LossConfig("dapo", epsilon_high=0.28),
+            "loss": LossConfig("dapo", epsilon_high=0.28),  # which on policy clips nothing
             "update": UpdateOptions(mask_truncated_completions=True),
             "dynamic_sampling": 3,
         },
     ),
-    # Two segments: the first half of the steps, and the rest.
+    # Two segments: the first half of the steps, of two tokens each, and the rest.
     "spo-tree": Arm(
         "spo_tree",
-        more=lambda regime: {"spo_tree": SPOTreeOptions([4, 2], 3 * math.ceil(regime.length / 2))},
+        more=lambda regime: {"spo_tree": SPOTreeOptions([4, 2], 2 * math.ceil(regime.length / 2))},
     ),
-    # Half of the tokens for stage I.
+    # About half of the tokens are for stage I: eight rollouts a prompt of steps and an answer.
     "score": Arm(
         "score",
         more=lambda regime: {
             "score": ScoreOptions(
                 stage1_steps=regime.token_budget
-                // (2 * regime.prompts_per_step * 8 * 3 * regime.length)
+                // (2 * 8 * regime.prompts_per_step * (2 * regime.length + 1))
             )
         },
     ),
-    "critique-grpo": Arm("critique_grpo", more=lambda _: {"critique_grpo": CritiqueGRPOOptions()}),
+    "critique-grpo": Arm("critique_grpo"),
 }
 
 #: What the learning rate is chosen with.
@@ -161,32 +160,32 @@ def run_config(
 ) -> TrainConfig:
     """The settings of one run; only the arm's own differ between arms."""
     n = regime.length
-    settings: dict[str, Any] = {
-        "model": model,
-        "algorithm": arm.algorithm,
-        "localizer": arm.localizer,
-        "task": "chain",
-        "task_args": {"length": n, "train": 192, "test": 64},
-        "steps": MANY,
-        "token_budget": regime.token_budget,
-        "prompts_per_step": regime.prompts_per_step,
-        "seed": seed,
-        "save_steps": MANY,
-        "rollout_steps": 0,
-        "plan": arm.plan,
-        "sampling": SamplingOptions(
+    return TrainConfig(
+        model=model,
+        algorithm=arm.algorithm,  # type: ignore[arg-type]
+        localizer=arm.localizer,
+        task="chain",
+        task_args={"length": n, "train": 192, "test": 64},
+        steps=MANY,
+        token_budget=regime.token_budget,
+        prompts_per_step=regime.prompts_per_step,
+        seed=seed,
+        save_steps=MANY,
+        rollout_steps=0,
+        plan=arm.plan,
+        sampling=SamplingOptions(
             max_completion_length=3 * n + 6, max_thoughts=n + 2, max_thought_tokens=8
         ),
-        "localization": LocalizationOptions(max_tokens=2 * n + 4),
-        "oracle": OracleOptions(arm.mask, arm.tau),  # type: ignore[arg-type]
-        "optimizer": OptimizerOptions(
+        localization=LocalizationOptions(max_tokens=2 * n + 4),
+        oracle=OracleOptions(arm.mask, arm.tau),  # type: ignore[arg-type]
+        optimizer=OptimizerOptions(
             learning_rate=arm.rate * learning_rate, adam_epsilon=ADAM_EPSILON
         ),
-        "rehearsal": RehearsalOptions(model if arm.rehearses else ""),
-        "lora": LoraOptions(r=arm.lora_r),
-        "evaluation": EvaluationOptions(steps=0),
-    }
-    return TrainConfig(**settings | arm.more(regime))
+        rehearsal=RehearsalOptions(model if arm.rehearses else ""),
+        lora=LoraOptions(r=arm.lora_r),
+        evaluation=EvaluationOptions(steps=0),
+        **arm.more(regime),
+    )
 
 
 def predicted(arm: str, length: int, q: float = 0.5) -> float | None:

@@ -49,6 +49,7 @@ examples:
   python -m llm.compare --quick                      does it work? a minute
   python -m llm.compare                              all: about an hour and a half on two cores
   python -m llm.compare --regimes [long] --arms [grpo,deepest-checker] --seeds 16
+  python -m llm.compare --arms [dapo,spo-tree,score,critique-grpo]   other methods beside them
   python -m llm.compare --tune                       the learning rates, on seeds of their own
 
 Runs that are there are not made again, so an interrupted comparison goes on where it was."""
@@ -117,7 +118,7 @@ class CompareConfig:
     arms : list of str
         By default the regime's: algorithm-localizer (or -mask of the oracle), or plan-localizer,
         where random and deepest are two reset groups of 4 at any failed answers or at those with
-        the latest errors, and one is 8 continuations of one. Baselines, if named: dr-grpo, dapo,
+        the latest errors, and one is 8 continuations of one. Other methods, if named: dapo,
         spo-tree, score, critique-grpo.
     seeds : int
         Runs of each arm in each regime.
@@ -213,7 +214,7 @@ def done(path: Path, settings: TrainConfig) -> bool:
         return False
     found, wanted = recorded(read_record(path)["config"]), settings.plain()
     if found != wanted:
-        odd = sorted(k for k in wanted if found.get(k) != wanted[k])
+        odd = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
         raise ValueError(
             f"output: {path} was made with other settings ({', '.join(odd)}); remove it, or name "
             "another --output"

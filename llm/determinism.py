@@ -22,12 +22,12 @@ def prepare(device: torch.device) -> None:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Let only those operations run on a GPU that give the same bits every time.
+    """Let torch run only those operations on a GPU that give the same bits every time.
 
     Raises
     ------
     ValueError
-        If there is none for what the model does.
+        If there is none for what the model does, or cuBLAS was used before `prepare`.
     """
     if device.type != "cuda":  # a CPU's are
         yield
@@ -43,11 +43,16 @@ def deterministic(device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "does not have a deterministic implementation" not in str(error):
+        said = str(error)
+        if "CUBLAS_WORKSPACE_CONFIG" in said:
+            cause = "cuBLAS was used before; set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"
+        elif "does not have a deterministic implementation" in said:
+            cause = said.partition(",")[0]
+        else:
             raise
         raise ValueError(
-            f"update.full_determinism: {str(error).partition(',')[0]}; with false the run works, "
-            "and its bits differ from one time to the next"
+            f"update.full_determinism: {cause}; or give false, and another --output: the run works "
+            "then, and its bits differ from one time to the next"
         ) from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

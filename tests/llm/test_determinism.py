@@ -40,7 +40,15 @@ def test_an_operation_that_cannot_repeat_is_named_with_the_way_out() -> None:
         "cumsum_cuda_kernel does not have a deterministic implementation, but you set "
         "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this"
     )
-    cure = r"^update\.full_determinism: cumsum_cuda_kernel does not have .* with false the run work"
+    cure = r"^update\.full_determinism: cumsum_cuda_kernel does not have .*; or give false"
+    with pytest.raises(ValueError, match=cure), deterministic(GPU):
+        raise RuntimeError(said)
+    said = (
+        "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` "
+        "or ..., but this operation is not deterministic because it uses CuBLAS and you have CUDA "
+        ">= 10.2. To enable it set an environment variable: CUBLAS_WORKSPACE_CONFIG=:4096:8"
+    )
+    cure = r"^update\.full_determinism: cuBLAS was used before; set CUBLAS_WORKSPACE_CONFIG=:4096:8"
     with pytest.raises(ValueError, match=cure), deterministic(GPU):
         raise RuntimeError(said)
     with pytest.raises(RuntimeError, match="CUDA error"), deterministic(GPU):
