@@ -20,7 +20,7 @@ from llm.planning.memory_plan import (
     MemoryPlan,
     sequences,
 )
-from llm.planning.step_cost import UTILISATION, StepCost
+from llm.planning.step_cost import LAYER_SECONDS, UTILISATION, StepCost
 
 
 def heading(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> str:
@@ -98,12 +98,17 @@ def notes(
     replaced = f", prompts of which {TYPICAL:.0%} are replaced" if config.dynamic_sampling else ""
     lines = [
         f"assumed: prompts of {lengths.prompt} tokens, completions and replies of {TYPICAL:.0%} of "
-        f"their limit, resets at {TYPICAL:.0%} of one{replaced}; time is that of matrix products "
-        "alone, 2 operations a parameter and token forward, at "
+        f"their limit, resets at {TYPICAL:.0%} of one{replaced}; time is that of matrix products, "
+        "2 operations a parameter and token forward, at "
         f"{hardware.flops / 1e12:.3g} TFLOP/s × "
         f"{UTILISATION['generate']:.0%} (sampling) and {UTILISATION['train']:.0%} (training): "
         "models of a few layers take longer"
     ]
+    if config.engine == "transformers" and hardware.device == "cuda":
+        lines[0] += (
+            f"; and {1000 * LAYER_SECONDS:g} ms for each layer and token in turn, as Transformers "
+            "samples: --engine vllm is faster"
+        )
     if plan is not None and plan.cached:
         longest_call = max(tokens for _, _, tokens in sequences(config, lengths))
         lines.append(

@@ -1,8 +1,9 @@
 """How many tokens a training step takes, and about how long.
 
 Tokens have an upper bound, which `demand` and the limits give, and an expectation, which rests on
-`TYPICAL`. Time counts the arithmetic of the matrix products alone, 2 operations a parameter and
-token forward and 4 backward (Kaplan et al. 2020), at a share of the device's peak.
+`TYPICAL`. Time counts the arithmetic of the matrix products, 2 operations a parameter and token
+forward and 4 backward (Kaplan et al. 2020), at a share of the device's peak; and, where
+Transformers samples on a GPU, the time to start the operations of each token in turn, most of it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import math
 from dataclasses import dataclass
 
 from llm.config import TrainConfig
-from llm.planning.demand import TYPICAL, Lengths, demand, evaluation, rounds
+from llm.planning.demand import TYPICAL, Call, Lengths, demand, evaluation, rounds
 from llm.planning.footprint import Footprint
 from llm.planning.hardware import Hardware
+from llm.planning.memory_plan import BATCH
 
 #: Share of a device's peak that is reached. Sampling reads all weights for each token of a batch;
 #: what limits it is memory, not arithmetic.
 UTILISATION = {"generate": 0.05, "train": 0.4}
+
+#: Seconds that Transformers takes for a layer and a token on a GPU, however large the batch: so
+#: long does the CPU need to start the operations. Beside an H200 it was 2e-3 and 3e-3, with 3
+#: layers and with 36.
+LAYER_SECONDS = 2.5e-3
 
 
 @dataclass(frozen=True)
@@ -82,22 +89,41 @@ def step_cost(
     if config.update.num_iterations * config.update.steps_per_generation > 1:
         passes += 2.0  # log-probs before the first step
 
-    def seconds(tokens: tuple[int, int], operations: float, kind: str) -> tuple[float, float]:
-        speed = hardware.gpus * hardware.flops * UTILISATION[kind]
-        expected, most = (operations * footprint.parameters * n / speed for n in tokens)
-        return expected, most
+    def sampling(calls: list[Call], often: float) -> float:
+        return often * _sampling(calls, config, footprint, hardware)
 
-    total = sum(usual[0].values()), sum(most[0].values())
+    def generate(share: float) -> float:
+        return sampling(demand(config, lengths.request, share).calls, rounds(config, share))
+
+    def evaluate(share: float) -> float:
+        return sampling([evaluation(config, share)], float(config.evaluation.steps > 0))
+
+    speed = hardware.gpus * hardware.flops * UTILISATION["train"]
+    expected, highest = (passes * footprint.parameters * tokens / speed for tokens in trained)
     return StepCost(
         generated,
         trained,
         evaluated,
         {
-            "generate": seconds(total, 2.0, "generate"),
-            "train": seconds(trained, passes, "train"),
-            "evaluation": seconds(evaluated, 2.0, "generate"),
+            "generate": (generate(TYPICAL), generate(1.0)),
+            "train": (expected, highest),
+            "evaluation": (evaluate(TYPICAL), evaluate(1.0)),
         },
     )
+
+
+def _sampling(
+    calls: list[Call], config: TrainConfig, footprint: Footprint, hardware: Hardware
+) -> float:
+    """Seconds of generate calls."""
+    operations = 2.0 * footprint.parameters * sum(call.tokens for call in calls)
+    seconds = operations / (hardware.gpus * hardware.flops * UTILISATION["generate"])
+    if config.engine == "transformers" and hardware.device == "cuda":
+        for call in calls:
+            rows = math.ceil(call.requests / hardware.gpus) * call.samples
+            tokens_in_turn = math.ceil(rows / BATCH) * call.new
+            seconds += footprint.layers * LAYER_SECONDS * tokens_in_turn
+    return seconds
 
 
 def _tokens(config: TrainConfig, lengths: Lengths, share: float) -> tuple[dict[str, int], int]:

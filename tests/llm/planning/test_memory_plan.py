@@ -16,7 +16,7 @@ from llm.planning.fitting import smallest_change
 from llm.planning.footprint import Footprint, load_architecture
 from llm.planning.hardware import GIB, USABLE, Hardware
 from llm.planning.memory_plan import MemoryPlan, longest_row, plan_memory, sequences, with_settings
-from llm.planning.step_cost import step_cost
+from llm.planning.step_cost import LAYER_SECONDS, step_cost
 from tests.llm.architectures import write
 from tests.llm.models import tiny_qwen2
 
@@ -310,9 +310,34 @@ def test_stage_one_of_score_passes_through_the_reference(tiny: Footprint) -> Non
 
 
 def test_time_is_operations_over_speed(tiny: Footprint) -> None:
-    config: Any = parsed("--algorithm=grpo", "--prompts_per_step=1", "--evaluation.steps=0")
+    flags = ["--algorithm=grpo", "--prompts_per_step=1", "--evaluation.steps=0"]
+    config: Any = parsed(*flags, "--engine=vllm")
     cost = step_cost(config, tiny, Hardware(1, GIB, "cuda", 1e9, here=False), Lengths(10))
     assert cost.seconds["generate"][1] == pytest.approx(2 * tiny.base * 8 * 256 / 5e7)
     assert cost.seconds["train"][1] == pytest.approx(6 * tiny.base * 8 * 266 / 4e8)
     more = step_cost(config, tiny, Hardware(2, GIB, "cuda", 2e9, here=False), Lengths(10))
     assert more.step[1] == pytest.approx(cost.step[1] / 4)
+
+
+def test_transformers_on_a_gpu_starts_each_token_in_turn(tiny: Footprint) -> None:
+    flags = ["--prompts_per_step=40", "--dynamic_sampling=1", "--evaluation.problems=100"]
+    flags += ["--sampling.max_completion_length=200", "--localization.max_tokens=30"]
+
+    def seconds(engine: str, device: str, gpus: int = 1) -> dict[str, tuple[float, float]]:
+        hardware = Hardware(gpus, GIB, device, 1e9 / gpus, here=False)
+        config = parsed(*flags, f"--engine={engine}", "--algorithm=srpo")
+        return step_cost(config, tiny, hardware, Lengths(10)).seconds
+
+    alone = seconds("vllm", "cuda")
+    assert seconds("transformers", "cpu") == alone
+    started = seconds("transformers", "cuda")
+    token = tiny.layers * LAYER_SECONDS
+    # 160 rows at most are one batch; prompts are replaced once, half of them are expected to be.
+    in_turn = 1.5 * (100 + 15 + 50), 2 * (200 + 30 + 200)
+    for tokens, a, b in zip(in_turn, started["generate"], alone["generate"], strict=True):
+        assert a - b == pytest.approx(token * tokens)
+    # An evaluation's 400 are two batches.
+    assert started["evaluation"][1] - alone["evaluation"][1] == pytest.approx(token * 2 * 200)
+    assert started["train"] == alone["train"]
+    two = seconds("transformers", "cuda", gpus=2)  # of half the speed each: as much arithmetic
+    assert two["evaluation"][1] - alone["evaluation"][1] == pytest.approx(token * 200)
