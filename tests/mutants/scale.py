@@ -286,4 +286,25 @@ SCALE = (
         "pass",
         GPU,
     ),
+    Mutant(
+        "llm/config.py",
+        "a new option of a section makes old files those of other settings",
+        "return {**defaults, **given, **sections}",
+        "return {**defaults, **given}",
+        ("tests/llm/test_config.py",),
+    ),
+    Mutant(
+        "llm/planning/step_cost.py",
+        "Transformers starts all layers at once",
+        "seconds += footprint.layers * LAYER_SECONDS * tokens_in_turn",
+        "seconds += LAYER_SECONDS * tokens_in_turn",
+        ("tests/llm/planning/test_memory_plan.py",),
+    ),
+    Mutant(
+        "llm/arms.py",
+        "the first segment of a tree is nearly all",
+        "2 * math.ceil(regime.length / 2)",
+        "3 * math.ceil(regime.length / 2)",
+        ("tests/llm/test_compare.py",),
+    ),
 )
