@@ -122,7 +122,7 @@ BRIDGE = (
     Mutant(
         "llm/compare.py",
         "results of other settings are taken",
-        "if recorded != wanted:",
-        "if recorded.keys() != wanted.keys():",
+        "if found != wanted:",
+        "if found.keys() != wanted.keys():",
     ),
 )
