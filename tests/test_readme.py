@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from llm import evaluate, train
-from llm.arms import ARMS, BASELINES, REGIMES, predicted
+from llm.arms import ARMS, BASELINES, LEARNING_RATE, REGIMES, predicted, run_config
 from llm.command_line import preset_names
 from llm.compare import CompareConfig
 from llm.compare_report import Records, area, localized, read_record, read_records, tokens_to
+from llm.config import recorded
 from llm.intervals import interval
 from llm.tasks.declaration import Declaration
 
@@ -93,6 +94,19 @@ def test_all_runs_of_the_comparison_are_recorded() -> None:
         records = read_records(Path(CompareConfig.output), name)
         assert records.keys() == set(regime.arms)
         assert all(sorted(own) == list(range(8)) for own in records.values())
+
+
+def test_all_runs_of_other_methods_are_recorded() -> None:
+    for name in ("short", "middle", "long"):
+        records = read_records(Path(CompareConfig.output), name, BASELINES)
+        assert records.keys() == BASELINES.keys()
+        assert all(sorted(own) == list(range(8)) for own in records.values())
+        for arm, own in records.items():
+            for seed, record in own.items():
+                config = run_config(
+                    BASELINES[arm], REGIMES[name], "chain-base", LEARNING_RATE, seed
+                )
+                assert recorded(record["config"]) == config.plain()
 
 
 def test_what_is_said_in_words() -> None:
