@@ -25,6 +25,7 @@ def parse(
     prog: str,
     description: str = "",
     epilog: str = "",
+    presets: Sequence[str] = (),
 ) -> Settings:
     """Settings from a command line, by default this process's.
 
@@ -34,6 +35,8 @@ def parse(
         Its docstring, in numpydoc form, is the help.
     argv : sequence of str, optional
     prog, description, epilog : str
+    presets : sequence of str
+        Those that are of these settings, for the help.
 
     Raises
     ------
@@ -61,8 +64,8 @@ def parse(
         exit_on_error=False,
         formatter_class=Formatter,
     )
-    presets = ", ".join(preset_names())
-    help_ = f"A YAML file, or the name of a preset: {presets}."
+    named = f", or the name of a preset: {', '.join(presets)}" if presets else ""
+    help_ = f"A YAML file{named}."
     parser.add_argument("--config", action="config", help=help_)
     parser.add_class_arguments(settings, None)
     try:

@@ -103,7 +103,7 @@ def summary(folder: Path, regime: str) -> Table:
         gain = [
             area(own[s]) - area(records["grpo"][s]) for s in own if s in records.get("grpo", {})
         ]
-        paired = ""
+        paired = "" if "grpo" in records else "no grpo here"
         if arm != "grpo" and gain:
             a, b = interval(gain)
             paired = f"{np.mean(gain):+.3f} [{a:+.3f}, {b:+.3f}]"

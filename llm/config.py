@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cpi.advantages import Scale
 from cpi.plans import ALGORITHMS, GroupPlan
 from llm.baselines.options import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
-from llm.command_line import parse
+from llm.command_line import parse, preset_names
 from llm.localizers import TEMPERATURE
 from llm.losses import LossConfig
 from llm.models import LoraOptions
@@ -463,7 +463,7 @@ def parse_config(
     argv: Sequence[str] | None, prog: str, description: str = "", epilog: str = ""
 ) -> TrainConfig:
     """The settings of a command line; see `llm.command_line.parse`."""
-    return parse(TrainConfig, argv, prog, description, epilog)
+    return parse(TrainConfig, argv, prog, description, epilog, preset_names())
 
 
 def recorded(settings: Mapping[str, Any]) -> dict[str, Any]:

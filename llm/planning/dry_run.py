@@ -154,7 +154,9 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     if plan is not None and plan.problems:
         with console.status("looking for settings that fit"):
             change = smallest_change(config, hardware, lengths, footprint)
-        raise ValueError(f"{'; '.join(plan.problems)}; {advice(change)}")
+        on_cpu = hardware.device == "cpu"
+        elsewhere = "; --dry_run.gpus and --dry_run.gpu_memory plan for GPUs" if on_cpu else ""
+        raise ValueError(f"{'; '.join(plan.problems)}; {advice(change)}{elsewhere}")
 
 
 # ------------------------------------------------------------------ what is checked

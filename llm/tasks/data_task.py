@@ -161,7 +161,7 @@ class DataTask(Task):
         if not found and number != 0 and split == "train" and not task.named_splits:
             raise ValueError(
                 f"task: {self} has no train problems: test takes all there are, up to {task.test}; "
-                f"give a smaller --task_args.test{why}"
+                f"give a smaller --task_args.test{why}{''.join(f' ({n})' for n in self._notes)}"
             )
         if not found and number != 0:
             raise ValueError(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import cpi
-from llm.command_line import PRESETS, parse
+from llm.command_line import PRESETS, parse, preset_names
 from llm.config import (
     MAY_CHANGE,
     PlanOptions,
@@ -353,3 +353,18 @@ def test_every_option_has_a_help_text(
 def test_plan_options_are_the_fields_of_a_plan() -> None:
     plan = {field.name for field in dataclasses.fields(cpi.GroupPlan)}
     assert {field.name for field in dataclasses.fields(PlanOptions)} == plan
+
+
+@pytest.mark.parametrize(
+    "algorithm", typing.get_args(typing.get_type_hints(TrainConfig)["algorithm"])
+)
+def test_the_preset_for_a_laptop_fits_every_algorithm(algorithm: str) -> None:
+    config = parse_config(["--config=chain", f"--algorithm={algorithm}"], "prog")
+    assert config.algorithm == algorithm
+
+
+def test_presets_are_named_where_they_are_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    for settings, named in ((TrainConfig, preset_names()), (PretrainConfig, [])):
+        with pytest.raises(SystemExit):
+            parse(settings, ["--help"], "prog", presets=named)  # type: ignore[type-var]
+        assert ("name of a preset" in capsys.readouterr().out) == bool(named)

@@ -180,6 +180,9 @@ def test_nothing_left(tmp_path: Path) -> None:
     said = refused(tmp_path, path=path, where={"a": {"matches": "x"}})
     assert said.startswith("task: mine has no test problems: no row is left that meets the condit")
     assert "mine has no train problems" in refused(tmp_path, path=path, test=5)
+    twice = str(write(tmp_path / "ten.jsonl", [*rows(), *rows()]))
+    said = refused(tmp_path, path=twice, test=9)
+    assert "5 test problems, 9 asked for; 5 rows repeat a problem)" in said
     answers = {"integer": False}
     assert "mine has no test problems" in refused(tmp_path, path=path, answer_where=answers)
     some = make_task(str(tmp_path / "mine.yaml"), path=path, train=9)
