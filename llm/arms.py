@@ -99,6 +99,8 @@ BASELINES: dict[str, Arm] = {
     "critique-grpo": Arm("critique_grpo"),
 }
 
+KNOWN = ARMS | BASELINES
+
 #: What the learning rate is chosen with.
 TUNING_ARMS = ("grpo", "rrpo", "oracle-first_error")
 TUNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)

@@ -26,7 +26,7 @@ import numpy as np
 from cpi.results import write_json
 from llm.arms import (
     ARMS,
-    BASELINES,
+    KNOWN,
     LEARNING_RATE,
     REGIMES,
     TUNING_ARMS,
@@ -146,11 +146,7 @@ class CompareConfig:
     tune: bool = False
 
     def __post_init__(self) -> None:
-        known_arms = ARMS | BASELINES
-        for what, names, known in (
-            ("regimes", self.regimes, REGIMES),
-            ("arms", self.arms, known_arms),
-        ):
+        for what, names, known in (("regimes", self.regimes, REGIMES), ("arms", self.arms, KNOWN)):
             for name in names:
                 if name not in known:
                     raise ValueError(f"{what}: {name!r} is none of {', '.join(known)}")
@@ -194,9 +190,7 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
         for seed in range(config.first_seed, config.first_seed + seeds):
             for arm in arms:
                 path = folder / name / f"{arm}-s{seed}.json"
-                found[path] = run_config(
-                    (ARMS | BASELINES)[arm], regime, config.model, LEARNING_RATE, seed
-                )
+                found[path] = run_config(KNOWN[arm], regime, config.model, LEARNING_RATE, seed)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm.arms import ARMS, BASELINES, REGIMES, TUNING_RATES, predicted
+from llm.arms import ARMS, KNOWN, REGIMES, TUNING_RATES, predicted
 from llm.intervals import interval
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def summary(folder: Path, regime: str) -> Table:
     from rich.table import Table
 
     length, prediction = REGIMES[regime].length, REGIMES[regime].prediction
-    records = read_records(folder, regime, ARMS | BASELINES)
+    records = read_records(folder, regime, KNOWN)
     table = Table(
         title=f"{regime}: {length} steps; theory, before the runs: {prediction}",
         title_justify="left",

@@ -1,7 +1,7 @@
 """The same bits every time, on a GPU too.
 
 Some of torch's operations there add up in the order in which threads happen to come: the backward
-pass of attention, sums by index. They have siblings that do not, and take a little longer.
+pass of attention, sums by index. They have siblings that do not, and may take longer.
 """
 
 from __future__ import annotations

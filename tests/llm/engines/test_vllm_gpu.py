@@ -59,6 +59,7 @@ def test_sleep_gives_memory_back_and_weights_survive_it(
         ["--vllm.enforce_eager=true"],
         ["--vllm.enforce_eager=true", "--vllm.separate_process=true"],
         ["--vllm.enforce_eager=true", "--vllm.separate_process=true", "--lora.r=4"],
+        # Compiled, and adapters alone: not yet run on a GPU.
         ["--vllm.separate_process=true"],
         ["--vllm.separate_process=true", "--lora.r=8", "--vllm.lora=true"],
     ],
