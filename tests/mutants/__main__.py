@@ -1,8 +1,9 @@
 """`make mutants`: plant each fault of this folder in a copy of the tree and run the tests on it.
 
-A fault is caught when the tests *fail* (pytest's exit code 1): a copy that cannot even be collected
-counts as a broken mutant, and so does a fault whose text is no longer in the code exactly once. The
-unchanged copy is run first and must pass. Exit code 0 only if every fault was caught.
+A fault is caught when a test *fails*, by pytest's own record of the run (JUnit XML): a copy that
+cannot be collected, or whose fixtures raise, counts as a broken mutant, and so does a fault whose
+text is no longer in the code exactly once. Each set of tests must first pass on an unchanged copy.
+Exit code 0 only if every fault was caught.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 from tests.mutants.bounds import CONSTANTS
 from tests.mutants.bridge import BRIDGE
@@ -66,16 +71,28 @@ def nearest_tests(mutant: Mutant, tree: Path) -> list[str]:
     return [str(path.with_name(f"test_{name}.py")) for name in ("hand_computed", "tight")]
 
 
-def all_tests(rooms: Iterable[str]) -> list[str]:
-    """Those of some rooms."""
-    return sorted({tests for room in rooms for tests in EVERYTHING[room]})
+class TestRun(NamedTuple):
+    """What pytest recorded of a run.
+
+    Attributes
+    ----------
+    outcome : {"passed", "failed", "broken"}
+        "broken" if no test failed, but not all could be run.
+    detail : str
+        The first test that failed, or pytest's last line.
+    """
+
+    outcome: str
+    detail: str
 
 
-def run_tests(tree: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def run_tests(tree: Path, tests: Sequence[str]) -> TestRun:
     """The fast ones of `tests`, up to the first failure; `tree` shadows the installed packages."""
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # faults run side by side
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    return subprocess.run(
+    record = tree / "junit.xml"
+    record.unlink(missing_ok=True)
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", f"--junitxml={record}"]
+    process = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=tree,
         env=os.environ | threads | {"PYTHONPATH": str(tree)},
@@ -83,50 +100,111 @@ def run_tests(tree: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[s
         text=True,
         timeout=900,
     )
+    lines = [line for line in process.stdout.splitlines() if line.strip()] or [process.stderr]
+    if process.returncode == 0:
+        return TestRun("passed", lines[-1])
+    cases = ElementTree.parse(record).iter("testcase") if record.exists() else ()
+    failed = [case for case in cases if case.find("failure") is not None]
+    if process.returncode == 1 and failed:
+        return TestRun("failed", f"{failed[0].get('classname')}::{failed[0].get('name')}")
+    return TestRun("broken", lines[-1])
 
 
-def verdict(mutant: Mutant | None, rooms: Iterable[str] = ()) -> tuple[str, str]:
-    """("caught" | "survived" | "broken", the line that says more); without a mutant, of rooms."""
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder)
-        copy_tree(tree)
-        try:
-            if mutant is not None:
+class Verdict(NamedTuple):
+    """What became of a fault: "caught", "survived" or "broken", and the line that says more."""
+
+    outcome: str
+    detail: str
+
+
+class Runner:
+    """Plants faults, and runs tests on unchanged copies as far as they are needed.
+
+    Parameters
+    ----------
+    elsewhere : bool
+        Run all tests of the room on a fault that its nearest tests miss.
+    """
+
+    def __init__(self, elsewhere: bool = True) -> None:
+        self.elsewhere = elsewhere
+        self._unchanged: dict[tuple[str, ...], Future[TestRun]] = {}
+        self._lock = Lock()
+
+    def verdict(self, mutant: Mutant) -> Verdict:
+        """Whether the tests catch a fault. Most fail next door; only those that do not need all."""
+        with tempfile.TemporaryDirectory() as folder:
+            tree = Path(folder)
+            copy_tree(tree)
+            try:
                 plant(mutant, tree)
-        except LookupError as error:
-            return "broken", str(error)
-        # Most faults fail next door; only those that do not need all the tests.
-        if mutant is None:
-            result = run_tests(tree, all_tests(rooms))
-        else:
-            result = run_tests(tree, nearest_tests(mutant, tree))
-            if result.returncode == 0:
-                result = run_tests(tree, all_tests([mutant.room]))
-    lines = [line for line in result.stdout.splitlines() if line.strip()] or [result.stderr]
-    failed = [line for line in lines if line.startswith("FAILED")]
-    if result.returncode == 0:
-        return "survived", lines[-1]
-    if result.returncode == 1 and failed:
-        return "caught", failed[0].removeprefix("FAILED ").split(" - ")[0]
-    return "broken", lines[-1]
+            except LookupError as error:
+                return Verdict("broken", str(error))
+            tests = nearest_tests(mutant, tree)
+            run = run_tests(tree, tests)
+            if run.outcome == "passed" and self.elsewhere:
+                tests = list(EVERYTHING[mutant.room])
+                run = run_tests(tree, tests)
+        if run.outcome == "failed":
+            unchanged = self.unchanged(tuple(tests))
+            if unchanged.outcome != "passed":
+                return Verdict("broken", f"fails on an unchanged copy, too: {unchanged.detail}")
+            return Verdict("caught", run.detail)
+        return Verdict("survived" if run.outcome == "passed" else "broken", run.detail)
+
+    def unchanged(self, tests: tuple[str, ...]) -> TestRun:
+        """The tests on an unchanged copy, run once for each set of them."""
+        with self._lock:
+            mine = tests not in self._unchanged
+            future = self._unchanged.setdefault(tests, Future())
+        if mine:
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    copy_tree(Path(folder))
+                    future.set_result(run_tests(Path(folder), tests))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
 
 
-def main() -> int:
-    """Run all faults, or those whose description holds the given words."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("words", nargs="*", help="only the faults whose description holds these")
-    words = parser.parse_args().words
-    chosen = [m for m in MUTANTS if all(word in f"{m.file}: {m.fault}" for word in words)]
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="only the faults whose file and description hold all of these words",
+    )
+    add("--sample", type=int, metavar="N", help="only N of them, drawn at random")
+    add("--seed", default="0", help="of the sample, any word (default: 0)")
+    add("--jobs", type=int, default=os.cpu_count(), metavar="N", help="faults at a time")
+    add("--list", action="store_true", help="print the faults and run nothing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all faults, or those asked for; returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    chosen = [m for m in MUTANTS if all(word in f"{m.file}: {m.fault}" for word in args.only)]
     if not chosen:
-        parser.error(f"no description holds {' and '.join(words)}")
-    outcome, detail = verdict(None, {mutant.room for mutant in chosen})
-    if outcome != "survived":
-        print(f"The tests do not pass on the unchanged copy: {detail}", file=sys.stderr)
-        return 1
-    print(f"unchanged copy: {detail}", flush=True)
+        parser.error(f"--only: no description holds {' and '.join(args.only)}")
+    if args.sample is not None:
+        chosen = random.Random(args.seed).sample(chosen, min(args.sample, len(chosen)))
+    if args.list:
+        print(*(f"{mutant.file}: {mutant.fault}" for mutant in chosen), sep="\n")
+        return 0
     counts = {"caught": 0, "survived": 0, "broken": 0}
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for mutant, (outcome, detail) in zip(chosen, pool.map(verdict, chosen), strict=True):
+    with ThreadPoolExecutor(max_workers=args.jobs) as pool:
+        verdicts = pool.map(Runner().verdict, chosen)
+        for mutant, (outcome, detail) in zip(chosen, verdicts, strict=True):
             counts[outcome] += 1
             print(f"{outcome:8}  {mutant.file}: {mutant.fault}\n          {detail}", flush=True)
     print(f"caught {counts['caught']} / planted {len(chosen)}")
