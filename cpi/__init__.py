@@ -11,13 +11,32 @@
 0
 """
 
-from cpi.advantages import group_advantages
 from cpi.bounds import REGISTRY, Bound, Update, check_bounds
-from cpi.collect import Collection, Group, Ledger, collect
-from cpi.conservative import oracle_resets, random_resets, run_cpi, self_resets
-from cpi.episodes import Episode, Prefix, Simulator
-from cpi.gradient import exact_moments, group_gradient, policy_gradient, softmax_policy
-from cpi.improvement import (
+from cpi.conservative.loop import (
+    oracle_resets,
+    random_resets,
+    run_cpi,
+    self_resets,
+)
+from cpi.core.advantages import group_advantages
+from cpi.core.collect import (
+    Collection,
+    Group,
+    Ledger,
+    collect,
+)
+from cpi.core.episodes import Episode, Prefix, Simulator
+from cpi.core.plans import ALGORITHMS, GroupPlan, World
+from cpi.core.resets import (
+    NoisyLocalizer,
+    OracleReset,
+    RandomReset,
+    ResetRule,
+    SelfReset,
+    accept,
+    pick,
+)
+from cpi.exact.improvement import (
     candidate_advantage,
     coverage,
     improvable,
@@ -25,10 +44,14 @@ from cpi.improvement import (
     switch_free_mass,
     visit_probability,
 )
-from cpi.learn import learn
-from cpi.optimal import Optimum, backward_induction, linear_program, optimal, policy_iteration
-from cpi.plans import ALGORITHMS, GroupPlan, World
-from cpi.policies import (
+from cpi.exact.optimal import (
+    Optimum,
+    backward_induction,
+    linear_program,
+    optimal,
+    policy_iteration,
+)
+from cpi.exact.policies import (
     PolicyError,
     check_policy,
     deterministic_policy,
@@ -39,17 +62,15 @@ from cpi.policies import (
     random_policy,
     uniform_policy,
 )
-from cpi.resets import (
-    NoisyLocalizer,
-    OracleReset,
-    RandomReset,
-    ResetRule,
-    SelfReset,
-    accept,
-    pick,
+from cpi.exact.values import Evaluation, evaluate, tolerance
+from cpi.tabular.gradient import (
+    exact_moments,
+    group_gradient,
+    policy_gradient,
+    softmax_policy,
 )
-from cpi.simulator import TabularOracle, TabularSimulator
-from cpi.values import Evaluation, evaluate, tolerance
+from cpi.tabular.learn import learn
+from cpi.tabular.simulator import TabularOracle, TabularSimulator
 
 __all__ = [
     "ALGORITHMS",

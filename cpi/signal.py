@@ -2,10 +2,10 @@
 
 On the first-error chain (n steps, each right with probability q, success only if all are) the
 gradient estimates of GRPO, RRPO, SRPO and the oracle have exact means and variances
-(`cpi.gradient`). Their signal is the first-order gain along E g, their noise the standard deviation
-of g; (snr / snr of GRPO)² says how many of GRPO's collections one collection of the method is
-worth. It is given per rollout trained on (equal rollouts) and per environment step generated (equal
-cost: resets are short, seeds that are not trained on count).
+(`cpi.tabular.gradient`). Their signal is the first-order gain along E g, their noise the standard
+deviation of g; (snr / snr of GRPO)² says how many of GRPO's collections one collection of the
+method is worth. It is given per rollout trained on (equal rollouts) and per environment step
+generated (equal cost: resets are short, seeds that are not trained on count).
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from typing import Any
 import numpy as np
 
 import envs
-from cpi.gradient import exact_moments, policy_gradient
-from cpi.plans import ALGORITHMS, GroupPlan
-from cpi.resets import NoisyLocalizer, OracleReset, RandomReset, ResetRule, SelfReset
-from cpi.results import check_writable, write_json
-from cpi.simulator import TabularOracle
-from cpi.values import evaluate
+from cpi.core.plans import ALGORITHMS, GroupPlan
+from cpi.core.resets import (
+    NoisyLocalizer,
+    OracleReset,
+    RandomReset,
+    ResetRule,
+    SelfReset,
+)
+from cpi.exact.values import evaluate
+from cpi.reporting.json_files import check_writable, write_json
+from cpi.tabular.gradient import exact_moments, policy_gradient
+from cpi.tabular.simulator import TabularOracle
 
 LENGTHS = (2, 4, 6, 8, 10)
 SUCCESS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -135,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the map and its verdict; returns the exit code."""
     from rich.table import Table
 
-    from cpi.tables import console
+    from cpi.reporting.tables import console
 
     parser = argparse.ArgumentParser(
         prog="python -m cpi.signal",

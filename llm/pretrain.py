@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.reasoning import ChainTask, IntArray
-from llm.chain_model import HIDDEN_SIZE, LAYERS
-from llm.ours import check_package
-from llm.rehearsal import LOCALIZATIONS
+from llm.chain.model import HIDDEN_SIZE, LAYERS
+from llm.common.package_check import check_package
 from llm.tasks.chain import QUESTION
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ PROG = "python -m llm.pretrain"
 
 #: Share of the steps in which the learning rate rises.
 WARMUP = 0.05
-#: Texts in `localizations.jsonl`.
-REHEARSED = 512
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ def pretrain(
     Parameters
     ----------
     model, tokenizer
-        Of `llm.chain_model`.
+        Of `llm.chain.model`.
     config : PretrainConfig
         Problems are drawn afresh at each step.
     progress : function of (step, loss)
@@ -150,7 +147,7 @@ def pretrain(
     import torch
     from transformers import get_cosine_schedule_with_warmup
 
-    from llm.logprobs import completion_logprobs
+    from llm.models.logprobs import completion_logprobs
 
     chain = ChainTask(config.modulus, config.operations)
     rng = np.random.default_rng(config.seed)
@@ -193,33 +190,17 @@ def _pad(
     return ids, present, mask
 
 
-def write_localizations(config: PretrainConfig, path: Path) -> None:
-    """Texts in which errors are found, of the kind that was learnt, for `llm.rehearsal`."""
-    chain = ChainTask(config.modulus, config.operations)
-    wrong = chain.wrong_values(config.seed)
-    rng = np.random.default_rng([config.seed, REHEARSED])
-    lengths = rng.integers(config.lengths[0], config.lengths[1] + 1, size=REHEARSED)
-    with path.open("w") as file:
-        for n in lengths:
-            prompt, reply = sample_text(chain, int(n), config.error_rate, wrong, 1.0, rng)
-            file.write(json.dumps({"prompt": prompt, "completion": reply}) + "\n")
-
-
 def save_base(model: Any, tokenizer: Any, config: PretrainConfig, folder: Path) -> None:
     """Write model, tokenizer, and the recipe with versions and the checksum of the weights.
-
-    Where errors can be found, `localizations.jsonl` has some texts of that skill.
 
     Weights are rounded to bfloat16, which halves the file; they are float32 again when loaded.
     """
     import torch
 
-    from llm.run_folder import environment
+    from llm.runs.folder import environment
 
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if config.localization > 0:
-        write_localizations(config, folder / LOCALIZATIONS)
     made = environment()
     recipe = {
         **asdict(config),
@@ -238,9 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     import transformers
     from rich.progress import Progress
 
-    from cpi.tables import console
-    from llm.chain_model import chain_model, chain_tokenizer
-    from llm.command_line import parse
+    from cpi.reporting.tables import console
+    from llm.chain.model import chain_model, chain_tokenizer
+    from llm.config.command_line import parse
 
     transformers.utils.logging.disable_progress_bar()
     try:

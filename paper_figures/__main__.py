@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, stop)
     code = 0
     try:
-        from paper_figures.command import run  # takes a second, in which Ctrl-C may come
+        from paper_figures.framework.command import run
 
         code = run(argv, lambda: bool(asked))
     except KeyboardInterrupt:

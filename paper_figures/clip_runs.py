@@ -15,13 +15,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cpi.results import write_json
-from llm.arms import ARMS, LEARNING_RATE, REGIMES, run_config
-from llm.config import TrainConfig
+from cpi.reporting.json_files import write_json
+from llm.compare.arms import (
+    ARMS,
+    LEARNING_RATE,
+    REGIMES,
+    run_config,
+)
+from llm.config.train import TrainConfig
+from paper_figures import HOME
 
 PROG = "python -m paper_figures.clip_runs"
 
-FOLDER = Path(__file__).parent / "results" / "clip"
+FOLDER = HOME / "results" / "clip"
 REGIME, SEEDS, PASSES = "middle", range(8), 4
 CLIPPED_ARMS = ("grpo", "srpo-prompted")
 
@@ -71,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
     from rich.progress import track
 
-    from cpi.tables import console
-    from llm.compare import done, run
-    from llm.run_folder import commit
+    from cpi.reporting.tables import console
+    from llm.compare.runs import done, run
+    from llm.runs.folder import commit
 
     # Of the code that was loaded; and not where this machine keeps it.
     made_by = {"commit": commit(), "command": [PROG]}

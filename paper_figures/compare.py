@@ -1,4 +1,4 @@
-"""`python -m paper_figures.compare`: where resets paid in `llm.compare`, from its recorded runs.
+"""`python -m paper_figures.compare`: where resets paid in `llm.compare`.
 
 Above, exact success on held-out problems over generated tokens and over steps, for some arms: the
 mean of the seeds, and each seed. Below, all arms: success averaged over the token budget less that
@@ -16,10 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from llm.arms import ARMS, REGIMES
-from llm.compare import CompareConfig
-from llm.compare_report import Records, area, interval, read_records
-from paper_figures.style import COLOURS, DASHES, family, figure, save
+from llm.compare.arms import ARMS, REGIMES
+from llm.compare.report import (
+    Records,
+    area,
+    interval,
+    read_records,
+)
+from llm.compare.runs import CompareConfig
+from paper_figures.framework.style import (
+    COLOURS,
+    DASHES,
+    family,
+    figure,
+    save,
+)
 
 #: Whose curves are drawn; the lower panels have all.
 CURVES = ("grpo", "rrpo", "srpo-prompted", "oracle-first_error", "deepest-checker", "one-checker")

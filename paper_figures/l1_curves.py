@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm.arms import REGIMES
-from llm.compare_report import Records
-from paper_figures.figure import Claim, Data, Figure
-from paper_figures.recorded import Runs, compared, gain, provenance
-from paper_figures.speed import ratio, resampled
-from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.verdicts import (
+from llm.compare.arms import REGIMES
+from llm.compare.report import Records
+from paper_figures.analyses.speed import ratio, resampled
+from paper_figures.framework.figure import Claim, Data, Figure
+from paper_figures.framework.recorded import (
+    Runs,
+    compared,
+    gain,
+    provenance,
+)
+from paper_figures.framework.style import DOUBLE, blank, marks
+from paper_figures.framework.verdicts import (
     BOOTSTRAPPED,
     PAIRED,
     STUCK,

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_figures.chain_runs import RUN, chain_run
-from paper_figures.figure import Claim, Data, Figure
-from paper_figures.reset_outcomes import FAR, RULES, opened, resets, summed
-from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.verdicts import apart, counted, verdict
-from paper_figures.words import rounded
+from paper_figures.analyses.chain_runs import RUN, chain_run
+from paper_figures.analyses.reset_outcomes import (
+    FAR,
+    RULES,
+    opened,
+    resets,
+    summed,
+)
+from paper_figures.framework.figure import Claim, Data, Figure
+from paper_figures.framework.rounding import rounded
+from paper_figures.framework.style import DOUBLE, blank, marks
+from paper_figures.framework.verdicts import apart, counted, verdict
 
 if TYPE_CHECKING:
     import matplotlib.figure

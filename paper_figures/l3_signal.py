@@ -15,21 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm.compare_report import interval
-from paper_figures.chain_runs import RUN, chain_run
-from paper_figures.figure import Claim, Data, Figure
-from paper_figures.rollout_tree import draw_tree
-from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.verdicts import PAIRED, counted, paired, said, signs, verdict
-from paper_figures.words import rounded
+from llm.compare.report import interval
+from paper_figures.analyses.chain_runs import RUN, chain_run
+from paper_figures.framework.figure import Claim, Data, Figure
+from paper_figures.framework.rollout_tree import draw_tree
+from paper_figures.framework.rounding import rounded
+from paper_figures.framework.style import DOUBLE, blank, marks
+from paper_figures.framework.verdicts import (
+    PAIRED,
+    counted,
+    paired,
+    said,
+    signs,
+    verdict,
+)
 
 if TYPE_CHECKING:
     import matplotlib.figure
     from matplotlib.axes import Axes
 
-    from cpi.collect import Group
-    from cpi.resets import ResetRule
-    from llm.exact import Policies
+    from cpi.core.collect import Group
+    from cpi.core.resets import ResetRule
+    from llm.exact.bridge import Policies
 
 SETTINGS: Mapping[str, Any] = {
     "run": dict(RUN),
@@ -53,9 +60,9 @@ WEIGHTINGS = {"rollouts": "|Â|/T · (1 − π)", "thoughts": "|Â| (1 − π)"}
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
     """Signals by kind of group, checkpoint and position; and one group as plain data."""
-    from llm import checkpoints
-    from llm.config import parse_config
-    from llm.exact import Policies
+    from llm.config.train import parse_config
+    from llm.exact.bridge import Policies
+    from llm.runs import checkpoints
 
     found: list[dict[str, Any]] = []
     tree: dict[str, Any] = {}
@@ -96,16 +103,16 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 
 def collected(policies: Policies, step: int) -> tuple[list[dict[str, Any]], list[Group]]:
     """Fresh and reset groups of a policy, 4 + 1×4 by each rule; and those of its own resets."""
-    from cpi.collect import collect
-    from cpi.plans import GroupPlan
-    from cpi.resets import RandomReset, SelfReset
-    from llm.localizers import PromptedLocalizer, checker_rule
+    from cpi.core.collect import collect
+    from cpi.core.plans import GroupPlan
+    from cpi.core.resets import RandomReset, SelfReset
+    from llm.resets.oracles import checker_rule
+    from llm.resets.prompted import PromptedLocalizer
 
-    options, seed = policies.config.localization, policies.config.seed
-    prompted = PromptedLocalizer(
-        policies.engine, policies.tokenizer, policies.task, np.random.default_rng([seed, step]),
-        options.temperature, options.max_tokens, policies.eos,
-    )  # fmt: skip
+    config = policies.config
+    seed = config.seed
+    rng = np.random.default_rng([seed, step])
+    prompted = PromptedLocalizer(policies.simulator, rng, config.localization)
     rules: dict[str, ResetRule | None] = {
         "random": RandomReset(),
         "self": SelfReset(prompted),
@@ -132,7 +139,7 @@ def collected(policies: Policies, step: int) -> tuple[list[dict[str, Any]], list
 
 def signals(groups: Sequence[Group]) -> dict[str, Any]:
     """Sums and number of thoughts' signals by step of the solution, and groups that have any."""
-    from cpi.advantages import group_advantages
+    from cpi.core.advantages import group_advantages
 
     advantages = group_advantages([group.returns for group in groups])
     sums = {weighting: np.zeros(MOST) for weighting in WEIGHTINGS}
@@ -208,9 +215,10 @@ def by_position(
 
 def tree_record(policies: Policies, step: int, groups: Sequence[Group]) -> dict[str, Any]:
     """The first of some reset groups that keeps two thoughts and has right and wrong ends."""
-    from cpi.advantages import group_advantages
-    from llm.localization import Verdict, first_error
-    from llm.rollouts import group_record
+    from cpi.core.advantages import group_advantages
+    from llm.resets.oracles import first_error
+    from llm.resets.quality import SeedWeights
+    from llm.runs.rollout_records import group_record
 
     for number, group in enumerate(groups):
         (values,) = group_advantages([group.returns])
@@ -218,7 +226,7 @@ def tree_record(policies: Policies, step: int, groups: Sequence[Group]) -> dict[
         error = first_error(policies.task, group.seed)
         if values.any() and group.prefix.length == 2 == error:
             weights = np.eye(group.seed.length)[group.prefix.length]
-            verdict = Verdict(group.seed, weights, error)
+            verdict = SeedWeights(group.seed, weights, error)
             record = group_record(
                 step, number, group, values, reset_planned=True, rule="srpo prompted",
                 verdict=verdict,

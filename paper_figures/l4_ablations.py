@@ -1,8 +1,8 @@
 """L4: what the split, the mask, the localizer and the clip do to training.
 
 Split, mask and localizer are arms of `llm.compare`; the clip has runs of its own, which take four
-passes over each batch (`python -m paper_figures.clip_runs`). Gradients are computed here, from
-samples of the model, which another machine may draw differently now and then.
+passes over each batch (`python -m paper_figures.clip_runs`). Gradients are computed here,
+from samples of the model, which another machine may draw differently now and then.
 """
 
 from __future__ import annotations
@@ -12,17 +12,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm.compare import done
-from llm.compare_report import read_record
+from llm.compare.report import read_record
+from llm.compare.runs import done
 from paper_figures import clip_runs
-from paper_figures.clip_runs import CLIPPED_ARMS, CLIPS, PASSES, REGIME
+from paper_figures.analyses.prefix_mask import summary
+from paper_figures.clip_runs import (
+    CLIPPED_ARMS,
+    CLIPS,
+    PASSES,
+    REGIME,
+)
 from paper_figures.compare import mean_curve
-from paper_figures.figure import Claim, Data, Figure, Verdict
-from paper_figures.prefix_mask import summary
-from paper_figures.recorded import Runs, compared, gain, provenance
-from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.verdicts import PAIRED, ahead, said, signs, where
-from paper_figures.words import rounded
+from paper_figures.framework.figure import (
+    Claim,
+    Data,
+    Figure,
+    Verdict,
+)
+from paper_figures.framework.recorded import (
+    Runs,
+    compared,
+    gain,
+    provenance,
+)
+from paper_figures.framework.rounding import rounded
+from paper_figures.framework.style import DOUBLE, blank, marks
+from paper_figures.framework.verdicts import (
+    PAIRED,
+    ahead,
+    said,
+    signs,
+    where,
+)
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm.compare_report import interval
-from paper_figures.chain_runs import RUN, chain_run
-from paper_figures.figure import Claim, Data, Figure
-from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.words import rounded
+from llm.compare.report import interval
+from paper_figures.analyses.chain_runs import RUN, chain_run
+from paper_figures.framework.figure import Claim, Data, Figure
+from paper_figures.framework.rounding import rounded
+from paper_figures.framework.style import DOUBLE, blank, marks
 
 if TYPE_CHECKING:
     import matplotlib.figure
     from matplotlib.axes import Axes
 
-    from llm.exact import Policies
+    from llm.exact.bridge import Policies
 
 SETTINGS: Mapping[str, Any] = {
     "run": dict(RUN),
@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, Any] = {
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
     """Every checkpoint of every run, and the quality of localizers at some of them."""
-    from llm.exact import exact_bridge
+    from llm.exact.bridge import exact_bridge
 
     runs, localizers, violations = [], [], 0
     for seed in settings["seeds"]:
@@ -74,10 +74,10 @@ def inside(estimate: Mapping[str, float], truth: float) -> bool:
 
 def qualities(run: Path, tau: float, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Precision and recall of each localizer against I_τ, at some checkpoints of a run."""
-    from cpi.improvement import coverage, improvable_mask
-    from llm import checkpoints
-    from llm.config import parse_config
-    from llm.exact import Policies
+    from cpi.exact.improvement import coverage, improvable_mask
+    from llm.config.train import parse_config
+    from llm.exact.bridge import Policies
+    from llm.runs import checkpoints
 
     policies = Policies(
         parse_config([f"--config={run / 'config.yaml'}"], "l5"), settings["problems"]
@@ -101,10 +101,10 @@ def judged(
     """Precision, recall and hit rate of a localizer."""
     from dataclasses import asdict, replace
 
-    from cpi.resets import OracleReset
-    from llm.gains import reset_quality
-    from llm.localization import first_error
-    from llm.readout import ExactOracle
+    from cpi.core.resets import OracleReset
+    from llm.chain.readout import ExactOracle
+    from llm.exact.gains import reset_quality
+    from llm.resets.oracles import first_error
 
     policies.config = replace(policies.config, localizer=name)
     weights, _ = policies.localize(episodes)

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llm.arms import REGIMES
-from llm.published import PUBLISHED
+from llm.compare.arms import REGIMES
+from llm.evaluate.published import PUBLISHED
 from paper_figures import l2_localization
-from paper_figures.figure import Claim, Data, Figure, read
-from paper_figures.l1_curves import ends
-from paper_figures.recorded import compared, gain, provenance
-from paper_figures.speed import resampled, to_last_value
-from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.verdicts import (
+from paper_figures.analyses.speed import resampled, to_last_value
+from paper_figures.framework.figure import (
+    Claim,
+    Data,
+    Figure,
+    read,
+)
+from paper_figures.framework.recorded import compared, gain, provenance
+from paper_figures.framework.style import DOUBLE, blank, marks
+from paper_figures.framework.verdicts import (
     BOOTSTRAPPED,
     STUCK,
     ahead,
@@ -28,14 +32,15 @@ from paper_figures.verdicts import (
     stuck_words,
     where,
 )
+from paper_figures.l1_curves import ends
 
 if TYPE_CHECKING:
     import matplotlib.figure
     from matplotlib.axes import Axes
 
-#: Of Samanta et al. (2026), arXiv 2605.25507, beside the means in `llm.published`: LiveCodeBench
-#: medium, how many times fewer steps SRPO takes to each rival's last value; shares of resets near a
-#: frontier model's verdict, and at or before it; Pass@4 from prefixes.
+#: Of Samanta et al. (2026), arXiv 2605.25507, beside the means in `llm.evaluate.published`:
+#: LiveCodeBench medium, how many times fewer steps SRPO takes to each rival's last value; shares of
+#: resets near a frontier model's verdict, and at or before it; Pass@4 from prefixes.
 FEWER_STEPS = {"grpo": 2.7, "rrpo": 2.3}
 LOCALIZED = {"within_1": 0.35, "clean": 0.49}
 PASS_4 = {"clean": 0.282, "erroneous": 0.171}

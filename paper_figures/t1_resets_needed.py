@@ -17,8 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpi.bounds.theorem1 import PREDICTED, TARGET, theorem1
-from paper_figures.figure import Claim, Data, Figure, Verdict, limit, told
-from paper_figures.style import DOUBLE, blank, look, marks, save
+from paper_figures.framework.figure import (
+    Claim,
+    Data,
+    Figure,
+    Verdict,
+    limit,
+    told,
+)
+from paper_figures.framework.style import (
+    DOUBLE,
+    blank,
+    look,
+    marks,
+    save,
+)
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpi.bounds.theorem1 import GRID_COVERAGE, localizer_grid
-from paper_figures.figure import Claim, Data, Figure, Verdict, limit, told
-from paper_figures.inputs import made_by
-from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.words import rounded
+from paper_figures.framework.figure import (
+    Claim,
+    Data,
+    Figure,
+    Verdict,
+    limit,
+    told,
+)
+from paper_figures.framework.inputs import made_by
+from paper_figures.framework.rounding import rounded
+from paper_figures.framework.style import DOUBLE, blank, marks
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import envs
-from cpi.choosers import Choice, Chooser, sampled
-from cpi.conservative import Run, oracle_resets, random_resets, run_cpi, self_resets
-from cpi.improvement import coverage, improvable_mask
-from cpi.values import Evaluation, evaluate
-from llm.compare_report import interval
-from paper_figures.figure import Claim, Data, Figure, Verdict, told
-from paper_figures.style import DOUBLE, blank, marks
-from paper_figures.words import rounded
+from cpi.conservative.choosers import Choice, Chooser, sampled
+from cpi.conservative.loop import (
+    Run,
+    oracle_resets,
+    random_resets,
+    run_cpi,
+    self_resets,
+)
+from cpi.exact.improvement import coverage, improvable_mask
+from cpi.exact.values import Evaluation, evaluate
+from llm.compare.report import interval
+from paper_figures.framework.figure import (
+    Claim,
+    Data,
+    Figure,
+    Verdict,
+    told,
+)
+from paper_figures.framework.rounding import rounded
+from paper_figures.framework.style import DOUBLE, blank, marks
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -38,8 +50,8 @@ SETTINGS: Mapping[str, Any] = {
     "least_precision": 0.1,  # fewer improvable states ask for ever more random resets: no more
 }
 
-#: Row → step rule of `cpi.step_sizes`, whether an iteration sees as many resets as Theorem 1 asks
-#: for, ∝ 1/precision², and its name in the figure.
+#: Row → step rule of `cpi.conservative.step_sizes`, whether an iteration sees as many resets as
+#: Theorem 1 asks for, ∝ 1/precision², and its name in the figure.
 ROWS = {
     "masked": ("masked", False, "Theorem 1's step,\nequal resets"),
     "needed": ("masked", True, "Theorem 1's step,\nresets ∝ 1/precision²"),

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpi.bounds import REGISTRY, bounds_for
+from cpi.bounds.bound import Check
 from cpi.bounds.instances import chain_instances, random_instances, tight_instances
-from cpi.bounds.registry import Check
-from paper_figures.figure import Claim, Data, Figure, Verdict, limit
-from paper_figures.style import DOUBLE, blank
+from paper_figures.framework.figure import (
+    Claim,
+    Data,
+    Figure,
+    Verdict,
+    limit,
+)
+from paper_figures.framework.style import DOUBLE, blank
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import envs
-from cpi.gradient import exact_moments, policy_gradient
-from cpi.plans import ALGORITHMS
-from cpi.resets import RandomReset
+from cpi.core.plans import ALGORITHMS
+from cpi.core.resets import RandomReset
 from cpi.signal import ARMS, signal_map
-from paper_figures.figure import Claim, Data, Figure, Verdict, limit
-from paper_figures.style import DOUBLE, blank
+from cpi.tabular.gradient import exact_moments, policy_gradient
+from paper_figures.framework.figure import (
+    Claim,
+    Data,
+    Figure,
+    Verdict,
+    limit,
+)
+from paper_figures.framework.style import DOUBLE, blank
 
 if TYPE_CHECKING:
     import matplotlib.figure

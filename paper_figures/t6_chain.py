@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import envs
-from cpi.bounds.check import default_tau
-from cpi.conservative import oracle_resets, random_resets
-from cpi.improvement import coverage, improvable_mask, visit_probability
-from cpi.values import Evaluation, evaluate
-from paper_figures.figure import Claim, Data, Figure
-from paper_figures.style import DOUBLE, blank, marks
+from cpi.conservative.loop import oracle_resets, random_resets
+from cpi.exact.improvement import coverage, default_tau, improvable_mask, visit_probability
+from cpi.exact.values import Evaluation, evaluate
+from paper_figures.framework.figure import Claim, Data, Figure
+from paper_figures.framework.style import DOUBLE, blank, marks
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -1,4 +1,4 @@
-"""`python -m paper_figures.training_run RUN`: how training runs went, from their metrics."""
+"""`python -m paper_figures.training_run RUN`: curves of training runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paper_figures.style import COLOURS, DASHES, figure, save
+from paper_figures.framework.style import (
+    COLOURS,
+    DASHES,
+    figure,
+    save,
+)
 
 #: Panels: title, and metric → label.
 PANELS: dict[str, dict[str, str]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts background jobs with Ctrl-C ignored, and tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not config.getoption("--gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return
@@ -71,7 +74,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
     """The folder of a tiny model, with tied embeddings or without; built once."""
-    from tests.llm.models import save, tiny_qwen2
+    from tests.llm.tiny_models import save, tiny_qwen2
 
     folders: dict[bool, Path] = {}
 
@@ -87,7 +90,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Pat
 def vllm_engine(tiny_model: Callable[[bool], Path]) -> Iterator[Callable[[bool], VLLMEngine]]:
     """vLLM in this process on a tiny model, started once: tests put its weights back."""
     from llm.engines.vllm import VLLMEngine
-    from tests.llm.models import VLLM
+    from tests.llm.tiny_models import VLLM
 
     engines: dict[bool, VLLMEngine] = {}
 

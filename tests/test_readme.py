@@ -11,14 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm import evaluate, train
-from llm.arms import ARMS, BASELINES, LEARNING_RATE, REGIMES, predicted, run_config
-from llm.command_line import preset_names
-from llm.compare import CompareConfig
-from llm.compare_report import Records, area, localized, read_record, read_records, tokens_to
-from llm.config import recorded
-from llm.intervals import interval
+from llm.common.statistics import interval
+from llm.compare.arms import (
+    ARMS,
+    BASELINES,
+    LEARNING_RATE,
+    REGIMES,
+    predicted,
+    run_config,
+)
+from llm.compare.report import (
+    Records,
+    area,
+    localized,
+    read_record,
+    read_records,
+    tokens_to,
+)
+from llm.compare.runs import CompareConfig
+from llm.config.presets import presets
+from llm.config.resume import recorded
+from llm.evaluate import __main__ as evaluate
 from llm.tasks.declaration import Declaration
+from llm.train import __main__ as train
 
 README = Path(__file__).parents[1] / "README.md"
 COMPARISON = README.parent / "paper_figures" / "comparison.md"
@@ -187,4 +202,4 @@ def test_presets_of_the_readme_exist() -> None:
     (pattern,) = re.findall(r"`(\{olmo3.*?\})`", text, re.S)
     choices = [part.split(",") for part in re.findall(r"\{(.*?)\}", "".join(pattern.split()))]
     named = {"-".join(parts) for parts in itertools.product(*choices)}
-    assert named | {"chain", "qwen2.5-1.5b-gsm8k-srpo"} == set(preset_names())
+    assert named | {"chain", "qwen2.5-1.5b-gsm8k-srpo"} == presets().keys()

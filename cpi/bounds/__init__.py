@@ -5,8 +5,9 @@ problem; `python -m cpi.bounds` checks all of them on tight instances, chains an
 """
 
 from cpi.bounds import discounted, finite
+from cpi.bounds.bound import Bound, Check
 from cpi.bounds.check import BoundReport, bounds_for, check_bounds, check_updates
-from cpi.bounds.registry import Bound, Check, Update
+from cpi.exact.update import Update
 
 REGISTRY: tuple[Bound, ...] = discounted.BOUNDS + finite.BOUNDS
 

@@ -27,12 +27,12 @@ from cpi.bounds.instances import (
     tight_instances,
 )
 from cpi.bounds.theorem1 import Experiment, theorem1
-from cpi.improvement import coverage, improvable, visit_probability
-from cpi.optimal import optimal
-from cpi.policies import load_policy, uniform_policy
-from cpi.results import check_writable, write_json
-from cpi.tables import console
-from cpi.values import Evaluation, evaluate
+from cpi.exact.improvement import coverage, improvable, visit_probability
+from cpi.exact.optimal import optimal
+from cpi.exact.policies import load_policy, uniform_policy
+from cpi.exact.values import Evaluation, evaluate
+from cpi.reporting.json_files import check_writable, write_json
+from cpi.reporting.tables import console
 from envs.tabular import TabularMDP
 
 EPILOG = """\

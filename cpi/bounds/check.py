@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cpi.bounds import discounted, finite
-from cpi.bounds.registry import Bound, Check, Update
-from cpi.improvement import improvable, improvable_mask
-from cpi.policies import check_policy
-from cpi.values import Evaluation, evaluate, tolerance
+from cpi.bounds.bound import Bound, Check
+from cpi.exact.improvement import default_tau, improvable, improvable_mask
+from cpi.exact.policies import check_policy
+from cpi.exact.update import Update
+from cpi.exact.values import Evaluation, evaluate
 from envs.tabular import FloatArray, TabularMDP
 
 #: Step sizes that `check_bounds` tries unless told otherwise.
@@ -156,7 +157,7 @@ class BoundReport:
         return table
 
     def __str__(self) -> str:
-        from cpi.tables import plain
+        from cpi.reporting.tables import plain
 
         return plain(self) + self.verdict()
 
@@ -172,12 +173,6 @@ def check_updates(updates: Iterable[tuple[str, Update]], bounds: Iterable[Bound]
     for label, update in updates:
         report.add(label, update)
     return report
-
-
-def default_tau(evaluation: Evaluation) -> float | None:
-    """Half the largest advantage; None where the policy cannot be improved."""
-    largest = float(evaluation.A.max())
-    return largest / 2 if largest > tolerance(evaluation.mdp) else None
 
 
 def variations(

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpi.bounds.registry import Bound, Update
-from cpi.values import tolerance
+from cpi.bounds.bound import Bound
+from cpi.exact.update import Update
+from cpi.exact.values import tolerance
 from envs.tabular import FloatArray
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpi.bounds.registry import Bound, Update
-from cpi.improvement import coverage, switch_free_mass, visit_probability
-from cpi.values import tolerance
+from cpi.bounds.bound import Bound
+from cpi.exact.improvement import coverage, switch_free_mass, visit_probability
+from cpi.exact.update import Update
+from cpi.exact.values import tolerance
 from envs.tabular import FloatArray
 
 

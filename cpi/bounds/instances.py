@@ -12,11 +12,16 @@ from collections.abc import Iterator
 import numpy as np
 
 import envs
-from cpi.bounds.check import STEPS, default_tau, variations
-from cpi.bounds.registry import Update
-from cpi.improvement import improvable_mask
-from cpi.policies import greedy_policy, mixture, random_policy, uniform_policy
-from cpi.values import Evaluation, evaluate
+from cpi.bounds.check import STEPS, variations
+from cpi.exact.improvement import default_tau, improvable_mask
+from cpi.exact.policies import (
+    greedy_policy,
+    mixture,
+    random_policy,
+    uniform_policy,
+)
+from cpi.exact.update import Update
+from cpi.exact.values import Evaluation, evaluate
 from envs.tabular import FloatArray, TabularMDP
 
 TIGHT_STEPS = (1e-3, 0.1, 0.5, 1.0)

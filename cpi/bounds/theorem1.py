@@ -26,12 +26,17 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 import envs
-from cpi.bounds.registry import Update
-from cpi.choosers import Resets, advantage_samples, draw_resets, mean_returns
-from cpi.conservative import oracle_resets, random_resets, self_resets
-from cpi.policies import deterministic_policy, uniform_policy
-from cpi.step_sizes import masked_step, step_size
-from cpi.values import Evaluation, evaluate
+from cpi.conservative.choosers import (
+    Resets,
+    advantage_samples,
+    draw_resets,
+    mean_returns,
+)
+from cpi.conservative.loop import oracle_resets, random_resets, self_resets
+from cpi.conservative.step_sizes import masked_step, step_size
+from cpi.exact.policies import deterministic_policy, uniform_policy
+from cpi.exact.update import Update
+from cpi.exact.values import Evaluation, evaluate
 from envs.needle import NEEDLE
 from envs.tabular import FloatArray
 

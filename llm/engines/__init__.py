@@ -51,7 +51,7 @@ def make_engine(
         import torch
 
         from llm.engines.transformers import TransformersEngine
-        from llm.models import default_device
+        from llm.models.policy import default_device
 
         dtype = torch.bfloat16 if bf16 else torch.float32
         return TransformersEngine(model, device=default_device(), dtype=dtype)

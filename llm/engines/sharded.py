@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from llm.distributed import gather, share, together
+from llm.distributed.processes import gather, on_every_process, scatter_gather
 from llm.engines.engine import Completion, Engine, EngineStats, SamplingParams
 
 
@@ -47,7 +47,9 @@ class ShardedEngine:
         ) -> list[list[Completion]]:
             return self.engine.generate([p for p, _ in requests], [p for _, p in requests])
 
-        completions = share(list(zip(prompts, params, strict=True)), work, _seen(prompts, params))
+        completions = scatter_gather(
+            list(zip(prompts, params, strict=True)), work, _seen(prompts, params)
+        )
         everywhere = gather(self.engine.stats)
         self.stats = EngineStats(
             **{
@@ -59,15 +61,15 @@ class ShardedEngine:
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """See `Engine.sync_weights`: each process gives its engine the whole weights."""
-        together(lambda: self.engine.sync_weights(state_dict))
+        on_every_process(lambda: self.engine.sync_weights(state_dict))
 
     def sleep(self) -> None:
         """See `Engine.sleep`."""
-        together(self.engine.sleep)
+        on_every_process(self.engine.sleep)
 
     def wake(self) -> None:
         """See `Engine.wake`."""
-        together(self.engine.wake)
+        on_every_process(self.engine.wake)
 
     def close(self) -> None:
         """See `Engine.close`."""

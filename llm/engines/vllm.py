@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from llm.distributed import world_size
+from llm.distributed.processes import world_size
 from llm.engines.engine import (
     Completion,
     EngineError,
@@ -72,8 +72,9 @@ class VLLMEngine:
         of further processes follow. Weights travel by NCCL, and the engine never sleeps. By default
         it shares the GPU of its process. Not yet run on GPUs.
     adapters : peft.LoraConfig, optional
-        `sync_weights` takes LoRA adapters of this kind, as `llm.models.adapter_state_dict` gives
-        them, and vLLM applies them to the model's own weights.
+        `sync_weights` takes LoRA adapters of this kind, as
+        `llm.models.policy.adapter_state_dict` gives them, and vLLM applies them to the model's own
+        weights.
     gpu_memory_utilization : float
         Share of the GPU's memory that vLLM takes, weights included.
     max_num_seqs : int

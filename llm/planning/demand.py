@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from llm.config.demand import Call, Demand
+
 if TYPE_CHECKING:
-    from llm.config import TrainConfig
+    from llm.config.train import TrainConfig
 
 #: What an expectation assumes, as which lengths a model writes is not known before it does: the
 #: length of a completion or a reply, as a share of its limit; the share of an episode that is
@@ -28,64 +30,6 @@ class Lengths(NamedTuple):
     request: int = REQUEST
 
 
-class Call(NamedTuple):
-    """A generate call.
-
-    Attributes
-    ----------
-    name : str
-        What it generates.
-    requests, samples : int
-        Requests, and samples of each.
-    context, new : int
-        Tokens of a sequence between the prompt and what is generated, and of what is.
-    """
-
-    name: str
-    requests: int
-    samples: int
-    context: int
-    new: int
-
-    @property
-    def tokens(self) -> int:
-        """Generated, in all."""
-        return self.requests * self.samples * self.new
-
-    @property
-    def rows(self) -> Rows:
-        """What trains on all that it generates, after what it was generated from."""
-        return Rows(self.requests * self.samples, self.context, self.new)
-
-
-class Rows(NamedTuple):
-    """Rows of a kind.
-
-    Attributes
-    ----------
-    number : int
-    context, trained : int
-        Tokens of one between its prompt and those that are trained on, and of those.
-    """
-
-    number: int
-    context: int
-    trained: int
-
-
-class Demand(NamedTuple):
-    """The calls of a step in their order, and the rows that it trains on."""
-
-    calls: list[Call]
-    rows: list[Rows]
-
-    @property
-    def longest(self) -> tuple[int, int]:
-        """Most tokens of a row beside its prompt, and most that are trained on."""
-        whole = max(rows.context + rows.trained for rows in self.rows)
-        return whole, max(rows.trained for rows in self.rows)
-
-
 def demand(config: TrainConfig, request: int = REQUEST, share: float = 1.0) -> Demand:
     """What a step asks for; with dynamic sampling, one round of it.
 
@@ -98,8 +42,8 @@ def demand(config: TrainConfig, request: int = REQUEST, share: float = 1.0) -> D
         1 for the most; `TYPICAL` for what is expected.
     """
     limits, prompts = config.sampling.limits(), config.prompts_per_step
-    if config.baseline is not None:
-        calls, rows = config.baseline.demand(limits, request, share)
+    if config.section is not None:
+        calls, rows = config.section.demand(limits, request, share)
     else:
         calls, rows = _plan_and_rule(config, int(share * limits.longest), request, share)
     return Demand(
@@ -138,4 +82,4 @@ def rounds(config: TrainConfig, share: float = 1.0) -> float:
 def asks(config: TrainConfig) -> bool:
     """Whether the model is asked to localize."""
     resets = config.group_plan().resets
-    return config.algorithm == "srpo" and config.localizer == "prompted" and resets > 0
+    return config.needs("localizer") and config.localizer == "prompted" and resets > 0

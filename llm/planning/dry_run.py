@@ -19,12 +19,13 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from cpi.tables import console as make_console
-from llm.baselines import BASELINES
-from llm.baselines.turns import check_two_attempts
-from llm.command_line import parse
-from llm.config import TrainConfig
-from llm.models import load_tokenizer, locate
+from cpi.reporting.tables import console as make_console
+from llm.algorithms import algorithm_class
+from llm.algorithms.turns import check_two_attempts
+from llm.algorithms.validation import check_task
+from llm.config.command_line import parse
+from llm.config.train import TrainConfig
+from llm.models.policy import load_tokenizer, locate
 from llm.planning.demand import REQUEST, Lengths
 from llm.planning.dry_run_report import advice, cost_table, heading, memory_table, notes
 from llm.planning.fitting import smallest_change
@@ -40,11 +41,9 @@ from llm.planning.hardware import (
 from llm.planning.host_plan import check_host, plan_host
 from llm.planning.memory_plan import plan_memory
 from llm.planning.step_cost import checkpoint_bytes, step_cost
-from llm.rehearsal import Rehearsal
-from llm.run_checks import check_task
-from llm.run_folder import open_run
+from llm.runs.folder import open_run
 from llm.tasks import Example, Split, Task, checked, make_task
-from llm.thoughts import Prompt, encode, stop_token_ids
+from llm.thoughts.simulator import Prompt, encode, stop_token_ids
 
 FLAGS = ("--dry-run", "--dry_run")
 
@@ -187,9 +186,6 @@ def _check(
         checks.done.append("the tokenizer")
         if examples is not None:
             lengths = _lengths(config, footprint, task, tokenizer, examples, checks)
-        if config.rehearsal.file and config.rehearsal.weight:
-            Rehearsal(config.rehearsal, tokenizer, architecture.max_position_embeddings)
-            checks.done.append("rehearsal texts")
     if config.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("report_to: TensorBoard is not installed; pip install tensorboard")
     if config.engine == "vllm":
@@ -219,10 +215,10 @@ def _lengths(
     test = [encode(tokenizer, e.prompt) for e in examples["test"][: config.evaluation.problems]]
     prompt = max(map(len, [*(p.ids for p in train), *test]))
     checks.done.append(f"{len(train) + len(test)} prompts, of at most {prompt} tokens")
-    if _attempts(config) == 1:
+    if config.turns == 1:
         return Lengths(prompt)
     most, (room, _) = config.sampling.max_completion_length, _room(config, footprint)
-    words = BASELINES[config.algorithm].request
+    words = algorithm_class(config).request
     asked = check_two_attempts(tokenizer, task, train, words, most, room)
     checks.done.append("room for two attempts")
     return Lengths(prompt, max(REQUEST, asked))
@@ -256,11 +252,6 @@ def _examples(task: Any, checks: Checks) -> dict[str, list[Example]] | None:
     return found
 
 
-def _attempts(config: TrainConfig) -> int:
-    """Completions in a conversation."""
-    return 1 if config.baseline is None else config.baseline.turns
-
-
 def _room(config: TrainConfig, footprint: Footprint) -> tuple[int, str]:
     """Tokens of the longest sequence, and what says so."""
     if config.engine == "vllm" and config.vllm.max_model_len is not None:
@@ -270,7 +261,7 @@ def _room(config: TrainConfig, footprint: Footprint) -> tuple[int, str]:
 
 def _check_lengths(config: TrainConfig, footprint: Footprint, lengths: Lengths | None) -> Lengths:
     """See that prompt and completion fit the model; returns the tokens to plan for."""
-    most, attempts = config.sampling.max_completion_length, _attempts(config)
+    most, attempts = config.sampling.max_completion_length, config.turns
     room, name = _room(config, footprint)
     if room > footprint.positions:
         raise ValueError(

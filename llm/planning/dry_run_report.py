@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from llm.config import TrainConfig
+from llm.config.train import TrainConfig
 from llm.planning.demand import TYPICAL, Lengths, asks
 from llm.planning.fitting import GPUS
 from llm.planning.footprint import Footprint
@@ -117,8 +117,6 @@ def notes(
         )
     if host is not None:
         lines.append(f"of the machine itself, for all processes together: {host}")
-    if config.rehearsal.file and config.rehearsal.weight:
-        lines.append("not planned: the texts of rehearsal, which go through the update as well")
     room = config.vllm.max_model_len
     if config.engine == "vllm" and room is not None and asks(config):
         left = room - lengths.prompt - config.sampling.limits().longest

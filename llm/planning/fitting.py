@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from llm.config import TrainConfig
+from llm.config.train import TrainConfig
 from llm.engines.vllm_weights import RANKS
 from llm.planning.demand import Lengths
 from llm.planning.footprint import Footprint

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from llm.logprobs import CHUNK_BYTES, _decoder_and_head, token_logprobs
-from llm.models import LoraOptions, adapt, locate, trainable
+from llm.models.logprobs import CHUNK_BYTES, _decoder_and_head, token_logprobs
+from llm.models.lora import LoraOptions, adapt
+from llm.models.policy import locate, trainable
 
 #: Layers beyond the third take what the third takes; that many are traced.
 TRACED = 3
@@ -41,7 +42,7 @@ def load_architecture(model: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(locate(model))
-    except Exception as error:  # of any type, as in `llm.models`
+    except Exception as error:  # of any type, as in `llm.models.policy`
         reason = " ".join(f"{error}\n".lstrip().splitlines()[0].split())[:200]
         raise FileNotFoundError(
             f"model: no config.json of {model!r} is here or can be had from the hub ({reason}); "
@@ -58,7 +59,7 @@ class Footprint:
         See `load_architecture`.
     lora : LoraOptions
     bf16 : bool
-        As in `llm.models.load_policy`.
+        As in `llm.models.policy.load_policy`.
 
     Attributes
     ----------

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llm.models import default_device
+from llm.models.policy import default_device
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from llm.config import TrainConfig
+from llm.config.train import TrainConfig
 from llm.planning.footprint import Footprint
 from llm.planning.hardware import GIB
 from llm.planning.memory_plan import engine_weights, merged_bytes, sends_adapters

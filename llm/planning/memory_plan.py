@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from llm.config import TrainConfig
+from llm.config.train import TrainConfig
 from llm.engines.vllm_weights import reserved_rank
 from llm.planning.demand import Lengths, demand, evaluation
 from llm.planning.footprint import Footprint

@@ -11,8 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llm.config import TrainConfig
-from llm.planning.demand import TYPICAL, Call, Lengths, demand, evaluation, rounds
+from llm.config.demand import Call
+from llm.config.train import TrainConfig
+from llm.planning.demand import (
+    TYPICAL,
+    Lengths,
+    demand,
+    evaluation,
+    rounds,
+)
 from llm.planning.footprint import Footprint
 from llm.planning.hardware import Hardware
 from llm.planning.memory_plan import BATCH

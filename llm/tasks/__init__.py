@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm.imports import import_object
+from llm.common.plugins import import_object
 from llm.tasks.chain import ChainReasoning
 from llm.tasks.data_task import DataTask
 from llm.tasks.declaration import declared, read

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.imports import users_code
+from llm.common.plugins import users_code
 from llm.tasks.data_task import DataTask
 from llm.tasks.task import Example, Split, Task
-from llm.verifiers import Verdict
+from llm.verifiers import Verification
 
 
 def examples(task: Task, split: Split) -> list[Example]:
@@ -57,7 +57,9 @@ def reward(task: Task, example: Example, completion: str) -> float:
     return value
 
 
-def verify(task: Task, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+def verify(
+    task: Task, examples: Sequence[Example], completions: Sequence[str]
+) -> list[Verification]:
     """The verdicts of a batch of completions.
 
     Raises
@@ -66,7 +68,9 @@ def verify(task: Task, examples: Sequence[Example], completions: Sequence[str]) 
         If the task fails, or does not give a verdict with a finite reward for each.
     """
     if type(task).verify is Task.verify:  # one by one, so that a message can name the problem
-        return [Verdict(reward(task, e, c)) for e, c in zip(examples, completions, strict=True)]
+        return [
+            Verification(reward(task, e, c)) for e, c in zip(examples, completions, strict=True)
+        ]
     name = f"task: {task}.verify"
     with users_code(name, task):
         verdicts = list(task.verify(examples, completions))
@@ -75,7 +79,7 @@ def verify(task: Task, examples: Sequence[Example], completions: Sequence[str]) 
             f"{name} gives {len(verdicts)} verdicts for {len(completions)} completions"
         )
     for example, verdict in zip(examples, verdicts, strict=True):
-        if not isinstance(verdict, Verdict) or not _is_finite(verdict.reward):
+        if not isinstance(verdict, Verification) or not _is_finite(verdict.reward):
             raise ValueError(
                 f"{name} of {example.id!r} is {verdict!r}, not an llm.verifiers.Verdict with a "
                 "finite reward"

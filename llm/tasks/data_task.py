@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from llm.fences import without_delimiters
 from llm.tasks.declaration import Declaration
+from llm.tasks.delimiters import without_delimiters
 from llm.tasks.schema import RowError, Schema, value
 from llm.tasks.source import Source, load
 from llm.tasks.task import Example, PromptText, Split, Task
-from llm.verifiers import Verdict, make_verifier
+from llm.verifiers import Verification, make_verifier
 
 #: Delimiters of blanks alone, as an instruction calls them.
 BLANKS = {"\n": "a line break", "\n\n": "an empty line"}
@@ -67,7 +67,7 @@ class DataTask(Task):
         self.examples("test")  # which reads the data, if that is not done
         return self.schema.answer(self._sources[source].rows[row])
 
-    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verification]:
         """Judge completions, delimiters taken out: they are no part of a program."""
         answers: dict[Any, Any] = {}
         for example in examples:

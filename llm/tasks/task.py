@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.verifiers import Verdict
+from llm.verifiers import Verification
 
 Split = Literal["train", "test"]
 
@@ -64,10 +64,10 @@ class Task:
         """Reward of a whole completion, usually 0 or 1."""
         raise NotImplementedError(f"{type(self).__name__} has no reward(example, completion)")
 
-    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verification]:
         """Judge a batch; for verifiers that gain from one, or that may fail to judge."""
         return [
-            Verdict(self.reward(example, completion))
+            Verification(self.reward(example, completion))
             for example, completion in zip(examples, completions, strict=True)
         ]
 

@@ -30,9 +30,9 @@ keeps them out of loss, KL and entropy bonus: they get exactly zero gradient. A 
 failure spends the second group on fresh completions.
 
 TRL scores what it trains on, as ever; each completion is scored once before, to know the failures.
-Metrics `reset/*`, `fresh/reward` and `localize/*` (see `llm.metrics`, `llm.localization`) and the
-running costs `ledger/*` (see `cpi.Ledger`) join TRL's, whose completion lengths and `num_tokens`
-leave out shared prefixes.
+Metrics `reset/*`, `fresh/reward` and `localize/*` (see `llm.algorithms.metrics` and
+`llm.resets.quality`) and the running costs `ledger/*` (see `cpi.Ledger`) join TRL's, whose
+completion lengths and `num_tokens` leave out shared prefixes.
 
 It samples from the model in training, each process for its own prompts; or, in place of TRL's
 vLLM, from an engine of ours (`engine=VLLMEngine("model")`). What has been run: Transformers and our

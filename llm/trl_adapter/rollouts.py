@@ -5,28 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from cpi.advantages import group_advantages
-from cpi.collect import Collection, Ledger, collect
-from cpi.episodes import Episode, Prefix
-from cpi.plans import ALGORITHMS, GroupPlan, World
-from cpi.resets import Localizer
-from llm.config import LocalizationOptions
+from cpi.core.advantages import group_advantages
+from cpi.core.collect import Collection, Ledger, collect
+from cpi.core.episodes import Episode, Prefix
+from cpi.core.plans import ALGORITHMS, GroupPlan, World
+from cpi.core.resets import Localizer
+from llm.algorithms.metrics import collection_metrics
+from llm.common.progress import Reporter
 from llm.engines import Engine
 from llm.engines.live import LiveEngine
-from llm.localization import WatchedRule, localization_metrics
-from llm.localizers import LOCALIZERS, PromptedLocalizer, checker_rule, make_localizer
-from llm.metrics import collection_metrics
-from llm.models import merged_state_dict
-from llm.progress import Reporter
-from llm.rows import make_rows
+from llm.learner.rows import make_rows
+from llm.models.policy import merged_state_dict
+from llm.resets.localizers import check_name, make_localizer
+from llm.resets.options import LocalizationOptions
+from llm.resets.oracles import checker_rule
+from llm.resets.prompted import PromptedLocalizer
+from llm.resets.quality import RecordingRule, localization_metrics
 from llm.tasks.task import PromptText, Task
-from llm.thoughts import token_ids
+from llm.thoughts.simulator import token_ids
 from llm.trl_adapter.settings import check_groups, check_sampling, group_size
 from llm.trl_adapter.simulator import TRLSimulator, UsersTask
 
@@ -83,7 +85,7 @@ class ResetRollouts:
 
     def __init__(
         self,
-        algorithm: Literal["srpo", "rrpo", "oracle", "grpo"] = "srpo",
+        algorithm: str = "srpo",
         *,
         localizer: str | Localizer = "prompted",
         delimiter: str = Task.delimiter,
@@ -96,11 +98,9 @@ class ResetRollouts:
     ) -> None:
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
-        if isinstance(localizer, str) and localizer not in LOCALIZERS and ":" not in localizer:
-            raise ValueError(
-                f"localizer: {localizer!r} is none of {', '.join(LOCALIZERS)}, nor module:function"
-            )
-        if errors is None and (algorithm == "oracle" or localizer == "checker"):
+        if isinstance(localizer, str):
+            check_name(localizer)
+        if errors is None and ("oracle" in ALGORITHMS[algorithm].needs or localizer == "checker"):
             raise ValueError(
                 "errors: none given, and resets to the first error need a step checker; give "
                 "errors=function(row, thoughts), or use localizer='prompted'"
@@ -170,13 +170,7 @@ class ResetRollouts:
                 return _evaluation(simulator, prompts, np.random.default_rng([*key, EVALUATE]))
             starts = simulator.starts([self._row(p) for p in prompts[:: self.plan.rollouts]])
             localizer = PromptedLocalizer(
-                engine,
-                simulator.tokenizer,
-                self.task,
-                np.random.default_rng([*key, LOCALIZE]),
-                self.localization.temperature,
-                self.localization.max_tokens,
-                trainer.eos_token_ids,
+                simulator, np.random.default_rng([*key, LOCALIZE]), self.localization
             )
             rule = self._rule(localizer)
             rng = np.random.default_rng([*key, COLLECT])
@@ -198,12 +192,14 @@ class ResetRollouts:
         yield self.engine
         self.engine.sleep()  # its memory is the update's meanwhile
 
-    def _rule(self, prompted: PromptedLocalizer) -> WatchedRule:
+    def _rule(self, prompted: PromptedLocalizer) -> RecordingRule:
         localizer = self.localizer
         if isinstance(localizer, str):
-            localizer = make_localizer(localizer, prompted, self.task)
+            localizer = make_localizer(localizer, self.task, prompted)
         rule = ALGORITHMS[self.algorithm].rule(World(checker_rule(self.task), localizer))
-        return WatchedRule(rule, self.task, Reporter(1, Console(quiet=True)))  # TRL shows progress
+        return RecordingRule(
+            rule, self.task, Reporter(1, Console(quiet=True))
+        )  # TRL shows progress
 
     def _key(self, trainer: GRPOTrainer) -> list[int]:
         """What the randomness of this call depends on."""
@@ -226,7 +222,7 @@ class ResetRollouts:
         self,
         trainer: GRPOTrainer,
         collection: Collection,
-        rule: WatchedRule,
+        rule: RecordingRule,
         localizer: PromptedLocalizer,
     ) -> None:
         """Metrics, by the way of reward functions; TRL averages them over processes."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from cpi.plans import GroupPlan
+from cpi.core.plans import GroupPlan
 
 #: The hook is experimental, and private methods of the trainer are called.
 TRL_VERSION = "1.16."

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpi.episodes import Episode, Prefix
+from cpi.core.episodes import Episode, Prefix
 from llm.engines import Engine
 from llm.tasks.task import Example, PromptText, Task
-from llm.thoughts import Prompt, ThoughtLimits, ThoughtSimulator, token_ids
+from llm.thoughts.options import ThoughtLimits
+from llm.thoughts.simulator import Prompt, ThoughtSimulator, token_ids
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer

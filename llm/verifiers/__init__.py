@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llm.imports import import_object
+from llm.common.plugins import import_object
 from llm.verifiers.answers import Choice, Exact, YesNo
 from llm.verifiers.maths import MathVerifier
 from llm.verifiers.numeric import Numeric
 from llm.verifiers.programs import CodeVerifier
-from llm.verifiers.verifier import Verdict, Verifier
+from llm.verifiers.verifier import Verification, Verifier
 
-__all__ = ["VERIFIERS", "Verdict", "Verifier", "make_verifier"]
+__all__ = ["VERIFIERS", "Verification", "Verifier", "make_verifier"]
 
 #: What makes a verifier, by its name.
 VERIFIERS: dict[str, Callable[..., Verifier]] = {

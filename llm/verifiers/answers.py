@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.verifiers.boxed import has_box, last_boxed
-from llm.verifiers.verifier import Verdict
+from llm.verifiers.verifier import Verification
 
 # Blanks and marks are matched possessively, words in between at most so often: what a model wrote
 # is read in time that grows with its length alone.
@@ -49,13 +49,13 @@ class AnswerVerifier:
         """Whether a stated answer is the right one."""
         raise NotImplementedError
 
-    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verdict]:
+    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verification]:
         """One verdict a completion."""
         verdicts = []
         for answer, completion in zip(answers, completions, strict=True):
             stated = self.stated(completion)
             right = stated is not None and self.right(answer, stated)
-            verdicts.append(Verdict(float(right)))
+            verdicts.append(Verification(float(right)))
         return verdicts
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from llm.verifiers.boxed import has_box, last_boxed
 from llm.verifiers.in_threads import in_threads
-from llm.verifiers.verifier import Verdict
+from llm.verifiers.verifier import Verification
 
 #: Characters of an answer; what is longer is no answer, but could keep a worker busy.
 LONGEST = 1000
@@ -59,7 +59,7 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.cancelled = False
 
-    def judge(self, pair: Pair) -> Verdict:
+    def judge(self, pair: Pair) -> Verification:
         """The verdict, or after `timeout` a failure.
 
         Raises
@@ -74,9 +74,9 @@ class Worker:
             if reply != {} or self.cancelled:
                 break
         if reply is None:
-            return Verdict(0.0, "timeout")
+            return Verification(0.0, "timeout")
         failure = reply.get("failure", "") if reply else "crash"
-        return Verdict(float(reply.get("equal", False)), failure)
+        return Verification(float(reply.get("equal", False)), failure)
 
     def _ask(self, request: bytes) -> dict[str, Any] | None:
         """See `_reply`; the process has ended unless there is a reply that is not its last."""
@@ -218,7 +218,7 @@ class MathVerifier:
                 f"judged; at most {LONGEST}"
             )
 
-    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verdict]:
+    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verification]:
         """Verdicts of completions; see the class.
 
         Raises
@@ -234,20 +234,20 @@ class MathVerifier:
         for worker in workers:
             idle.put(worker)
 
-        def judge(pair: Pair) -> Verdict:
+        def judge(pair: Pair) -> Verification:
             worker = idle.get()
             try:
                 return worker.judge(pair)
             finally:
                 idle.put(worker)
 
-        verdicts: dict[Pair | None, Verdict] = {None: Verdict(0.0)}
+        verdicts: dict[Pair | None, Verification] = {None: Verification(0.0)}
         with self._lock:
             for worker in workers:
                 worker.cancelled = False
             found = in_threads(judge, asked, len(workers), self._cancel)
         verdicts.update(zip(asked, found, strict=True))
-        return [verdicts.get(pair, Verdict(0.0, "too long")) for pair in pairs]
+        return [verdicts.get(pair, Verification(0.0, "too long")) for pair in pairs]
 
     def _pair(self, answer: Any, completion: str) -> Pair | None:
         boxed = last_boxed(completion)

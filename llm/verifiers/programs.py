@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from llm.verifiers.code_blocks import program
 from llm.verifiers.in_threads import in_threads
 from llm.verifiers.sandbox import Limits, find_sandbox
-from llm.verifiers.verifier import Verdict
+from llm.verifiers.verifier import Verification
 
 Reward = Literal["all", "fraction"]
 
@@ -213,23 +213,23 @@ class CodeVerifier:
         """Raise a ValueError unless this is unit tests."""
         read_tests(answer)
 
-    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verdict]:
+    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verification]:
         """Verdicts of completions; see the class."""
         stop = threading.Event()
 
-        def judge(pair: tuple[Any, str]) -> Verdict:
+        def judge(pair: tuple[Any, str]) -> Verification:
             answer, completion = pair
             for text in self.strip:
                 completion = completion.replace(text, "")
             source = program(completion)
             if not source:
-                return Verdict(0.0)
+                return Verification(0.0)
             return self._judge(source, read_tests(answer), stop)
 
         pairs = zip(answers, completions, strict=True)
         return in_threads(judge, pairs, self.jobs, stop.set)
 
-    def _judge(self, source: str, tests: Sequence[Test], stop: threading.Event) -> Verdict:
+    def _judge(self, source: str, tests: Sequence[Test], stop: threading.Event) -> Verification:
         passed = used_up = 0
         for test in tests:
             outcome = self.sandbox.run(
@@ -241,9 +241,9 @@ class CodeVerifier:
                 stop=stop,
             )
             if outcome.ended == "timeout":
-                return Verdict(0.0, "timeout")
+                return Verification(0.0, "timeout")
             if not outcome.started:
-                return Verdict(0.0, "sandbox")
+                return Verification(0.0, "sandbox")
             if outcome.ended or outcome.status != 0:
                 right = False
             elif test.function:
@@ -254,7 +254,9 @@ class CodeVerifier:
             used_up += outcome.status in USED_UP
             if (not right and self.reward == "all") or used_up == MOST_USED_UP:
                 break
-        return Verdict(float(passed == len(tests)) if self.reward == "all" else passed / len(tests))
+        return Verification(
+            float(passed == len(tests)) if self.reward == "all" else passed / len(tests)
+        )
 
 
 def _cores() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 
-class Verdict(NamedTuple):
+class Verification(NamedTuple):
     """The judgement of one completion.
 
     Attributes
@@ -30,6 +30,6 @@ class Verifier(Protocol):
     the processes it holds.
     """
 
-    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verdict]:
+    def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verification]:
         """One verdict a completion, in the order given."""
         ...  # pragma: no cover

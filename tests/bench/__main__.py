@@ -46,7 +46,7 @@ IGNORED_GAP = {VALUES: 100e-6, BACKWARD: 0.0, ITERATION: 0.0}
 #: Vectorised rollouts are to be at least so many times as fast as stepping Gymnasium.
 FASTER = 50
 MEMORY = 4e9
-ROUNDING = 16.0  # ulps of residual; RESIDUAL_ULPS of cpi.linear is 8
+ROUNDING = 16.0  # ulps of residual; RESIDUAL_ULPS of cpi.exact.linear is 8
 #: What the issue asks to fit into MEMORY with a residual at rounding level.
 LARGE = (("kl_chain, CSR", 10**6), ("lock chain, CSR", 10**6), ("garnet, CSR", 10**4))
 OTHERS = ("quantecon", "pymdptoolbox")

@@ -30,9 +30,9 @@ from unittest import mock
 import numpy as np
 from scipy import sparse
 
-from cpi.optimal import backward_induction, policy_iteration
-from cpi.policies import deterministic_policy
-from cpi.values import evaluate, tolerance
+from cpi.exact.optimal import backward_induction, policy_iteration
+from cpi.exact.policies import deterministic_policy
+from cpi.exact.values import evaluate, tolerance
 from envs import TabularMDP
 from envs.tabular import FloatArray
 from tests.bench.alone import limit

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from cpi.policies import policy_transitions
-from cpi.values import evaluate
+from cpi.exact.policies import policy_transitions
+from cpi.exact.values import evaluate
 from tests.bench.alone import limit
 from tests.bench.peak import peak_bytes
 from tests.bench.problems import FAMILIES

@@ -80,13 +80,13 @@ def measure(shape: str, flags: Sequence[str], scratch: Path) -> dict[str, Any]:
     """Bytes and seconds, planned and seen."""
     import torch
 
-    from llm.config import parse_config
+    from llm.config.train import parse_config
     from llm.planning.demand import Lengths
     from llm.planning.footprint import Footprint, load_architecture
     from llm.planning.hardware import DryRunOptions, find
     from llm.planning.memory_plan import PHASES, plan_memory
     from llm.planning.step_cost import step_cost
-    from llm.run_folder import environment
+    from llm.runs.folder import environment
 
     model = make_model(shape, scratch / shape)
     task = {"prompts": PROBLEMS, "length": PROMPT_TOKENS}
@@ -141,7 +141,7 @@ def make_model(shape: str, folder: Path) -> str:
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    from llm.models import default_device
+    from llm.models.policy import default_device
     from tests.bench.llm_world import tokenizer
 
     words = SHAPES[shape]["vocab_size"] - 1  # the last one is EOS, which hardly anybody says
@@ -166,8 +166,8 @@ def run(config: Any) -> tuple[list[dict[str, float]], dict[str, int]]:
     """Train; returns the metrics of each step and the most bytes of each phase."""
     import torch
 
-    from llm.progress import Reporter
-    from llm.trainer import Trainer
+    from llm.common.progress import Reporter
+    from llm.train.trainer import Trainer
 
     peaks: dict[str, int] = {}
 

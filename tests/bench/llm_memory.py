@@ -18,7 +18,7 @@ def measure(how: str) -> dict[str, float]:
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    from llm.logprobs import completion_logprobs
+    from llm.models.logprobs import completion_logprobs
     from tests.bench.peak import peak_bytes
 
     torch.set_num_threads(1)

@@ -68,10 +68,12 @@ def vllm_is_installed() -> bool:
 
 def trainer(model: str, engine: Any, signal: Signal, scratch: str, **changes: Any) -> Any:
     """Our trainer, quiet and without files but metrics.jsonl."""
-    from llm.config import EvaluationOptions, PlanOptions, SamplingOptions, TrainConfig
-    from llm.progress import Reporter
-    from llm.trainer import Trainer
-    from llm.update import UpdateOptions
+    from llm.common.progress import Reporter
+    from llm.config.options import EvaluationOptions, PlanOptions
+    from llm.config.train import TrainConfig
+    from llm.learner.options import UpdateOptions
+    from llm.thoughts.options import SamplingOptions
+    from llm.train.trainer import Trainer
 
     folder = Path(scratch) / f"{engine}-{changes.get('algorithm', 'grpo')}"
     folder.mkdir()

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 import envs
-from cpi.episodes import Prefix
-from cpi.policies import uniform_policy
-from cpi.simulator import TabularSimulator
-from cpi.values import evaluate
+from cpi.core.episodes import Prefix
+from cpi.exact.policies import uniform_policy
+from cpi.exact.values import evaluate
+from cpi.tabular.simulator import TabularSimulator
 from envs.gym import TabularEnv
 from envs.tabular import FloatArray, TabularMDP
 

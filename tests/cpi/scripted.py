@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from cpi.episodes import Episode, Prefix
-from cpi.simulator import TabularSimulator
+from cpi.core.episodes import Episode, Prefix
+from cpi.tabular.simulator import TabularSimulator
 
 #: Where a start and kept words can go: the words that follow, with blanks, and the total return.
 Script = Mapping[tuple[Any, ...], Sequence[tuple[str, float]]]

@@ -11,10 +11,10 @@ import pytest
 
 import envs
 from cpi import signal
-from cpi.gradient import exact_moments, policy_gradient
-from cpi.plans import GroupPlan
-from cpi.resets import RandomReset
+from cpi.core.plans import GroupPlan
+from cpi.core.resets import RandomReset
 from cpi.signal import ARMS, compare, signal_map, split_map, verdict
+from cpi.tabular.gradient import exact_moments, policy_gradient
 
 RRPO = GroupPlan(4, 1, 4)
 

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from cpi.values import tolerance
+from cpi.exact.values import tolerance
 from envs import TabularMDP
 
 DISCOUNTS = [0.0, 0.5, 0.9, 0.99, 0.999]

@@ -32,7 +32,7 @@ def pretrained(folder: Path) -> Path:
     """Write that model into a folder."""
     import torch
 
-    from llm.chain_model import chain_model, chain_tokenizer
+    from llm.chain.model import chain_model, chain_tokenizer
     from llm.pretrain import PretrainConfig, pretrain
     from llm.tasks import make_task
 

@@ -16,31 +16,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from llm.learner.rehearsal import Rehearsal, RehearsalOptions
 
-from llm import sharding
-from llm.distributed import (
-    first,
+from llm.distributed.processes import (
     first_to_fail,
     gather,
     job,
+    on_every_process,
+    on_main_process,
     rank,
-    share,
-    together,
+    scatter_gather,
     world_size,
 )
 from llm.engines import SamplingParams
 from llm.engines.sharded import ShardedEngine
 from llm.engines.transformers import TransformersEngine
-from llm.losses import LossConfig
-from llm.models import LoraOptions, load_policy, merged_state_dict, trainable
-from llm.rehearsal import Rehearsal, RehearsalOptions
-from llm.rows import Row, pad
+from llm.learner.options import LossConfig, UpdateOptions
+from llm.learner.rows import Row, pad
+from llm.learner.updater import PolicyUpdater, TrainingError
+from llm.models import fsdp
+from llm.models.lora import LoraOptions
+from llm.models.policy import load_policy, merged_state_dict, trainable
+from llm.runs.training_state import optimizer_tensors
 from llm.tasks import Example
-from llm.training_state import optimizer_tensors
-from llm.update import TrainingError, UpdateOptions, Updater
-from llm.verdicts import shared_verdicts
+from llm.tasks.shared import shared_verdicts
+from tests.llm.learner.test_updater import rows
 from tests.llm.small import Dictated, Essay
-from tests.llm.test_update import rows
 
 #: Options of the update, and what else differs.
 CASES: dict[str, dict[str, Any]] = {
@@ -69,7 +70,9 @@ class Words(Rehearsal):
         self.rows = [row._replace(advantage=0.0) for row in rows(7)[:4]]
 
 
-def updater(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> tuple[Updater, list[Row]]:
+def updater(
+    folders: Mapping[bool, Path], case: Mapping[str, Any]
+) -> tuple[PolicyUpdater, list[Row]]:
     """An updater as the trainer makes it, and the rows of a step."""
     options = dict(case)
     folder = str(folders[options.pop("tied", True)])
@@ -93,12 +96,12 @@ def updater(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> tuple[Upda
     reference = load().eval().requires_grad_(False) if loss.beta and not lora.r else None
     divided: Any = policy
     if world_size() > 1:
-        divided = sharding.shard(policy)
-        reference = reference and sharding.shard(reference)
+        divided = fsdp.shard(policy)
+        reference = reference and fsdp.shard(reference)
     optimizer = torch.optim.AdamW(trainable(policy).values(), lr=1e-2, eps=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
     rehearsal = Words() if options.pop("rehearsal", False) else None
-    update = Updater(
+    update = PolicyUpdater(
         divided, optimizer, schedule, loss, UpdateOptions(**options), max_completion_length=20,
         reference=reference, rehearsal=rehearsal,
     )  # fmt: skip
@@ -124,8 +127,10 @@ def updated(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> dict[str, 
     optimizer, record = optimizer_tensors(update.optimizer, names)
     return {
         "metrics": metrics,
-        "model": sharding.collect({n: p.detach() for n, p in trainable(update.policy).items()}),
-        "optimizer": sharding.collect(optimizer),
+        "model": fsdp.gather_full_tensors(
+            {n: p.detach() for n, p in trainable(update.policy).items()}
+        ),
+        "optimizer": fsdp.gather_full_tensors(optimizer),
         "record": record,
         "engine": merged_state_dict(update.policy, torch.float32),
         "tokens": sum(seen),
@@ -190,9 +195,11 @@ def errors(folders: Mapping[bool, Path]) -> dict[str, str]:
     return {
         "engine": raised(lambda: engine.generate([[1], [13], [2]], params)),
         "ranks": raised(lambda: engine.generate([[1], [rank()], [2]], params)),
-        "first": raised(lambda: first(fail)),
-        "share": raised(lambda: share([1, 2, 3], lambda mine: [1 / (i - 2) for i in mine], [])),
-        "together": raised(lambda: together(fail_second)),
+        "first": raised(lambda: on_main_process(fail)),
+        "share": raised(
+            lambda: scatter_gather([1, 2, 3], lambda mine: [1 / (i - 2) for i in mine], [])
+        ),
+        "together": raised(lambda: on_every_process(fail_second)),
         "update": raised(diverge),
         "after": raised(lambda: engine.generate([[1], [5], [2]], params)),
     }
@@ -257,7 +264,7 @@ def main(folder: str, tied: str, untied: str) -> None:
     with job():
         answers = {
             "ranks": gather(rank()),
-            "first": first(lambda: "first"),
+            "first": on_main_process(lambda: "first"),
             "updates": {name: updated(folders, case) for name, case in CASES.items()},
             "samples": samples(folders),
             "errors": errors(folders),

@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from llm.checkpoints import latest, load
-from llm.rollouts import read_rollouts
+from llm.runs.checkpoints import latest, load
+from llm.runs.rollout_records import read_rollouts
 from tests.llm.conftest import CHAIN, pretrained
-from tests.llm.runs import arguments, assert_same_run, kill
+from tests.llm.training_runs import arguments, assert_same_run, kill
 
 #: SRPO, so that there are localizations and resets; steps so long that half of its life is steps.
 STEPS = "6"

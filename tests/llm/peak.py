@@ -31,8 +31,9 @@ def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from llm.logprobs import completion_logprobs
-    from llm.models import LoraOptions, adapt, trainable
+    from llm.models.logprobs import completion_logprobs
+    from llm.models.lora import LoraOptions, adapt
+    from llm.models.policy import trainable
     from llm.planning.footprint import Footprint
     from tests.bench.peak import peak_bytes
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 import cpi
-from cpi.episodes import Episode, Prefix
-from cpi.resets import ResetRule
-from llm.localization import WatchedRule
-from llm.localizers import checker_rule
-from llm.progress import Reporter
-from llm.rollouts import Record, step_records, write_rollouts
+from cpi.core.episodes import Episode, Prefix
+from cpi.core.resets import ResetRule
+from llm.common.progress import Reporter
+from llm.resets.oracles import checker_rule
+from llm.resets.quality import RecordingRule
+from llm.runs.rollout_records import Record, step_records, write_rollouts
 from llm.tasks import ChainReasoning, Example
-from llm.thoughts import Prompt, Thought
+from llm.thoughts.simulator import Prompt, Thought
 
 #: The texts that follow a prefix; the last one of an episode that is "cut" is not boxed.
 Writer = Callable[[Example, list[str], np.random.Generator], Sequence[str]]
@@ -84,7 +84,7 @@ def collected(
     """One training step's groups, and their records."""
     inner = rule or checker_rule(task)
     assert inner is not None
-    watched = WatchedRule(inner, task, Reporter(1))
+    watched = RecordingRule(inner, task, Reporter(1))
     groups = cpi.collect(
         ScriptedReasoner(task, writer),
         prompts(task, number),

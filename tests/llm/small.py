@@ -12,11 +12,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from cpi.collect import Group
-from cpi.episodes import Episode, Prefix
+from cpi.core.collect import Group
+from cpi.core.episodes import Episode, Prefix
 from llm.engines import Completion, EngineStats, SamplingParams
 from llm.tasks import Example, Task
-from llm.thoughts import Prompt, Thought, token_ids
+from llm.thoughts.simulator import Prompt, Thought, token_ids
 
 #: The tokens that follow a prompt in its j-th sample; what is beyond the engine's limits is not
 #: generated.

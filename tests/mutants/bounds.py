@@ -204,13 +204,13 @@ CONSTANTS = (
         "np.asarray((u.restarted",
     ),
     Mutant(
-        "cpi/bounds/registry.py",
+        "cpi/bounds/bound.py",
         "a violation is forgiven",
         "return not self.slack >= -self.rounding",
         "return not self.slack >= -1.0 - self.rounding",
     ),
     Mutant(
-        "cpi/bounds/registry.py",
+        "cpi/bounds/bound.py",
         "recall divided by what was accepted",
         "self.w * self.improvable) / self.p if",
         "self.w * self.improvable) / self.p_w if",

@@ -4,48 +4,48 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
-JOB = ("tests/llm/test_distributed.py",)
-ROWS = ("tests/llm/test_rows.py",)
+JOB = ("tests/llm/distributed/test_processes.py",)
+ROWS = ("tests/llm/learner/test_rows.py",)
 START = ("tests/llm/engines/test_start.py",)
 
 DISTRIBUTED = (
     Mutant(
-        "llm/rows.py",
+        "llm/learner/rows.py",
         "shortest rows are dealt first",
         "key=lambda i: (-len(rows[i].ids), i)",
         "key=lambda i: (len(rows[i].ids), -i)",
         ROWS,
     ),
     Mutant(
-        "llm/rows.py",
+        "llm/learner/rows.py",
         "rounds end with the first who has no row",
         "most = max(map(len, dealt))",
         "most = min(map(len, dealt))",
         ROWS,
     ),
     Mutant(
-        "llm/sharding.py",
+        "llm/models/fsdp.py",
         "gradients are averaged over processes",
         "module.set_gradient_divide_factor(1.0)",
         "module.set_gradient_divide_factor(float(world_size()))",
         JOB,
     ),
     Mutant(
-        "llm/sharding.py",
+        "llm/models/fsdp.py",
         "weights of before the step after a pass without gradients",
         "reshard_after_forward=True",
         "reshard_after_forward=False",
         JOB,
     ),
     Mutant(
-        "llm/update.py",
+        "llm/learner/updater.py",
         "the loss of the first process's rows alone",
         '"loss": sum(losses)',
         '"loss": losses[0]',
         JOB,
     ),
     Mutant(
-        "llm/distributed.py",
+        "llm/distributed/processes.py",
         "answers in another order than requests",
         "mine = items[rank() :: size]",
         "mine = items[size - 1 - rank() :: size]",

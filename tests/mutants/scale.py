@@ -7,12 +7,12 @@ from tests.mutants.mutant import Mutant
 DATA = ("tests/llm/tasks",)
 ANSWERS = ("tests/llm/verifiers/test_answers.py",)
 SANDBOX = ("tests/llm/verifiers/test_sandbox.py", "tests/llm/verifiers/test_programs.py")
-SCORE = ("tests/llm/baselines/test_score.py",)
-CRITIQUE = ("tests/llm/baselines/test_critique_grpo.py", "tests/llm/baselines/test_rows.py")
-TREE = ("tests/llm/baselines/test_spo_tree.py",)
-EVALUATE = ("tests/llm/test_evaluate.py", "tests/llm/test_correction.py")
+SCORE = ("tests/llm/algorithms/test_score.py",)
+CRITIQUE = ("tests/llm/algorithms/test_critique_grpo.py", "tests/llm/algorithms/test_rows.py")
+TREE = ("tests/llm/algorithms/test_spo_tree.py",)
+EVALUATE = ("tests/llm/evaluate/test_runner.py", "tests/llm/evaluate/test_correction.py")
 TRL = ("tests/llm/trl_adapter",)
-GPU = ("tests/llm/test_determinism.py",)
+GPU = ("tests/llm/distributed/test_determinism.py",)
 
 SCALE = (
     Mutant(
@@ -93,123 +93,123 @@ SCALE = (
         SANDBOX,
     ),
     Mutant(
-        "llm/thoughts.py",
+        "llm/thoughts/simulator.py",
         "what could not be judged counts as judged",
         "for example, v in told if v.failure]",
         "for example, v in told if not v.failure]",
         DATA,
     ),
     Mutant(
-        "llm/baselines/score.py",
+        "llm/algorithms/score.py",
         "no bonus for getting better",
         "r + options.alpha * gain",
         "r + 0 * gain",
         SCORE,
     ),
     Mutant(
-        "llm/baselines/score.py",
+        "llm/algorithms/score.py",
         "stage I holds the second attempts",
         "if i < held else r",
         "if i >= held else r",
         SCORE,
     ),
     Mutant(
-        "llm/baselines/score.py",
+        "llm/algorithms/score.py",
         "stage I trains the first attempts",
         "of_first = [np.zeros_like(advantages) for advantages in of_first]",
         "of_first = [advantages for advantages in of_first]",
         SCORE,
     ),
     Mutant(
-        "llm/baselines/critique_grpo.py",
+        "llm/algorithms/critique_grpo.py",
         "the worst refinements are kept",
         "key=lambda episode: -episode.ret",
         "key=lambda episode: episode.ret",
         CRITIQUE,
     ),
     Mutant(
-        "llm/baselines/critique_grpo.py",
+        "llm/algorithms/critique_grpo.py",
         "refinements are not in the ledger",
         "ledger.generated(episodes, trained=False)",
         "pass",
         CRITIQUE,
     ),
     Mutant(
-        "llm/baselines/spo_tree.py",
+        "llm/algorithms/spo_tree.py",
         "the mask keeps what was certain",
         "mask = np.exp(row.logprobs) < rho",
         "mask = np.exp(row.logprobs) >= rho",
         TREE,
     ),
     Mutant(
-        "llm/dynamic_sampling.py",
+        "llm/algorithms/dynamic_sampling.py",
         "what was left out counts as trained",
         "ledger.trained_episodes -= len(group.episodes)",
         "ledger.trained_episodes -= 0",
     ),
     Mutant(
-        "llm/dynamic_sampling.py",
+        "llm/algorithms/dynamic_sampling.py",
         "prompts without a signal first",
         "kept = [*loud, *silent[:lacking]]",
         "kept = [*silent, *loud][: len(chosen)]",
     ),
     Mutant(
-        "llm/correction.py",
+        "llm/evaluate/correction.py",
         "fresh attempts cost their own tokens only when right",
         "comb(n - 1 - (c - int(x)), j)",
         "comb(n - 1 - c, j)",
         EVALUATE,
     ),
     Mutant(
-        "llm/correction.py",
+        "llm/evaluate/correction.py",
         "localizations are free",
         'spent[here["chain"]] += np.array(here["tokens"]) + np.array(here["localizer_tokens"])',
         'spent[here["chain"]] += np.array(here["tokens"])',
         EVALUATE,
     ),
     Mutant(
-        "llm/measurement.py",
+        "llm/evaluate/runner.py",
         "random numbers of a problem depend on its batch",
         "[stream(seed, SAMPLE, i) for i in numbers],",
         "[stream(seed, SAMPLE, i) for i, _ in enumerate(numbers)],",
         EVALUATE,
     ),
     Mutant(
-        "llm/records.py",
+        "llm/evaluate/records.py",
         "records of another problem are taken",
         'if (record["id"], record["prompt"]) != (prompt.example.id, prompt_hash(prompt)):',
         'if record["id"] != record["id"]:',
         EVALUATE,
     ),
     Mutant(
-        "llm/records.py",
+        "llm/evaluate/records.py",
         "records of another answer are taken",
         'if record["problem"] != self.digests[index]:',
         'if record["problem"] != record["problem"]:',
         EVALUATE,
     ),
     Mutant(
-        "llm/measurement.py",
+        "llm/evaluate/runner.py",
         "evaluated on what it was trained on",
         "if _text(example) not in trained]",
         "if _text(example)]",
         EVALUATE,
     ),
     Mutant(
-        "llm/trainer.py",
+        "llm/train/trainer.py",
         "a run goes on with other data",
         'if checkpoint.state["problems"] != self.problems:',
         "if False:",
         DATA,
     ),
     Mutant(
-        "llm/metrics.py",
+        "llm/algorithms/metrics.py",
         "fallbacks count twice",
         "first = {group.start: group for group in reversed(list(collection))}.values()",
         "first = [group for group in collection if group.seed is None]",
     ),
     Mutant(
-        "llm/published.py",
+        "llm/evaluate/published.py",
         "whole problems beside shares of tests",
         "and own == paper.verifier_args",
         "",
@@ -240,14 +240,14 @@ SCALE = (
         "return 1.0",
     ),
     Mutant(
-        "llm/baselines/options.py",
+        "llm/config/baselines.py",
         "a second attempt follows the prompt alone",
         'Call("second attempt", self.attempts, 1, length + request, length)',
         'Call("second attempt", self.attempts, 1, 0, length)',
         ("tests/llm/planning/test_demand.py",),
     ),
     Mutant(
-        "llm/baselines/options.py",
+        "llm/config/baselines.py",
         "each level of a tree has as many nodes",
         "            nodes *= branches\n",
         "            nodes *= 1\n",
@@ -261,37 +261,37 @@ SCALE = (
         TRL,
     ),
     Mutant(
-        "llm/export.py",
+        "llm/export/__main__.py",
         "exports keep the base model's top-k",
         "        top_k=0,\n",
         "        top_k=base.top_k,\n",
     ),
     Mutant(
-        "llm/export.py",
+        "llm/export/__main__.py",
         "exports stop at the tokenizer's EOS alone",
         "eos_token_id=list(stop_token_ids(tokenizer, task, eos_ids(saved.model))),",
         "eos_token_id=tokenizer.eos_token_id,",
     ),
     Mutant(
-        "llm/determinism.py",
+        "llm/distributed/determinism.py",
         "updates on a GPU need not repeat",
         "torch.use_deterministic_algorithms(True)",
         "torch.use_deterministic_algorithms(False)",
         GPU,
     ),
     Mutant(
-        "llm/determinism.py",
+        "llm/distributed/determinism.py",
         "torch stays deterministic after an update",
         "torch.use_deterministic_algorithms(before[0], warn_only=before[1])",
         "pass",
         GPU,
     ),
     Mutant(
-        "llm/config.py",
+        "llm/config/train.py",
         "a new option of a section makes old files those of other settings",
         "return {**defaults, **given, **sections}",
         "return {**defaults, **given}",
-        ("tests/llm/test_config.py",),
+        ("tests/llm/config/test_config.py",),
     ),
     Mutant(
         "llm/planning/step_cost.py",
@@ -301,10 +301,10 @@ SCALE = (
         ("tests/llm/planning/test_memory_plan.py",),
     ),
     Mutant(
-        "llm/arms.py",
+        "llm/compare/arms.py",
         "the first segment of a tree is nearly all",
         "2 * math.ceil(regime.length / 2)",
         "3 * math.ceil(regime.length / 2)",
-        ("tests/llm/test_compare.py",),
+        ("tests/llm/compare/test_compare.py",),
     ),
 )

@@ -7,8 +7,8 @@ import pytest
 from tests.mutants.__main__ import MUTANTS, ROOT, Runner, main
 from tests.mutants.mutant import Mutant
 
-FILE = "cpi/advantages.py"
-TESTS = ("tests/cpi/test_advantages.py",)
+FILE = "cpi/core/advantages.py"
+TESTS = ("tests/cpi/core/test_advantages.py",)
 CAUGHT = Mutant(
     FILE, "the sum in place of the mean", "group - group.mean() if", "group - group.sum() if", TESTS
 )
@@ -22,7 +22,7 @@ def runner() -> Runner:
 def test_verdict__a_wrong_formula_is_caught(runner: Runner) -> None:
     outcome, detail = runner.verdict(CAUGHT)
     assert outcome == "caught"
-    assert detail.startswith("tests.cpi.test_advantages::test_")
+    assert detail.startswith("tests.cpi.core.test_advantages::test_")
     assert runner.unchanged(TESTS).outcome == "passed"
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm.arms import ARMS
-from paper_figures import compare, training_run
-from paper_figures.style import COLOURS, DASHES, family
+from llm.compare.arms import ARMS
+from paper_figures.analyses import training_run
+from paper_figures.framework import comparison as compare
+from paper_figures.framework.style import COLOURS, DASHES, family
 
 #: What begins every PNG file.
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -11,26 +11,34 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from cpi.collect import Group
-from cpi.episodes import Episode, Prefix
-from llm.arms import ARMS, LEARNING_RATE, REGIMES, run_config
-from llm.published import PUBLISHED
-from llm.thoughts import Thought
+from cpi.core.collect import Group
+from cpi.core.episodes import Episode, Prefix
+from llm.compare.arms import (
+    ARMS,
+    LEARNING_RATE,
+    REGIMES,
+    run_config,
+)
+from llm.evaluate.published import PUBLISHED
+from llm.thoughts.simulator import Thought
 from paper_figures import (
-    chain_runs,
     l1_curves,
     l2_localization,
     l3_signal,
     l4_ablations,
     l5_model,
     l6_published,
+)
+from paper_figures.analyses import (
+    chain_runs,
     prefix_mask,
     reset_outcomes,
     speed,
 )
 from paper_figures.clip_runs import CLIPS, REGIME, clip_config
-from paper_figures.figure import plain, read
-from paper_figures.verdicts import (
+from paper_figures.framework.figure import plain, read
+from paper_figures.framework.rounding import rounded
+from paper_figures.framework.verdicts import (
     ahead,
     apart,
     paired,
@@ -39,8 +47,7 @@ from paper_figures.verdicts import (
     stuck_words,
     where,
 )
-from paper_figures.wilson import clustered_share
-from paper_figures.words import rounded
+from paper_figures.framework.wilson import clustered_share
 
 # ------------------------------------------------------------------ shares in clusters
 

@@ -19,16 +19,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import paper_figures.command
-import paper_figures.figure
-import paper_figures.report
+import paper_figures.framework.command
+import paper_figures.framework.figure
+import paper_figures.framework.report
 from paper_figures import __main__ as command
-from paper_figures.catalogue import FIGURES, choose, inputs_first
-from paper_figures.command import obtain
-from paper_figures.figure import Claim, Figure, Record, plain, read, record
-from paper_figures.inputs import digest
-from paper_figures.report import html, markdown
-from paper_figures.style import look, save
+from paper_figures.framework.catalogue import FIGURES, choose, inputs_first
+from paper_figures.framework.command import obtain
+from paper_figures.framework.figure import (
+    Claim,
+    Figure,
+    Record,
+    plain,
+    read,
+    record,
+)
+from paper_figures.framework.inputs import digest
+from paper_figures.framework.report import html, markdown
+from paper_figures.framework.style import look, save
 
 RESULTS = command.HOME / "results"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -160,7 +167,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     for folder in ("results", "figures"):
         shutil.copytree(command.HOME / folder, home / folder)
-    for module in (paper_figures.command, paper_figures.figure, paper_figures.report):
+    for module in (
+        paper_figures.framework.command,
+        paper_figures.framework.figure,
+        paper_figures.framework.report,
+    ):
         monkeypatch.setattr(module, "HOME", home)
     return home
 
@@ -241,14 +252,14 @@ def test_what_others_read_is_computed_first_and_read_where_it_is_new(tmp_path: P
 def test_an_interrupt_is_told_even_where_it_is_swallowed_and_leaves_no_half_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw = paper_figures.command.draw
+    draw = paper_figures.framework.command.draw
 
     def swallowing(*args: Any) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         draw(*args)
 
-    monkeypatch.setattr(paper_figures.command, "draw", swallowing)
+    monkeypatch.setattr(paper_figures.framework.command, "draw", swallowing)
     before = signal.getsignal(signal.SIGINT)
     arguments = ["t6", "t4", "--format", "svg", "--out", str(tmp_path)]
     assert command.main(arguments) == 130

@@ -10,7 +10,7 @@ import pytest
 
 from paper_figures import t1_resets_needed as t1
 from paper_figures.__main__ import HOME
-from paper_figures.figure import read
+from paper_figures.framework.figure import read
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -12,13 +12,18 @@ import pytest
 import cpi
 import envs
 from cpi.bounds import REGISTRY, Update
-from cpi.choosers import sampled
-from cpi.conservative import oracle_resets, random_resets, run_cpi
-from cpi.values import evaluate
+from cpi.conservative.choosers import sampled
+from cpi.conservative.loop import oracle_resets, random_resets, run_cpi
+from cpi.exact.values import evaluate
 from paper_figures import t2_localizer, t3_iterations, t4_tightness, t5_signal, t6_chain
 from paper_figures.__main__ import HOME
-from paper_figures.figure import Data, Figure, plain, read
-from paper_figures.style import look, save
+from paper_figures.framework.figure import (
+    Data,
+    Figure,
+    plain,
+    read,
+)
+from paper_figures.framework.style import look, save
 
 
 def recorded(figure: Figure) -> Data:

@@ -13,8 +13,8 @@ import pytest
 
 import envs
 from cpi.bounds import REGISTRY, Update
-from cpi.policies import greedy_policy
-from cpi.values import evaluate
+from cpi.exact.policies import greedy_policy
+from cpi.exact.values import evaluate
 
 BY_NAME = {bound.name: bound for bound in REGISTRY}
 

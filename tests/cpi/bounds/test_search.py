@@ -10,8 +10,8 @@ from hypothesis import given, settings, target
 from hypothesis import strategies as st
 
 from cpi.bounds import Update, bounds_for
-from cpi.policies import check_policy
-from cpi.values import evaluate
+from cpi.exact.policies import check_policy
+from cpi.exact.values import evaluate
 from envs import TabularMDP
 
 

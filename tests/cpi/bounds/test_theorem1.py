@@ -25,10 +25,10 @@ from cpi.bounds.theorem1 import (
     shared_correct,
     theorem1,
 )
-from cpi.choosers import Resets
-from cpi.policies import uniform_policy
-from cpi.tables import plain
-from cpi.values import evaluate
+from cpi.conservative.choosers import Resets
+from cpi.exact.policies import uniform_policy
+from cpi.exact.values import evaluate
+from cpi.reporting.tables import plain
 from envs.needle import NEEDLE, QUIET
 
 # Reading off the number of resets.

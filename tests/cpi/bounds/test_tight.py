@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from cpi.bounds import REGISTRY, Check, Update
-from cpi.values import evaluate
+from cpi.exact.values import evaluate
 from envs import TightInstance
 
 BY_NAME = {bound.name: bound for bound in REGISTRY}

@@ -1,7 +1,7 @@
 """What every engine must do, on both of them; what is special about vLLM is in `test_vllm`.
 
 Expected log-probs come from one pass of the Transformers model over the whole text, without cache
-or padding, and from numpy in float64; the trainer's from `llm.logprobs`.
+or padding, and from numpy in float64; the trainer's from `llm.models.logprobs`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from llm import checkpoints
 from llm.engines import Completion, Engine, EngineError, SamplingParams
 from llm.engines.transformers import TransformersEngine
 from llm.engines.vllm import VLLMEngine
-from llm.logprobs import completion_logprobs
-from llm.models import LoraOptions, load_policy, load_trainable, merged_state_dict, trainable
-from llm.parity import ParityError, check_parity
-from llm.rows import MicroBatch
+from llm.learner.parity import ParityError, check_parity
+from llm.learner.rows import MicroBatch
+from llm.models.logprobs import completion_logprobs
+from llm.models.lora import LoraOptions
+from llm.models.policy import (
+    load_policy,
+    load_trainable,
+    merged_state_dict,
+    trainable,
+)
+from llm.runs import checkpoints
 from tests.llm.engines.process import state_of_process
-from tests.llm.models import MAX_LENGTH, VLLM, VOCABULARY, tiny_qwen2
+from tests.llm.tiny_models import MAX_LENGTH, VLLM, VOCABULARY, tiny_qwen2
 
 Start = Callable[..., Engine]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llm import checkpoints
+from llm.runs import checkpoints
 
 #: Seconds until a run is taken to hang.
 LIMIT = 120

@@ -20,10 +20,11 @@ from peft import LoraConfig
 from llm.engines import EngineError, SamplingParams
 from llm.engines.vllm import VLLMEngine, _stream
 from llm.engines.vllm_weights import Adapters
-from llm.models import LoraOptions, adapter_state_dict, load_policy, trainable
+from llm.models.lora import LoraOptions
+from llm.models.policy import adapter_state_dict, load_policy, trainable
 from tests.llm.architectures import tiny_olmo3
 from tests.llm.engines.process import state_of_process
-from tests.llm.models import MAX_LENGTH, VLLM, VOCABULARY, logprobs, save, tiny_qwen2
+from tests.llm.tiny_models import MAX_LENGTH, VLLM, VOCABULARY, logprobs, save, tiny_qwen2
 
 PROMPTS = [[(7 * i + 3 * t) % VOCABULARY for t in range(70 + i)] for i in range(3)]
 

@@ -10,10 +10,10 @@ import torch
 
 from llm.engines import EngineError, SamplingParams
 from llm.engines.vllm import VLLMEngine
-from tests.llm.baselines.test_runs import COMMON, TASK
+from tests.llm.algorithms.test_runs import COMMON, TASK
 from tests.llm.engines.test_vllm import new_weights, requests, worst
-from tests.llm.models import VLLM, tiny_qwen2
-from tests.llm.runs import metrics, train
+from tests.llm.tiny_models import VLLM, tiny_qwen2
+from tests.llm.training_runs import metrics, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.vllm]
 

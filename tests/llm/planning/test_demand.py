@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpi.collect import collect
-from cpi.resets import RandomReset
-from llm.baselines import BASELINES
-from llm.baselines.options import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
-from llm.config import PlanOptions, SamplingOptions, TrainConfig
-from llm.planning.demand import Demand, demand, evaluation, rounds
-from llm.progress import Reporter
-from llm.rows import Row, make_rows
-from llm.thoughts import ThoughtSimulator
-from tests.llm.baselines.worlds import settings, starts, world
+from cpi.core.collect import collect
+from cpi.core.resets import RandomReset
+from llm.algorithms import algorithm_class
+from llm.config.baselines import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
+from llm.config.demand import Demand
+from llm.config.options import PlanOptions
+from llm.config.train import TrainConfig
+from llm.learner.rows import Row, make_rows
+from llm.planning.demand import demand, evaluation, rounds
+from llm.thoughts.options import SamplingOptions
+from llm.thoughts.simulator import ThoughtSimulator
+from tests.llm.algorithms.worlds import settings, setup, starts, world
 
 #: Tokens of a prompt of the small world, and of what asks for a second attempt.
 PROMPT, REQUEST = 2, 1
@@ -60,8 +62,8 @@ def assert_reached(asked: Demand, simulator: ThoughtSimulator, rows: Sequence[Ro
 )
 def test_baselines_reach_what_they_ask_for(algorithm: str, options: Any) -> None:
     simulator, config = world(endless), made(algorithm, **{algorithm: options})
-    sampler = BASELINES[algorithm](simulator, config, Reporter(1))
-    batch = sampler.batch(1, starts(simulator), np.random.default_rng(0))
+    sampler = algorithm_class(config)(setup(simulator, config))
+    batch = sampler.batch(1, range(2), np.random.default_rng(0))
     assert_reached(demand(config, REQUEST), simulator, batch.rows)
 
 

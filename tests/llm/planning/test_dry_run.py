@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from llm.command_line import preset_names
-from llm.config import parse_config
+from llm.config.presets import presets
+from llm.config.train import parse_config
 from llm.planning.dry_run import split
 from llm.planning.dry_run_report import advice
 from llm.planning.footprint import Footprint
 from llm.planning.hardware import DryRunOptions
-from llm.train import main
+from llm.train.__main__ import main
 from tests.llm.architectures import write
-from tests.llm.models import save, tiny_qwen2
 from tests.llm.small import byte_tokenizer
+from tests.llm.tiny_models import save, tiny_qwen2
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def each_model_once() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("each_model_once")
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", presets())
 def test_every_preset_has_a_dry_run(
     name: str,
     architectures: dict[str, Path],

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from llm.models import LoraOptions, adapt, trainable
+from llm.models.lora import LoraOptions, adapt
+from llm.models.policy import trainable
 from llm.planning.footprint import Footprint, load_architecture
 from tests.llm.architectures import PARAMETERS, tiny_olmo3, write
-from tests.llm.models import tiny_qwen2
+from tests.llm.tiny_models import tiny_qwen2
 
 
 def held(tensors: Any) -> int:

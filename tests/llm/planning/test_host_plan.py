@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llm.config import TrainConfig, parse_config
-from llm.models import LoraOptions
+from llm.config.train import TrainConfig, parse_config
+from llm.models.lora import LoraOptions
 from llm.planning.footprint import Footprint
 from llm.planning.hardware import GIB
 from llm.planning.host_plan import HostPlan, check_host, plan_host
-from tests.llm.models import tiny_qwen2
+from tests.llm.tiny_models import tiny_qwen2
 
 
 def footprint(r: int) -> Footprint:

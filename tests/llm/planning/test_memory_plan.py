@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llm.command_line import preset_names
-from llm.config import TrainConfig, parse_config
-from llm.models import LoraOptions
+from llm.config.presets import presets
+from llm.config.train import TrainConfig, parse_config
+from llm.models.lora import LoraOptions
 from llm.planning.demand import Lengths
 from llm.planning.fitting import smallest_change
 from llm.planning.footprint import Footprint, load_architecture
@@ -18,7 +18,7 @@ from llm.planning.hardware import GIB, USABLE, Hardware
 from llm.planning.memory_plan import MemoryPlan, longest_row, plan_memory, sequences, with_settings
 from llm.planning.step_cost import LAYER_SECONDS, step_cost
 from tests.llm.architectures import write
-from tests.llm.models import tiny_qwen2
+from tests.llm.tiny_models import tiny_qwen2
 
 EIGHT = Hardware(8, 80 * GIB, "cuda", 312e12, here=False)
 ONE = Hardware(1, 24 * GIB, "cuda", 71e12, here=False)
@@ -54,7 +54,7 @@ def planned(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> Me
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in preset_names() if name != "chain"])
+@pytest.mark.parametrize("name", [name for name in presets() if name != "chain"])
 def test_presets_fit_the_hardware_that_they_name(
     name: str, footprints: dict[str, Footprint]
 ) -> None:
@@ -68,7 +68,7 @@ def test_presets_fit_the_hardware_that_they_name(
     assert small or plan_memory(config, footprint, quarter, Lengths(1024)).problems
 
 
-@pytest.mark.parametrize("name", [name for name in preset_names() if "7b" in name or "14b" in name])
+@pytest.mark.parametrize("name", [name for name in presets() if "7b" in name or "14b" in name])
 def test_presets_of_the_paper_differ_in_model_task_and_method_alone(name: str) -> None:
     config = parse_config([f"--config={name}"], "prog")
     models = {"olmo3-7b": "allenai/Olmo-3-7B-Instruct", "qwen2.5-14b": "Qwen/Qwen2.5-14B-Instruct"}

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from llm.rollouts import read_rollouts, rollout_files
+from llm.runs.rollout_records import read_rollouts, rollout_files
 from llm.tasks import ChainReasoning
-from llm.train import main
-from tests.llm.runs import metrics, train
+from llm.train.__main__ import main
 from tests.llm.small import byte_tokenizer
 from tests.llm.tasks.rows import SCHEMAS, write
+from tests.llm.training_runs import metrics, train
 
 
 def chains(folder: Path, options: dict[str, Any]) -> Path:

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpi.episodes import Prefix
-from llm.config import TrainConfig
-from llm.localizers import request
+from cpi.core.episodes import Prefix
+from llm.config.train import TrainConfig
+from llm.resets.prompted import request
 from llm.tasks import ChainReasoning, Example, Task, checked
-from llm.thoughts import Prompt, ThoughtLimits, ThoughtSimulator, encode
-from llm.verifiers import Verdict
-from tests.llm.runs import metrics, train
+from llm.thoughts.options import ThoughtLimits
+from llm.thoughts.simulator import Prompt, ThoughtSimulator, encode
+from llm.verifiers import Verification
 from tests.llm.small import EOS, Dictated, word_tokenizer
+from tests.llm.training_runs import metrics, train
 
 TOKENIZER = word_tokenizer(["a", "good", "odd", "</thought>"])
 
@@ -27,10 +28,10 @@ class Judge(Task):
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verdict]:
+    def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verification]:
         self.batches.append(len(completions))
         return [
-            Verdict(0.0, "timeout") if "odd" in text else Verdict(float("good" in text))
+            Verification(0.0, "timeout") if "odd" in text else Verification(float("good" in text))
             for text in completions
         ]
 
@@ -53,13 +54,16 @@ def test_one_batch_for_all_prefixes() -> None:
 
 WRONG: dict[str, tuple[Any, str]] = {
     "fails": (lambda e, c: 1 / 0, "task: Mine.verify: ZeroDivisionError: division by zero ("),
-    "too few": (lambda e, c: [Verdict(1.0)], "task: Mine.verify gives 1 verdicts for 2 compl"),
+    "too few": (lambda e, c: [Verification(1.0)], "task: Mine.verify gives 1 verdicts for 2 compl"),
     "numbers": (lambda e, c: [1.0, 0.0], "task: Mine.verify of 'x' is 1.0, not an llm.verifi"),
     "nan": (
-        lambda e, c: [Verdict(1.0), Verdict(float("nan"))],
+        lambda e, c: [Verification(1.0), Verification(float("nan"))],
         "task: Mine.verify of 'y' is Verdict(reward=nan, failure=''), not an",
     ),
-    "text": (lambda e, c: [Verdict("1")] * 2, "task: Mine.verify of 'x' is Verdict(reward='1'"),
+    "text": (
+        lambda e, c: [Verification("1")] * 2,
+        "task: Mine.verify of 'x' is Verdict(reward='1'",
+    ),
     "nothing": (lambda e, c: None, "task: Mine.verify: TypeError: 'NoneType' object is not iter"),
 }
 
@@ -83,7 +87,7 @@ def test_a_reward_is_a_verdict() -> None:
             return len(completion)
 
     examples = [Example("x", ""), Example("y", "")]
-    expected = [Verdict(1.0), Verdict(2.0)]
+    expected = [Verification(1.0), Verification(2.0)]
     assert checked.verify(Mine(), examples, ["a", "bb"]) == expected
     assert Mine().verify(examples, ["a", "bb"]) == expected
 

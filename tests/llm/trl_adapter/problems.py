@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cpi.episodes import Episode
-from llm.models import SHIPPED
+from cpi.core.episodes import Episode
+from llm.models.policy import SHIPPED
 from llm.tasks import ChainReasoning
 
 TASK = ChainReasoning(length=3, train=64)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import cpi
-from llm.losses import LossConfig
-from llm.rows import make_rows
-from llm.update import UpdateOptions, Updater
+from llm.learner.options import LossConfig, UpdateOptions
+from llm.learner.rows import make_rows
+from llm.learner.updater import PolicyUpdater
 from tests.llm.trl_adapter.problems import (
     correct,
     tokenizer,
@@ -111,7 +111,7 @@ def test_gradient_is_that_of_our_own_trainer(tmp_path: Path, loss_type: Any) -> 
     ).train()
     (groups,) = watch.collections
     optimizer = torch.optim.SGD(ours.parameters(), lr=1.0)
-    update = Updater(
+    update = PolicyUpdater(
         ours,
         optimizer,
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpi.collect import Collection
-from cpi.episodes import Episode
-from llm.models import SHIPPED
+from cpi.core.collect import Collection
+from cpi.core.episodes import Episode
+from llm.models.policy import SHIPPED
 from llm.trl_adapter import ResetRollouts
 from tests.llm.trl_adapter.problems import (
     ask,

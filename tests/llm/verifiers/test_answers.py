@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.verifiers import Verdict, make_verifier
+from llm.verifiers import Verification, make_verifier
 from llm.verifiers.answers import Choice, Exact, YesNo
 from llm.verifiers.boxed import last_boxed
 from llm.verifiers.numeric import Numeric, number
@@ -114,17 +114,17 @@ def test_choice(text: str, letter: str | None) -> None:
     verifier = Choice()
     assert verifier.stated(text) == letter
     for gold in "ABCDE":
-        assert verifier([gold], [text]) == [Verdict(float(gold == letter))]
+        assert verifier([gold], [text]) == [Verification(float(gold == letter))]
 
 
 def test_choice_of_some_letters() -> None:
     four = Choice(letters="ABCD")
     assert four([1, "(B)", "D"], ["B", "Answer: B", "Answer: E"]) == [
-        Verdict(1.0),
-        Verdict(1.0),
-        Verdict(0.0),
+        Verification(1.0),
+        Verification(1.0),
+        Verification(0.0),
     ]
-    assert four(["A"], ["The answer is A, E is wrong"]) == [Verdict(1.0)]
+    assert four(["A"], ["The answer is A, E is wrong"]) == [Verification(1.0)]
     for answer in ("E", 4, -1, "AB", "", None, True, 1.0):
         with pytest.raises(ValueError, match=r"^choice: the answer .* is none of the letters ABCD"):
             four.check_answer(answer)
@@ -195,8 +195,8 @@ EXACT = [
 
 @pytest.mark.parametrize(("gold", "text", "loosely", "strictly"), EXACT)
 def test_exact(gold: str, text: str, loosely: bool, strictly: bool) -> None:
-    assert Exact()([gold], [text]) == [Verdict(float(loosely))]
-    assert Exact(normalise=False)([gold], [text]) == [Verdict(float(strictly))]
+    assert Exact()([gold], [text]) == [Verification(float(loosely))]
+    assert Exact(normalise=False)([gold], [text]) == [Verification(float(strictly))]
 
 
 def test_exact_knows_its_answers() -> None:
@@ -270,16 +270,16 @@ NUMERIC: list[tuple[float | str, str, bool]] = [
 def test_numeric(gold: float | str, text: str, right: bool) -> None:
     verifier = Numeric()
     verifier.check_answer(gold)
-    assert verifier([gold], [text]) == [Verdict(float(right))]
+    assert verifier([gold], [text]) == [Verification(float(right))]
 
 
 def test_tolerances() -> None:
-    assert Numeric(relative=0.01)([100], ["101"]) == [Verdict(1.0)]
-    assert Numeric(relative=0.01)([100], ["101.1"]) == [Verdict(0.0)]
-    assert Numeric(relative=0, absolute=0.5)([100], ["100.5"]) == [Verdict(1.0)]
-    assert Numeric(relative=0, absolute=0)([0.1], ["0.1"]) == [Verdict(1.0)]
-    assert Numeric(explicit=True)([5], ["it is 5"]) == [Verdict(0.0)]
-    assert Numeric(explicit=True)([5], ["#### 5"]) == [Verdict(1.0)]
+    assert Numeric(relative=0.01)([100], ["101"]) == [Verification(1.0)]
+    assert Numeric(relative=0.01)([100], ["101.1"]) == [Verification(0.0)]
+    assert Numeric(relative=0, absolute=0.5)([100], ["100.5"]) == [Verification(1.0)]
+    assert Numeric(relative=0, absolute=0)([0.1], ["0.1"]) == [Verification(1.0)]
+    assert Numeric(explicit=True)([5], ["it is 5"]) == [Verification(0.0)]
+    assert Numeric(explicit=True)([5], ["#### 5"]) == [Verification(1.0)]
     for option in ({"relative": -1.0}, {"absolute": float("inf")}, {"relative": float("nan")}):
         with pytest.raises(ValueError, match=r"^numeric: (relative|absolute)="):
             Numeric(**option)
@@ -296,15 +296,18 @@ def test_whole_numbers_in_any_dress(value: int, form: str) -> None:
     text = form.format(value).replace("+-", "-")
     assert number(text) == pytest.approx(value, abs=1e-3)
     for dress in (r"\boxed{%s}", "#### %s", "The answer is %s.", "so it is %s", r"\boxed{\$%s}"):
-        assert Numeric()([value, value + 1], [dress % text] * 2) == [Verdict(1.0), Verdict(0.0)]
+        assert Numeric()([value, value + 1], [dress % text] * 2) == [
+            Verification(1.0),
+            Verification(0.0),
+        ]
 
 
 @settings(deadline=None)
 @given(st.text(max_size=200), st.sampled_from("ABCD"))
 def test_what_stands_before_a_statement_does_not_matter(text: str, letter: str) -> None:
     said = f"{text}\nAnswer: ({letter})"
-    assert Choice()([letter], [said]) == [Verdict(1.0)]
-    assert Exact(normalise=False)([letter], [rf"{text} \boxed{{{letter}}}"]) == [Verdict(1.0)]
+    assert Choice()([letter], [said]) == [Verification(1.0)]
+    assert Exact(normalise=False)([letter], [rf"{text} \boxed{{{letter}}}"]) == [Verification(1.0)]
 
 
 @pytest.mark.parametrize("name", ["choice", "yes_no", "exact", "numeric"])
@@ -342,11 +345,11 @@ def test_make_verifier_says_what_is_wrong() -> None:
     with pytest.raises(ValueError, match=re.escape("verifier: builtins:int gives a int, not")):
         make_verifier("builtins:int")
     own = make_verifier("tests.llm.verifiers.test_answers:always", reward=0.5)
-    assert own(["a"], ["b"]) == [Verdict(0.5)]
+    assert own(["a"], ["b"]) == [Verification(0.5)]
 
 
 def always(reward: float) -> Any:
-    return lambda answers, completions: [Verdict(reward) for _ in completions]
+    return lambda answers, completions: [Verification(reward) for _ in completions]
 
 
 def test_answers_and_completions_are_as_many() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llm.fences import end_of_thought, without_delimiters
-from llm.localizers import parse
+from llm.resets.prompted import parse
+from llm.tasks.delimiters import end_of_thought, without_delimiters
 from llm.verifiers.answers import Choice, Exact, YesNo
 from llm.verifiers.boxed import last_boxed
 from llm.verifiers.code_blocks import program

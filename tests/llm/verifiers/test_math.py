@@ -15,14 +15,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm.verifiers import Verdict, make_verifier
+from llm.verifiers import Verification, make_verifier
 from llm.verifiers.math_worker import equal, judge, tidy, words
 from llm.verifiers.maths import LONGEST, MathVerifier, Pair, Worker
 from tests.llm.verifiers.math_pairs import DEVIATIONS, RIGHT, WRONG
 from tests.llm.verifiers.programs import none_left, processes
 
 PROJECT = Path(__file__).parents[3]
-RIGHT_VERDICT, WRONG_VERDICT, TIMEOUT = Verdict(1.0), Verdict(0.0), Verdict(0.0, "timeout")
+RIGHT_VERDICT, WRONG_VERDICT, TIMEOUT = (
+    Verification(1.0),
+    Verification(0.0),
+    Verification(0.0, "timeout"),
+)
 ENDLESS = r"\boxed{9^{9^{9^9}}}"
 
 
@@ -75,7 +79,7 @@ def test_the_table(verifier: MathVerifier) -> None:
 def test_known_deviations(
     verifier: MathVerifier, gold: str, answer: str, right: bool, why: str
 ) -> None:
-    assert verifier([gold], [rf"\boxed{{{answer}}}"]) == [Verdict(float(right))]
+    assert verifier([gold], [rf"\boxed{{{answer}}}"]) == [Verification(float(right))]
 
 
 def test_every_right_answer_is_equal_to_itself(verifier: MathVerifier) -> None:
@@ -167,7 +171,7 @@ def test_text_around_a_box_does_not_matter(
     gold, answer = pair
     boxed = rf"\boxed{{{answer}}}"
     alone, within = verifier([gold] * 2, [boxed, f"{before} {boxed}{after}"])
-    assert alone == within == Verdict(float(pair in RIGHT))
+    assert alone == within == Verification(float(pair in RIGHT))
 
 
 @settings(max_examples=25, deadline=None)
@@ -234,7 +238,7 @@ def test_a_timeout_is_no_wrong_answer_and_costs_the_others_nothing(hasty: MathVe
 
 
 def test_long_answers_never_reach_a_worker(hasty: MathVerifier) -> None:
-    long = Verdict(0.0, "too long")
+    long = Verification(0.0, "too long")
     assert hasty(["1"], [rf"\boxed{{{'1' * 10**6}}}"]) == [long]
     assert hasty(["1" * (LONGEST + 1)], [r"\boxed{1}"]) == [long]
     assert hasty(["1"], ["9" * 10**6]) == [WRONG_VERDICT]
@@ -285,7 +289,7 @@ def test_a_pair_that_kills_every_worker_is_a_crash(monkeypatch: pytest.MonkeyPat
     killer = "import os\nprint('{\"ready\": true}', flush=True)\ninput()\nos.abort()"
     monkeypatch.setattr("llm.verifiers.maths._WORKER", killer)
     worker = Worker(timeout=20.0, memory=1 << 30)
-    assert worker.judge(Pair("1", "1", True)) == Verdict(0.0, "crash")
+    assert worker.judge(Pair("1", "1", True)) == Verification(0.0, "crash")
     assert worker.process is None
 
 
@@ -300,7 +304,7 @@ def test_ctrl_c_leaves_no_stale_reply(hasty: MathVerifier) -> None:
 
 
 def test_threads_may_call(hasty: MathVerifier) -> None:
-    found: list[list[Verdict]] = []
+    found: list[list[Verification]] = []
     threads = [
         threading.Thread(
             target=lambda: found.append(hasty(["1", "2"], [r"\boxed{1}", r"\boxed{3}"]))

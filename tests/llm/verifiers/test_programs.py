@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llm.verifiers import Verdict, make_verifier
+from llm.verifiers import Verification, make_verifier
 from llm.verifiers import sandbox as sandboxes
 from llm.verifiers.code_blocks import program
 from llm.verifiers.programs import CodeVerifier, read_tests, same_output
@@ -20,7 +20,7 @@ from tests.llm.verifiers.programs import none_left, processes, sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="programs run on Linux only")
 
-PASS, FAIL = Verdict(1.0), Verdict(0.0)
+PASS, FAIL = Verification(1.0), Verification(0.0)
 
 
 @pytest.fixture(params=["bwrap", pytest.param("namespaces", marks=pytest.mark.slow), "plain"])
@@ -185,7 +185,7 @@ def test_expected_answers_are_nowhere(verifier: CodeVerifier) -> None:
 def test_a_clock_that_runs_out_is_no_wrong_answer(verifier: CodeVerifier) -> None:
     texts = [fenced("import time\ntime.sleep(60)"), "no program", fenced("print(2 * int(input()))")]
     verifier.limits = verifier.limits._replace(wall=2.0)
-    assert verifier([DOUBLE] * 3, texts) == [Verdict(0.0, "timeout"), FAIL, PASS]
+    assert verifier([DOUBLE] * 3, texts) == [Verification(0.0, "timeout"), FAIL, PASS]
 
 
 def test_a_sandbox_that_fails_is_no_wrong_answer() -> None:
@@ -193,10 +193,10 @@ def test_a_sandbox_that_fails_is_no_wrong_answer() -> None:
     verifier.limits = verifier.limits._replace(memory=1 << 20)
     # So little memory that not even the first line can be written is the program's misfortune...
     verdict = verifier([DOUBLE], [fenced("print(2 * int(input()))")])[0]
-    assert verdict in (FAIL, Verdict(0.0, "sandbox"))
+    assert verdict in (FAIL, Verification(0.0, "sandbox"))
     # ...but an interpreter that is gone is not.
     verifier.sandbox = sandboxes.Sandbox("plain", "/bin/false")
-    assert verifier([DOUBLE], [fenced("print(1)")]) == [Verdict(0.0, "sandbox")]
+    assert verifier([DOUBLE], [fenced("print(1)")]) == [Verification(0.0, "sandbox")]
 
 
 def test_the_share_of_tests() -> None:
@@ -221,7 +221,7 @@ def test_a_program_that_takes_all_its_time_is_not_run_on_every_test(
     verifier.limits = verifier.limits._replace(wall=60.0)
     tests = stdin(*((str(i), str(i)) for i in range(9)))
     source = "n = int(input())\nwhile n in (1, 3, 4): pass\nprint(n)"
-    assert verifier([tests], [fenced(source)]) == [Verdict(2 / 9)]
+    assert verifier([tests], [fenced(source)]) == [Verification(2 / 9)]
     assert ran == ["0", "1", "2", "3", "4"]
 
 

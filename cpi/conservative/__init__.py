@@ -1,0 +1,1 @@
+"""Conservative policy iteration with exact or sampled choices."""

@@ -1,0 +1,257 @@
+"""Policy choosers: where a candidate comes from, and how well its advantage is known.
+
+The exact chooser reads the values. The sampled ones see resets only: on-policy states accepted with
+probability w, from each of which one uniformly random action is taken and π is followed to the end.
+Half of the resets choose the candidate, the other half measure its advantage
+
+    𝔸̂_w = mean of |A| (π'(a|s) − π(a|s)) (G − b),
+
+G the return from the reset on and b the mean return there in the first half, so that the choice
+does not flatter its own estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpi.conservative.confidence import empirical_bernstein, hoeffding
+from cpi.core.resets import accept
+from cpi.exact.improvement import coverage
+from cpi.exact.policies import deterministic_policy, greedy_policy, uniform_policy
+from cpi.exact.values import Evaluation
+from cpi.tabular.simulator import TabularSimulator
+from envs.tabular import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Resets:
+    """Accepted resets: step, state, the uniform action taken, the return G from there on, (n,).
+
+    `drawn` counts all reset states asked for, accepted or not; `steps` all environment steps.
+    """
+
+    step: NDArray[np.intp]
+    state: NDArray[np.intp]
+    action: NDArray[np.intp]
+    ret: FloatArray
+    drawn: int
+    steps: int
+
+    def __len__(self) -> int:
+        return len(self.ret)
+
+    def part(self, rows: slice) -> Resets:
+        """Some of the resets; the costs stay with the whole."""
+        arrays = (self.step[rows], self.state[rows], self.action[rows], self.ret[rows])
+        return Resets(*arrays, 0, 0)
+
+
+def draw_resets(
+    evaluation: Evaluation,
+    weights: FloatArray,
+    rng: np.random.Generator,
+    *,
+    accepted: int,
+    most: int = 100_000_000,
+) -> Resets:
+    """Simulate until `accepted` resets are accepted, blindly: a refused state costs its walk.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Of a policy with a finite horizon; only its policy is used.
+    weights : array (H, S)
+        w in [0, 1]; terminal states are never accepted.
+    accepted : int
+        How many to return.
+    most : int
+        Give up after drawing so many.
+
+    Raises
+    ------
+    ValueError
+        If `most` draws do not yield enough.
+    """
+    mdp, policy = evaluation.mdp, evaluation.policy
+    onpolicy = TabularSimulator(mdp, policy)
+    probe = TabularSimulator(mdp, policy, first=uniform_policy(mdp))
+    table = np.broadcast_to(weights, (onpolicy.horizon, mdp.num_states))
+    parts: list[Resets] = []
+    found = drawn = steps = 0
+    while found < accepted:
+        if drawn >= most:
+            raise ValueError(
+                f"resets: {found} of {accepted} accepted in {drawn} draws; "
+                "p_w is too small: lower tau, or ask for fewer"
+            )
+        expected = (accepted - found) / max((found + 1) / (drawn + 1), 1e-3)
+        batch = int(np.clip(1.1 * expected, 64, 200_000))
+        starts = rng.choice(mdp.num_states, size=batch, p=mdp.start)
+        walk = onpolicy.walk(starts, np.zeros(batch, dtype=np.intp), rng)
+        w = np.where(walk.states >= 0, table[np.arange(onpolicy.horizon), walk.states], 0.0)
+        rows, at = accept(w, rng)
+        # Draws after the last one needed never happened.
+        rows, at = rows[: accepted - found], at[: accepted - found]
+        spent = batch if found + len(rows) < accepted else int(rows[-1]) + 1
+        states = walk.states[rows, at].astype(np.intp)
+        tail = probe.walk(states, at, rng)
+        first = tail.actions[np.arange(len(rows)), at].astype(np.intp)
+        parts.append(Resets(at, states, first, tail.rewards.sum(axis=1), 0, 0))
+        found, drawn = found + len(rows), drawn + spent
+        steps += int(walk.ends[:spent].sum()) + int((tail.ends - at).sum())
+    step, state, action, ret = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("step", "state", "action", "ret")
+    )
+    return Resets(step, state, action, ret, drawn, steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A candidate, its advantage 𝔸_w as measured, and a lower confidence bound of that."""
+
+    candidate: FloatArray
+    advantage: float
+    lower: float
+    accepted: int = 0
+    drawn: int = 0
+    steps: int = 0
+
+
+Chooser = Callable[[Evaluation, FloatArray, np.random.Generator], Choice]
+
+
+def exact_greedy(evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator) -> Choice:
+    """The greedy policy, its advantage exactly: the best any chooser can do."""
+    candidate = np.broadcast_to(greedy_policy(evaluation.Q), evaluation.A.shape)
+    gains = coverage(evaluation, weights * evaluation.A.max(axis=-1))
+    advantage = gains / max(coverage(evaluation, weights), 1e-300)
+    return Choice(candidate, advantage, advantage)
+
+
+def sampled(
+    resets: int,
+    policy_class: Literal["shared", "per_state"],
+    *,
+    delta: float = 0.05,
+    bound: Literal["bernstein", "hoeffding", "none"] = "bernstein",
+) -> Chooser:
+    """A chooser that sees `resets` accepted resets.
+
+    Parameters
+    ----------
+    resets : int
+        At least 4.
+    policy_class : {"shared", "per_state"}
+        "Play action y everywhere", one y for all states; or an action of its own for each (h, s)
+        that was met, π where none was.
+    delta : float
+        The lower bound of the advantage holds with probability 1 − δ.
+    bound : {"bernstein", "hoeffding", "none"}
+        Confidence bound behind `Choice.lower`; "none" trusts the estimate.
+
+    Raises
+    ------
+    ValueError
+        If an argument is none of these.
+    """
+    if resets < 4:
+        raise ValueError(f"resets: {resets} is below 4, two to choose with and two to measure")
+    if policy_class not in ("shared", "per_state"):
+        raise ValueError(f"policy_class: {policy_class!r} is neither 'shared' nor 'per_state'")
+    if bound not in ("bernstein", "hoeffding", "none"):
+        raise ValueError(f"bound: {bound!r} is not 'bernstein', 'hoeffding' or 'none'")
+
+    def choose(evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator) -> Choice:
+        data = draw_resets(evaluation, weights, rng, accepted=resets)
+        half = data.part(slice(0, resets // 2))
+        pick = shared_candidate if policy_class == "shared" else per_state_candidate
+        candidate = pick(evaluation, half)
+        other = data.part(slice(resets // 2, None))
+        samples = advantage_samples(evaluation, candidate, other, mean_returns(evaluation, half))
+        mean = float(samples.mean())
+        # A sample is |A| (π' − π) (G − b): its first factor is within ±1, the second within ±H r.
+        mdp = evaluation.mdp
+        assert mdp.horizon is not None
+        width = 2 * mdp.num_actions * mdp.horizon * mdp.reward_width
+        radius = {
+            "bernstein": lambda: empirical_bernstein(samples, width, delta),
+            "hoeffding": lambda: hoeffding(len(samples), width, delta),
+            "none": lambda: 0.0,
+        }[bound]()
+        return Choice(candidate, mean, mean - radius, len(data), data.drawn, data.steps)
+
+    return choose
+
+
+def advantage_samples(
+    evaluation: Evaluation, candidate: FloatArray, resets: Resets, baseline: FloatArray
+) -> FloatArray:
+    """|A| (π'(a|s) − π(a|s)) (G − b) of each reset, shape (n,): their mean estimates 𝔸_w.
+
+    A baseline b of the step and state, shape (H, S), changes no expectation, because π' − π sums to
+    0 over the actions; that of `mean_returns` over other resets takes out what the state decides.
+    """
+    shape = evaluation.A.shape
+    where = (resets.step, resets.state, resets.action)
+    difference = np.broadcast_to(candidate, shape)[where]
+    difference = difference - np.broadcast_to(evaluation.policy, shape)[where]
+    centred = resets.ret - baseline[resets.step, resets.state]
+    return np.asarray(evaluation.mdp.num_actions * difference * centred)
+
+
+def mean_returns(evaluation: Evaluation, resets: Resets) -> FloatArray:
+    """Mean return of the resets at each (h, s), shape (H, S).
+
+    Where there is none, the middle of what the remaining steps can return: any baseline between
+    the extremes keeps G − b within ±H r.
+    """
+    mdp = evaluation.mdp
+    assert mdp.horizon is not None
+    left = mdp.horizon - np.arange(mdp.horizon)
+    middle = np.repeat(left * sum(mdp.reward_range) / 2, mdp.num_states)
+    shape = evaluation.A.shape[:2]
+    cells = np.ravel_multi_index((resets.step, resets.state), shape)
+    counts = np.bincount(cells, minlength=shape[0] * shape[1])
+    sums = np.bincount(cells, weights=resets.ret, minlength=shape[0] * shape[1])
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), middle)
+    return np.asarray(means.reshape(shape))
+
+
+def shared_candidate(evaluation: Evaluation, resets: Resets) -> FloatArray:
+    """Play everywhere the action whose resets returned most on average."""
+    return _constant(evaluation, int(np.argmax(_means(evaluation, resets, None))))
+
+
+def per_state_candidate(evaluation: Evaluation, resets: Resets) -> FloatArray:
+    """Play at each (h, s) the action whose resets there returned most; π where none was made."""
+    mdp = evaluation.mdp
+    shape = evaluation.A.shape
+    cells = np.ravel_multi_index((resets.step, resets.state), shape[:2])
+    means = _means(evaluation, resets, cells).reshape(shape)
+    met = np.isfinite(means).any(axis=-1, keepdims=True)
+    best = deterministic_policy(means.argmax(axis=-1), mdp.num_actions)
+    return np.where(met, best, evaluation.policy)
+
+
+def _constant(evaluation: Evaluation, action: int) -> FloatArray:
+    actions = np.full(evaluation.A.shape[:-1], action)
+    return deterministic_policy(actions, evaluation.mdp.num_actions)
+
+
+def _means(evaluation: Evaluation, resets: Resets, cells: NDArray[np.intp] | None) -> FloatArray:
+    """Mean return per action (A,), or per cell and action (H·S, A); −∞ where there is none."""
+    num_actions = evaluation.mdp.num_actions
+    num_cells = 1 if cells is None else int(np.prod(evaluation.A.shape[:2]))
+    index = resets.action if cells is None else cells * num_actions + resets.action
+    size = num_cells * num_actions
+    counts = np.bincount(index, minlength=size)
+    sums = np.bincount(index, weights=resets.ret, minlength=size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.where(counts > 0, sums / counts, -np.inf)
+    return means if cells is None else means.reshape(num_cells, num_actions)

@@ -1,0 +1,250 @@
+"""Conservative policy iteration with resets, exact or sampled.
+
+    repeat   w     reset weights of the current π         (random | oracle | self)
+             π', 𝔸̂_w                                      (a chooser, from resets accepted ∝ w)
+             stop if 𝔸̂_w is too small to be told from 0    (Kakade & Langford's rule)
+             α     from the advantage that can be trusted  (a step rule)
+             π  ←  (1 − α w) π + α w π'
+
+There is nothing to resample in a terminal state, so none is ever accepted: p_w of random resets is
+the share of time before the end. Every iteration records the exact J, p_π and true gain beside what
+the method itself knew, and its three costs: accepted resets, all resets drawn, environment steps.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cpi.conservative.choosers import Chooser, exact_greedy
+from cpi.conservative.step_sizes import StepRule, step_size
+from cpi.exact.improvement import check_tau, coverage, improvable_mask
+from cpi.exact.policies import check_policy, mixture
+from cpi.exact.update import Update
+from cpi.exact.values import Evaluation, evaluate, tolerance
+from envs.tabular import FloatArray, TabularMDP
+
+#: Reset weights (H, S) or (S,) of the current policy.
+ResetWeights = Callable[[Evaluation], FloatArray]
+
+
+def random_resets(evaluation: Evaluation) -> FloatArray:
+    """w ≡ 1: CPI-RR."""
+    return np.ones(evaluation.A.shape[:-1])
+
+
+def oracle_resets(tau: float) -> ResetWeights:
+    """w = 1[I_τ]: CPI-CARO. All zeros once nothing is improvable by more than τ.
+
+    Raises
+    ------
+    ValueError
+        If τ is not a number ≥ 0.
+    """
+    check_tau(tau)
+
+    def weights(evaluation: Evaluation) -> FloatArray:
+        return improvable_mask(evaluation, tau).astype(np.float64)
+
+    weights.tau = tau  # type: ignore[attr-defined]
+    return weights
+
+
+def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
+    """The oracle through a localizer: recall t on I_τ, elsewhere what makes the precision q.
+
+    The false-positive rate is f = t p (1−q) / (q p'), with p = p_π(τ) the current coverage and p'
+    that of the other states that are not terminal; where π visits none the precision is 1.
+
+    Raises
+    ------
+    ValueError
+        If τ is not a number ≥ 0, or precision or recall is outside (0, 1]; when called, if no f ≤ 1
+        gives that precision: it cannot be below p t / (p t + p').
+    """
+    check_tau(tau)
+    for name, value in (("precision", precision), ("recall", recall)):
+        if not 0 < value <= 1:
+            raise ValueError(f"{name}: {value} is not in (0, 1]")
+
+    def weights(evaluation: Evaluation) -> FloatArray:
+        improvable = improvable_mask(evaluation, tau)
+        p = coverage(evaluation, improvable)
+        rest = coverage(evaluation, ~evaluation.mdp.terminal & ~improvable)
+        spare = recall * p * (1 - precision) / precision
+        if rest > 0 and spare > rest * (1 + 1e-12):
+            least = p * recall / (p * recall + rest)
+            raise ValueError(
+                f"precision: {precision} is below {least:.4g}, what accepting every other state "
+                f"gives at p = {p:.4g}, recall {recall}"
+            )
+        return np.where(improvable, recall, min(spare / rest, 1.0) if rest > 0 else 0.0)
+
+    weights.tau = tau  # type: ignore[attr-defined]
+    return weights
+
+
+class Iteration(NamedTuple):
+    """One update.
+
+    J is the return before it and `gain` the true change; `p` is the coverage p_π(τ), `p_w` the
+    accepted fraction; `advantage` is 𝔸_w as the chooser measured it, `lower` what it could trust,
+    `certificate` the gain guaranteed from that, at the exact p_w. An episode is charged whole, also
+    where one of its states was wanted: that is how language models are sampled.
+    """
+
+    iteration: int
+    J: float
+    p: float
+    p_w: float
+    advantage: float
+    lower: float
+    alpha: float
+    certificate: float
+    gain: float
+    accepted: int
+    drawn: int
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Iterations, the final policy, and why the run ended; prints as a table."""
+
+    iterations: list[Iteration]
+    policy: FloatArray
+    J: float
+    stopped: str
+
+    def save(self, path: str | Path) -> None:
+        """Write the iterations as CSV."""
+        with Path(path).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(Iteration._fields)
+            writer.writerows(self.iterations)
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table(*Iteration._fields, caption=f"final J = {self.J:.6g}; {self.stopped}")
+        for row in self.iterations:
+            table.add_row(*(f"{v:,}" if isinstance(v, int) else f"{v:.4g}" for v in row))
+        return table
+
+    def __str__(self) -> str:
+        from cpi.reporting.tables import plain
+
+        return plain(self)
+
+
+def run_cpi(
+    mdp: TabularMDP,
+    policy: FloatArray,
+    *,
+    resets: ResetWeights = random_resets,
+    chooser: Chooser = exact_greedy,
+    step: str | StepRule | None = None,
+    iterations: int = 50,
+    tau: float | None = None,
+    epsilon: float = 0.0,
+    seed: int = 0,
+) -> Run:
+    """Conservative policy iteration from `policy`.
+
+    Parameters
+    ----------
+    mdp : TabularMDP
+        With a finite horizon for sampled choosers and masked resets; discounted MDPs take random
+        resets and the exact chooser.
+    policy : array (S, A) or (H, S, A)
+    resets : function of an Evaluation
+        `random_resets`, `oracle_resets(tau)`, `self_resets(tau, precision, recall)`, or yours.
+    chooser : Chooser
+    step : str or function, optional
+        A rule of `cpi.conservative.step_sizes`; by default the certified one ("masked", or "kl" if
+        discounted).
+    iterations : int
+    tau : float, optional
+        Threshold at which p_π is recorded: that of the reset rule, if it has one, or 0.
+    epsilon : float
+        Kakade & Langford's stopping rule: stop when the measured advantage is below 2ε/3. With
+        ε = 0 the run stops when nothing is left to trust: the lower bound is ≤ 0.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If an option does not fit the MDP.
+    """
+    rng = np.random.default_rng(seed)
+    level = getattr(resets, "tau", 0.0) if tau is None else tau
+    rule = step if step is not None else ("masked" if mdp.horizon else "kl")
+    evaluation = evaluate(mdp, check_policy(mdp, policy))
+    rows: list[Iteration] = []
+    stopped = f"all {iterations} iterations done"
+    for number in range(iterations):
+        weights = np.asarray(resets(evaluation), dtype=np.float64)
+        if mdp.horizon is None and (weights != 1).any():
+            raise ValueError(f"{mdp!r}: masked resets need a horizon; use mdp.with_time(horizon=H)")
+        if mdp.horizon is not None:
+            weights = weights * ~mdp.terminal
+        if coverage(evaluation, weights) <= 0:
+            stopped = "no state that π visits is accepted: nothing improvable is left"
+            break
+        choice = chooser(evaluation, weights, rng)
+        update = Update(evaluation, choice.candidate, weights=weights, tau=level)
+        if choice.advantage < 2 * epsilon / 3 or choice.lower <= tolerance(mdp):
+            stopped = f"advantage {choice.advantage:.4g} (at least {choice.lower:.4g}): too small"
+            alpha = 0.0
+        else:
+            alpha = step_size(rule, update, choice.lower)
+        after = evaluate(mdp, mixture(evaluation.policy, choice.candidate, alpha, weights))
+        rows.append(
+            Iteration(
+                number,
+                evaluation.J,
+                update.p,
+                update.p_w,
+                choice.advantage,
+                choice.lower,
+                alpha,
+                certificate(update, alpha, choice.lower),
+                after.J - evaluation.J,
+                choice.accepted,
+                choice.drawn,
+                choice.steps,
+            )
+        )
+        if alpha == 0.0:
+            break
+        evaluation = after
+    return Run(rows, evaluation.policy, evaluation.J, stopped)
+
+
+def certificate(update: Update, alpha: float, advantage: float) -> float:
+    """Guaranteed gain of the step α if 𝔸_w ≥ `advantage`: the largest that a bound gives.
+
+    Finite horizon: the masked bound or that for bounded returns, at the exact p_w,
+    p_w (αH𝔸_w − α²H(H−1) min(Hr/2, R)). Discounted, w ≡ 1: the span form of K&L's Thm 4.1, or
+    Pirotta's bound or CPO's along the mixture; ε, Δ, D and TV exact. It is negative where the step
+    is longer than any bound allows.
+    """
+    if update.mdp.horizon is not None:
+        h = update.H
+        spread = float(update.base.Q.max() - update.base.Q.min())
+        worst = min(h * update.r_max / 2, spread)
+        return update.p_w * (alpha * h * advantage - alpha**2 * h * (h - 1) * worst)
+    g = update.gamma
+    span = float(np.ptp(update.a))
+    moved = np.abs(update.candidate - update.base.policy).sum(axis=-1)
+    penalty = min(
+        g * span / ((1 - g) * (1 - g * (1 - alpha))),
+        g * float(moved.max()) * span / (2 * (1 - g) ** 2),
+        g * span * float((update.d * moved).sum()) / (2 * (1 - g) ** 2),
+    )
+    return alpha * advantage / (1 - g) - alpha**2 * penalty

@@ -1,0 +1,124 @@
+"""Step sizes of conservative policy iteration: α from an advantage, measured or exact.
+
+Each rule is the maximiser of a bound of `cpi.bounds`, or the step with which a bound is quoted. It
+takes the update (for exact ε, Δ and D, which only an exact evaluation knows, and for H, γ and the
+reward width, which everybody knows) and the advantage to trust: 𝔸 of random resets in the
+discounted rules, 𝔸_w in the finite ones, or a lower confidence bound of it. An advantage ≤ 0 gives
+α = 0: nothing is guaranteed, nothing is done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from cpi.exact.update import Update
+
+StepRule = Callable[[Update, float], float]
+
+
+def kl_step(u: Update, advantage: float) -> float:
+    """(1−γ)²𝔸/(4R): Kakade & Langford 2002, Cor 4.2, unnormalised."""
+    return _divide((1 - u.gamma) ** 2 * advantage, 4 * u.r_max)
+
+
+def kl_maximiser(u: Update, advantage: float) -> float:
+    """Maximiser of Kakade & Langford's Thm 4.1 in α, with the exact ε."""
+    return _mixture_maximiser(u, advantage, 2 * float(np.abs(u.a).max()))
+
+
+def span_maximiser(u: Update, advantage: float) -> float:
+    """The same with the span of a for 2ε: a longer step, equally safe."""
+    return _mixture_maximiser(u, advantage, float(np.ptp(u.a)))
+
+
+def _mixture_maximiser(u: Update, advantage: float, spread: float) -> float:
+    # d/dα of α𝔸 − γ spread α²/x, x = 1−γ+γα, vanishes at x² = (1−γ)² spread/(spread − 𝔸).
+    g = u.gamma
+    if advantage >= spread or g == 0:
+        return 1.0
+    return (1 - g) * (math.sqrt(spread / (spread - advantage)) - 1) / g
+
+
+def uspi_step(u: Update, advantage: float) -> float:
+    """(1−γ)𝔸/(γDΔ): Pirotta et al. 2013, Cor 4.1."""
+    distance = float(np.abs(u.candidate - u.base.policy).sum(axis=-1).max())
+    return _divide((1 - u.gamma) * advantage, u.gamma * distance * float(np.ptp(u.a)))
+
+
+def cpo_maximiser(u: Update, advantage: float) -> float:
+    """(1−γ)𝔸/(4γ ε E_d TV): maximiser of Achiam et al. 2017, Cor 1, along the mixture."""
+    tv = 0.5 * np.abs(u.candidate - u.base.policy).sum(axis=-1)
+    mean_tv = float((u.d * tv).sum())
+    largest = float(np.abs(u.a).max())
+    return _divide((1 - u.gamma) * advantage, 4 * u.gamma * largest * mean_tv)
+
+
+def masked_step(u: Update, advantage: float) -> float:
+    """𝔸_w/(H²r): certifies p_w𝔸_w²/(2Hr) (Samanta et al. 2026, Thm 1; constants ours)."""
+    return _divide(advantage, u.H**2 * u.r_max)
+
+
+def masked_maximiser(u: Update, advantage: float) -> float:
+    """𝔸_w/(H(H−1)r): maximiser of the masked bound itself."""
+    return _divide(advantage, u.H * (u.H - 1) * u.r_max)
+
+
+def returns_step(u: Update, advantage: float) -> float:
+    """𝔸_w/(2HR) for V and Q in a range of width R: certifies p_w𝔸_w²/(4R)."""
+    return _divide(advantage, 2 * u.H * float(u.base.Q.max() - u.base.Q.min()))
+
+
+def full_step(u: Update, advantage: float) -> float:
+    """1: policy iteration where the candidate is greedy; no certificate."""
+    return 1.0
+
+
+def fixed_step(alpha: float) -> StepRule:
+    """The rule that always answers `alpha` in [0, 1]; no certificate.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` is outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: {alpha} is not in [0, 1]")
+    return lambda u, advantage: alpha
+
+
+def _divide(numerator: float, denominator: float) -> float:
+    return math.inf if denominator <= 0 else numerator / denominator
+
+
+DISCOUNTED: dict[str, StepRule] = {
+    "kl": kl_step,
+    "kl-max": kl_maximiser,
+    "span-max": span_maximiser,
+    "uspi": uspi_step,
+    "cpo-max": cpo_maximiser,
+}
+FINITE: dict[str, StepRule] = {
+    "masked": masked_step,
+    "masked-max": masked_maximiser,
+    "returns": returns_step,
+}
+ANYWHERE: dict[str, StepRule] = {"full": full_step}
+
+
+def step_size(rule: str | StepRule, update: Update, advantage: float) -> float:
+    """α in [0, 1] of a rule, by name or as a function.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or belongs to the other kind of MDP.
+    """
+    if isinstance(rule, str):
+        known = ANYWHERE | (DISCOUNTED if update.mdp.horizon is None else FINITE)
+        if rule not in known:
+            raise ValueError(f"step: {rule!r} is none of {', '.join(known)} for {update.mdp!r}")
+        rule = known[rule]
+    return min(1.0, max(0.0, rule(update, advantage))) if advantage > 0 else 0.0

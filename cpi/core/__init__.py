@@ -1,0 +1,1 @@
+"""The abstractions that both worlds share: prefixes, episodes, reset rules, plans, advantages."""

@@ -1,0 +1,148 @@
+"""How a method spends its rollouts: group plans, and the table of algorithms.
+
+An algorithm is a plan and a reset rule. `ALGORITHMS` is read by both worlds; a `World` says which
+oracle and which localizer they mean there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from cpi.core.resets import (
+    Localizer,
+    OracleReset,
+    RandomReset,
+    ResetRule,
+    SelfReset,
+)
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Rollouts per start: a fresh group, and groups that share a reset prefix.
+
+    Parameters
+    ----------
+    fresh : int
+        Size of the fresh group. With 0, `resets` seed episodes are rolled out first, which are not
+        trained on but counted.
+    resets : int
+        Number of reset groups.
+    per_reset : int
+        Size of each.
+    seeds : {"failed", "any"}
+        Which episodes may be reset: failures (RRPO, SRPO), or all (theory).
+    choice : {"random", "deepest"}
+        Which of them are, when there are more than `resets`: random ones (the paper), or those
+        with the latest reset step (short continuations: equal tokens buy more of them).
+
+    Raises
+    ------
+    ValueError
+        If a number is negative or nothing would be trained on.
+    """
+
+    fresh: int
+    resets: int = 0
+    per_reset: int = 0
+    seeds: Literal["failed", "any"] = "failed"
+    choice: Literal["random", "deepest"] = "random"
+
+    def __post_init__(self) -> None:
+        for name in ("fresh", "resets", "per_reset"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}: {value!r} is not a whole number ≥ 0")
+        if (self.resets == 0) != (self.per_reset == 0):
+            raise ValueError(
+                f"resets={self.resets} and per_reset={self.per_reset}: give both, or neither"
+            )
+        if self.rollouts == 0:
+            raise ValueError("fresh=0 and resets=0: nothing would be rolled out")
+        if self.seeds not in ("failed", "any"):
+            raise ValueError(f"seeds: {self.seeds!r} is neither 'failed' nor 'any'")
+        if self.choice not in ("random", "deepest"):
+            raise ValueError(f"choice: {self.choice!r} is neither 'random' nor 'deepest'")
+
+    @property
+    def rollouts(self) -> int:
+        """Episodes trained on per start."""
+        return self.fresh + self.resets * self.per_reset
+
+
+class World(NamedTuple):
+    """What a world brings to the table: its oracle, with its default mask, and its localizer."""
+
+    oracle: OracleReset | None = None
+    localizer: Localizer | None = None
+
+
+def random_reset(world: World) -> ResetRule:
+    """Reset to any step."""
+    return RandomReset()
+
+
+def self_reset(world: World) -> ResetRule:
+    """Reset where the world's localizer says."""
+    if world.localizer is None:
+        raise ValueError("localizer: the algorithm needs one, and this world names none")
+    return SelfReset(world.localizer)
+
+
+def oracle_reset(world: World) -> ResetRule:
+    """Reset where the world's oracle says."""
+    if world.oracle is None:
+        raise ValueError("oracle: the algorithm needs one, and this world names none")
+    return world.oracle
+
+
+class Algorithm(NamedTuple):
+    """A plan, and the reset rule it means in a world.
+
+    Attributes
+    ----------
+    plan : GroupPlan
+    rule : function
+        From a `World` to the reset rule.
+    needs : tuple of {"localizer", "oracle"}
+        What the rule takes from the world; a world makes nothing else for it.
+    about : str
+        What is compared, for somebody who has not read of it.
+    """
+
+    plan: GroupPlan
+    rule: Callable[[World], ResetRule] = random_reset
+    needs: tuple[Literal["localizer", "oracle"], ...] = ()
+    about: str = "whole completions, and continuations from resets, are compared within groups"
+
+
+#: Plan of RRPO and SRPO in the paper: a fresh group of four, and one reset group of four.
+_HALF = GroupPlan(fresh=4, resets=1, per_reset=4)
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "grpo": Algorithm(
+        GroupPlan(fresh=8),
+        about="whole completions of a prompt are compared with one another",
+    ),
+    "rrpo": Algorithm(
+        _HALF,
+        about="failed completions are reset to a random step, and continuations from there are "
+        "compared, beside whole completions",
+    ),
+    "srpo": Algorithm(
+        _HALF,
+        self_reset,
+        ("localizer",),
+        "failed completions are reset to the step that a localizer names as the first wrong one, "
+        "and continuations from there are compared, beside whole completions",
+    ),
+    "oracle": Algorithm(
+        _HALF,
+        oracle_reset,
+        ("oracle",),
+        "failed completions are reset to a step that an oracle knows, and continuations from there "
+        "are compared, beside whole completions",
+    ),
+}

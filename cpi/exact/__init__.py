@@ -1,0 +1,1 @@
+"""Exact quantities of finite MDPs: values, occupancy, optimal policies, updates."""

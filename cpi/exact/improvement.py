@@ -1,0 +1,116 @@
+"""Where a policy can be improved, and how much of that a reset rule sees.
+
+    a_h(s)  = E_{a∼π'} A_h(s,a)           advantage of a candidate π' over π in a state
+    I_τ     = {(h,s) : max_a A_h(s,a) > τ}                       improvable set
+    p_w     = E_{d^π} w,   𝔸_w = E_{ν_w} a,   ν_w ∝ d^π·w        of reset weights w in [0, 1]
+
+p_π(τ) is p_w at w = 1[I_τ]; the policy advantage 𝔸 of Kakade & Langford is 𝔸_w at w ≡ 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cpi.exact.linear import resolvent
+from cpi.exact.policies import check_policy, policy_transitions
+from cpi.exact.values import Evaluation, forward, tolerance
+from envs.tabular import FloatArray
+
+
+def candidate_advantage(evaluation: Evaluation, candidate: ArrayLike) -> FloatArray:
+    """a = E_{a∼π'} A^π, shape (S,) or (H, S)."""
+    policy = check_policy(evaluation.mdp, candidate, what="candidate")
+    return np.asarray((policy * evaluation.A).sum(axis=-1))
+
+
+def check_tau(tau: float) -> None:
+    """Raise ValueError unless τ is a number ≥ 0."""
+    if not tau >= 0:
+        raise ValueError(f"tau: {tau} is not a number ≥ 0")
+
+
+def improvable_mask(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
+    """I_τ as a mask of shape (S,) or (H, S), possibly empty; rounding is no advantage."""
+    return np.asarray(evaluation.A.max(axis=-1) > max(tau, tolerance(evaluation.mdp)))
+
+
+def improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
+    """I_τ as a mask of shape (S,) or (H, S), not empty.
+
+    Raises
+    ------
+    ValueError
+        If τ is negative, or no state has an advantage above it.
+    """
+    check_tau(tau)
+    mask = improvable_mask(evaluation, tau)
+    if not mask.any():
+        raise ValueError(
+            f"tau: no state has an advantage above {tau:g} "
+            f"(the largest is {evaluation.A.max():.4g}); "
+            "choose a smaller one"
+        )
+    return mask
+
+
+def coverage(evaluation: Evaluation, weights: ArrayLike) -> float:
+    """p_w = E_{d^π} w, the fraction of visited states a reset rule accepts; p_π(τ) for I_τ."""
+    return float((evaluation.occupancy * np.asarray(weights, dtype=np.float64)).sum())
+
+
+def policy_advantage(
+    evaluation: Evaluation, candidate: ArrayLike, weights: ArrayLike = 1.0
+) -> float:
+    """𝔸_w, the candidate's mean advantage over accepted reset states.
+
+    Raises
+    ------
+    ValueError
+        If the weights accept no visited state, p_w = 0.
+    """
+    p = coverage(evaluation, weights)
+    if p <= 0:
+        raise ValueError("weights: accept no state that the policy visits (p_w = 0)")
+    a = candidate_advantage(evaluation, candidate)
+    return coverage(evaluation, a * np.asarray(weights)) / p
+
+
+def switch_free_mass(evaluation: Evaluation, switch: ArrayLike) -> FloatArray:
+    """Mass of on-policy trajectories that have not switched before reaching (h, s).
+
+    Parameters
+    ----------
+    switch : array (S,) or (H, S)
+        Probability of switching on a visit: α w for the masked mixture.
+
+    Returns
+    -------
+    array (S,) or (H, S)
+        E_π[1(s_h = s) Π_{t<h} (1 − switch)]; discounted: its sum over h weighted by γ^h.
+    """
+    mdp = evaluation.mdp
+    keep = 1.0 - np.asarray(switch, dtype=np.float64)
+    if mdp.horizon is not None:
+        shape = (mdp.horizon, mdp.num_states)
+        return forward(mdp, evaluation.policy, mdp.start, np.broadcast_to(keep, shape))
+    assert mdp.discount is not None
+    transitions = policy_transitions(mdp, evaluation.policy)
+    keep = np.broadcast_to(keep, (mdp.num_states,))[:, None]
+    thinned = transitions.multiply(keep) if mdp.is_sparse else transitions * keep
+    return resolvent(thinned, mdp.discount).solve_transposed(mdp.start)
+
+
+def visit_probability(evaluation: Evaluation, mask: ArrayLike) -> float:
+    """Pr_π(the trajectory meets the set `mask`), shape (S,) or (H, S).
+
+    A discounted trajectory is one that goes on with probability γ after each step.
+    """
+    member = np.asarray(mask, dtype=np.float64)
+    return float((switch_free_mass(evaluation, member) * member).sum())
+
+
+def default_tau(evaluation: Evaluation) -> float | None:
+    """Half the largest advantage; None where the policy cannot be improved."""
+    largest = float(evaluation.A.max())
+    return largest / 2 if largest > tolerance(evaluation.mdp) else None

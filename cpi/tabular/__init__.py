@@ -1,0 +1,1 @@
+"""The tabular world: simulator, policy gradients and their exact moments, a learner."""

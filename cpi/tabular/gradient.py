@@ -1,0 +1,401 @@
+"""Softmax policy gradients from groups: sampled, and exactly, mean and variance.
+
+A policy π = softmax(θ), θ of shape (S, A), collects groups (`cpi.collect`) and moves along
+
+    g = (1/N) Σ_groups Σ_i Â_i φ_i,     φ_i = Σ_{steps of the suffix} ∇_θ log π(a|s),
+
+N the number of trained episodes, Â the advantage within the group. Steps of a shared prefix
+contribute exactly nothing.
+
+`exact_moments` gives E g and E‖g − E g‖² with no sampling error. Given the returns in a group its
+episodes are independent, so it suffices to sum over how often each return occurs, with the mean and
+the mean square of φ given that return; those come from enumerating single trajectories. A reset
+group depends on the fresh group only through the seed episode that was cut, which is a uniform
+draw among its failures: the covariance of the two needs E[φ(ξ)·M(ξ)] over seeds ξ, M(ξ) being the
+mean of the reset group that grows from ξ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpi.core.advantages import Scale, group_advantages
+from cpi.core.collect import Group
+from cpi.core.episodes import Episode, Prefix
+from cpi.core.plans import GroupPlan
+from cpi.core.resets import ResetRule
+from envs.tabular import FloatArray, TabularMDP
+
+#: More trajectories than this are refused: choose a shorter horizon or fewer branches.
+MAX_PATHS = 100_000
+#: More combinations of returns within a group than this are refused, too.
+MAX_TERMS = 200_000
+
+
+def _check_stationary(policy: FloatArray) -> None:
+    if policy.ndim != 2:
+        raise ValueError(f"policy: shape {policy.shape}; a softmax policy has shape (S, A)")
+
+
+def softmax_policy(theta: FloatArray) -> FloatArray:
+    """π(a|s) ∝ exp θ(s, a), shape (S, A)."""
+    weights = np.exp(theta - theta.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def score(policy: FloatArray, steps: NDArray[np.integer]) -> FloatArray:
+    """Σ ∇_θ log π(a|s) over (state, action) steps of shape (n, 2); the result has shape (S, A)."""
+    gradient = np.zeros_like(policy)
+    states, actions = np.asarray(steps, dtype=np.intp).reshape(-1, 2).T
+    np.add.at(gradient, (states, actions), 1.0)
+    np.add.at(gradient, states, -policy[states])
+    return gradient
+
+
+def group_gradient(
+    policy: FloatArray, groups: Sequence[Group], scale: Scale = "group"
+) -> FloatArray:
+    """The estimate g of shape (S, A) from one collection."""
+    _check_stationary(policy)
+    gradient = np.zeros_like(policy)
+    total = sum(len(group.episodes) for group in groups)
+    advantages = group_advantages([group.returns for group in groups], scale)
+    for group, weights in zip(groups, advantages, strict=True):
+        for episode, advantage in zip(group.episodes, weights, strict=True):
+            suffix = np.asarray(episode.steps)[group.prefix.length :]
+            gradient += advantage / total * score(policy, suffix)
+    return gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """All trajectories from one (step, state): probability, return from there on, score, steps.
+
+    `features` are flattened scores, shape (T, S·A); `steps` holds arrays (n, 2).
+    """
+
+    probability: FloatArray
+    returns: FloatArray
+    features: FloatArray
+    steps: list[NDArray[np.intp]]
+
+    @property
+    def mean_length(self) -> float:
+        """Expected number of steps."""
+        return float(self.probability @ [len(steps) for steps in self.steps])
+
+    @cached_property
+    def values(self) -> FloatArray:
+        """Distinct returns to nine decimals, shape (m,)."""
+        return np.unique(np.round(self.returns, 9))
+
+    @cached_property
+    def joint(self) -> FloatArray:
+        """P(path and return), shape (m, T): each path in the row of its return."""
+        own = np.round(self.returns, 9) == self.values[:, None]
+        return np.asarray(own * self.probability)
+
+    @cached_property
+    def by_value(self) -> FloatArray:
+        """P(path | return), shape (m, T)."""
+        return np.asarray(self.joint / self.value_probability[:, None])
+
+    @cached_property
+    def value_probability(self) -> FloatArray:
+        """P(return), shape (m,)."""
+        return np.asarray(self.joint.sum(axis=1))
+
+    def given_value(self, quantity: FloatArray) -> FloatArray:
+        """E[quantity | return] for a quantity of shape (T, …); the result is (m, …)."""
+        return np.asarray(np.tensordot(self.by_value, quantity, axes=1), dtype=np.float64)
+
+
+def enumerate_paths(mdp: TabularMDP, policy: FloatArray, state: int, step: int = 0) -> Paths:
+    """Every trajectory of positive probability from `state` at `step`, to the end of the episode.
+
+    Raises
+    ------
+    ValueError
+        If there are more than `MAX_PATHS`, or the MDP is discounted.
+    """
+    if mdp.horizon is None:
+        raise ValueError(f"{mdp!r}: trajectories need a horizon; use mdp.with_time(horizon=H)")
+    _check_stationary(policy)
+    probability: list[float] = []
+    returns: list[float] = []
+    steps: list[NDArray[np.intp]] = []
+    stack: list[tuple[float, float, int, tuple[tuple[int, int], ...]]] = [(1.0, 0.0, state, ())]
+    while stack:
+        p, collected, s, taken = stack.pop()
+        if step + len(taken) == mdp.horizon or mdp.terminal[s]:
+            if len(steps) == MAX_PATHS:
+                raise ValueError(f"{mdp!r}: over {MAX_PATHS} trajectories; shorten the horizon")
+            probability.append(p)
+            returns.append(collected)
+            steps.append(np.array(taken, dtype=np.intp).reshape(-1, 2))
+            continue
+        for a in np.flatnonzero(policy[s]):
+            for following, q in zip(*mdp.successors(s, int(a)), strict=True):
+                stack.append(
+                    (
+                        p * policy[s, a] * q,
+                        collected + mdp.rewards[s, a],
+                        int(following),
+                        (*taken, (s, int(a))),
+                    )
+                )
+    features = np.array([score(policy, path).ravel() for path in steps])
+    return Paths(np.array(probability), np.array(returns), features, steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Exact moments of g for one plan and rule.
+
+    Attributes
+    ----------
+    mean : array (S, A)
+        E g.
+    variance : float
+        E‖g − E g‖², summed over the entries of θ.
+    steps : float
+        Expected environment steps generated, seeds that are not trained on included.
+    """
+
+    mean: FloatArray
+    variance: float
+    steps: float
+
+    def signal(self, gradient: FloatArray) -> float:
+        """First-order gain in J per unit of ‖step‖: E g · ∇J / ‖∇J‖."""
+        return float((self.mean * gradient).sum() / np.linalg.norm(gradient))
+
+    def snr(self, gradient: FloatArray) -> float:
+        """Signal over noise, E g · ∇J / (‖∇J‖ sqrt(variance)), of one collection per start.
+
+        Averaging over B starts multiplies it by sqrt(B), so (snr₁/snr₂)² is the ratio of the
+        numbers of collections at which two methods are equally reliable.
+        """
+        return self.signal(gradient) / math.sqrt(self.variance)
+
+
+def policy_gradient(mdp: TabularMDP, policy: FloatArray) -> FloatArray:
+    """∇_θ J of a softmax policy, shape (S, A), by enumeration: E[return · φ]."""
+    total = np.zeros(policy.size)
+    for s in np.flatnonzero(mdp.start):
+        paths = enumerate_paths(mdp, policy, int(s))
+        total += mdp.start[s] * (paths.probability * paths.returns) @ paths.features
+    return np.asarray(total.reshape(policy.shape))
+
+
+def exact_moments(
+    mdp: TabularMDP,
+    policy: FloatArray,
+    plan: GroupPlan,
+    rule: ResetRule,
+    *,
+    scale: Scale = "group",
+    success: float = 1.0,
+) -> Moments:
+    """E g, its variance and its cost, for a collection from one start drawn from ρ.
+
+    Parameters
+    ----------
+    mdp : TabularMDP
+        Finite horizon, small enough to enumerate.
+    policy : array (S, A)
+    plan : GroupPlan
+        With `choice="random"`.
+    rule : ResetRule
+    scale : {"group", "none"}
+    success : float
+        Return from which on an episode is no failure.
+
+    Raises
+    ------
+    ValueError
+        If the plan chooses the deepest reset or the scale is that of the batch (both tie episodes
+        together in ways this sum does not follow), or there are too many trajectories.
+    """
+    if plan.choice != "random" or scale == "batch":
+        raise ValueError("exact moments cover choice='random' and scale 'group' or 'none'")
+    mean = np.zeros(policy.size)
+    square = steps = 0.0
+    for s in np.flatnonzero(mdp.start):
+        part = _Start(mdp, policy, int(s), plan, rule, scale, success)
+        m, sq, cost = part.from_seeds() if plan.fresh == 0 else part.from_fresh()
+        mean += mdp.start[s] * m
+        square += mdp.start[s] * sq
+        steps += mdp.start[s] * cost
+    mean, square = mean / plan.rollouts, square / plan.rollouts**2
+    return Moments(mean.reshape(policy.shape), square - float(mean @ mean), steps)
+
+
+def _check_size(size: int, paths: Paths) -> None:
+    terms = math.comb(size + len(paths.values) - 1, size)
+    if terms > MAX_TERMS:
+        raise ValueError(
+            f"a group of {size} with {len(paths.values)} distinct returns has {terms:,} outcomes, "
+            f"more than {MAX_TERMS:,}: use smaller groups, or a world with fewer returns"
+        )
+
+
+def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """All ways to write `total` as an ordered sum of `parts` counts."""
+    if parts == 1:
+        yield (total,)
+        return
+    for first in range(total + 1):
+        for rest in compositions(total - first, parts - 1):
+            yield (first, *rest)
+
+
+def multinomial(counts: Sequence[int], probability: FloatArray) -> float:
+    """P(these counts) in Σ counts independent draws."""
+    ways = math.factorial(sum(counts))
+    for count in counts:
+        ways //= math.factorial(count)
+    return ways * float(np.prod(probability ** np.asarray(counts)))
+
+
+def _advantages(paths: Paths, counts: Sequence[int], scale: Scale) -> FloatArray:
+    """Â of an episode with each return, in a group with these counts; 0 where the count is 0."""
+    group = np.repeat(paths.values, counts)
+    first = np.minimum(np.cumsum(counts) - np.asarray(counts), len(group) - 1)
+    return np.where(np.asarray(counts) > 0, group_advantages([group], scale)[0][first], 0.0)
+
+
+def _fresh_moments(paths: Paths, size: int, scale: Scale) -> tuple[FloatArray, float]:
+    """E h and E‖h‖² of h = Σ_i Â_i φ_i over one i.i.d. group."""
+    _check_size(size, paths)
+    mu = paths.given_value(paths.features)
+    squares = paths.given_value((paths.features**2).sum(axis=1))
+    mean, square = np.zeros(mu.shape[1]), 0.0
+    for counts in compositions(size, len(paths.values)):
+        p = multinomial(counts, paths.value_probability)
+        advantages = _advantages(paths, counts, scale)
+        mean += p * (np.asarray(counts) * advantages) @ mu
+        square += p * _square(np.asarray(counts), advantages, mu, squares)
+    return mean, square
+
+
+def _square(
+    counts: FloatArray, advantages: FloatArray, mu: FloatArray, squares: FloatArray
+) -> float:
+    """E‖Σ_i Â_i φ_i‖² given the counts of returns: independent given the returns."""
+    total = (counts * advantages) @ mu
+    own = (counts * advantages**2) @ (squares - (mu**2).sum(axis=1))
+    return float(total @ total + own)
+
+
+class _Start:
+    """The sums for one start state."""
+
+    def __init__(
+        self,
+        mdp: TabularMDP,
+        policy: FloatArray,
+        start: int,
+        plan: GroupPlan,
+        rule: ResetRule,
+        scale: Scale,
+        success: float,
+    ) -> None:
+        self.plan, self.scale = plan, scale
+        self.paths = paths = enumerate_paths(mdp, policy, start)
+        failed = paths.values < success - 1e-9
+        self.eligible = failed if plan.seeds == "failed" else np.ones_like(failed)
+        if not plan.resets:
+            return
+        # The reset group that grows from each trajectory ξ: E h, E‖h‖², expected cost.
+        self.fallback = (*_fresh_moments(paths, plan.per_reset, scale), paths.mean_length)
+        origin = Prefix(start)
+        episodes = [
+            Episode(origin, steps, float(ret), bool(ret < success - 1e-9), len(steps))
+            for steps, ret in zip(paths.steps, paths.returns, strict=True)
+        ]
+        cache: dict[tuple[int, int], tuple[FloatArray, float, float]] = {}
+        means, squares, costs = [], [], []
+        for seed, w in zip(paths.steps, rule.weights(episodes), strict=True):
+            kept = [(1.0, self.fallback)]
+            if len(seed) and w.sum() > 0:
+                kept = []
+                for k in np.flatnonzero(w):
+                    key = (int(seed[k][0]), int(k))
+                    if key not in cache:
+                        tail = enumerate_paths(mdp, policy, *key)
+                        moments = _fresh_moments(tail, plan.per_reset, scale)
+                        cache[key] = (*moments, tail.mean_length)
+                    kept.append((w[k] / w.sum(), cache[key]))
+            means.append(sum(p * moments[0] for p, moments in kept))
+            squares.append(sum(p * moments[1] for p, moments in kept))
+            costs.append(sum(p * moments[2] for p, moments in kept))
+        reset_means = np.array(means)
+        self.reset_mean = paths.given_value(reset_means)
+        self.reset_square = paths.given_value(np.array(squares))
+        self.reset_cost = paths.given_value(np.array(costs))
+        self.product = paths.given_value((paths.features * reset_means).sum(axis=1))
+
+    def from_fresh(self) -> tuple[FloatArray, float, float]:
+        """E h, E‖h‖² and cost of a fresh group and the resets among its eligible episodes."""
+        paths, plan = self.paths, self.plan
+        _check_size(plan.fresh, paths)
+        mu = paths.given_value(paths.features)
+        squares = paths.given_value((paths.features**2).sum(axis=1))
+        mean, square, cost = np.zeros(mu.shape[1]), 0.0, plan.fresh * paths.mean_length
+        for counts in compositions(plan.fresh, len(paths.values)):
+            p = multinomial(counts, paths.value_probability)
+            advantages = _advantages(paths, counts, self.scale)
+            fresh = (counts * advantages) @ mu
+            mean += p * fresh
+            square += p * _square(np.asarray(counts), advantages, mu, squares)
+            if not plan.resets:
+                continue
+            pool = np.asarray(counts) * self.eligible
+            m, sq, c = self._resets(pool)
+            mean += p * m
+            square += p * sq
+            cost += p * c
+            # Covariance with the fresh group: the seed's own score is one of its terms.
+            used = min(plan.resets, int(pool.sum()))
+            share = pool / max(pool.sum(), 1)
+            others = fresh - advantages[:, None] * mu
+            with_seed = (others * self.reset_mean).sum(axis=1) + advantages * self.product
+            square += 2 * p * used * float(share @ with_seed)
+            square += 2 * p * (plan.resets - used) * float(fresh @ self.fallback[0])
+        return mean, square, cost
+
+    def from_seeds(self) -> tuple[FloatArray, float, float]:
+        """The same where seeds come first: as many as resets, rolled out but not trained on."""
+        paths, plan = self.paths, self.plan
+        mean, square = np.zeros(paths.features.shape[1]), 0.0
+        cost = plan.resets * paths.mean_length
+        for counts in compositions(plan.resets, len(paths.values)):
+            p = multinomial(counts, paths.value_probability)
+            m, sq, c = self._resets(np.asarray(counts) * self.eligible)
+            mean, square, cost = mean + p * m, square + p * sq, cost + p * c
+        return mean, square, cost
+
+    def _resets(self, pool: FloatArray) -> tuple[FloatArray, float, float]:
+        """E h, E‖h‖² and cost of all reset groups, given the eligible episodes of each return."""
+        plan, total = self.plan, int(pool.sum())
+        used = min(plan.resets, total)
+        unused = plan.resets - used
+        share = pool / max(total, 1)
+        one = share @ self.reset_mean
+        mean = used * one + unused * self.fallback[0]
+        square = used * float(share @ self.reset_square) + unused * self.fallback[1]
+        square += unused * (unused - 1) * float(self.fallback[0] @ self.fallback[0])
+        square += 2 * used * unused * float(one @ self.fallback[0])
+        if used > 1:  # two seeds are different episodes: drawn without replacement
+            sums = pool @ self.reset_mean
+            pairs = float(sums @ sums) - float(pool @ (self.reset_mean**2).sum(axis=1))
+            square += used * (used - 1) * pairs / (total * (total - 1))
+        cost = used * float(share @ self.reset_cost) + unused * self.fallback[2]
+        return mean, square, plan.per_reset * cost

@@ -1,0 +1,143 @@
+"""Tabular GRPO, RRPO, SRPO and the oracle: a plan, a rule, and a softmax policy-gradient learner.
+
+    groups = collect(simulator, starts, plan, rule, rng);   θ ← θ + lr · g(groups)
+
+It is the loop of the language-model trainer, on a policy table, with J known exactly throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cpi.core.advantages import Scale
+from cpi.core.collect import Ledger, collect
+from cpi.core.plans import ALGORITHMS, GroupPlan, World
+from cpi.core.resets import NoisyLocalizer, OracleReset, ResetRule
+from cpi.exact.improvement import default_tau
+from cpi.exact.optimal import optimal
+from cpi.exact.values import Evaluation, evaluate
+from cpi.tabular.gradient import group_gradient, softmax_policy
+from cpi.tabular.simulator import TabularOracle, TabularSimulator
+from envs.tabular import FloatArray, TabularMDP
+
+#: Quality of the tabular world's stand-in for a model that localizes its own errors.
+RECALL, FALSE_POSITIVE = 0.8, 0.1
+
+
+def tabular_world(evaluation: Evaluation) -> World:
+    """The tabular world's meaning of "oracle" and "self", for the current policy.
+
+    The oracle resets at improvable states, advantage above half the largest; the localizer is the
+    first-error oracle seen through noise.
+    """
+    oracle = TabularOracle(evaluation)
+    return World(
+        OracleReset(oracle, "improvable", default_tau(evaluation) or 0.0),
+        NoisyLocalizer(OracleReset(oracle, "first_error"), RECALL, FALSE_POSITIVE),
+    )
+
+
+class Progress(NamedTuple):
+    """After an update: exact J, ‖g‖, and the costs so far."""
+
+    iteration: int
+    J: float
+    grad_norm: float
+    ledger: Ledger
+
+
+@dataclass(frozen=True, eq=False)
+class LearningRun:
+    """Learning curve and final logits θ, shape (S, A); prints as a table."""
+
+    progress: list[Progress]
+    theta: FloatArray
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        costs = Ledger().to_json()
+        table = Table("iteration", "J", "grad_norm", *costs)
+        for row in self.progress:
+            numbers = (f"{n:,}" for n in row.ledger.to_json().values())
+            table.add_row(str(row.iteration), f"{row.J:.4f}", f"{row.grad_norm:.3g}", *numbers)
+        return table
+
+    def __str__(self) -> str:
+        from cpi.reporting.tables import plain
+
+        return plain(self)
+
+
+def learn(
+    mdp: TabularMDP,
+    algorithm: str = "srpo",
+    *,
+    theta: FloatArray | None = None,
+    plan: GroupPlan | None = None,
+    rule: Callable[[Evaluation], ResetRule] | None = None,
+    iterations: int = 100,
+    starts: int = 16,
+    lr: float = 1.0,
+    scale: Scale = "group",
+    success: float | None = None,
+    seed: int = 0,
+) -> LearningRun:
+    """Train a softmax policy.
+
+    Parameters
+    ----------
+    mdp : TabularMDP
+        With a finite horizon.
+    algorithm : {"grpo", "rrpo", "srpo", "oracle"}
+        A line of `cpi.ALGORITHMS`.
+    theta : array (S, A), optional
+        Initial logits; zeros (the uniform policy) by default.
+    plan, rule : optional
+        Override those of the algorithm; the rule is made anew for each policy.
+    iterations, starts : int
+        Updates, and start states per update (a "batch of prompts").
+    lr : float
+        Step along g.
+    scale : {"group", "batch", "none"}
+        Normalisation of the advantages.
+    success : float, optional
+        Return from which on an episode is no failure; by default the best expected return J*.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If the algorithm is unknown, or the MDP is discounted.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+    plan = ALGORITHMS[algorithm].plan if plan is None else plan
+    if success is None:
+        success = float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0])
+    theta = np.zeros(mdp.rewards.shape) if theta is None else np.array(theta, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    progress: list[Progress] = []
+    ledger = Ledger()
+    for number in range(iterations):
+        policy = softmax_policy(theta)
+        simulator = TabularSimulator(mdp, policy, success=success)
+        evaluation = evaluate(mdp, policy)
+        here = None
+        if plan.resets:
+            here = (
+                ALGORITHMS[algorithm].rule(tabular_world(evaluation))
+                if rule is None
+                else rule(evaluation)
+            )
+        groups = collect(simulator, simulator.draw_starts(starts, rng), plan, here, rng)
+        gradient = group_gradient(policy, groups, scale)
+        theta = theta + lr * gradient
+        ledger = ledger + groups.ledger
+        J = evaluate(mdp, softmax_policy(theta)).J
+        progress.append(Progress(number + 1, J, float(np.linalg.norm(gradient)), ledger))
+    return LearningRun(progress, theta)

@@ -1,0 +1,208 @@
+"""A tabular MDP as a `Simulator`, vectorised over episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cpi.core.episodes import Episode, Prefix
+from cpi.exact.optimal import optimal
+from cpi.exact.policies import check_policy
+from cpi.exact.values import Evaluation, evaluate, tolerance
+from envs.tabular import FloatArray, TabularMDP
+
+
+class Walk(NamedTuple):
+    """N trajectories as arrays over the steps of the horizon.
+
+    `states` and `actions` hold −1 and `rewards` 0 before a trajectory's first step and after its
+    last; `ends`, shape (N,), is the step after the last one.
+    """
+
+    states: NDArray[np.int32]
+    actions: NDArray[np.int32]
+    rewards: FloatArray
+    ends: NDArray[np.intp]
+
+
+class Rows:
+    """Draws from many distributions at once: row r of a table, given u in [0, 1).
+
+    The rows' cumulative sums are laid end to end, row r on [r, r + 1), so one binary search serves
+    any mix of rows.
+    """
+
+    def __init__(self, table: FloatArray | sparse.csr_array) -> None:
+        rows = sparse.csr_array(table, copy=True)
+        rows.eliminate_zeros()
+        self.outcomes = rows.indices.astype(np.int32)
+        counts = np.diff(rows.indptr)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        total = np.cumsum(rows.data)
+        before = np.concatenate([[0.0], total])[rows.indptr[:-1]]
+        self.upper = owner + np.minimum(total - before[owner], 1.0)
+        self.upper[rows.indptr[1:] - 1] = np.arange(len(counts)) + 1.0  # no gap from rounding
+
+    def draw(self, rows: NDArray[np.intp], u: FloatArray) -> NDArray[np.int32]:
+        """One outcome per entry of `rows`."""
+        # Adding a large row number could round u up to 1.
+        position = np.minimum(rows + u, np.nextafter(rows + 1.0, 0.0))
+        return self.outcomes[np.searchsorted(self.upper, position, side="right")]
+
+
+class TabularOracle:
+    """What exact values know about episodes of a policy, for `cpi.core.resets.OracleReset`.
+
+    A step is an *error* if it gives up optimal value: Q*_h(s, a) < V*_h(s).
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        mdp = evaluation.mdp
+        if mdp.horizon is None:
+            raise ValueError(f"{mdp!r}: episodes need a horizon; use mdp.with_time(horizon=H)")
+        self.best = evaluation.A.max(axis=-1)
+        self.best[self.best <= tolerance(mdp)] = 0.0  # rounding is no improvement
+        Q = evaluate(mdp, optimal(mdp).policy).Q
+        self.wrong = Q < Q.max(axis=-1, keepdims=True) - tolerance(mdp)
+
+    def improvement(self, episode: Episode) -> FloatArray:
+        """max_a A^π in the state of each step, shape (n,)."""
+        states = np.asarray(episode.steps)[:, 0]
+        return np.asarray(self.best[np.arange(len(states)), states])
+
+    def errors(self, episode: Episode) -> NDArray[np.bool_]:
+        """Which steps are errors, shape (n,)."""
+        states, actions = np.asarray(episode.steps).T
+        return np.asarray(self.wrong[np.arange(len(states)), states, actions])
+
+
+class TabularSimulator:
+    """Rolls a policy out in a finite-horizon MDP.
+
+    Episodes end at the horizon or in a terminal state. An episode fails if its return stays below
+    `success`.
+
+    Parameters
+    ----------
+    mdp : TabularMDP
+        With a finite horizon.
+    policy : array (S, A) or (H, S, A)
+    success : float
+        Return from which on an episode is no failure.
+    first : array (S, A) or (H, S, A), optional
+        Another policy for the first step after the prefix: uniform, to estimate Q of each action.
+
+    Raises
+    ------
+    ValueError, cpi.PolicyError
+        If the MDP is discounted, or a policy does not fit it.
+    """
+
+    def __init__(
+        self,
+        mdp: TabularMDP,
+        policy: FloatArray,
+        *,
+        success: float = 1.0,
+        first: FloatArray | None = None,
+    ) -> None:
+        if mdp.horizon is None:
+            raise ValueError(f"{mdp!r}: simulation needs a horizon; use mdp.with_time(horizon=H)")
+        self.mdp, self.horizon, self.success = mdp, mdp.horizon, success
+        self.policy = check_policy(mdp, policy)
+        self._actions = self._rows(self.policy)
+        self._first = self._actions if first is None else self._rows(check_policy(mdp, first))
+        self._next = Rows(mdp.flat)
+        self._terminal = mdp.terminal
+
+    def _rows(self, policy: FloatArray) -> Rows:
+        shape = (self.horizon, *self.mdp.rewards.shape)
+        return Rows(np.broadcast_to(policy, shape).reshape(-1, self.mdp.num_actions))
+
+    def draw_starts(self, n: int, rng: np.random.Generator) -> list[int]:
+        """`n` start states from ρ."""
+        return [int(s) for s in rng.choice(self.mdp.num_states, size=n, p=self.mdp.start)]
+
+    def walk(
+        self, states: NDArray[np.integer], steps: NDArray[np.integer], rng: np.random.Generator
+    ) -> Walk:
+        """Trajectories from (step, state) pairs, arrays (N,), to the end of the episode.
+
+        A trajectory's randomness is its own row of `rng`'s stream: it depends on its place in the
+        batch, not on what happens to the others.
+        """
+        num = len(states)
+        uniform = rng.random((num, self.horizon, 2))
+        seen = np.full((num, self.horizon), -1, dtype=np.int32)
+        taken = np.full((num, self.horizon), -1, dtype=np.int32)
+        rewards = np.zeros((num, self.horizon))
+        state = np.asarray(states, dtype=np.intp).copy()
+        begin = np.asarray(steps, dtype=np.intp)
+        alive = ~self._terminal[state]
+        ends = np.where(alive, self.horizon, begin)
+        for h in range(int(begin.min(initial=self.horizon)), self.horizon):
+            live = np.flatnonzero(alive & (begin <= h))
+            here = state[live]
+            rows = h * self.mdp.num_states + here
+            action = self._actions.draw(rows, uniform[live, h, 0])
+            if self._first is not self._actions:
+                opening = begin[live] == h
+                action[opening] = self._first.draw(rows[opening], uniform[live[opening], h, 0])
+            seen[live, h], taken[live, h] = here, action
+            rewards[live, h] = self.mdp.rewards[here, action]
+            following = self._next.draw(here * self.mdp.num_actions + action, uniform[live, h, 1])
+            state[live] = following
+            ended = live[self._terminal[following]]
+            alive[ended], ends[ended] = False, h + 1
+        return Walk(seen, taken, rewards, ends)
+
+    def rollout(
+        self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
+    ) -> list[list[Episode]]:
+        """`n` episodes from each prefix; steps are arrays (length, 2) of (state, action).
+
+        Raises
+        ------
+        ValueError
+            If a prefix keeps steps but not the state that they led to, or starts in no state of
+            the MDP.
+        """
+        for number, prefix in enumerate(prefixes):
+            if prefix.length and prefix.state is None:
+                raise ValueError(
+                    f"prefix {number}: keeps {prefix.length} steps but not the state they led to"
+                )
+        origins = [p.start if p.state is None else p.state for p in prefixes]
+        for number, state in enumerate(origins):
+            if not 0 <= state < self.mdp.num_states:
+                raise ValueError(
+                    f"prefix {number}: state {state} is not in 0 … S−1 of {self.mdp!r}"
+                )
+        begin = np.repeat([p.length for p in prefixes], n).astype(np.intp)
+        walk = self.walk(np.repeat(np.asarray(origins, dtype=np.intp), n), begin, rng)
+        steps = np.stack([walk.states, walk.actions], axis=2)
+        for number, prefix in enumerate(prefixes):
+            if prefix.length:
+                rows = slice(number * n, (number + 1) * n)
+                steps[rows, : prefix.length] = prefix.steps
+                walk.rewards[rows, : len(prefix.rewards)] = prefix.rewards
+        returns = walk.rewards.sum(axis=1)
+        flat = [
+            Episode(prefix, kept[:end], ret, failed, cost, states[:end], rewards[:end])
+            for prefix, kept, states, rewards, end, ret, failed, cost in zip(
+                (prefix for prefix in prefixes for _ in range(n)),
+                steps,
+                steps[..., 0],
+                walk.rewards,
+                walk.ends.tolist(),
+                returns.tolist(),
+                (returns < self.success - 1e-9).tolist(),
+                (walk.ends - begin).tolist(),
+                strict=True,
+            )
+        ]
+        return [flat[number * n : (number + 1) * n] for number in range(len(prefixes))]

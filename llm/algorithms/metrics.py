@@ -1,0 +1,61 @@
+"""Metrics of a collection, in TRL's names where TRL has one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cpi.core.collect import Collection
+from envs.tabular import FloatArray
+from llm.learner.rows import Row
+from llm.thoughts.simulator import is_cut, token_ids
+
+
+def collection_metrics(
+    collection: Collection, advantages: Sequence[FloatArray], rows: Sequence[Row]
+) -> dict[str, float]:
+    """What was sampled in a step.
+
+    `reward` and `completions/*` are over all trained episodes, whose length includes a reset
+    prefix. `fresh/reward` is what the policy does with a prompt: over the first group of each, if
+    those are fresh ones (a second one is drawn of prompts that do not fail). `entropy` is the
+    mean surprisal of the sampled tokens, an unbiased estimate of the policy's entropy a token.
+    `thoughts/mean` counts the thoughts of an episode: 1 throughout means that no delimiter occurs.
+    `reset/position` is the share of the seed's thoughts that a reset kept, `reset/correction_rate`
+    the share of its continuations that succeed.
+    """
+    episodes = [episode for group in collection for episode in group.episodes]
+    lengths = np.array([len(token_ids(episode.steps)) for episode in episodes])
+    spread = [float(np.std(group.returns, ddof=1)) for group in collection]
+    surprisals = np.concatenate([row.logprobs for row in rows])
+    metrics = {
+        "reward": float(np.mean([episode.ret for episode in episodes])),
+        "reward_std": float(np.mean(spread)),
+        "frac_reward_zero_std": float(np.mean([not a.any() for a in advantages])),
+        "completions/mean_length": float(lengths.mean()),
+        "completions/min_length": float(lengths.min()),
+        "completions/max_length": float(lengths.max()),
+        "completions/clipped_ratio": float(np.mean([is_cut(episode) for episode in episodes])),
+        "thoughts/mean": float(np.mean([episode.length for episode in episodes])),
+        "entropy": float(-surprisals.mean()) if surprisals.size else 0.0,
+    }
+    resets = [(g, a) for g, a in zip(collection, advantages, strict=True) if g.seed is not None]
+    first = {group.start: group for group in reversed(list(collection))}.values()
+    if all(group.seed is None for group in first):
+        metrics["fresh/reward"] = _mean_reward([e.ret for g in first for e in g.episodes])
+    if resets:
+        again = [episode for group, _ in resets for episode in group.episodes]
+        kept = np.array([group.prefix.length for group, _ in resets])
+        whole = np.array([group.seed.length for group, _ in resets if group.seed is not None])
+        metrics["reset/reward"] = _mean_reward([episode.ret for episode in again])
+        metrics["reset/position"] = float((kept / whole).mean())
+        metrics["reset/correction_rate"] = float(np.mean([not e.failed for e in again]))
+        metrics["reset/empty_prefix_rate"] = float((kept == 0).mean())
+        metrics["reset/informative_group_rate"] = float(np.mean([a.any() for _, a in resets]))
+        metrics["reset/suffix_tokens"] = float(np.mean([e.cost for e in again]))
+    return metrics
+
+
+def _mean_reward(rewards: Sequence[float]) -> float:
+    return float(np.mean(rewards))

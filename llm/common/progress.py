@@ -1,0 +1,256 @@
+"""Progress of a run: bars under a table that grows on a terminal, a line a step elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from cpi.core.episodes import Episode, Prefix, Simulator
+from cpi.reporting.tables import console as make_console
+
+#: Stages of a step, in order.
+STAGES = ("generate", "localize", "reset", "retry", "train")
+
+#: What the tables and the lines show, with a heading and a format.
+SHOWN = {
+    "reward": ("reward", ".3f"),
+    "fresh/reward": ("fresh", ".3f"),
+    "reset/reward": ("reset", ".3f"),
+    "frac_reward_zero_std": ("no signal", ".0%"),
+    "reset/position": ("reset at", ".0%"),
+    "localize/exact": ("localized", ".0%"),
+    "localize/parse_failure_rate": ("no step named", ".0%"),
+    "eval/pass@1": ("eval pass@1", ".3f"),
+    "loss": ("loss", ".4f"),
+    "grad_norm": ("grad norm", ".3f"),
+    "entropy": ("entropy", ".3f"),
+    "completions/mean_length": ("length", ".0f"),
+    "step_time": ("seconds", ".2f"),
+}
+
+#: Least width of a column, and steps between headings.
+CELL, HEADINGS_EVERY = 8, 20
+
+
+class Stage:
+    """A stage of a step under way: tokens done and seconds since it began."""
+
+    def __init__(self, shown: Callable[[int], None]) -> None:
+        self._shown = shown
+        self.tokens = 0
+        self.began = time.perf_counter()
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens that are done."""
+        self.tokens += tokens
+        self._shown(tokens)
+
+
+class Reporter:
+    """Shows a run; a context manager.
+
+    Parameters
+    ----------
+    steps : int
+        Of the whole run.
+    console : rich Console, optional
+
+    Attributes
+    ----------
+    timings : dict of str to (tokens, seconds)
+        Of the stages since `clear_timings`.
+    """
+
+    def __init__(self, steps: int, console: Console | None = None) -> None:
+        self.console = console or make_console()
+        self.steps = steps
+        self.timings: dict[str, tuple[int, float]] = {}
+        self._bars = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            refresh_per_second=8,
+            disable=not self.console.is_terminal,
+        )
+        self._run = self._bars.add_task("run", total=steps, note=f"{steps} steps")
+        # One bar for each kind of stage, used again: the display keeps its height. Made in the
+        # order of stages, whichever comes first, and shown when it does.
+        self._stages: dict[str, TaskID] = {}
+        for name in STAGES:
+            self._bar(name)
+        self._began = False
+        self._headings: list[str] = []
+        self._rows = 0  # since the headings
+
+    def __enter__(self) -> Reporter:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._began:
+            self._bars.live.transient = True  # nothing to look back at
+        self._bars.stop()
+
+    def message(self, text: str) -> None:
+        """A line that stays; an indented one is a command to copy, and is not broken."""
+        prose = self.console.is_terminal and not text.startswith(" ")
+        self.console.print(text, markup=False, soft_wrap=not prose)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
+        """Time a stage; `total` is its number of tokens, where that is known."""
+        self._began = True
+        bar = self._bar(name)
+        self._bars.reset(bar, total=total, note="", visible=True)
+        for later in self._later(bar):
+            self._bars.reset(later, start=False, total=1, note="")
+        stage = Stage(lambda tokens: self._bars.advance(bar, tokens))
+        try:
+            yield stage
+        except BaseException:
+            self._bars.stop_task(bar)
+            self._bars.update(bar, note="stopped")
+            raise
+        seconds = time.perf_counter() - stage.began
+        tokens, before = self.timings.get(name, (0, 0.0))
+        self.timings[name] = (tokens + stage.tokens, before + seconds)
+        self._bars.update(
+            bar,
+            total=stage.tokens or 1,
+            completed=stage.tokens or 1,
+            note=f"{stage.tokens:,} tokens, {stage.tokens / max(seconds, 1e-9):,.0f}/s",
+        )
+
+    def _bar(self, name: str) -> TaskID:
+        """The bar of a kind of stage."""
+        if name not in self._stages:
+            self._stages[name] = self._bars.add_task(name, start=False, note="", visible=False)
+        return self._stages[name]
+
+    def _later(self, bar: TaskID) -> Iterator[TaskID]:
+        """Bars of later stages, which show what became of the step before."""
+        bars = list(self._stages.values())
+        yield from bars[bars.index(bar) + 1 :]
+
+    def clear_timings(self) -> dict[str, float]:
+        """Seconds and tokens a second of the stages since the last call, as metrics."""
+        metrics = {}
+        for name, (tokens, seconds) in self.timings.items():
+            metrics[f"time/{name}"] = seconds
+            metrics[f"tokens_per_second/{name}"] = tokens / max(seconds, 1e-9)
+        self.timings.clear()
+        return metrics
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show a step's metrics."""
+        shown = {
+            heading: _cell(metrics[name], form)
+            for name, (heading, form) in SHOWN.items()
+            if name in metrics
+        }
+        if self.console.is_terminal:
+            self._bars.update(self._run, completed=step, note=f"step {step} of {self.steps}")
+            self._row({"step": str(step), **shown})
+        else:
+            words = "  ".join(f"{heading} {value}" for heading, value in shown.items())
+            self.message(f"step {step}/{self.steps}  {words}")
+
+    def _row(self, shown: Mapping[str, str]) -> None:
+        """Values under headings: one line a step if the width allows."""
+        order = ["step", *(heading for heading, _ in SHOWN.values())]
+        known = [heading for heading in order if heading in shown or heading in self._headings]
+        lines = _lines(known, self.console.width)
+        again = known != self._headings or self._rows == HEADINGS_EVERY or len(lines) > 1
+        self._headings, self._rows = known, 1 if again else self._rows + 1
+        for line in lines:
+            if again:
+                headings = "  ".join(heading.rjust(width) for heading, width in line)
+                self.console.print(Text(headings, style="dim"))
+            self.console.print(
+                Text("  ".join(shown.get(heading, "").rjust(width) for heading, width in line))
+            )
+
+    def summary(self, folder: Path) -> None:
+        """Show what became of the run, and where to look next."""
+        path = folder / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not rows:
+            self.message("nothing was left to do")
+            return
+        table = Table("", "first", "last", box=SIMPLE_HEAD)
+        for name in ("eval/pass@1", "fresh/reward", "reset/reward", "entropy"):
+            values = [row[name] for row in rows if name in row]
+            if values:
+                table.add_row(name, f"{values[0]:.3f}", f"{values[-1]:.3f}")
+        self.console.print(table)
+        tokens = rows[-1].get("ledger/steps", 0) + rows[-1].get("ledger/localizer_cost", 0)
+        seconds = sum(row.get("step_time", 0.0) for row in rows)
+        self.message(f"{rows[-1]['step']} steps, {tokens:,} tokens generated, {seconds:,.0f} s")
+        self.message(f"metrics are in {path}")
+        if (folder / "rollouts").is_dir():
+            self.message("to look at rollouts:")
+            self.message(f"  python -m llm.show {shlex.quote(str(folder))}")
+
+
+class Staged:
+    """A simulator whose calls are shown as stages, one after the other."""
+
+    def __init__(self, simulator: Simulator, reporter: Reporter, *stages: str) -> None:
+        self.simulator, self.reporter = simulator, reporter
+        self.stages = iter(stages)
+
+    def rollout(
+        self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
+    ) -> list[list[Episode]]:
+        """See `cpi.Simulator`."""
+        with self.reporter.stage(next(self.stages)) as stage:
+            groups = self.simulator.rollout(prefixes, n, rng)
+            stage.advance(sum(episode.cost for group in groups for episode in group))
+        return groups
+
+
+def _cell(value: float, form: str) -> str:
+    """A value, in figures that fit a column."""
+    text = format(value, form)
+    return text if len(text) <= CELL else format(value, ".1e")
+
+
+def _lines(headings: Sequence[str], width: int) -> list[list[tuple[str, int]]]:
+    """Headings and the widths of their columns, on as few lines as `width` allows."""
+    for number in range(1, len(headings) + 1):
+        columns = -(-len(headings) // number)
+        lines = [headings[at : at + columns] for at in range(0, len(headings), columns)]
+        widths = [
+            max(CELL, *(len(heading) for line in lines for heading in line[at : at + 1]))
+            for at in range(columns)
+        ]
+        if sum(widths) + 2 * (columns - 1) <= width:
+            break
+    return [list(zip(line, widths, strict=False)) for line in lines]

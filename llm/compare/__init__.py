@@ -1,0 +1,1 @@
+"""`python -m llm.compare`: arms of a comparison, its runs and its report."""

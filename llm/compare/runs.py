@@ -1,0 +1,199 @@
+"""Runs of a comparison: which there are, which are done, and how one is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpi.reporting.json_files import write_json
+from llm.compare.arms import (
+    ARMS,
+    KNOWN,
+    LEARNING_RATE,
+    REGIMES,
+    TUNING_ARMS,
+    TUNING_RATES,
+    TUNING_SEEDS,
+    run_config,
+)
+from llm.compare.report import read_record
+from llm.config.resume import recorded
+from llm.config.train import TrainConfig
+
+#: Times that success is read out on the way through the budget.
+READINGS = 60
+
+
+#: Arms of a quick comparison.
+QUICK = ("grpo", "oracle-first_error")
+
+
+def run(config: TrainConfig) -> dict[str, Any]:
+    """One run: its curve, its ledger, its settings and what made it."""
+    import torch
+    import transformers
+    from rich.console import Console
+
+    from llm.common.progress import Reporter
+    from llm.runs.folder import environment
+    from llm.train.trainer import Trainer
+
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    assert config.token_budget is not None
+    curve: dict[str, list[float | None]] = {
+        name: [] for name in ("step", "tokens", "success", "localize/exact")
+    }
+    folder = tempfile.mkdtemp(prefix="compare-")
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            reporter = Reporter(config.steps, Console(file=nowhere))
+            trainer = Trainer(dataclasses.replace(config, output=folder), reporter)
+            exact: list[float] = []
+            while True:
+                tokens = trainer.ledger.steps + trainer.ledger.localizer_cost
+                due = tokens >= len(curve["step"]) * config.token_budget / READINGS
+                if due or trainer.finished:
+                    success = trainer.read_out(trainer.sampler.test).success
+                    curve["step"].append(trainer.step)
+                    curve["tokens"].append(tokens)
+                    curve["success"].append(round(float(success.mean()), 5))
+                    mean = round(float(np.mean(exact)), 3) if exact else None
+                    curve["localize/exact"].append(mean)
+                    exact.clear()
+                if trainer.finished:
+                    break
+                metrics = trainer.train_step()
+                exact += [metrics[name] for name in ("localize/exact",) if name in metrics]
+            ledger = trainer.ledger.to_json()
+            trainer.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    made = {"config": asdict(config), "environment": environment()}
+    return {"curve": curve, "ledger": ledger, **made}
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A comparison.
+
+    Parameters
+    ----------
+    model : str
+        The base model.
+    regimes : list of str
+        short, middle, long, few.
+    arms : list of str
+        By default the regime's: algorithm-localizer (or -mask of the oracle), or plan-localizer,
+        where random and deepest are two reset groups of 4 at any failed answers or at those with
+        the latest errors, and one is 8 continuations of one. Other methods, if named: dapo,
+        spo-tree, score, critique-grpo.
+    seeds : int
+        Runs of each arm in each regime.
+    first_seed : int
+        They are first_seed, first_seed + 1, …
+    jobs : int
+        Runs at a time, a core each.
+    output : str
+        Folder of the results, one JSON file a run.
+    quick : bool
+        Two seeds of a tenth of the tokens, and two arms unless some are named, to see that it
+        works.
+    tune : bool
+        Instead, try learning rates with three arms on four other seeds, and say which to take.
+    """
+
+    model: str = "chain-base"
+    regimes: tuple[str, ...] = tuple(REGIMES)
+    arms: tuple[str, ...] = tuple(ARMS)
+    seeds: int = 8
+    first_seed: int = 0
+    jobs: int = 2
+    output: str = "paper_figures/results/compare"
+    quick: bool = False
+    tune: bool = False
+
+    def __post_init__(self) -> None:
+        for what, names, known in (("regimes", self.regimes, REGIMES), ("arms", self.arms, KNOWN)):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{what}: {name!r} is none of {', '.join(known)}")
+            if not names:
+                raise ValueError(f"{what}: none named; leave it out for all")
+        others = CompareConfig.arms, CompareConfig.seeds, CompareConfig.first_seed
+        if self.tune and (self.quick or (self.arms, self.seeds, self.first_seed) != others):
+            raise ValueError(
+                f"tune: it has its own arms ({', '.join(TUNING_ARMS)}), seeds and budget; leave "
+                "--arms, --seeds, --first_seed and --quick out"
+            )
+        if Path(self.output).is_file():
+            raise ValueError(f"output: {self.output} is a file; name a folder")
+        if self.seeds < 1 or self.jobs < 1 or self.first_seed < 0:
+            raise ValueError(
+                f"seeds={self.seeds}, jobs={self.jobs}, first_seed={self.first_seed}: seeds and "
+                "jobs must be at least 1, first_seed at least 0"
+            )
+        if self.quick and self.output == CompareConfig.output:
+            object.__setattr__(self, "output", "results/compare-quick")
+
+
+def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
+    """Where each run leaves its result, and its settings; a seed of all arms before the next."""
+    folder = Path(config.output)
+    found = {}
+    for name in config.regimes:
+        regime = REGIMES[name]
+        if config.tune:
+            for rate in TUNING_RATES:
+                for seed in TUNING_SEEDS:
+                    for arm in TUNING_ARMS:
+                        path = folder / "tuning" / f"{name}-{rate:g}" / f"{arm}-s{seed}.json"
+                        found[path] = run_config(ARMS[arm], regime, config.model, rate, seed)
+            continue
+        usual = QUICK if config.quick else regime.arms
+        arms = usual if config.arms == CompareConfig.arms else config.arms
+        seeds = 2 if config.quick else config.seeds
+        if config.quick:
+            regime = dataclasses.replace(regime, token_budget=regime.token_budget // 10)
+        for seed in range(config.first_seed, config.first_seed + seeds):
+            for arm in arms:
+                path = folder / name / f"{arm}-s{seed}.json"
+                found[path] = run_config(KNOWN[arm], regime, config.model, LEARNING_RATE, seed)
+    return found
+
+
+def done(path: Path, settings: TrainConfig) -> bool:
+    """Whether a result is there; it must be of these settings.
+
+    A setting that did not exist when it was made counts at its default.
+
+    Raises
+    ------
+    ValueError
+        If it is of others.
+    """
+    if not path.exists():
+        return False
+    found, wanted = recorded(read_record(path)["config"]), settings.plain()
+    if found != wanted:
+        odd = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
+        raise ValueError(
+            f"output: {path} was made with other settings ({', '.join(odd)}); remove it, or name "
+            "another --output"
+        )
+    return True
+
+
+def make(path: Path, settings: TrainConfig, command: list[str]) -> None:
+    """Make a run and write its result, with the command that asked for it."""
+    record = run(settings)
+    record["environment"]["command"] = command  # a worker process has another
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)

@@ -1,0 +1,1 @@
+"""Settings of a training run, and how a command line becomes settings."""

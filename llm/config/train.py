@@ -1,0 +1,250 @@
+"""The settings of a training run: one dataclass, read from YAML files and flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cpi.core.advantages import Scale
+from cpi.core.plans import ALGORITHMS, GroupPlan
+from llm.config.algorithms import CLASSES, check_algorithm
+from llm.config.baselines import (
+    AlgorithmOptions,
+    CritiqueGRPOOptions,
+    ScoreOptions,
+    SPOTreeOptions,
+)
+from llm.config.command_line import parse
+from llm.config.options import EvaluationOptions, PlanOptions
+from llm.config.presets import presets
+from llm.engines.options import VLLMOptions
+from llm.learner.options import LossConfig, OptimizerOptions, UpdateOptions
+from llm.models.lora import LoraOptions
+from llm.resets.options import LocalizationOptions, OracleOptions
+from llm.thoughts.options import SamplingOptions
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Parameters
+    ----------
+    model : str
+        Folder or hub name of a causal language model.
+    algorithm : str
+        grpo, rrpo, srpo, oracle (lines of `cpi.ALGORITHMS`: a plan of rollouts and a rule for
+        resets); score, critique_grpo, spo_tree (baselines); or module:Class of your own, an
+        `llm.algorithms.Algorithm`.
+    algorithm_args : dict
+        Arguments of your own algorithm, as in --algorithm_args.depth 3.
+    localizer : str
+        Where srpo resets: prompted, surprisal, random, checker, or module:function.
+    task : str
+        "chain"; a data set's: gsm8k, numina_olympiads … (see llm/tasks/data); a YAML file that
+        declares your own; or module:Class of an `llm.tasks.Task`.
+    task_args : dict
+        Arguments of the task, as in --task_args.length 6, or --task_args.path my.jsonl for a data
+        set: every key of its declaration.
+    engine : {"transformers", "vllm"}
+        What samples.
+    steps : int
+        Training steps.
+    token_budget : int, optional
+        End before them, after the step in which this many tokens were generated, localizations
+        included.
+    prompts_per_step : int
+        Problems a step; the plan says how many rollouts each gets.
+    seed : int
+        Of everything random.
+    output : str
+        Folder of the run; by default runs/TASK-ALGORITHM-sSEED.
+    resume : str
+        "never"; "auto", from the newest checkpoint of the output folder; or a checkpoint's folder.
+    save_steps : int
+        Steps between checkpoints.
+    save_total_limit : int
+        Checkpoints kept.
+    rollout_steps : int
+        Steps between records of rollouts; 0 keeps none.
+    report_to : {"none", "tensorboard"}
+        Also write TensorBoard events.
+    scale_rewards : {"group", "batch", "none"}
+        Divide advantages by the standard deviation of the group, the batch, or not.
+    dynamic_sampling : int
+        Most rounds of a step in which prompts without a signal are replaced by others (DAPO).
+    gradient_checkpointing : bool
+        Trade time for memory.
+    bf16 : bool, optional
+        Compute in bfloat16; by default where a GPU has it.
+    plan : PlanOptions
+    sampling : SamplingOptions
+    localization : LocalizationOptions
+    oracle : OracleOptions
+    score : ScoreOptions
+    critique_grpo : CritiqueGRPOOptions
+    spo_tree : SPOTreeOptions
+    loss : LossConfig
+    update : UpdateOptions
+    optimizer : OptimizerOptions
+    lora : LoraOptions
+    vllm : VLLMOptions
+    evaluation : EvaluationOptions
+    """
+
+    model: str = ""
+    algorithm: str = "srpo"
+    algorithm_args: dict[str, Any] = field(default_factory=dict)
+    localizer: str = "prompted"
+    task: str = "chain"
+    task_args: dict[str, Any] = field(default_factory=dict)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    steps: int = 100
+    token_budget: int | None = None
+    prompts_per_step: int = 16
+    seed: int = 0
+    output: str = ""
+    resume: str = "never"
+    save_steps: int = 10
+    save_total_limit: int = 2
+    rollout_steps: int = 1
+    report_to: Literal["none", "tensorboard"] = "none"
+    scale_rewards: Scale = "group"
+    dynamic_sampling: int = 0
+    gradient_checkpointing: bool = False
+    bf16: bool | None = None
+    plan: PlanOptions = field(default_factory=PlanOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    localization: LocalizationOptions = field(default_factory=LocalizationOptions)
+    oracle: OracleOptions = field(default_factory=OracleOptions)
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+    critique_grpo: CritiqueGRPOOptions = field(default_factory=CritiqueGRPOOptions)
+    spo_tree: SPOTreeOptions = field(default_factory=SPOTreeOptions)
+    loss: LossConfig = field(default_factory=LossConfig)
+    update: UpdateOptions = field(default_factory=UpdateOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    vllm: VLLMOptions = field(default_factory=VLLMOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError(
+                "model: none given; name the folder (or hub name) of a causal language model "
+                "with --model"
+            )
+        for name in ("steps", "prompts_per_step", "save_steps", "save_total_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ 1")
+        if self.token_budget is not None and self.token_budget < 1:
+            raise ValueError(f"token_budget: {self.token_budget} is not a whole number ≥ 1")
+        if self.seed < 0 or self.rollout_steps < 0:
+            raise ValueError(f"seed={self.seed}, rollout_steps={self.rollout_steps}: must be ≥ 0")
+        if self.dynamic_sampling < 0:
+            raise ValueError(f"dynamic_sampling: {self.dynamic_sampling} is not a whole number ≥ 0")
+        check_algorithm(self.algorithm)
+        if self.algorithm_args and ":" not in self.algorithm:
+            raise ValueError(
+                f"algorithm_args: {self.algorithm} takes none; they are for a module:Class"
+            )
+        if self.section is not None:
+            self._check_section(self.section)
+        if self.vllm.lora and not self.lora.r:
+            raise ValueError("vllm.lora: lora.r is 0, so there are no adapters; give them a rank")
+        plan = self.group_plan()
+        for size, name in ((plan.fresh, "plan.fresh"), (plan.per_reset, "plan.per_reset")):
+            if size == 1:
+                raise ValueError(
+                    f"{name}: a group of one has nothing to compare with, its advantage is always "
+                    "0; give at least 2 (or 0 for no such group)"
+                )
+        rows, parts = self.prompts_per_step * plan.rollouts, self.update.steps_per_generation
+        if parts > rows:
+            raise ValueError(
+                f"update.steps_per_generation: {parts} optimizer steps, but a training step has "
+                f"{rows} rollouts ({self.prompts_per_step} prompts × {plan.rollouts})"
+            )
+
+    @property
+    def section(self) -> AlgorithmOptions | None:
+        """The options of the algorithm, if it has a section of its own."""
+        return getattr(self, self.algorithm, None) if self.algorithm in CLASSES else None
+
+    @property
+    def turns(self) -> int:
+        """Completions in a conversation."""
+        return 1 if self.section is None else self.section.turns
+
+    def group_plan(self) -> GroupPlan:
+        """The algorithm's plan with the overrides of `plan`.
+
+        A class with a section of options has a plan without resets; a user's class is planned as
+        eight fresh rollouts a prompt unless `plan` says otherwise.
+        """
+        if self.section is not None:
+            return GroupPlan(fresh=self.section.rollouts)
+        known = self.algorithm in ALGORITHMS
+        plan = ALGORITHMS[self.algorithm].plan if known else GroupPlan(fresh=8)
+        overrides = {name: v for name, v in asdict(self.plan).items() if v is not None}
+        return dataclasses.replace(plan, **overrides)
+
+    def needs(self, what: Literal["localizer", "oracle"]) -> bool:
+        """Whether the algorithm's reset rule takes this from the world."""
+        return self.algorithm in ALGORITHMS and what in ALGORITHMS[self.algorithm].needs
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether some rows of some step have a KL term."""
+        return bool(self.loss.beta or (self.section is not None and self.section.needs_reference))
+
+    def _check_section(self, options: AlgorithmOptions) -> None:
+        """Refuse settings that have no meaning for an algorithm with a section."""
+        name = self.algorithm
+        given = [option for option, value in asdict(self.plan).items() if value is not None]
+        if given:
+            own = dataclasses.fields(options)[0].name
+            raise ValueError(
+                f"plan.{given[0]}: {name} has no plan of fresh and reset rollouts; how many it "
+                f"draws are options of its own, --{name}.{own} …"
+            )
+        if self.dynamic_sampling:
+            raise ValueError(
+                f"dynamic_sampling: {self.dynamic_sampling}, but {name} keeps its prompts; set 0, "
+                f"or take one of {', '.join(ALGORITHMS)}"
+            )
+        options.check(self.sampling)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files go."""
+        task = Path(self.task.rpartition(":")[2]).stem
+        algorithm = self.algorithm.rpartition(":")[2]
+        return Path(self.output or f"runs/{task}-{algorithm}-s{self.seed}").expanduser()
+
+    def to_yaml(self) -> str:
+        """All settings; `--config` reads it back."""
+        import yaml
+
+        class Dumper(yaml.SafeDumper):
+            """Quotes what jsonargparse, unlike PyYAML, would read as a number, such as 1e3."""
+
+        number = re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$")
+        Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+        return yaml.dump(asdict(self), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+    def plain(self) -> dict[str, Any]:
+        """All settings, as they come back from a file."""
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return settings
+
+
+def parse_config(
+    argv: Sequence[str] | None, prog: str, description: str = "", epilog: str = ""
+) -> TrainConfig:
+    """The settings of a command line; see `llm.config.command_line.parse`."""
+    return parse(TrainConfig, argv, prog, description, epilog, list(presets()))

@@ -1,0 +1,1 @@
+"""`python -m llm.evaluate`: pass@k, self-correction and published scores."""

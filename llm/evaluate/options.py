@@ -1,0 +1,118 @@
+"""The options of an evaluation."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from llm.engines.options import VLLMOptions
+from llm.resets.options import LocalizationOptions
+from llm.thoughts.options import SamplingOptions
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How to evaluate; the command's options.
+
+    Parameters
+    ----------
+    samples : int
+        Sampled completions of each problem; 0 for none.
+    greedy : bool
+        Also a greedy completion of each.
+    k : tuple of int
+        pass@k to tell; by default the powers of two up to `samples`, and `samples`.
+    problems : int, optional
+        At most so many of each task.
+    correct : int
+        Rounds of self-correction; 0 for none.
+    localizer : str
+        Where correction resets; see `llm.resets.localizers`.
+    seed : int
+    engine : {"transformers", "vllm"}
+    bf16 : bool, optional
+        Compute in bfloat16; by default where a GPU has it.
+    batch_size : int
+        Completions between two times that results are written.
+    completions : bool
+        Keep the texts.
+    sampling : SamplingOptions
+    localization : LocalizationOptions
+    vllm : VLLMOptions
+    """
+
+    samples: int = 8
+    greedy: bool = False
+    k: tuple[int, ...] = ()
+    problems: int | None = None
+    correct: int = 0
+    localizer: str = "prompted"
+    seed: int = 0
+    engine: str = "transformers"
+    bf16: bool | None = None
+    batch_size: int = 256
+    completions: bool = True
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    localization: LocalizationOptions = field(default_factory=LocalizationOptions)
+    vllm: VLLMOptions = field(default_factory=VLLMOptions)
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 0), ("correct", 0), ("seed", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ {least}")
+        if self.problems is not None and self.problems < 1:
+            raise ValueError(f"problems: {self.problems} is not a whole number ≥ 1")
+        if not (self.samples or self.greedy):
+            raise ValueError("samples: 0, and no --greedy: nothing would be measured; give one")
+        if self.correct and not self.samples:
+            raise ValueError(
+                f"correct: {self.correct}, but samples is 0; it is sampled completions that are "
+                "corrected: give --samples"
+            )
+        for k in self.k:
+            if not 1 <= k <= max(self.samples, 1):
+                raise ValueError(f"k: {k} is not in 1 … {self.samples}, the samples of a problem")
+
+    @property
+    def ks(self) -> list[int]:
+        """All k of which pass@k is told."""
+        powers = [2**i for i in range(self.samples.bit_length())]
+        return sorted(set(self.k) or {*powers, self.samples} - {0} or {1})
+
+
+class TaskSpec(NamedTuple):
+    """A task by name, its arguments, and what it is called in tables and files."""
+
+    name: str
+    args: dict[str, Any]
+    label: str
+
+    def with_argument(self, word: str) -> TaskSpec:
+        """The task with one more argument, NAME=VALUE; NAME.KEY=VALUE is a part of NAME.
+
+        Raises
+        ------
+        ValueError
+            If the value is not YAML, or the argument has no parts.
+        """
+        import yaml
+
+        name, _, value = word.partition("=")
+        *groups, key = name.split(".")
+        args = inner = copy.deepcopy(self.args)
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"tasks: {word!r}: {group} is {inner!r}, which has no part {key}")
+        try:
+            inner[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"tasks: {value!r} of {word!r} is not a YAML value") from None
+        return self._replace(args=args, label=f"{self.label} {word}")
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's."""
+    return re.sub(r"[^\w=.,+-]+", "-", name)

@@ -1,0 +1,173 @@
+"""What `llm.evaluate` found: numbers with intervals from records, and tables of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpi.reporting.tables import plain, table
+from llm.common.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Estimate,
+    mean_over_problems,
+    pass_at_k,
+    shown,
+)
+from llm.evaluate.correction_report import Correction, correction_tables, summarize_correction
+from llm.evaluate.published import Measured, Published, comparisons
+
+if TYPE_CHECKING:
+    from llm.evaluate.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement: a task, decoded in a way.
+
+    Attributes
+    ----------
+    task : str
+        With the arguments that were given.
+    decoding : str
+        "greedy", or temperature and top-p.
+    problems, of, samples : int
+        Problems measured, problems that the task has, and completions of each.
+    pass_at : dict of k to Estimate
+    reward, tokens, cut, unjudged : float
+        Means over completions: reward, generated tokens, share that a limit cut, share of which the
+        verifier could give no verdict (they count as wrong).
+    correction : Correction or None
+    notes : list of str
+        What the task says of its problems.
+    settings : dict
+    records : str
+        Name of the file of records.
+    """
+
+    task: str
+    decoding: str
+    problems: int
+    of: int
+    samples: int
+    pass_at: dict[int, Estimate]
+    reward: float
+    tokens: float
+    cut: float
+    unjudged: float
+    correction: Correction | None
+    notes: list[str]
+    settings: dict[str, Any]
+    records: str
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """All measurements; prints as tables (also in a notebook)."""
+
+    model: str
+    step: int | None
+    revision: str
+    results: list[Result]
+    environment: dict[str, Any]
+    options: dict[str, Any]
+
+    @property
+    def published(self) -> list[tuple[Published, float]]:
+        """The paper's numbers for what was measured here, and ours."""
+        found = {
+            result.settings["task"]: Measured(result.reward, result.settings["task_args"])
+            for result in self.results  # sampled ones come after greedy ones, and win
+            if result.problems == result.of
+        }
+        return comparisons(found)
+
+    @property
+    def name(self) -> str:
+        """Of the model, with its step."""
+        return self.model if self.step is None else f"{self.model}, step {self.step}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        published = [{**asdict(paper), "here": 100 * ours} for paper, ours in self.published]
+        more = {"level": LEVEL, "resamples": RESAMPLES, "published": published}
+        return {**asdict(self), **more}
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[Any] = [self._passes()]
+        notes = dict.fromkeys(f"{r.task}: {note}" for r in self.results for note in r.notes)
+        parts += map(Text, notes)  # greedy and sampled have the same
+        for result in self.results:
+            if result.correction is not None:
+                parts += ["", *correction_tables(result.task, result.correction)]
+        if self.published:
+            parts += ["", _published_table(self.published)]
+        return Group(*parts, "")
+
+    def __str__(self) -> str:
+        return plain(self)
+
+    def _passes(self) -> Any:
+        from rich.text import Text  # an argument may have [brackets]
+
+        ks = sorted({k for result in self.results for k in result.pass_at})
+        some = any(result.unjudged for result in self.results)
+        rows = table(
+            f"{self.name}: held-out problems; {LEVEL:.0%} bootstrap intervals over problems",
+            ["task", "decoding", "problems", "samples", *(f"pass@{k}" for k in ks), "reward",
+             "tokens", "cut", *(["unjudged"] if some else [])],
+        )  # fmt: skip
+        for result in self.results:
+            rows.add_row(
+                Text(result.task), result.decoding, str(result.problems), str(result.samples),
+                *(shown(result.pass_at.get(k)) for k in ks),
+                f"{result.reward:.3f}", f"{result.tokens:.1f}", f"{result.cut:.0%}",
+                *([f"{result.unjudged:.0%}"] if some else []),
+            )  # fmt: skip
+        return rows
+
+
+def summarize(
+    measurement: Measurement,
+    records: Sequence[dict[str, Any]],
+    ks: Sequence[int],
+    settings: dict[str, Any],
+) -> Result:
+    """The numbers of a measurement, from its records."""
+    n = measurement.samples
+    pass_at = {
+        k: mean_over_problems(np.array([pass_at_k(n, record["c"], k) for record in records]))
+        for k in ks
+        if k <= n
+    }
+    correction = None
+    if measurement.correct:
+        correction = summarize_correction(records, settings["localizer"], measurement.correct)
+
+    def mean(name: str) -> float:
+        return float(np.mean([record[name] for record in records]))
+
+    unjudged = sum(len(record["unjudged"]) for record in records) / (n * len(records))
+    return Result(
+        measurement.spec.label, measurement.decoding, len(records),
+        measurement.of, n, pass_at, mean("rewards"), mean("tokens"), mean("cut"), unjudged,
+        correction, [*measurement.task.notes(), *measurement.notes], settings, measurement.file,
+    )  # fmt: skip
+
+
+def _published_table(published: Sequence[tuple[Published, float]]) -> Any:
+    rows = table(
+        "Published numbers (%), of other models on other hardware, beside this model's: a rough "
+        "orientation, no comparison of methods",
+        ["measure", "model", *(methods := ["base", "GRPO", "RRPO", "SRPO"]), "here"],
+    )
+    for paper, ours in published:
+        cells = [f"{v:.1f}" if (v := paper.percent.get(m)) is not None else "–" for m in methods]
+        rows.add_row(paper.measure, paper.model, *cells, f"{100 * ours:.1f}")
+    return rows

@@ -1,0 +1,292 @@
+"""Measuring a model on held-out problems, a batch at a time, so that nothing finished is lost.
+
+The random numbers of a problem are keyed by its number (and seed, round, sample), never by its
+batch. So an evaluation that was interrupted goes on to what it would have given anyway, and more
+problems leave the numbers of the first ones as they were. (In bfloat16 the rounding of logits
+depends on the batch, and now and then another token comes of it.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpi.core.episodes import Episode, Prefix
+from llm.engines import Engine, make_engine
+from llm.evaluate.correction import (
+    Judge,
+    asking,
+    correct,
+    stream,
+    weighing,
+)
+from llm.evaluate.correction_report import RANDOM, control_rounds
+from llm.evaluate.measurement import Measurement, measurements
+from llm.evaluate.options import EvaluateOptions, TaskSpec
+from llm.evaluate.records import EvaluationRecords, prompt_hash
+from llm.evaluate.report import EvaluationReport, Result, summarize
+from llm.models.policy import (
+    default_device,
+    load_policy,
+    load_tokenizer,
+    merged_state_dict,
+    use_bf16,
+)
+from llm.resets.localizers import make_localizer, random
+from llm.resets.prompted import PromptedLocalizer
+from llm.runs.saved_model import SavedModel, eos_ids
+from llm.tasks.digest import code_digest, digest
+from llm.thoughts.simulator import (
+    Prompt,
+    ThoughtSimulator,
+    is_cut,
+    token_ids,
+)
+
+#: What keys a random stream besides the seed: the first completions, the arms of correction.
+SAMPLE, ARM = 0, 1
+
+
+class EvaluationRunner:
+    """A model, loaded, to be measured.
+
+    Parameters
+    ----------
+    saved : Saved
+    options : EvaluateOptions
+    folder : Path
+        Of the records; made if absent.
+    about : dict
+        JSON for the headers of new records.
+
+    Raises
+    ------
+    ValueError, OSError, EngineError, llm.runs.checkpoints.CheckpointError
+        If the model cannot be loaded.
+    """
+
+    def __init__(
+        self, saved: SavedModel, options: EvaluateOptions, folder: Path, about: dict[str, Any]
+    ) -> None:
+        self.saved, self.options, self.folder, self.about = saved, options, folder, about
+        self.bf16 = use_bf16(options.bf16, default_device())
+        self.tokenizer = load_tokenizer(saved.model)
+        self.engine = open_engine(saved, options, self.bf16)
+        self.eos = eos_ids(saved.model)
+        self.revision = saved.revision()
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+    def measure(self, measurement: Measurement, progress: Callable[[int], None]) -> Result:
+        """Do what is missing of a measurement, and sum all of it up.
+
+        Parameters
+        ----------
+        measurement : Measurement
+        progress : function of int
+            Told the number of problems that are done, after each batch.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds records of other settings, or a prompt leaves no room.
+        """
+        simulator = ThoughtSimulator(
+            self.engine, self.tokenizer, measurement.task, self.options.sampling.limits(),
+            measurement.temperature, measurement.top_p, self.eos,
+        )  # fmt: skip
+        prompts = [simulator.prompt(example) for example in measurement.examples]
+        self._check_lengths(prompts)
+        settings = self.settings(measurement)
+        digests = [digest(measurement.task, [example]) for example in measurement.examples]
+        file = self.folder / measurement.file
+        records = EvaluationRecords(file, settings, prompts, digests, self.about)
+        progress(len(records.done))
+        missing = records.missing
+        size = max(1, self.options.batch_size // measurement.samples)
+        for at in range(0, len(missing), size):
+            numbers = missing[at : at + size]
+            batch = self._batch(measurement, simulator, prompts, numbers)
+            records.add(
+                {**record, "problem": digests[i]} for i, record in zip(numbers, batch, strict=True)
+            )
+            progress(len(records.done))
+        return summarize(measurement, records.in_order(), self.options.ks, settings)
+
+    def settings(self, measurement: Measurement) -> dict[str, Any]:
+        """All that the numbers depend on, but the problems themselves."""
+        options = self.options
+        sampling = {**asdict(options.sampling), "temperature": measurement.temperature}
+        settings = {
+            "model": self.revision,
+            "task": measurement.spec.name,
+            "task_args": measurement.spec.args,
+            "task_code": code_digest(measurement.task),
+            "samples": measurement.samples,
+            "sampling": {**sampling, "top_p": measurement.top_p},
+            "seed": options.seed,
+            "engine": options.engine,
+            "bf16": self.bf16,
+        }
+        if measurement.correct:
+            settings |= {
+                "correct": measurement.correct,
+                "localizer": options.localizer,
+                "localization": asdict(options.localization),
+            }
+        return settings
+
+    def _batch(
+        self,
+        measurement: Measurement,
+        simulator: ThoughtSimulator,
+        prompts: Sequence[Prompt],
+        numbers: Sequence[int],
+    ) -> list[dict[str, Any]]:
+        """The records of some problems."""
+        seed = self.options.seed
+        groups = simulator.seeded(
+            [Prefix(prompts[i]) for i in numbers], measurement.samples,
+            [stream(seed, SAMPLE, i) for i in numbers],
+        )  # fmt: skip
+        records = [
+            self._record(i, prompts[i], group) for i, group in zip(numbers, groups, strict=True)
+        ]
+        _, unjudged = simulator.verdicts()
+        for i, record in zip(numbers, records, strict=True):
+            record["unjudged"] = [why for example, why in unjudged if example is prompts[i].example]
+        if measurement.correct:
+            for record in records:
+                record["correction"] = {}
+            for arm, (name, judge, rounds) in enumerate(self._arms(measurement, simulator)):
+                told = correct(simulator, judge, groups, rounds, (seed, ARM, arm), numbers)
+                for record, here in zip(records, told, strict=True):
+                    record["correction"][name] = here
+        return records
+
+    def _arms(
+        self, measurement: Measurement, simulator: ThoughtSimulator
+    ) -> list[tuple[str, Judge, int]]:
+        """What corrects, and what it is held against: name, judge, rounds."""
+        options = self.options
+        prompted = PromptedLocalizer(simulator, np.random.default_rng(0), options.localization)
+        if options.localizer == "prompted":
+            judge = asking(prompted)
+        else:
+            judge = weighing(make_localizer(options.localizer, measurement.task, prompted))
+        arms = [(options.localizer, judge, measurement.correct)]
+        if options.localizer != RANDOM:
+            arms.append((RANDOM, weighing(random), control_rounds(measurement.correct)))
+        return arms
+
+    def _record(self, number: int, prompt: Prompt, group: Sequence[Episode]) -> dict[str, Any]:
+        """What became of a problem's completions."""
+        record = {
+            "index": number,
+            "id": prompt.example.id,
+            "prompt": prompt_hash(prompt),
+            "prompt_tokens": len(prompt.ids),
+            "n": len(group),
+            "c": sum(not episode.failed for episode in group),
+            "rewards": [episode.ret for episode in group],
+            "failed": [episode.failed for episode in group],
+            "tokens": [episode.cost for episode in group],
+            "cut": [is_cut(episode) for episode in group],
+        }
+        if self.options.completions:
+            record["completions"] = [
+                self.tokenizer.decode(token_ids(episode.steps), skip_special_tokens=True)
+                for episode in group
+            ]
+        return record
+
+    def _check_lengths(self, prompts: Sequence[Prompt]) -> None:
+        most, room = self.options.sampling.max_completion_length, self.engine.max_model_len
+        for prompt in prompts:
+            if not prompt.ids:
+                raise ValueError(f"tasks: the prompt of {prompt.example.id!r} has no token")
+            if len(prompt.ids) + most > room:
+                raise ValueError(
+                    f"sampling.max_completion_length: {most} and the {len(prompt.ids)} tokens of "
+                    f"prompt {prompt.example.id!r} are more than the model's {room}; lower it"
+                )
+
+
+def open_engine(saved: SavedModel, options: EvaluateOptions, bf16: bool) -> Engine:
+    """An engine with the weights of a model, or of a run's checkpoint."""
+    import torch
+
+    # Not on the GPU, which the engine wants for itself.
+    cpu = torch.device("cpu")
+    policy = None
+    if saved.checkpoint is not None:
+        policy = saved.policy(cpu, bf16)
+    elif options.engine == "transformers":
+        load_policy(saved.model, device=cpu)  # refuses a model that lacks weights
+    vllm = asdict(options.vllm)
+    engine = make_engine(options.engine, saved.model, bf16=bf16, seed=options.seed, **vllm)
+    if policy is not None:
+        try:
+            engine.sync_weights(merged_state_dict(policy, engine.dtype))
+        except BaseException:
+            engine.close()
+            raise
+    return engine
+
+
+def evaluate_model(
+    saved: SavedModel,
+    specs: Sequence[TaskSpec],
+    options: EvaluateOptions,
+    folder: Path,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> EvaluationReport:
+    """Measure a model on the test problems of some tasks; go on where an earlier call stopped.
+
+    Parameters
+    ----------
+    saved : Saved
+        From `llm.runs.saved_model.find`.
+    specs : sequence of TaskSpec
+    options : EvaluateOptions
+    folder : Path
+        For the records, a file for each measurement.
+    progress : function of (what, problems done, problems)
+
+    Raises
+    ------
+    ValueError, OSError, EngineError, llm.runs.checkpoints.CheckpointError
+        If something is not as it must be; what is finished stays.
+    """
+    from llm.runs.folder import alone, environment
+
+    wanted = measurements(saved, specs, options)
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"output: {folder} cannot be written, by {parent}; choose another")
+    here = environment()
+    about = {"of": saved.name, "step": saved.step, "environment": here}
+    evaluation = EvaluationRunner(saved, options, folder, about)
+    results = []
+    try:
+        with alone(folder):
+            for each in wanted:
+
+                def told(done: int, each: Measurement = each) -> None:
+                    progress(f"{each.spec.label}, {each.how}", done, len(each.examples))
+
+                results.append(evaluation.measure(each, told))
+    finally:
+        evaluation.close()
+    return EvaluationReport(
+        saved.name, saved.step, evaluation.revision, results, here,
+        asdict(dataclasses.replace(options, k=tuple(options.ks))),
+    )  # fmt: skip

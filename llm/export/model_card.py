@@ -1,0 +1,259 @@
+"""The model card of an exported checkpoint: trained on what, how, and what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpi.core.plans import ALGORITHMS
+from llm.algorithms import about
+from llm.models.policy import SHIPPED
+from llm.runs.folder import PACKAGES, environment
+from llm.tasks.task import PromptText
+
+if TYPE_CHECKING:
+    from llm.config.train import TrainConfig
+    from llm.runs.saved_model import SavedModel
+
+#: The licence of the models in `SHIPPED`, which is the project's.
+LICENSE = "mit"
+
+PAPER = (
+    "*Credit Assignment with Resets in Language Model Reasoning* (Samanta et al., 2026, arXiv "
+    "2605.25507)"
+)
+
+
+def model_card(
+    saved: SavedModel,
+    state: Mapping[str, Any],
+    *,
+    adapter: bool,
+    dtype: str,
+    loaded: str,
+    prompt: PromptText,
+) -> str:
+    """The README.md of an exported checkpoint.
+
+    Parameters
+    ----------
+    saved : Saved
+        Of a run.
+    state : mapping
+        The checkpoint's.
+    adapter : bool
+        Whether it is adapters alone.
+    dtype, loaded : str
+        Of what is written; and in which it is to be loaded, with the base of adapters.
+    prompt : str or messages
+        One of the task's, for the example.
+    """
+    config = saved.config
+    assert config is not None
+    parts = [
+        _header(saved, config, adapter),
+        f"# {base_name(saved)}, {config.algorithm} on {config.task}, step {saved.step}",
+        f"{'LoRA adapters for' if adapter else 'Made from'} `{base_name(saved)}` by reinforcement "
+        f"learning with verifiable rewards, with credit-resets. {about(config)}"
+        f"{f'; see {PAPER}' if config.algorithm in ALGORITHMS else ''}.",
+        "## Use",
+        _usage(prompt, adapter, loaded),
+        "## Training",
+        _training(saved, config, state, dtype),
+        "## Results",
+        _results(saved),
+        "## Versions",
+        _versions(saved),
+        "<details><summary>All settings</summary>\n\n```yaml\n"
+        f"{_settings(saved, config)}```\n\n</details>",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def base_name(saved: SavedModel) -> str:
+    """The base model's name, without the folders of this machine."""
+    assert saved.config is not None
+    given = saved.config.model
+    return given if given in SHIPPED or not Path(saved.model).is_dir() else Path(given).name
+
+
+def license_of(saved: SavedModel) -> str | None:
+    """What the base model's card says, if it is here; ours for our own."""
+    import yaml
+    from transformers.utils import cached_file
+
+    assert saved.config is not None
+    if Path(saved.model) in SHIPPED.values():
+        return LICENSE
+    folder = Path(saved.model)
+    try:
+        path = folder / "README.md" if folder.is_dir() else cached_file(saved.model, "README.md")
+        text = Path(str(path)).read_text(encoding="utf-8")
+        header = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return None
+    found = header.get("license") if isinstance(header, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _header(saved: SavedModel, config: TrainConfig, adapter: bool) -> str:
+    import yaml
+
+    header: dict[str, Any] = {
+        "base_model": base_name(saved),
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["credit-resets", "reinforcement-learning", config.algorithm],
+    }
+    if (found := license_of(saved)) is not None:
+        header["license"] = found
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---"
+
+
+def _usage(prompt: PromptText, adapter: bool, dtype: str) -> str:
+    if isinstance(prompt, str):
+        encode = [f"prompt = {prompt!r}", 'inputs = tokenizer(prompt, return_tensors="pt")']
+    else:
+        encode = [
+            f"messages = {prompt!r}",
+            "inputs = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            ")",
+        ]
+    classes = ("peft", "AutoPeftModelForCausalLM") if adapter else (None, "AutoModelForCausalLM")
+    imports = [f"from {classes[0]} import {classes[1]}"] if adapter else []
+    imports.append(
+        "from transformers import "
+        + ", ".join([*([] if adapter else [classes[1]]), "AutoTokenizer"])
+    )
+    lines = [
+        *imports, "",
+        'folder = "."  # of this file',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f'model = {classes[1]}.from_pretrained(folder, dtype="{dtype}")',
+        *encode,
+        "ids = model.generate(**inputs)[0]",
+        'print(tokenizer.decode(ids[inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]  # fmt: skip
+    code = "```python\n" + "\n".join(lines) + "\n```"
+    if adapter:
+        return code + "\n\nHow the run sampled and stopped is among the settings below."
+    return code + (
+        "\n\nThe generation config samples as in training and stops where its episodes did. "
+        "vLLM loads the folder, too."
+    )
+
+
+def _training(saved: SavedModel, config: TrainConfig, state: Mapping[str, Any], dtype: str) -> str:
+    plan, ledger = config.group_plan(), state["ledger"]
+    rollouts = f"{plan.fresh} whole completions a prompt"
+    if plan.resets:
+        rollouts += f" and {plan.resets} × {plan.per_reset} continuations from resets"
+    if config.section is not None:
+        rollouts = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(config.section).items())
+    which = ", ".join(f"{name}={value}" for name, value in config.task_args.items())
+    rows = {
+        "algorithm": config.algorithm
+        + (f", localizer {config.localizer}" if config.needs("localizer") else ""),
+        "rollouts": rollouts,
+        "task": config.task + (f" ({which})" if which else ""),
+        "steps": f"{saved.step} of {config.steps}, {config.prompts_per_step} prompts each",
+        "weights": (f"LoRA, rank {config.lora.r}" if config.lora.r else "all") + f"; here {dtype}",
+        "optimizer": f"AdamW, learning rate {config.optimizer.learning_rate:g}, "
+        f"loss {config.loss.loss_type}",
+        "sampling": f"temperature {config.sampling.temperature:g}, top-p "
+        f"{config.sampling.top_p:g}, at most {config.sampling.max_completion_length} tokens",
+        "completions rolled out": f"{ledger['episodes']:,}",
+        "tokens generated": f"{ledger['steps']:,}, and {ledger['localizer_cost']:,} to localize",
+        "tokens trained on": f"{ledger['trained_steps']:,}",
+        "seed": str(config.seed),
+    }
+    return _table(("", ""), rows.items())
+
+
+def _results(saved: SavedModel) -> str:
+    parts = []
+    if rows := list(_metrics(saved)):
+        first, last = rows[0], rows[-1]
+        parts.append(
+            "In the run, on held-out problems:\n\n"
+            + _table(
+                ("", f"step {first['step']}", f"step {last['step']}"),
+                (
+                    (name.removeprefix("eval/"), f"{first[name]:.3f}", f"{last[name]:.3f}")
+                    for name in last
+                    if name.startswith("eval/") and name in first
+                ),
+            )
+        )
+    evaluated = list(_evaluated(saved))
+    if evaluated:
+        parts.append(
+            "By `python -m llm.evaluate`, on held-out problems, with 95 % bootstrap intervals over "
+            "problems:\n\n"
+            + _table(("task", "decoding", "problems", "samples", "pass@k"), evaluated)
+        )
+    return "\n\n".join(parts) or "None were measured."
+
+
+def _metrics(saved: SavedModel) -> Iterator[dict[str, Any]]:
+    """Recorded steps with an evaluation, up to this one."""
+    path = saved.run / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a killed run left it half-written
+        if row["step"] <= saved.step and "eval/pass@1" in row:
+            yield row
+
+
+def _evaluated(saved: SavedModel) -> Iterator[tuple[str, ...]]:
+    """Rows of what `llm.evaluate` has found of this very checkpoint."""
+    revision = saved.revision()
+    for path in sorted((saved.run / "evaluations").glob("**/results.json")):
+        try:
+            results = json.loads(path.read_bytes())["results"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        for result in results:
+            if result["settings"]["model"] != revision:
+                continue
+            passed = "; ".join(
+                f"pass@{k} {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+                for k, e in result["pass_at"].items()
+            )
+            yield (result["task"], result["decoding"], str(result["problems"]),
+                   str(result["samples"]), passed)  # fmt: skip
+
+
+def _versions(saved: SavedModel) -> str:
+    path = saved.run / "environment.json"
+    starts = json.loads(path.read_bytes()) if path.is_file() else []
+    now = environment()
+    places = {"trained with": starts[-1] if starts else {}, "exported with": now}
+    rows = [
+        (name, *(str(place.get("versions", {}).get(name, "–")) for place in places.values()))
+        for name in PACKAGES
+        if any(name in place.get("versions", {}) for place in places.values())
+    ]
+    rows += [
+        (name, *(str(place.get(name) or "–") for place in places.values()))
+        for name in ("python", "commit", "device", "time")
+    ]
+    return _table(("", *places), rows) + "\n\nA `+` after a commit: with changes to it."
+
+
+def _settings(saved: SavedModel, config: TrainConfig) -> str:
+    """All of them, without the folders of this machine."""
+    public = dataclasses.replace(config, model=base_name(saved), output="", resume="never")
+    return public.to_yaml()
+
+
+def _table(headings: tuple[str, ...], rows: Any) -> str:
+    lines = [headings, ("---",) * len(headings), *rows]
+    cells = ([str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

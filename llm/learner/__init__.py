@@ -1,0 +1,1 @@
+"""Rows, masks, losses and optimizer steps."""

@@ -1,0 +1,1 @@
+"""Loading a policy, its log-probs, LoRA adapters, FSDP2."""

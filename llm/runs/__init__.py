@@ -1,0 +1,1 @@
+"""What a run writes: checkpoints, metrics, records of rollouts; and how it is found again."""

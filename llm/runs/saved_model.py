@@ -1,0 +1,155 @@
+"""A model that is there to be used: one of its own, or a checkpoint of a training run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.models.policy import load_policy, load_trainable, locate
+from llm.runs import checkpoints
+
+if TYPE_CHECKING:
+    import torch
+
+    from llm.config.train import TrainConfig
+
+#: Of each end of a file, the bytes that tell one model from another.
+ENDS = 2**20
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What `find` found.
+
+    Attributes
+    ----------
+    name : str
+        As it was given.
+    model : str
+        Folder or hub name of the model, or of the base model of the run.
+    config : TrainConfig or None
+        Of the run, if it is one.
+    checkpoint : Path or None
+        Its checkpoint.
+    step : int or None
+    """
+
+    name: str
+    model: str
+    config: TrainConfig | None = None
+    checkpoint: Path | None = None
+    step: int | None = None
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return Path(self.name)
+
+    def policy(self, device: torch.device, bf16: bool = False) -> Any:
+        """The model on a device, in eval mode, with the weights of the checkpoint.
+
+        Parameters
+        ----------
+        device : torch.device
+        bf16 : bool
+            Whether the base under adapters is in bfloat16; all else is in float32.
+
+        Raises
+        ------
+        FileNotFoundError, llm.runs.checkpoints.CheckpointError
+            If model or checkpoint cannot be loaded.
+        ValueError
+            If they do not belong together.
+        """
+        if self.config is None or self.checkpoint is None:
+            return load_policy(self.model, device=device).eval()
+        policy = load_policy(self.model, lora=self.config.lora, device=device, bf16=bf16)
+        found = checkpoints.load(self.checkpoint, ["model"])
+        load_trainable(policy, found.tensors["model"])
+        return policy.eval()
+
+    def revision(self) -> str:
+        """What changes with the weights: it tells whether two are the same model."""
+        base = _revision(self.model)
+        if self.checkpoint is None:
+            return base
+        manifest = json.loads((self.checkpoint / checkpoints.MANIFEST).read_bytes())
+        return f"{manifest['files']['model.safetensors']['sha256'][:16]} on {base}"
+
+
+def find_model(name: str, step: int | None = None) -> SavedModel:
+    """The model of this name, or the checkpoint of a run: its newest, or that of a step.
+
+    Parameters
+    ----------
+    name : str
+        A run's folder, a model's folder, a hub name, or a name in `llm.models.policy.SHIPPED`.
+    step : int, optional
+
+    Raises
+    ------
+    ValueError
+        If the run has no such checkpoint, or there is no run to take a step of.
+    """
+    from llm.config.train import parse_config
+
+    folder = Path(name)
+    if (folder / checkpoints.MANIFEST).is_file():
+        run, number = folder.absolute().parent.parent, folder.name.removeprefix("step-")
+        raise ValueError(
+            f"{name} is a checkpoint; name its run: {run} --step {number.lstrip('0') or 0}"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{name} holds adapters without their base model; name the run, or merge them"
+        )
+    if not (folder / "config.yaml").is_file():
+        if step is not None:
+            raise ValueError(
+                f"step: {step} of {name}, which is no training run: it has no config.yaml; leave "
+                "--step out for a model"
+            )
+        return SavedModel(name, locate(name))
+    config = parse_config([f"--config={folder / 'config.yaml'}"], "llm")
+    found = checkpoints.complete(folder / "checkpoints")
+    if not found:
+        raise ValueError(f"{name}: no checkpoints/step-* in it, so there are no weights to load")
+    chosen = max(found) if step is None else step
+    if chosen not in found:
+        there = ", ".join(map(str, found))
+        raise ValueError(f"step: {step} is not among the checkpoints of {name}: {there}")
+    return SavedModel(name, locate(config.model), config, found[chosen], chosen)
+
+
+def eos_ids(model: str) -> list[int]:
+    """Ids that end a text, as `llm.models.policy.eos_token_ids`, of a model that is not loaded."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(model)
+    except OSError:  # it has none
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
+    eos = generation.eos_token_id
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
+
+def _revision(model: str) -> str:
+    """The commit of a hub's model; of a folder, a digest of its files' sizes and ends."""
+    from transformers.utils import cached_file
+
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"commit {Path(str(cached_file(model, 'config.json'))).parent.name}"
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".safetensors", ".bin", ".jinja") and file.is_file():
+            size = file.stat().st_size
+            with file.open("rb") as stream:
+                digest.update(f"{file.name} {size}\n".encode())
+                digest.update(stream.read(ENDS))
+                stream.seek(max(0, size - ENDS))
+                digest.update(stream.read(ENDS))
+    return digest.hexdigest()[:16]

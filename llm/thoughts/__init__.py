@@ -1,0 +1,1 @@
+"""The thought MDP: a language model as a simulator."""

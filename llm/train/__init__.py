@@ -1,0 +1,1 @@
+"""`python -m llm.train`: the training loop."""

@@ -1,0 +1,251 @@
+"""The training loop: sample, compare within groups, update, give the engine the new weights.
+
+    batch = algorithm.batch(step, problems, rng)     # rollouts, resets, advantages → rows
+    metrics = updater(batch.rows)
+    engine.sync_weights(policy)
+
+Randomness is keyed by (seed, step), so an interrupted run continues bit for bit from its last
+checkpoint. The loop is blind to the algorithm, and to the number of processes except where samples,
+policy and files are divided among them. Its parts are built in `llm.train.build`; what a checkpoint
+holds is in `llm.train.state`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cpi.core.collect import Ledger
+from llm.algorithms import Batch, Setup, make_algorithm
+from llm.chain.readout import Readout, read_out
+from llm.common.progress import Reporter
+from llm.common.random_streams import COLLECT, EVALUATE, UPDATE, stream
+from llm.config.train import TrainConfig
+from llm.distributed.processes import gather, on_main_process, rank, still_together
+from llm.engines import EngineError
+from llm.learner.parity import check_parity
+from llm.learner.updater import TrainingError
+from llm.runs.checkpoints import CheckpointError
+from llm.runs.metrics_log import MetricsLog
+from llm.runs.rollout_records import write_rollouts
+from llm.thoughts.simulator import Prompt
+from llm.train.build import build_learner, build_sampler, load_problems
+from llm.train.evaluation import evaluate
+from llm.train.prompt_sampler import prompt_indices
+from llm.train.state import restore_run, save_run
+
+
+class Trainer:
+    """A training run, from its settings; see `TrainConfig`.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    reporter : Reporter, optional
+        Shows progress.
+    resume : Path, optional
+        A checkpoint to go on from.
+    """
+
+    def __init__(
+        self, config: TrainConfig, reporter: Reporter | None = None, resume: Path | None = None
+    ) -> None:
+        self.config = config
+        self.log = MetricsLog(config.folder, config.report_to if rank() == 0 else "none")
+        self.reporter = reporter or Reporter(config.steps)
+        self.problems = load_problems(config)
+        seed_everything(config.seed, 0)
+        self.learner = build_learner(config)
+        self.step = self._recorded = 0
+        self.stop_asked = False
+        self.ledger = Ledger()
+        self.num_tokens = 0
+        if resume is not None:
+            restored = restore_run(config, self.problems, self.learner, resume)
+            self.step, self.ledger, self.num_tokens = restored
+            self._recorded = self.step
+        self.sampler = build_sampler(config, self.problems, self.learner, self.reporter)
+        try:
+            task, prompts = self.problems.task, self.sampler.train
+            setup = Setup(
+                config, self.sampler.simulator, task, prompts, self.read_out, self.reporter
+            )
+            self.algorithm = make_algorithm(config, setup)
+            for note in task.notes():
+                self.reporter.message(note)
+            self.sync()
+            self.check_parity()
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self) -> list[dict[str, float]]:
+        """Train to the last step; returns the metrics of every step.
+
+        Raises
+        ------
+        TrainingError, EngineError, ValueError, OSError
+            If it cannot go on; what had been reached is in a checkpoint, whatever the reason.
+        """
+        records = []
+        if self.step == 0:
+            # A checkpoint of the start: an interruption before the first save loses nothing.
+            self.save()
+            if self.config.evaluation.steps:
+                records.append(self._record(0, self.evaluate(0)))
+        stop = self.stopping()
+        while not (self.finished or stop):
+            try:
+                records.append(self.train_step())
+            except (Exception, SystemExit) as error:  # a closed pipe makes the display raise that
+                if still_together(error):
+                    self._save_complete_step()
+                raise
+            stop = self.stopping()  # once: a process asked after that does another step
+            if stop or self.finished or self.step % self.config.save_steps == 0:
+                self.save()
+                stop = self.stopping()
+        return records
+
+    def stopping(self) -> bool:
+        """Whether any process was asked to stop; a collective call."""
+        return any(gather(self.stop_asked))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the token budget is spent."""
+        budget = self.config.token_budget
+        spent = self.ledger.steps + self.ledger.localizer_cost
+        return self.step >= self.config.steps or (budget is not None and spent >= budget)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.sampler.engine.close()
+        self.log.close()
+
+    def train_step(self) -> dict[str, float]:
+        """One step: sample, update, synchronise the engine, evaluate, record."""
+        config, engine, step = self.config, self.sampler.engine, self.step + 1
+        began = time.perf_counter()
+        seed_everything(config.seed, step)
+        batch = self.batch(step)
+        engine.sleep()  # its memory is the update's meanwhile
+        rows, metrics = batch.rows, dict(batch.metrics)
+        metrics["verifier/failure_rate"] = self._failure_rate()
+        metrics.update(self._update(step, batch))
+        self.step = step
+        self.ledger = self.ledger + batch.ledger
+        self.num_tokens += sum(len(row.ids) for row in rows)
+        failure = None
+        try:
+            engine.wake()
+            self.sync()
+            if config.evaluation.steps and (step % config.evaluation.steps == 0 or self.finished):
+                metrics.update(self.evaluate(step))
+        except EngineError as error:
+            failure = error  # the step is done all the same, and is recorded
+        if config.rollout_steps and step % config.rollout_steps == 0:
+            on_main_process(lambda: write_rollouts(config.folder, step, batch.records()))
+        metrics["num_tokens"] = self.num_tokens
+        metrics.update({f"ledger/{name}": n for name, n in self.ledger.to_json().items()})
+        metrics["step_time"] = time.perf_counter() - began
+        metrics.update(self.reporter.clear_timings())
+        record = self._record(step, metrics)
+        if failure is not None:
+            raise failure
+        return record
+
+    def batch(self, step: int) -> Batch:
+        """What a step trains on: a function of (seed, step) and of the engine's weights."""
+        config = self.config
+        problems = len(self.problems.train)
+        indices = prompt_indices(config.seed, step, config.prompts_per_step, problems)
+        return self.algorithm.batch(step, indices, stream(config.seed, step, COLLECT))
+
+    def _update(self, step: int, batch: Batch) -> dict[str, float]:
+        """The optimizer steps on a batch; returns their metrics."""
+        config, rows = self.config, batch.rows
+        trained = sum(row.trained for row in rows if row.moves(config.loss.beta))
+        trained *= config.update.num_iterations
+        try:
+            with self.reporter.stage("train", trained) as stage:
+                rng = stream(config.seed, step, UPDATE)
+                return self.learner.updater(rows, rng, stage.advance)
+        except TrainingError as error:
+            path = config.folder / f"diagnosis-step-{step:06}.json"
+            if rank() == 0:
+                path.write_text(json.dumps(error.diagnosis, indent=2) + "\n")
+            error.args = (f"step {step}: {error}; see {path}",)
+            raise
+
+    def read_out(self, prompts: Sequence[Prompt]) -> Readout:
+        """The policy's exact values on chain reasoning."""
+        learner = self.learner
+        return read_out(
+            learner.logprobs, learner.tokenizer, self.problems.task, prompts, learner.updater.device
+        )
+
+    def sync(self) -> None:
+        """Give the engine the policy's weights, or its adapters if it takes them."""
+        engine = self.sampler.engine
+        engine.sync_weights(self.learner.weights(engine.dtype))
+
+    def check_parity(self) -> None:
+        """Compare engine and trainer on a few samples, print it, stop if they differ."""
+        parity = check_parity(
+            self.sampler.engine,
+            self.learner.logprobs,
+            [prompt.ids for prompt in self.sampler.train[:4]],
+            temperature=self.config.sampling.temperature,
+            device=self.learner.updater.device,
+        )
+        self.reporter.message(str(parity))
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """pass@1 and pass@k on held-out problems, with the same random numbers every time."""
+        rng = stream(self.config.seed, 0, EVALUATE)
+        samples = self.config.evaluation.samples
+        metrics = evaluate(self.sampler.simulator, self.sampler.test, samples, rng)
+        return {**metrics, "eval/verifier/failure_rate": self._failure_rate()}
+
+    # ------------------------------------------------------------------ its files
+
+    def save(self) -> Path:
+        """Write a checkpoint of the current step."""
+        return save_run(
+            self.config, self.problems, self.learner, self.step, self.ledger, self.num_tokens
+        )
+
+    def _save_complete_step(self) -> None:
+        """After a failure: save, unless a step is half done or half recorded."""
+        if self._recorded == self.step and self.learner.updater.whole:
+            with contextlib.suppress(CheckpointError):  # the failure says more
+                self.save()
+
+    def _record(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        record = on_main_process(lambda: self.log.write(step, metrics))
+        self._recorded = step
+        self.reporter.step(step, metrics)
+        return record
+
+    def _failure_rate(self) -> float:
+        """Share of episodes since the last call that could not be verified."""
+        judged, unjudged = self.sampler.simulator.verdicts()
+        return len(unjudged) / judged if judged else 0.0
+
+
+def seed_everything(seed: int, step: int) -> None:
+    """Seed dropout, and what a user's own code may draw from global generators."""
+    key = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    random.seed(key)
+    np.random.seed(key)  # noqa: NPY002
+    torch.manual_seed(key)

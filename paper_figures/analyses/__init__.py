@@ -1,0 +1,1 @@
+"""Measurements that figures are drawn from."""

@@ -1,0 +1,1 @@
+"""What figures share: records, drawing, verdicts, the report."""

@@ -1,0 +1,253 @@
+"""The registry as data, `check_bounds` as a notebook calls it, and how bounds relate."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cpi
+import envs
+from cpi.bounds import REGISTRY, BoundReport, Update, check_updates, discounted, finite
+from cpi.bounds.bound import Bound
+from cpi.bounds.instances import (
+    chain_instances,
+    random_instances,
+    random_mdp,
+    tight_instances,
+)
+
+BY_NAME = {bound.name: bound for bound in REGISTRY}
+
+
+def problem(**time: Any) -> tuple[envs.TabularMDP, Any, Any]:
+    mdp = envs.garnet(num_states=6, num_actions=3, branching=3, seed=3, **time)
+    policy = cpi.uniform_policy(mdp)
+    return mdp, policy, cpi.greedy_policy(cpi.evaluate(mdp, policy).Q)
+
+
+def test_at_least_14_bounds_with_distinct_names_and_their_data() -> None:
+    assert len(REGISTRY) >= 14
+    assert len(BY_NAME) == len(REGISTRY)
+    for bound in REGISTRY:
+        assert bound.statement and bound.source and bound.sense in (">=", "<=", "=")
+        # A hypothesis in code is stated in words, and the other way round.
+        unconditional = bound.hypothesis.__name__ == "always"
+        assert unconditional == (not bound.requires), bound.name
+
+
+@pytest.mark.parametrize("time", [{"horizon": 5}, {"discount": 0.9}])
+def test_check_bounds_covers_the_kind_of_mdp_and_finds_no_violation(time: Any) -> None:
+    report = cpi.check_bounds(*problem(**time))
+    expected = finite.BOUNDS if "horizon" in time else discounted.BOUNDS
+    assert [row.bound for row in report.rows] == list(expected)
+    assert report.violations == 0 and not report.failures
+    assert all(row.instances for row in report.rows)
+    assert report.rows[0].instances == (8 if "horizon" in time else 4)  # steps × reset rules
+
+
+def test_report_prints_as_a_table_with_a_verdict() -> None:
+    text = str(cpi.check_bounds(*problem(horizon=5)))
+    for word in ("masked CPI", "PSDP", "instances", "violations", "Samanta et al. 2026"):
+        assert word in text
+    assert text.endswith("no violation.")
+
+
+def test_rows_are_plain_data() -> None:
+    rows = json.loads(json.dumps(cpi.check_bounds(*problem(horizon=5)).to_json()))
+    for row in rows:
+        assert row["violations"] == 0 and row["min_slack"] > -1e-12
+        assert {"name", "source", "instances", "tightness", "statement"} <= set(row)
+
+
+def test_rows_are_found_by_name() -> None:
+    report = cpi.check_bounds(*problem(discount=0.9))
+    assert report["CPI"].bound is BY_NAME["CPI"]
+    with pytest.raises(KeyError, match="no bound 'CPI-RR'"):
+        report["CPI-RR"]
+
+
+FALSE = Bound("false", "gain ≥ 1 + gain", "nobody", ">=", lambda u: u.gain, lambda u: u.gain + 1)
+
+
+@pytest.mark.parametrize(
+    ("bound", "violated"),
+    [
+        (FALSE, True),
+        (Bound("nan", "", "", ">=", lambda u: float("nan"), lambda u: 0.0), True),
+        (Bound("above", "", "", "<=", lambda u: 1.0, lambda u: 0.9), True),
+        (Bound("below", "", "", "<=", lambda u: 0.9, lambda u: 1.0), False),
+        (Bound("unequal", "", "", "=", lambda u: 1.0, lambda u: 1.0 + 1e-9), True),
+        (Bound("equal", "", "", "=", lambda u: 1.0, lambda u: 1.0 + 1e-15), False),
+    ],
+)
+def test_a_false_statement_is_a_violation(
+    bound: Bound, violated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finite, "BOUNDS", (*finite.BOUNDS, bound))
+    mdp, policy, candidate = problem(horizon=4)
+    update = Update(cpi.evaluate(mdp, policy), candidate, alpha=0.5)
+    report = check_updates([("here", update)], (bound,))
+    assert report.violations == int(violated)
+    assert [label for label, _ in report.failures] == ["here"] * violated
+    assert report.verdict().startswith("1 violations" if violated else "All 1 bounds hold")
+
+
+def test_slack_and_ratios() -> None:
+    mdp, policy, candidate = problem(horizon=4)
+    update = Update(cpi.evaluate(mdp, policy), candidate)
+    check = Bound("x", "", "", ">=", lambda u: 2.0, lambda u: 1.5, first_order=lambda u: 3.0).check(
+        update
+    )
+    assert check is not None
+    assert (check.slack, check.tightness, check.penalty_ratio) == (0.5, 0.75, 1.5)
+    check = Bound("y", "", "", "<=", lambda u: 2.0, lambda u: 3.0).check(update)
+    assert check is not None
+    assert (check.slack, check.tightness) == (1.0, 1.5) and np.isnan(check.penalty_ratio)
+
+
+def some_updates() -> Iterator[tuple[str, Update]]:
+    return itertools.chain(tight_instances(), chain_instances(), random_instances(5, 15))
+
+
+SHARPER = [
+    ("CPI, span form", "CPI"),
+    ("CPO, span form", "CPO"),
+    ("CPO", "TRPO, TV form"),
+    ("TRPO, TV form", "TRPO, KL form"),
+    ("safe policy iteration", "safe policy iteration, value form"),
+    ("termination, restart form", "termination"),
+    ("masked CPI, step by step", "masked CPI"),
+    ("masked CPI, ε form", "masked CPI, bounded returns"),
+    ("coverage, finite", "PSDP"),
+]
+
+
+@pytest.mark.parametrize(("larger", "smaller"), SHARPER)
+def test_sharper_bounds_are_sharper(larger: str, smaller: str) -> None:
+    compared = 0
+    for _, update in some_updates():
+        if update.mdp.horizon is None and BY_NAME[larger] in finite.BOUNDS:
+            continue
+        if update.mdp.horizon is not None and BY_NAME[larger] in discounted.BOUNDS:
+            continue
+        one, two = BY_NAME[larger].check(update), BY_NAME[smaller].check(update)
+        if one is not None and two is not None:
+            compared += 1
+            assert one.right >= two.right - 1e-9 * max(1.0, abs(two.right))
+    assert compared > 20
+
+
+def test_precision_recall_and_coverage_agree() -> None:
+    checked = 0
+    for _, update in random_instances(2, 20):
+        if update.tau is not None and update.mdp.horizon and update.recall > 0:
+            checked += 1
+            expected = update.p * update.recall / update.precision
+            assert update.p_w == pytest.approx(expected, rel=1e-12)
+    assert checked > 20
+
+
+def test_random_instances_are_reproducible_and_differ_by_seed() -> None:
+    first, again, other = (
+        [update.gain for _, update in random_instances(seed, 3)] for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_longer_run_starts_with_the_shorter_one() -> None:
+    short = [label for label, _ in random_instances(0, 2)]
+    longer = [label for label, _ in random_instances(0, 3)]
+    assert longer[: len(short)] == short
+
+
+def test_random_mdps_have_zeros_and_both_signs() -> None:
+    worlds = [random_mdp(np.random.default_rng(seed), finite=True) for seed in range(30)]
+    assert all((world.flat == 0).any() for world in worlds[:5])
+    assert min(world.reward_range[0] for world in worlds) < 0
+
+
+def test_restart_distribution_is_used() -> None:
+    mdp, policy, candidate = problem(discount=0.8)
+    here = Update(cpi.evaluate(mdp, policy), candidate)
+    there = Update(here.base, candidate, restart=np.eye(6)[2])
+    bound = BY_NAME["termination"]
+    one, two = bound.check(here), bound.check(there)
+    assert one is not None and two is not None
+    assert one.left == two.left and one.right != two.right
+
+
+BAD = [
+    ({"alpha": 1.5}, "alpha: 1.5"),
+    ({"alpha": -0.1}, "alpha: -0.1"),
+    ({"alpha": float("nan")}, "alpha: nan"),
+    ({"tau": -1.0}, "tau: -1.0"),
+    ({"tau": float("nan")}, "tau: nan"),
+    ({"weights": np.ones(5)}, r"weights: shape \(5,\)"),
+    ({"weights": np.full(6, 1.1)}, "weights: must lie"),
+    ({"weights": np.full(6, np.nan)}, "weights: must lie"),
+    ({"restart": np.ones(6)}, "restart: sums to 6"),
+    ({"restart": np.ones(5) / 5}, r"restart: shape \(5,\)"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD)
+@pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.5}])
+def test_bad_arguments_are_named(time: Any, bad: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cpi.check_bounds(*problem(**time), **bad)
+
+
+def test_a_bad_candidate_is_named() -> None:
+    mdp, policy, candidate = problem(horizon=3)
+    with pytest.raises(cpi.PolicyError, match="candidate: step 0, state 2"):
+        cpi.check_bounds(mdp, policy, candidate * [[1], [1], [0.5], [1], [1], [1]])
+
+
+def test_an_optimal_policy_leaves_nothing_to_promise() -> None:
+    mdp, _, _ = problem(horizon=4)
+    best = cpi.optimal(mdp).policy
+    report = cpi.check_bounds(mdp, best, best)
+    assert report.violations == 0
+    assert report["CPI-RR"].instances == 0 and report["masked step"].instances == 0
+
+
+def test_constant_rewards_are_no_division_by_zero() -> None:
+    for time in ({"horizon": 3}, {"discount": 0.9}):
+        mdp, policy, candidate = problem(**time)
+        flat = envs.TabularMDP(mdp.transitions, np.full((6, 3), 0.7), mdp.start, **time)  # type: ignore[arg-type]
+        assert cpi.check_bounds(flat, policy, candidate).violations == 0
+
+
+def test_vacuous_is_said_of_a_bound_that_promises_nothing() -> None:
+    mdp, policy, candidate = problem(discount=0.99)
+    report: BoundReport = cpi.check_bounds(mdp, policy, candidate, alpha=1.0)
+    assert report["CPI"].vacuous and report["CPI"].violations == 0
+    assert not report["CPI step"].vacuous
+    assert "vacuous" in str(report)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("time", [{"horizon": 4}, {"discount": 0.9}])
+def test_rounding_is_measured_in_the_unit_of_the_bound(scale: float, time: Any) -> None:
+    mdp, policy, candidate = problem(**time)
+    scaled = envs.TabularMDP(mdp.transitions, mdp.rewards * scale, mdp.start, **time)
+    for target in (candidate, policy):
+        assert cpi.check_bounds(scaled, policy, target).violations == 0
+    update = Update(cpi.evaluate(scaled, policy), candidate, tau=scale * 1e-3)
+    for name in ("occupancy shift", "visit probability"):
+        if BY_NAME[name] in cpi.bounds.bounds_for(scaled):
+            check = BY_NAME[name].check(update)
+            assert check is not None and 1e-15 < check.rounding < 1e-11
+
+
+def test_an_unreachable_threshold_and_no_step_are_refused() -> None:
+    with pytest.raises(ValueError, match="no state has an advantage above 1e"):
+        cpi.check_bounds(*problem(horizon=4), tau=1e9)
+    with pytest.raises(ValueError, match="alpha: no step size given"):
+        cpi.check_bounds(*problem(horizon=4), alpha=[])

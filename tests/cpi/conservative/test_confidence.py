@@ -1,0 +1,154 @@
+"""Confidence bounds: the formulas with numbers, and how often they fail in simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpi.conservative.confidence import empirical_bernstein, hoeffding, importance_radius
+
+
+def test_hoeffding_by_hand() -> None:
+    # 2 · sqrt(ln 20 / 100)
+    assert hoeffding(50, 2.0, 0.05) == pytest.approx(0.346163677, abs=1e-9)
+    assert hoeffding(200, 1.0, 0.1) == pytest.approx(math.sqrt(math.log(10) / 400))
+
+
+def test_empirical_bernstein_by_hand() -> None:
+    # V = 2/3 with ddof 1, ln(2/δ) = ln 40 = 3.68888: sqrt(2 · ⅔ · 3.68888 / 4) + 7 · 3.68888 / 9
+    samples = np.array([0.0, 1.0, 2.0, 1.0])
+    expected = 1.108885 + 2.869128
+    assert empirical_bernstein(samples, 1.0, 0.05) == pytest.approx(expected, abs=1e-5)
+    # Only the second term knows the width, and only the first the samples.
+    assert empirical_bernstein(samples, 3.0, 0.05) == pytest.approx(1.108885 + 3 * 2.869128)
+    assert empirical_bernstein(samples + 9, 1.0, 0.05) == pytest.approx(expected, abs=1e-5)
+    assert empirical_bernstein(np.ones(4), 1.0, 0.05) == pytest.approx(2.869128, abs=1e-5)
+
+
+def test_the_importance_radius_by_hand() -> None:
+    # |A| = 4, H r = 6, n = 100, ln(2 · 10 / 0.05) = ln 400 = 5.991465
+    first, second = math.sqrt(2 * 4 * 36 * 5.991465 / 100), 4 * 6 * 5.991465 / 300
+    assert importance_radius(100, 4, 3, 2.0, 0.05, 10) == pytest.approx(first + second, rel=1e-6)
+
+
+SAMPLES = np.array([0.1, 0.4, 0.2, 0.9])
+BOUNDS: dict[str, Callable[..., float]] = {
+    "hoeffding": lambda delta, **more: hoeffding(4, 1.0, delta, **more),
+    "bernstein": lambda delta, **more: empirical_bernstein(SAMPLES, 1.0, delta, **more),
+}
+each = pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+
+
+@each
+def test_members_and_sides_share_delta(bound: Callable[..., float]) -> None:
+    assert bound(0.05, members=10) == pytest.approx(bound(0.005))
+    assert bound(0.05, sides=2) == pytest.approx(bound(0.025))
+    assert bound(0.06, members=3, sides=2) == pytest.approx(bound(0.01))
+    assert bound(0.05, members=10) > bound(0.05)
+
+
+def test_the_importance_radius_shares_delta_too() -> None:
+    radius = importance_radius(50, 3, 2, 1.0, 0.05, 20)
+    assert radius == pytest.approx(importance_radius(50, 3, 2, 1.0, 0.0025, 1))
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, 2.0, float("nan")])
+def test_a_level_is_strictly_between_0_and_1(delta: float) -> None:
+    message = rf"delta: {delta} is not in \(0, 1\)"
+    for bound in BOUNDS.values():
+        with pytest.raises(ValueError, match=message):
+            bound(delta)
+    with pytest.raises(ValueError, match=message):
+        importance_radius(10, 2, 2, 1.0, delta, 1)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_sample_has_no_variance(n: int) -> None:
+    assert empirical_bernstein(np.ones(n), 1.0, 0.05) == math.inf
+
+
+TRIALS = 2000
+
+
+def bernoulli(p: float) -> Callable[[np.random.Generator, int], Any]:
+    return lambda rng, n: (rng.random((TRIALS, n)) < p).astype(np.float64)
+
+
+def uniform(rng: np.random.Generator, n: int) -> Any:
+    return rng.random((TRIALS, n))
+
+
+DRAWS: dict[str, tuple[Callable[[np.random.Generator, int], Any], float]] = {
+    "fair coin": (bernoulli(0.5), 0.5),
+    "rare event": (bernoulli(0.02), 0.02),
+    "frequent event": (bernoulli(0.9), 0.9),
+    "uniform": (uniform, 0.5),
+}
+
+
+def slack(delta: float) -> float:
+    """Three standard deviations of a frequency whose expectation is at most δ."""
+    return 3 * math.sqrt(delta * (1 - delta) / TRIALS)
+
+
+@pytest.mark.parametrize("n", [8, 60])
+@pytest.mark.parametrize("delta", [0.05, 0.3])
+@pytest.mark.parametrize(("draw", "mean"), DRAWS.values(), ids=DRAWS)
+def test_means_leave_their_radius_no_more_often_than_promised(
+    draw: Callable[[np.random.Generator, int], Any], mean: float, delta: float, n: int
+) -> None:
+    samples = draw(np.random.default_rng(n), n)
+    above = samples.mean(axis=1) - mean
+    radii = np.array([empirical_bernstein(row, 1.0, delta) for row in samples])
+    for radius in (hoeffding(n, 1.0, delta), radii):
+        for error in (above, -above):
+            assert (error > radius).mean() <= delta + slack(delta)
+    two = hoeffding(n, 1.0, delta, sides=2)
+    assert (np.abs(above) > two).mean() <= delta + slack(delta)
+
+
+def test_hoeffding_is_nearly_tight_for_a_fair_coin() -> None:
+    """A radius of 0.3 times the width fails more often than δ."""
+    samples = bernoulli(0.5)(np.random.default_rng(1), 400)
+    error = samples.mean(axis=1) - 0.5
+    radius = hoeffding(400, 1.0, 0.3)
+    assert 0.02 < (error > radius).mean() <= 0.3
+    assert (error > 0.3 * radius).mean() > 0.3
+
+
+def test_a_class_holds_at_once() -> None:
+    """The largest of 50 errors needs the radius of 50 members; that of one is broken."""
+    rng = np.random.default_rng(2)
+    error = (rng.random((500, 50, 100)) < 0.5).mean(axis=2) - 0.5
+    largest = error.max(axis=1)
+    assert (largest > hoeffding(100, 1.0, 0.1, members=50)).mean() <= 0.1
+    assert (largest > hoeffding(100, 1.0, 0.1)).mean() > 0.1
+
+
+def test_bernstein_profits_from_a_low_variance() -> None:
+    samples = bernoulli(0.01)(np.random.default_rng(3), 2000)
+    radii = np.array([empirical_bernstein(row, 1.0, 0.05) for row in samples])
+    assert (samples.mean(axis=1) - 0.01 > radii).mean() <= 0.05 + slack(0.05)
+    assert radii.mean() < 0.45 * hoeffding(2000, 1.0, 0.05)
+    # Not far from what the variance alone demands, 1.64 standard errors.
+    assert radii.mean() < 7 * 1.64 * math.sqrt(0.01 * 0.99 / 2000)
+
+
+def test_importance_weighted_means_are_within_their_radius() -> None:
+    """Uniform actions, a return in [0, 6] that depends on them, and a class of constant actions."""
+    num_actions, n, delta = 4, 80, 0.2
+    rng = np.random.default_rng(4)
+    actions = rng.integers(num_actions, size=(TRIALS, n))
+    returns = 6.0 * (rng.random((TRIALS, n)) < np.linspace(0.2, 1.0, num_actions)[actions])
+    truth = 6.0 * np.linspace(0.2, 1.0, num_actions)
+    weighted = [
+        (num_actions * (actions == a) * returns).mean(axis=1) - truth[a] for a in range(num_actions)
+    ]
+    worst = np.abs(weighted).max(axis=0)
+    radius = importance_radius(n, num_actions, 3, 2.0, delta, num_actions)
+    assert (worst > radius).mean() <= delta
+    assert (worst > radius / 3).mean() > delta  # nor is it three times too wide

@@ -1,0 +1,339 @@
+"""Conservative policy iteration: every certificate is kept, and the run stops when it should."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import envs
+from cpi.bounds import REGISTRY
+from cpi.conservative.choosers import Choice, exact_greedy, sampled
+from cpi.conservative.loop import (
+    ResetWeights,
+    Run,
+    certificate,
+    oracle_resets,
+    random_resets,
+    run_cpi,
+    self_resets,
+)
+from cpi.conservative.step_sizes import fixed_step, step_size
+from cpi.exact.optimal import optimal
+from cpi.exact.policies import (
+    PolicyError,
+    check_policy,
+    greedy_policy,
+    mixture,
+    uniform_policy,
+)
+from cpi.exact.update import Update
+from cpi.exact.values import Evaluation, evaluate
+from envs import TabularMDP
+from tests.cpi.worlds import interior_policy, rounding, world
+
+BOUND = {bound.name: bound for bound in REGISTRY}
+TAU = 0.15
+
+
+def ending() -> tuple[TabularMDP, Any]:
+    """A chain that ends two steps before the horizon, and a policy that errs."""
+    mdp = envs.first_error_chain(4, recovery=0.3).with_time(horizon=6)
+    right = np.linspace(0.5, 0.8, mdp.num_states)
+    return mdp, np.stack([right, 1 - right], axis=1)
+
+
+def needle() -> tuple[TabularMDP, Any]:
+    mdp = envs.needle(0.3, horizon=3, num_actions=3)
+    return mdp, uniform_policy(mdp)
+
+
+def any_world() -> tuple[TabularMDP, Any]:
+    mdp = world(1, horizon=4)
+    return mdp, interior_policy(mdp, 1)
+
+
+PROBLEMS = {"ending": ending(), "needle": needle(), "any": any_world()}
+each_problem = pytest.mark.parametrize(("mdp", "policy"), PROBLEMS.values(), ids=PROBLEMS)
+RESETS: dict[str, ResetWeights] = {
+    "random": random_resets,
+    "oracle": oracle_resets(TAU),
+    "self": self_resets(TAU, precision=0.8, recall=0.6),
+}
+each_reset = pytest.mark.parametrize("resets", RESETS.values(), ids=RESETS)
+
+
+class Recorder:
+    """The exact chooser, remembering what it was asked and what it answered."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Evaluation, Any]] = []
+        self.answered: list[Choice] = []
+
+    def __call__(self, evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
+        self.asked.append((evaluation, weights))
+        self.answered.append(exact_greedy(evaluation, weights, rng))
+        return self.answered[-1]
+
+    def updates(self, run: Run) -> list[Update]:
+        return [
+            Update(evaluation, choice.candidate, row.alpha, weights)
+            for (evaluation, weights), choice, row in zip(
+                self.asked, self.answered, run.iterations, strict=True
+            )
+        ]
+
+
+# Every gain is at least what was certified.
+
+
+#: Bounds that a recorded certificate is the best of.
+FINITE = ("masked CPI", "masked CPI, bounded returns")
+DISCOUNTED = ("CPI, span form", "safe policy iteration", "CPO, span form")
+
+
+@pytest.mark.parametrize("step", ["masked", "masked-max", "returns"])
+@each_reset
+@each_problem
+def test_every_gain_is_at_least_its_certificate(
+    mdp: TabularMDP, policy: Any, resets: ResetWeights, step: str
+) -> None:
+    chooser = Recorder()
+    run = run_cpi(mdp, policy, resets=resets, chooser=chooser, step=step, iterations=6, tau=TAU)
+    assert len(run.iterations) == 6 and run.stopped == "all 6 iterations done"
+    quoted = {"masked": "masked step", "returns": "masked step, bounded returns"}
+    for row, update in zip(run.iterations, chooser.updates(run), strict=True):
+        assert row.gain > 0
+        assert row.gain == pytest.approx(update.gain, abs=rounding(mdp))
+        rights = [BOUND[name].right(update) for name in FINITE]
+        assert row.certificate == pytest.approx(max(rights), rel=1e-9)
+        assert row.gain >= row.certificate - rounding(mdp) and row.certificate > 0
+        if step in quoted:
+            assert row.certificate >= BOUND[quoted[step]].right(update) - rounding(mdp)
+        assert row.alpha == step_size(step, update, row.lower)
+
+
+@each_reset
+@each_problem
+def test_an_iteration_records_the_truth(mdp: TabularMDP, policy: Any, resets: ResetWeights) -> None:
+    chooser = Recorder()
+    run = run_cpi(mdp, policy, resets=resets, chooser=chooser, iterations=4, tau=TAU)
+    J = evaluate(mdp, policy).J
+    for number, (row, update) in enumerate(zip(run.iterations, chooser.updates(run), strict=True)):
+        base = update.base
+        assert row.iteration == number
+        assert row.J == pytest.approx(J, abs=rounding(mdp))
+        alive = base.occupancy * ~mdp.terminal
+        improvable = base.A.max(axis=-1) > TAU
+        assert row.p == pytest.approx(float((base.occupancy * improvable).sum()))
+        accepted = np.asarray(resets(base)) * alive
+        assert row.p_w == pytest.approx(float(accepted.sum()))
+        expected = float((accepted * base.A.max(axis=-1)).sum() / accepted.sum())
+        assert row.advantage == row.lower == pytest.approx(expected)
+        J += row.gain
+        new = mixture(base.policy, update.candidate, row.alpha, resets(base))
+        check_policy(mdp, new)
+    assert run.J == pytest.approx(J, abs=rounding(mdp))
+    assert evaluate(mdp, run.policy).J == pytest.approx(run.J, abs=rounding(mdp))
+
+
+@each_problem
+def test_returns_increase_and_a_full_step_reaches_the_optimum(mdp: TabularMDP, policy: Any) -> None:
+    run = run_cpi(mdp, policy, step="full", iterations=20)
+    J = [row.J for row in run.iterations]
+    assert (np.diff(J) > -rounding(mdp)).all() and J[0] < run.J
+    assert run.J == pytest.approx(evaluate(mdp, optimal(mdp).policy).J, abs=rounding(mdp))
+    assert "too small" in run.stopped and len(run.iterations) < 20
+    assert run.iterations[-1].alpha == 0 and run.iterations[-1].gain == 0
+
+
+def test_oracle_resets_are_certified_more_than_random_ones() -> None:
+    """By 1/p on the needle, where the candidate gains nowhere else."""
+    mdp, policy = PROBLEMS["needle"]
+    rows = {
+        name: run_cpi(mdp, policy, resets=resets, iterations=1, tau=0.5).iterations[0]
+        for name, resets in (("random", random_resets), ("oracle", oracle_resets(0.5)))
+    }
+    assert rows["oracle"].p == pytest.approx(0.3)
+    assert rows["oracle"].certificate / rows["random"].certificate == pytest.approx(1 / 0.3)
+    assert rows["oracle"].gain > rows["random"].gain
+
+
+def test_a_certificate_by_hand() -> None:
+    """p_w (α H 𝔸 − ½ α² H² (H−1) r) with p_w = 0.3, H = 3, r = 1."""
+    mdp, policy = PROBLEMS["needle"]
+    base = evaluate(mdp, policy)
+    weights = np.tile([1.0, 0.0, 0.0], (3, 1))
+    update = Update(base, greedy_policy(base.Q), weights=weights)
+    assert certificate(update, 0.1, 0.5) == pytest.approx(0.3 * (0.15 - 0.09))
+    assert certificate(update, 0.0, 0.5) == 0.0
+    assert certificate(update, 0.5, 0.5) == pytest.approx(0.3 * (0.75 - 2.25))
+
+
+# Discounted worlds.
+
+#: Step rule → the bound that certifies it at the α taken.
+CERTIFIED = {
+    "kl": "CPI step",
+    "kl-max": "CPI",
+    "span-max": "CPI, span form",
+    "uspi": "USPI step",
+    "cpo-max": "CPO",
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("step", CERTIFIED)
+def test_discounted_gains_are_at_least_what_their_bound_certifies(step: str, seed: int) -> None:
+    mdp = world(seed, discount=0.9)
+    chooser = Recorder()
+    run = run_cpi(mdp, interior_policy(mdp, seed), chooser=chooser, step=step, iterations=5)
+    assert run.iterations
+    for row, update in zip(run.iterations, chooser.updates(run), strict=True):
+        certified = BOUND[CERTIFIED[step]].right(update)
+        rights = [BOUND[name].right(update) for name in DISCOUNTED]
+        assert row.certificate == pytest.approx(max(rights), rel=1e-9, abs=rounding(mdp))
+        assert row.advantage == pytest.approx(update.advantage, abs=rounding(mdp))
+        if row is run.iterations[-1] and row.advantage < rounding(mdp):
+            assert row.alpha == 0  # policy iteration in small steps has arrived
+            continue
+        assert row.gain >= row.certificate - rounding(mdp)
+        assert row.certificate >= certified - rounding(mdp) and certified > 0
+        assert row.alpha == step_size(step, update, row.advantage) > 0
+    assert run.J > evaluate(mdp, interior_policy(mdp, seed)).J
+
+
+def test_the_default_steps_are_the_certified_ones() -> None:
+    mdp = world(1, discount=0.9)
+    policy = interior_policy(mdp, 1)
+    ours, theirs = (
+        run_cpi(mdp, policy, step=step, iterations=2).iterations for step in (None, "kl")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    mdp, policy = PROBLEMS["any"]
+    ours, theirs = (
+        run_cpi(mdp, policy, step=step, iterations=2).iterations for step in (None, "masked")
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "resets", [oracle_resets(0.4), self_resets(0.4, 0.9, 0.5)], ids=["oracle", "self"]
+)
+def test_masked_resets_need_a_horizon(resets: ResetWeights) -> None:
+    mdp = world(1, discount=0.9)
+    with pytest.raises(ValueError, match=r"masked resets need a horizon; use mdp.with_time"):
+        run_cpi(mdp, interior_policy(mdp, 1), resets=resets)
+
+
+def test_sampled_choosers_need_a_horizon() -> None:
+    mdp = world(1, discount=0.9)
+    with pytest.raises(ValueError, match="simulation needs a horizon"):
+        run_cpi(mdp, interior_policy(mdp, 1), chooser=sampled(10, "shared"))
+
+
+def test_options_that_do_not_fit_are_refused() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    with pytest.raises(ValueError, match="step: 'kl' is none of full, masked"):
+        run_cpi(mdp, policy, step="kl")
+    with pytest.raises(ValueError, match="tau: -1 is not a number ≥ 0"):
+        run_cpi(mdp, policy, tau=-1)
+    with pytest.raises(PolicyError, match="shape"):
+        run_cpi(mdp, policy[:2])
+    with pytest.raises(ValueError, match=r"weights: must lie in \[0, 1\]"):
+        run_cpi(mdp, policy, resets=lambda evaluation: np.full((3, 3), 1.5))
+
+
+# Stopping.
+
+
+@each_problem
+def test_nothing_improvable_no_iteration(mdp: TabularMDP, policy: Any) -> None:
+    best = optimal(mdp).policy
+    oracle = run_cpi(mdp, best, resets=oracle_resets(TAU))
+    assert oracle.iterations == [] and "nothing improvable is left" in oracle.stopped
+    np.testing.assert_array_equal(oracle.policy, best)
+    assert oracle.J == evaluate(mdp, best).J
+    none = run_cpi(mdp, best, resets=self_resets(TAU, 0.8, 0.5))
+    assert none.iterations == []
+    blind = run_cpi(mdp, best)
+    assert [row.alpha for row in blind.iterations] == [0.0] and "too small" in blind.stopped
+
+
+def test_oracle_resets_end_where_all_advantages_are_below_tau() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    run = run_cpi(mdp, policy, resets=oracle_resets(0.4), step="masked-max", iterations=500)
+    assert "nothing improvable" in run.stopped and 1 < len(run.iterations) < 500
+    assert evaluate(mdp, run.policy).A.max() <= 0.4
+    assert evaluate(mdp, run.policy).A.max() > 0.3
+
+
+def test_rounding_is_no_advantage() -> None:
+    """All actions are alike, so nothing can be improved."""
+    rewards = np.tile([[0.1], [0.3], [0.7]], (1, 3))
+    mdp = TabularMDP(np.full((3, 3, 3), 1 / 3), rewards, np.eye(3)[0], horizon=5)
+    run = run_cpi(mdp, np.tile([0.1, 0.2, 0.7], (3, 1)), resets=oracle_resets(0.0), iterations=9)
+    assert all(row.alpha == 0 for row in run.iterations) and len(run.iterations) < 2
+
+
+def test_kakade_and_langford_s_rule_stops_below_two_thirds_epsilon() -> None:
+    mdp, policy = PROBLEMS["needle"]  # 𝔸 = p (1 − 1/3) = 0.2
+    (first, *_) = run_cpi(mdp, policy, iterations=1).iterations
+    assert first.advantage == pytest.approx(0.2)
+    stopped = run_cpi(mdp, policy, epsilon=0.3001)
+    assert [row.alpha for row in stopped.iterations] == [0.0]
+    assert stopped.J == evaluate(mdp, policy).J and "too small" in stopped.stopped
+    going = run_cpi(mdp, policy, epsilon=0.2999, iterations=1)
+    assert going.iterations[0].alpha > 0
+    # Later on, the first advantage that is below the line is the last.
+    run = run_cpi(mdp, policy, epsilon=0.27, iterations=100)
+    *before, last = run.iterations
+    assert before and all(row.advantage >= 0.18 for row in before) and last.advantage < 0.18
+    assert last.alpha == 0.0
+
+
+def test_a_lower_bound_that_is_not_positive_stops_the_run() -> None:
+    mdp, policy = PROBLEMS["needle"]
+
+    def unsure(evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
+        return replace(exact_greedy(evaluation, weights, rng), lower=0.0)
+
+    run = run_cpi(mdp, policy, chooser=unsure, step="full")
+    assert [row.alpha for row in run.iterations] == [0.0]
+    assert run.iterations[0].advantage > 0 and run.iterations[0].gain == 0
+    assert run.stopped == "advantage 0.2 (at least 0): too small"
+
+
+def test_the_step_is_built_from_what_can_be_trusted() -> None:
+    mdp, policy = PROBLEMS["needle"]
+
+    def careful(evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
+        return replace(exact_greedy(evaluation, weights, rng), lower=0.09)
+
+    (row,) = run_cpi(mdp, policy, chooser=careful, iterations=1).iterations
+    assert row.alpha == pytest.approx(0.09 / 9)
+    assert row.certificate == pytest.approx(0.01 * 3 * 0.09 - 0.5 * 1e-4 * 9 * 2)
+
+
+def test_own_steps() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    run = run_cpi(mdp, policy, step=fixed_step(0.25), iterations=2)
+    assert [row.alpha for row in run.iterations] == [0.25, 0.25]
+    none = run_cpi(mdp, policy, step=fixed_step(0.0), iterations=5)
+    assert len(none.iterations) == 1 and none.J == none.iterations[0].J
+
+
+# Reset weights.
+
+
+def test_random_and_oracle_weights() -> None:
+    mdp, policy = PROBLEMS["ending"]
+    base = evaluate(mdp, policy)
+    np.testing.assert_array_equal(random_resets(base), np.ones((6, mdp.num_states)))
+    weights = oracle_resets(TAU)(base)
+    np.testing.assert_array_equal(weights, base.A.max(axis=-1) > TAU)
+    assert 0 < weights.sum() < weights.size
+    highest = float(base.A.max())
+    assert not oracle_resets(highest)(base).any()  # exceeded, not met

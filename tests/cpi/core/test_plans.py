@@ -1,0 +1,108 @@
+"""Plans that make sense, those that do not, and the table of algorithms."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpi.core.episodes import Episode, Prefix
+from cpi.core.plans import ALGORITHMS, GroupPlan, World
+from cpi.core.resets import OracleReset, RandomReset, SelfReset
+from tests.cpi.scripted import ScriptedLocalizer, at_step
+
+EPISODE = Episode(Prefix("start"), ("a", "b", "c"), 0.0, True, 3)
+
+
+class Second:
+    """An oracle: the second step is the wrong one, and the one to improve."""
+
+    def improvement(self, episode: Episode) -> Any:
+        return at_step(1)(episode)
+
+    def errors(self, episode: Episode) -> Any:
+        return at_step(1)(episode) > 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "rollouts"),
+    [((8, 0, 0), 8), ((4, 1, 4), 8), ((3, 2, 2), 7), ((0, 2, 4), 8), ((0, 1, 8), 8)],
+)
+def test_rollouts_are_those_trained_on(numbers: tuple[int, int, int], rollouts: int) -> None:
+    assert GroupPlan(*numbers).rollouts == rollouts
+
+
+def test_a_plan_without_resets_needs_only_a_size() -> None:
+    assert GroupPlan(3) == GroupPlan(3, 0, 0) and GroupPlan(3).rollouts == 3
+
+
+def test_failures_drawn_at_random_are_the_default() -> None:
+    plan = GroupPlan(4, 1, 4)
+    assert (plan.seeds, plan.choice) == ("failed", "random")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fresh": -1}, r"fresh: -1 is not a whole number ≥ 0"),
+        ({"fresh": 4.0}, r"fresh: 4\.0 is not a whole number"),
+        ({"fresh": "8"}, r"fresh: '8' is not a whole number"),
+        ({"fresh": 4, "resets": -1, "per_reset": 4}, r"resets: -1 is not"),
+        ({"fresh": 4, "resets": 1, "per_reset": -4}, r"per_reset: -4 is not"),
+        ({"fresh": 4, "resets": 1}, r"resets=1 and per_reset=0: give both, or neither"),
+        ({"fresh": 4, "per_reset": 4}, r"resets=0 and per_reset=4: give both, or neither"),
+        ({"fresh": 0}, r"fresh=0 and resets=0: nothing would be rolled out"),
+        ({"fresh": 4, "seeds": "all"}, r"seeds: 'all' is neither 'failed' nor 'any'"),
+        ({"fresh": 4, "choice": "first"}, r"choice: 'first' is neither 'random' nor 'deepest'"),
+    ],
+)
+def test_plans_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GroupPlan(**arguments)
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        GroupPlan(8).fresh = 4  # type: ignore[misc]
+
+
+def test_the_four_algorithms_of_the_paper_have_equal_budgets() -> None:
+    assert ALGORITHMS["grpo"].plan == GroupPlan(8)
+    for name in ("rrpo", "srpo", "oracle"):
+        assert ALGORITHMS[name].plan == GroupPlan(4, 1, 4)
+        assert ALGORITHMS[name].plan.rollouts == 8
+
+
+def test_an_algorithm_needs_what_its_rule_takes_from_the_world() -> None:
+    whole = World(OracleReset(Second()), ScriptedLocalizer(at_step(0)))
+    for name, algorithm in ALGORITHMS.items():
+        needed = World(**{field: getattr(whole, field) for field in algorithm.needs})
+        algorithm.rule(needed)
+        for field in algorithm.needs:
+            with pytest.raises(ValueError, match=f"^{field}: the algorithm needs one"):
+                algorithm.rule(needed._replace(**{field: None}))
+        assert algorithm.about, name
+
+
+def test_a_world_says_what_the_rules_are() -> None:
+    localizer = ScriptedLocalizer(at_step(2))
+    here = World(OracleReset(Second(), "first_error"), localizer)
+    rules = {name: algorithm.rule(here) for name, algorithm in ALGORITHMS.items()}
+    assert isinstance(rules["rrpo"], RandomReset)
+    assert isinstance(rules["srpo"], SelfReset) and rules["srpo"].localizer is localizer
+    assert rules["oracle"] is here.oracle
+    expected = {"rrpo": [1, 1, 1], "srpo": [0, 0, 1], "oracle": [0, 1, 0]}
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(rules[name].weights([EPISODE]), [weights])
+
+
+def test_what_a_world_lacks_is_said() -> None:
+    localizer = ScriptedLocalizer(at_step(0))
+    with pytest.raises(ValueError, match="localizer: the algorithm needs one"):
+        ALGORITHMS["srpo"].rule(World(oracle=OracleReset(Second())))
+    with pytest.raises(ValueError, match="oracle: the algorithm needs one"):
+        ALGORITHMS["oracle"].rule(World(localizer=localizer))
+    for name in ("grpo", "rrpo"):
+        assert isinstance(ALGORITHMS[name].rule(World()), RandomReset)

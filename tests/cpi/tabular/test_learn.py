@@ -1,0 +1,228 @@
+"""Tabular GRPO, RRPO, SRPO and the oracle: they learn, repeat themselves, and count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import envs
+from cpi import Evaluation, PolicyError, evaluate, uniform_policy
+from cpi.core.collect import Ledger, collect
+from cpi.core.episodes import Prefix
+from cpi.core.plans import ALGORITHMS, GroupPlan
+from cpi.core.resets import (
+    OracleReset,
+    RandomReset,
+    ResetRule,
+    SelfReset,
+)
+from cpi.tabular.learn import (
+    FALSE_POSITIVE,
+    RECALL,
+    learn,
+    tabular_world,
+)
+from cpi.tabular.simulator import TabularOracle, TabularSimulator
+from tests.cpi.scripted import ScriptedLocalizer, at_step
+from tests.cpi.worlds import world
+
+CHAIN = envs.first_error_chain(3)
+algorithms = pytest.mark.parametrize("name", list(ALGORITHMS))
+
+
+def softmax(theta: Any) -> Any:
+    return np.exp(theta) / np.exp(theta).sum(axis=1, keepdims=True)
+
+
+def first_step(evaluation: Evaluation) -> ResetRule:
+    return SelfReset(ScriptedLocalizer(at_step(0), cost_each=5))
+
+
+@algorithms
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_algorithm_learns(name: str, seed: int) -> None:
+    run = learn(CHAIN, name, iterations=25, starts=8, seed=seed)
+    assert evaluate(CHAIN, uniform_policy(CHAIN)).J == pytest.approx(1 / 8)
+    J = [row.J for row in run.progress]
+    assert J[-1] > 0.7
+    assert J[0] < J[9] < J[-1]
+    assert [row.iteration for row in run.progress] == list(range(1, 26))
+    assert J[-1] == pytest.approx(evaluate(CHAIN, softmax(run.theta)).J, rel=1e-12)
+
+
+@algorithms
+def test_the_same_seed_gives_the_same_run(name: str) -> None:
+    one, same, other = (learn(CHAIN, name, iterations=3, starts=2, seed=n) for n in (4, 4, 5))
+    np.testing.assert_array_equal(one.theta, same.theta)
+    assert one.progress == same.progress
+    assert (one.theta != other.theta).any()
+
+
+@algorithms
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_a_step_follows_the_score_of_the_suffix(name: str, scale: Any) -> None:
+    # θ += lr/N Σ Â (1[a] − π) over the steps behind the shared prefix, written out.
+    mdp = envs.first_error_chain(4, recovery=0.5)
+    theta = np.random.default_rng(0).normal(size=mdp.rewards.shape)
+    given = theta.copy()
+    run = learn(
+        mdp, name, theta=theta, iterations=1, starts=6, lr=0.7, scale=scale, success=0.9, seed=3
+    )
+    np.testing.assert_array_equal(theta, given)
+
+    policy, generator = softmax(theta), np.random.default_rng(3)
+    simulator = TabularSimulator(mdp, policy, success=0.9)
+    plan, rule = ALGORITHMS[name]
+    starts = simulator.draw_starts(6, generator)
+    here = rule(tabular_world(evaluate(mdp, policy)))
+    groups = collect(simulator, starts, plan, here, generator)
+    everything = np.concatenate([group.returns for group in groups])
+    deviations = {"batch": everything.std(ddof=1) + 1e-4, "none": 1.0}
+    gradient = np.zeros_like(theta)
+    for group in groups:
+        mean = group.returns.mean()
+        divisor = deviations.get(scale, group.returns.std(ddof=1) + 1e-4)
+        for episode in group.episodes:
+            for s, a in episode.steps[group.prefix.length :]:
+                gradient[s] += (episode.ret - mean) / divisor * (np.eye(2)[a] - policy[s])
+    gradient /= len(everything)
+    assert np.abs(gradient).max() > 0.01
+    if name != "grpo":
+        assert any(group.prefix.length for group in groups)
+    np.testing.assert_allclose(run.theta, theta + 0.7 * gradient, rtol=1e-10, atol=1e-12)
+    assert run.progress[0].grad_norm == pytest.approx(np.sqrt((gradient**2).sum()))
+    assert run.progress[0].ledger == groups.ledger
+
+
+@algorithms
+def test_the_ledger_adds_up(name: str) -> None:
+    ledgers = [row.ledger for row in learn(CHAIN, name, iterations=6, starts=5).progress]
+    for number, ledger in enumerate(ledgers):
+        assert ledger.episodes == ledger.trained_episodes == 8 * 5 * (number + 1)
+        assert ledger.steps == ledger.trained_steps
+        resets = 0 if name == "grpo" else 5 * (number + 1)
+        assert ledger.resets_accepted + ledger.fallbacks == resets
+    # The chain always goes on to its horizon of 3 steps; resets keep some of them.
+    assert (ledgers[-1].steps < 3 * 240) == (name != "grpo")
+    steps = np.diff([0, *(ledger.steps for ledger in ledgers)])
+    assert (steps > 0).all() and steps.max() <= 120
+
+
+def test_a_given_plan_replaces_the_algorithms() -> None:
+    run = learn(CHAIN, "srpo", plan=GroupPlan(0, 2, 3, seeds="any"), iterations=2, starts=4)
+    ledger = run.progress[-1].ledger
+    assert (ledger.episodes, ledger.trained_episodes, ledger.resets_drawn) == (64, 48, 16)
+
+
+def test_a_given_rule_replaces_the_algorithms_and_is_made_anew() -> None:
+    seen: list[float] = []
+
+    def rule(evaluation: Evaluation) -> ResetRule:
+        seen.append(evaluation.J)
+        return first_step(evaluation)
+
+    run = learn(CHAIN, "rrpo", rule=rule, iterations=4, starts=3, seed=1)
+    # Made for the policy of each iteration, before it is updated.
+    assert seen == pytest.approx([1 / 8, *(row.J for row in run.progress[:-1])], rel=1e-12)
+    assert len(set(seen)) == 4
+    ledger = run.progress[-1].ledger
+    assert ledger.localizer_cost == 5 * ledger.resets_drawn > 0
+    assert ledger.steps == 3 * 96  # all resets keep nothing
+
+
+def test_resetting_at_step_one_with_one_group_is_grpo() -> None:
+    mdp = envs.first_error_chain(4, recovery=0.3)
+    grpo = learn(mdp, "grpo", iterations=5, starts=4, seed=2)
+    srpo = learn(mdp, plan=GroupPlan(0, 1, 8), rule=first_step, iterations=5, starts=4, seed=2)
+    np.testing.assert_array_equal(grpo.theta, srpo.theta)
+    assert [row.J for row in grpo.progress] == [row.J for row in srpo.progress]
+
+
+@pytest.mark.parametrize(("success", "eligible"), [(-1.0, 0), (0.0, 0), (2.0, 20)])
+def test_success_says_what_a_failure_is(success: float, eligible: int) -> None:
+    plan = GroupPlan(4, 1, 4, choice="deepest")  # asks about every failure
+    run = learn(CHAIN, "rrpo", plan=plan, success=success, iterations=1, starts=5)
+    ledger = run.progress[-1].ledger
+    assert ledger.resets_drawn == eligible
+    assert ledger.fallbacks == (0 if eligible else 5)
+
+
+def test_no_iterations_leave_the_policy_alone() -> None:
+    theta: Any = np.arange(12.0).reshape(6, 2)
+    run = learn(CHAIN, theta=theta, iterations=0)
+    assert run.progress == []
+    np.testing.assert_array_equal(run.theta, theta)
+    assert run.theta is not theta
+
+
+def test_a_run_prints_as_a_table() -> None:
+    run = learn(CHAIN, "rrpo", iterations=3, starts=20)
+    lines = str(run).splitlines()
+    for name in ("iteration", "J", "grad_norm", *Ledger().to_json()):
+        assert any(name in line for line in lines)
+    last = run.progress[-1]
+    shown = [line for line in lines if f"{last.J:.4f}" in line]
+    assert shown and all(f"{n:,}" in shown[-1] for n in last.ledger.to_json().values())
+
+
+# The tabular world
+
+
+def test_the_world_is_an_oracle_at_half_the_largest_advantage_and_a_noisy_first_error() -> None:
+    mdp = envs.first_error_chain(4)
+    evaluation = evaluate(mdp, uniform_policy(mdp))  # advantages 1/16, 1/8, 1/4, 1/2
+    here = tabular_world(evaluation)
+    assert here.oracle is not None and here.localizer is not None
+    assert (here.oracle.mask, here.oracle.tau) == ("improvable", 0.25)
+    assert (RECALL, FALSE_POSITIVE) == (0.8, 0.1)
+    simulator = TabularSimulator(mdp, uniform_policy(mdp))
+    episodes = simulator.rollout([Prefix(0)], 30, np.random.default_rng(0))[0]
+    first_errors = OracleReset(TabularOracle(evaluation), "first_error").weights(episodes)
+    weights = zip(
+        here.oracle.weights(episodes), here.localizer(episodes), first_errors, strict=True
+    )
+    for episode, (oracle, localizer, exact) in zip(episodes, weights, strict=True):
+        clean = [k for k, (s, _) in enumerate(episode.steps) if s == k]
+        np.testing.assert_array_equal(oracle, [float(k == 3 and k in clean) for k in range(4)])
+        np.testing.assert_array_equal(localizer, np.where(exact == 1, 0.8, 0.1))
+
+
+def test_a_policy_that_cannot_be_improved_still_has_a_world() -> None:
+    best = np.tile([1.0, 0.0], (CHAIN.num_states, 1))
+    here = tabular_world(evaluate(CHAIN, best))
+    assert here.oracle is not None and here.oracle.tau == 0.0
+    episodes = TabularSimulator(CHAIN, best).rollout([Prefix(0)], 1, np.random.default_rng(0))
+    np.testing.assert_array_equal(here.oracle.weights(episodes[0]), [[0, 0, 0]])
+
+
+# What is refused
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    with pytest.raises(ValueError, match="algorithm: 'ppo' is none of grpo, rrpo, srpo, oracle"):
+        learn(CHAIN, "ppo")
+
+
+def test_a_discounted_world_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a horizon"):
+        learn(world(0, discount=0.9), iterations=1)
+
+
+def test_logits_must_fit() -> None:
+    with pytest.raises(PolicyError, match=r"shape \(5, 2\), expected \(6, 2\)"):
+        learn(CHAIN, theta=np.zeros((5, 2)), iterations=1)
+
+
+def test_an_unknown_scale_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale: 'std'"):
+        learn(CHAIN, scale="std", iterations=1)  # type: ignore[arg-type]
+
+
+def test_a_rule_may_be_any_of_the_rules() -> None:
+    plain = learn(CHAIN, "rrpo", iterations=3, starts=4, seed=8)
+    given = learn(
+        CHAIN, "oracle", rule=lambda evaluation: RandomReset(), iterations=3, starts=4, seed=8
+    )
+    np.testing.assert_array_equal(plain.theta, given.theta)

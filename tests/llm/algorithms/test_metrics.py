@@ -1,0 +1,122 @@
+"""Metrics of a collection, counted by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import cpi
+from cpi.core.collect import Collection, Group, Ledger
+from cpi.core.episodes import Episode, Prefix
+from llm.algorithms.metrics import collection_metrics
+from llm.learner.rows import make_rows
+from llm.tasks import ChainReasoning, Example
+from llm.thoughts.simulator import Prompt, Thought, token_ids
+from tests.llm.scripted import collected, sloppy
+
+START = Prompt((1, 2), Example("x", "a"))
+
+
+def thought(tokens: int, score: float, end: str = "delimiter") -> Thought:
+    return Thought((3,) * tokens, np.full(tokens, score), "t", end)  # type: ignore[arg-type]
+
+
+def episode(prefix: Prefix, suffix: tuple[Thought, ...], ret: float) -> Episode:
+    return Episode(prefix, (*prefix.steps, *suffix), ret, ret < 1, len(token_ids(suffix)) + 1)
+
+
+def groups() -> Collection:
+    empty = Prefix(START)
+    first = thought(2, -1.0)
+    seed = episode(empty, (first, thought(3, -9.0), thought(1, -9.0, "stop")), 0.0)
+    fresh = [seed, episode(empty, (thought(4, -0.5, "stop"),), 1.0)]
+    kept = seed.prefix(1)
+    again = [
+        episode(kept, (thought(1, -2.0, "stop"),), 1.0),
+        episode(kept, (thought(5, -2.0, "cut"),), 0.0),
+        episode(kept, (thought(2, -2.0, "stop"),), 1.0),
+    ]
+    whole = [episode(empty, (thought(n, -1.0, "stop"),), 0.25) for n in (7, 9)]
+    other = [episode(empty, (thought(1, 0.0, "stop"),), 1.0) for _ in range(2)]
+    found = [
+        Group(0, empty, fresh),
+        Group(0, kept, again, seed),
+        Group(0, fresh[1].prefix(0), whole, fresh[1]),
+        Group(1, empty, other),
+    ]
+    return Collection(found, Ledger())
+
+
+def test_by_hand() -> None:
+    found = groups()
+    advantages = cpi.group_advantages([group.returns for group in found])
+    metrics = collection_metrics(found, advantages, make_rows(found, advantages))
+    scores = [-1, -1, -9, -9, -9, -9, *[-0.5] * 4, *[-2] * 8, *[-1] * 16, 0, 0]
+    lengths = [6, 4, 3, 7, 4, 7, 9, 1, 1]
+    assert metrics == pytest.approx(
+        {
+            "reward": (0 + 1 + 1 + 0 + 1 + 0.25 * 2 + 2) / 9,
+            "reward_std": (math.sqrt(1 / 2) + math.sqrt(1 / 3) + 0 + 0) / 4,
+            "frac_reward_zero_std": 2 / 4,
+            "completions/mean_length": sum(lengths) / 9,
+            "completions/min_length": 1,
+            "completions/max_length": 9,
+            "completions/clipped_ratio": 1 / 9,
+            "thoughts/mean": (3 + 1 + 2 + 2 + 2 + 1 + 1 + 1 + 1) / 9,
+            "entropy": -sum(scores) / len(scores),
+            "fresh/reward": 3 / 4,
+            "reset/reward": 2.5 / 5,
+            "reset/position": (1 / 3 + 0) / 2,
+            "reset/correction_rate": 2 / 5,
+            "reset/empty_prefix_rate": 1 / 2,
+            "reset/informative_group_rate": 1 / 2,
+            "reset/suffix_tokens": (2 + 6 + 3 + 8 + 10) / 5,  # what was discarded, too
+        }
+    )
+
+
+def test_only_fresh_groups_and_only_resets() -> None:
+    found = groups()
+    for part, missing in (([0, 3], "reset/"), ([1, 2], "fresh/")):
+        chosen = Collection([found[i] for i in part], Ledger())
+        advantages = cpi.group_advantages([group.returns for group in chosen])
+        metrics = collection_metrics(chosen, advantages, make_rows(chosen, advantages))
+        assert metrics and not [name for name in metrics if name.startswith(missing)]
+
+
+def test_nothing_trained_on_has_no_entropy() -> None:
+    cut = [episode(Prefix(START), (thought(3, -1.0, "cut"),), r) for r in (0.0, 1.0)]
+    found = Collection([Group(0, Prefix(START), cut)], Ledger())
+    advantages = cpi.group_advantages([group.returns for group in found])
+    rows = make_rows(found, advantages, mask_truncated_completions=True)
+    metrics = collection_metrics(found, advantages, rows)
+    assert metrics["entropy"] == 0.0 and metrics["completions/clipped_ratio"] == 1.0
+
+
+def test_fallbacks_are_fresh() -> None:
+    task = ChainReasoning(train=4, test=1)
+    found, _ = collected(task, sloppy(task, 0.0))  # nothing fails, so nothing is reset
+    advantages = cpi.group_advantages([group.returns for group in found])
+    metrics = collection_metrics(found, advantages, make_rows(found, advantages))
+    assert found.ledger.fallbacks == 2 and metrics["fresh/reward"] == metrics["reward"] == 1.0
+    assert not [name for name in metrics if name.startswith("reset/")]
+
+
+def test_prompts_that_do_not_fail_count_no_more_than_others() -> None:
+    empty = Prefix(START)
+    right, wrong = (episode(empty, (thought(1, -1.0, "stop"),), ret) for ret in (1.0, 0.0))
+    seed = wrong
+    found = Collection(
+        [
+            Group(0, empty, [right, right]),
+            Group(0, empty, [right, right]),  # a fallback
+            Group(1, empty, [wrong, right]),
+            Group(1, seed.prefix(0), [wrong, wrong], seed),
+        ],
+        Ledger(),
+    )
+    advantages = cpi.group_advantages([group.returns for group in found])
+    metrics = collection_metrics(found, advantages, make_rows(found, advantages))
+    assert metrics["fresh/reward"] == 3 / 4

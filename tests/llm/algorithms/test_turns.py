@@ -1,0 +1,122 @@
+"""Second turns: the tokens that were sampled, and a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpi.core.episodes import Episode, Prefix
+from llm.algorithms.turns import (
+    check_room,
+    check_two_attempts,
+    next_turn,
+    shown,
+)
+from llm.tasks import Example, Task
+from llm.thoughts.options import ThoughtLimits
+from llm.thoughts.simulator import Prompt, Thought, ThoughtSimulator
+from tests.llm.algorithms.worlds import (
+    EOS,
+    Good,
+    at_random,
+    starts,
+    world,
+)
+from tests.llm.small import Dictated, Essay, byte_tokenizer
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+ASKED = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "2+2?"}]
+
+
+class Chat(Task):
+    def examples(self, split: str) -> list[Example]:
+        return [Example("sum", ASKED)]
+
+    def reward(self, example: Example, completion: str) -> float:
+        return 0.0
+
+
+def chatting(template: str = CHAT) -> ThoughtSimulator:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    return ThoughtSimulator(Dictated(at_random), tokenizer, Chat(), ThoughtLimits())
+
+
+def attempt(start: Prompt, ids: list[int], end: Any = "stop") -> Episode:
+    said = Thought(tuple(ids), np.zeros(len(ids)), "", end)
+    return Episode(Prefix(start), (said,), 0.0, True, len(ids))
+
+
+@pytest.mark.parametrize("end", ["stop", "cut"])
+def test_a_chat_goes_on_as_its_template_renders_it(end: str) -> None:
+    simulator = chatting()
+    (start,) = starts(simulator)
+    words = simulator.tokenizer("it is 5").input_ids
+    stop = [simulator.tokenizer.eos_token_id] if end == "stop" else []
+    turn = next_turn(simulator, attempt(start, [*words, *stop], end), "Look again.")
+    conversation = [
+        *ASKED,
+        {"role": "assistant", "content": "it is 5"},
+        {"role": "user", "content": "Look again."},
+    ]
+    whole = simulator.tokenizer.apply_chat_template(
+        conversation, add_generation_prompt=True, tokenize=False
+    )
+    assert list(turn.ids) == simulator.tokenizer(whole, add_special_tokens=False).input_ids
+    assert turn.ids.count(simulator.tokenizer.eos_token_id) == 4  # none twice
+    assert turn.example is start.example  # the verifier sees what it knows
+    assert shown(simulator, turn).example.prompt == whole
+
+
+def test_tokens_are_kept_as_they_were_sampled() -> None:
+    # "é" as two bytes of one character, cut between them: no text gives these tokens back.
+    simulator = chatting()
+    (start,) = starts(simulator)
+    half = simulator.tokenizer("é").input_ids[:1]
+    turn = next_turn(simulator, attempt(start, half, "cut"), "Again.")
+    assert list(turn.ids[: len(start.ids) + 1]) == [*start.ids, *half]
+
+
+def test_plain_prompts_go_on_plainly() -> None:
+    simulator = world()
+    start = starts(simulator)[0]
+    turn = next_turn(simulator, attempt(start, [1, EOS]), "No word of this is known here.")
+    question = simulator.tokenizer("?").input_ids
+    assert list(turn.ids) == [*start.ids, 1, EOS, *question]
+    tokenizer = byte_tokenizer()
+    essay = ThoughtSimulator(Dictated(at_random), tokenizer, Essay(), ThoughtLimits())
+    (start,) = starts(essay)
+    turn = next_turn(essay, attempt(start, tokenizer("b").input_ids, "cut"), "Try again.")
+    assert tokenizer.decode(turn.ids) == "ab\n\nTry again.\n\n"
+
+
+def test_a_template_that_forgets_is_refused() -> None:
+    simulator = chatting("{{ messages[0]['content'] }}{{ messages[-1]['content'] }}")
+    (start,) = starts(simulator)
+    with pytest.raises(ValueError, match="leaves out what the assistant has said"):
+        check_room(simulator, [start], "Again.")
+
+
+def test_room_for_two_attempts() -> None:
+    # Prompt 2, attempts 12 each, "?" 1.
+    check_room(world(room=27), starts(world()), "")
+    simulator = world()
+    tokens = check_two_attempts(simulator.tokenizer, Good(), starts(simulator), "", 12, 27)
+    assert tokens == 1
+    with pytest.raises(ValueError, match=r"two attempts of 12 tokens, the 2 of prompt 'one' and 1"):
+        check_room(world(room=26), starts(world()), "")
+
+
+def test_words_that_are_none_are_refused() -> None:
+    class Silent(Essay):
+        def follow_up(self, example: Example, request: str) -> str:
+            return ""
+
+    simulator = ThoughtSimulator(Dictated(at_random), byte_tokenizer(), Silent(), ThoughtLimits())
+    with pytest.raises(ValueError, match=r"Silent\.follow_up of 'essay' is ''; give it a text"):
+        check_room(simulator, starts(simulator), "Again.")

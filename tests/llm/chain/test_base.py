@@ -1,0 +1,86 @@
+"""The base model that comes with the package: its recipe, its size, and its known errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llm.chain.readout import read_out
+from llm.engines import make_engine
+from llm.engines.engine import SamplingParams
+from llm.models.policy import (
+    SHIPPED,
+    load_policy,
+    load_tokenizer,
+    locate,
+)
+from llm.pretrain import PretrainConfig
+from llm.resets.prompted import parse
+from llm.tasks import make_task
+from llm.thoughts.simulator import Prompt, encode
+
+BASE = SHIPPED["chain-base"]
+
+
+def test_it_is_what_its_recipe_made() -> None:
+    recipe = json.loads((BASE / "recipe.json").read_text())
+    weights = (BASE / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == recipe["sha256"]
+    defaults = json.loads(json.dumps(asdict(PretrainConfig())))
+    for name, value in defaults.items():
+        if name != "output":
+            assert recipe[name] == value, name
+    assert recipe["commit"] and recipe["versions"]["torch"]
+    assert sum(file.stat().st_size for file in BASE.iterdir()) < 4e6
+
+
+def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locate("chain-base") == str(BASE)
+    assert locate("some/model") == "some/model"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chain-base").mkdir()
+    assert locate("chain-base") == "chain-base"
+
+
+@pytest.mark.parametrize("length", [3, 5, 8])
+def test_each_step_goes_right_half_the_time(length: int) -> None:
+    task = make_task("chain", length=length, train=40, test=40)
+    policy, tokenizer = load_policy(str(BASE)).eval(), load_tokenizer(str(BASE))
+    assert policy.num_parameters() <= 1_000_000
+    prompts = [Prompt(encode(tokenizer, e.prompt), e) for e in task.examples("train")]
+    q = read_out(scores(policy), tokenizer, task, prompts, torch.device("cpu")).q
+    assert abs(q.mean() - 0.5) < 0.02
+    assert np.abs(q - 0.5).max() < 0.35
+    assert np.abs(q.mean(axis=0) - 0.5).max() < 0.05  # early or late
+
+
+def scores(policy: Any) -> Any:
+    from llm.models.logprobs import completion_logprobs
+
+    return lambda b: completion_logprobs(policy, b.input_ids, b.attention_mask, b.mask)
+
+
+def test_it_finds_errors_that_it_makes() -> None:
+    # Of wrong traces as it was shown, eight in ten at least; always step 1 would be right in half.
+    lines = (BASE / "localizations.jsonl").read_text().splitlines()[:128]
+    texts = [json.loads(line) for line in lines]
+    tokenizer = load_tokenizer(str(BASE))
+    engine = make_engine("transformers", str(BASE), bf16=False, seed=0)
+    (stop,) = tokenizer("}").input_ids
+    params = SamplingParams(24, temperature=0.0, stop_token_ids=(stop,))
+    replies = engine.generate(
+        [tokenizer(text["prompt"]).input_ids for text in texts], [params] * len(texts)
+    )
+    hits = [
+        parse(tokenizer.decode(reply.ids), 8) == parse(text["completion"], 8)
+        for text, (reply,) in zip(texts, replies, strict=True)
+    ]
+    first = np.mean([parse(text["completion"], 8) == 1 for text in texts])
+    assert np.mean(hits) > 0.8 > first + 0.2

@@ -1,0 +1,262 @@
+"""What a run shows: lines in a file; on a terminal a table that grows, over bars."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from llm.common.progress import (
+    HEADINGS_EVERY,
+    SHOWN,
+    STAGES,
+    Reporter,
+)
+
+#: All that a step may show; the last loss is longer than its column.
+METRICS = {
+    **dict.fromkeys(SHOWN, 0.5),
+    "loss": -123456.789,
+    "grad_norm": 1234.5678,
+    "completions/mean_length": 4096.0,
+    "step_time": 98765.4321,
+}
+
+
+def in_file() -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, width=40, highlight=False), file
+
+
+def on_terminal(width: int) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, width=width, highlight=False, force_terminal=True), file
+
+
+def screen(printed: io.StringIO, width: int) -> list[str]:
+    """The lines that a terminal would show in the end, without empty ones at the end."""
+    lines, row, column, cursor = [""], 0, 0, True
+    for code, parameter, letter, character in re.findall(
+        r"(\x1b\[([?0-9;]*)([A-Za-z]))|([^\x1b])", printed.getvalue()
+    ):
+        if letter == "A":
+            row -= int(parameter or 1)
+            assert row >= 0, "up beyond the first line"
+        elif letter == "K":
+            assert parameter == "2", "an erasure that this screen does not know"
+            lines[row] = ""
+        elif letter in ("h", "l"):
+            cursor = letter == "h"
+        elif character == "\n":  # a terminal in its usual mode also returns
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif character == "\r":
+            column = 0
+        elif not code:
+            lines[row] = lines[row].ljust(column)[:column] + character + lines[row][column + 1 :]
+            column += 1
+            assert cell_len(lines[row]) <= width, f"wraps: {lines[row]}"
+    assert cursor, "the cursor stays hidden"
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return [line.rstrip() for line in lines]
+
+
+def run_stages(reporter: Reporter, *names: str) -> None:
+    for name in names:
+        with reporter.stage(name, 10) as stage:
+            stage.advance(10)
+
+
+def test_a_file_gets_a_line_a_step() -> None:
+    console, file = in_file()
+    with Reporter(3, console) as reporter:
+        reporter.message("[/b] a message [red] of more than the forty columns of this file, whole")
+        run_stages(reporter, *STAGES)
+        reporter.step(0, {"eval/pass@1": 0.25})
+        reporter.step(1, {"loss": -0.00126, "reward": 0.5, "localize/exact": 1 / 3, "lr": 0.1})
+    assert file.getvalue().splitlines() == [
+        "[/b] a message [red] of more than the forty columns of this file, whole",
+        "step 0/3  eval pass@1 0.250",
+        "step 1/3  reward 0.500  localized 33%  loss -0.0013",
+    ]
+
+
+@pytest.mark.parametrize("width", [62, 80, 100, 140])
+def test_a_terminal_shows_all_within_its_width(width: int) -> None:
+    console, file = on_terminal(width)
+    with Reporter(2, console) as reporter:
+        reporter.message("[/b] a message [red] " + "of many words " * 10)
+        for step in (1, 2):
+            run_stages(reporter, *STAGES)
+            reporter.step(step, METRICS)
+    lines = screen(file, width)
+    assert " ".join(lines).count("of many words") == 10
+    bars = [line.split() for line in lines[-1 - len(STAGES) :]]
+    assert [bar[:2] for bar in bars] == [["✓", name] for name in ("run", *STAGES)]
+    assert bars[0][3:7] == ["step", "2", "of", "2"]
+    for bar in bars[1:]:
+        assert bar[3:5] == ["10", "tokens,"]
+        assert re.fullmatch(r"[0-9,]+/s", bar[5])
+    # Each value stands right under its heading, once a step.
+    table, found = lines[: -1 - len(STAGES)], []
+    for heading, _ in SHOWN.values():
+        values = [cell for above, below in under(table) for cell in cells(above, below, heading)]
+        assert len(values) == 2, heading
+        assert values[0] == values[1]
+        found.append(values[0])
+    assert found == [
+        "0.500", "0.500", "0.500", "50%", "50%", "50%", "50%", "0.500",
+        "-1.2e+05", "1234.568", "0.500", "4096", "98765.43",
+    ]  # fmt: skip
+
+
+def under(table: list[str]) -> list[tuple[str, str]]:
+    """The lines of values, each with the headings above it."""
+    pairs, headings = [], ""
+    for line in table:
+        if re.search(r"[a-z]{4}", line):
+            headings = line
+        else:
+            pairs.append((headings, line))
+    return pairs
+
+
+def cells(headings: str, values: str, heading: str) -> list[str]:
+    """What ends where the heading ends."""
+    return [
+        values[: match.end()].split("  ")[-1].strip()
+        for match in re.finditer(rf"(?:^ *|(?<=  )){heading}(?=  |$)", headings)
+    ]
+
+
+def test_headings_come_again_when_they_are_out_of_sight_or_change() -> None:
+    console, file = on_terminal(140)
+    with Reporter(60, console) as reporter:
+        reporter.step(0, {"eval/pass@1": 0.25})
+        for step in range(1, HEADINGS_EVERY + 3):
+            reporter.step(step, {"reward": step / 100})
+    lines = screen(file, 140)
+    rows = ["step 0"] + [f"step {step}" for step in range(1, HEADINGS_EVERY + 3)]
+    found = ["heading" if "step" in line else f"step {line.split()[0]}" for line in lines]
+    first, second = 1 + HEADINGS_EVERY, 3 + HEADINGS_EVERY
+    assert found == [
+        "heading", rows[0], "heading", *rows[1:first], "heading", *rows[first:second],
+    ]  # fmt: skip
+    assert lines[0].split() == ["step", "eval", "pass@1"]
+    # A column that was there stays there, empty.
+    assert lines[2].split() == ["step", "reward", "eval", "pass@1"]
+    assert lines[3].split() == ["1", "0.010"]
+
+
+def test_bars_stand_in_the_order_of_stages() -> None:
+    console, file = on_terminal(80)
+    with Reporter(1, console) as reporter:
+        run_stages(reporter, "generate", "train", "generate", "localize", "train")
+    shown = [line.split()[1] for line in screen(file, 80)]
+    assert shown == ["run", "generate", "localize", "train"]  # nothing was reset
+
+
+def test_a_stage_that_fails_says_so_and_is_not_counted() -> None:
+    console, file = on_terminal(80)
+    reporter = Reporter(1, console)
+    with pytest.raises(RuntimeError, match="of its own"), reporter:
+        run_stages(reporter, "generate", "localize", "train")
+        with reporter.stage("localize") as stage:
+            stage.advance(7)
+            raise RuntimeError("of its own")
+    _, generate, localize, train = screen(file, 80)
+    assert generate.startswith("✓")
+    assert "stopped" in localize and not localize.startswith("✓")
+    # What the step before did in this stage is no news of this step.
+    assert "tokens" not in train and not train.startswith("✓")
+    assert reporter.timings["localize"][0] == 10
+
+
+def test_where_nothing_began_nothing_is_left() -> None:
+    console, file = on_terminal(80)
+    with pytest.raises(ValueError, match="bad input"), Reporter(5, console) as reporter:
+        reporter.message("a run")
+        raise ValueError("bad input")
+    assert screen(file, 80) == ["a run"]
+    assert "5 steps" in file.getvalue()  # it was there
+
+
+def test_commands_are_not_broken() -> None:
+    console, file = on_terminal(40)
+    command = "  python -m llm.train --config a/folder/of/a/run/config.yaml --resume auto"
+    Reporter(1, console).message(command)
+    assert file.getvalue() == command + "\n"
+
+
+def test_timings_add_up_until_they_are_cleared() -> None:
+    reporter = Reporter(1, in_file()[0])
+    began = time.perf_counter()
+    for tokens in (5, 7):
+        with reporter.stage("generate") as stage:
+            stage.advance(tokens)
+            time.sleep(0.01)
+            stage.advance(0)
+    took = time.perf_counter() - began
+    run_stages(reporter, "train")
+    seconds = reporter.timings["generate"][1]
+    assert 0.02 <= seconds <= took
+    metrics = reporter.clear_timings()
+    assert metrics.keys() == {
+        "time/generate", "tokens_per_second/generate", "time/train", "tokens_per_second/train",
+    }  # fmt: skip
+    assert metrics["time/generate"] == seconds
+    assert metrics["tokens_per_second/generate"] == pytest.approx(12 / seconds)
+    assert reporter.clear_timings() == {}
+    run_stages(reporter, "generate")
+    assert reporter.timings["generate"][0] == 10
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs of [mine]"
+    (folder / "rollouts").mkdir(parents=True)
+    rows = [
+        {"step": 0, "eval/pass@1": 0.1},
+        {"step": 1, "fresh/reward": 0.25, "entropy": 2.0, "step_time": 1.5, "ledger/steps": 600},
+        {"step": 2, "fresh/reward": 0.5, "entropy": 1.0, "step_time": 2.0, "eval/pass@1": 0.2,
+         "ledger/steps": 1200, "ledger/localizer_cost": 34},
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_summary(finished: Path) -> None:
+    console, file = on_terminal(200)
+    Reporter(2, console).summary(finished)
+    lines = [line.split() for line in screen(file, 200)]
+    assert ["first", "last"] in lines
+    assert ["eval/pass@1", "0.100", "0.200"] in lines
+    assert ["fresh/reward", "0.250", "0.500"] in lines
+    assert ["entropy", "2.000", "1.000"] in lines
+    assert "reset/reward" not in file.getvalue()
+    assert file.getvalue().splitlines()[-4:] == [
+        "2 steps, 1,234 tokens generated, 4 s",
+        f"metrics are in {finished}/metrics.jsonl",
+        "to look at rollouts:",
+        f"  python -m llm.show '{finished}'",
+    ]
+
+
+def test_summary_without_rollouts(finished: Path) -> None:
+    (finished / "rollouts").rmdir()
+    console, file = in_file()
+    Reporter(2, console).summary(finished)
+    assert file.getvalue().splitlines()[-1] == f"metrics are in {finished}/metrics.jsonl"
+
+
+def test_summary_of_nothing(tmp_path: Path) -> None:
+    console, file = in_file()
+    Reporter(2, console).summary(tmp_path)
+    assert file.getvalue() == "nothing was left to do\n"

@@ -1,0 +1,375 @@
+"""Settings from files and flags: which wins, what comes back, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import cpi
+from llm.config import command_line
+from llm.config.algorithms import CLASSES
+from llm.config.command_line import parse
+from llm.config.options import PlanOptions
+from llm.config.presets import presets
+from llm.config.resume import MAY_CHANGE, differences, recorded
+from llm.config.train import TrainConfig, parse_config
+from llm.engines import make_engine
+from llm.engines.options import VLLMOptions
+from llm.engines.vllm import VLLMEngine
+from llm.models.lora import LoraOptions
+from llm.pretrain import PretrainConfig
+from llm.thoughts.options import SamplingOptions
+
+
+def parsed(*argv: str) -> TrainConfig:
+    return parse_config(["--model=m", *argv], "prog")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    texts = {
+        "one.yaml": "steps: 5\nseed: 1\nsampling: {temperature: 0.5, top_p: 0.9}\n",
+        "two.yaml": "steps: 7\nsampling: {temperature: 0.6}\n",
+        "sampling.yaml": "temperature: 0.8\nmax_thoughts: 3\n",
+        "folder/three.yaml": "config: ../one.yaml\nsteps: 9\nsampling: ../sampling.yaml\n",
+        "list.yaml": "config: [one.yaml, two.yaml]\nprompts_per_step: 9\n",
+        "folder/child.yaml": "config: ../list.yaml\nsampling: {temperature: 0.7}\n",
+        "orphan.yaml": "config: [one.yaml, gone.yaml]\n",
+        "itself.yaml": "config: [circle.yaml]\n",
+        "circle.yaml": "config: itself.yaml\n",
+        "unknown.yaml": "stepz: 9\n",
+        "broken.yaml": "steps: [\n",
+        "text.yaml": "steps\n",
+    }
+    (tmp_path / "folder").mkdir()
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- files and flags
+
+
+@pytest.mark.parametrize(
+    ("argv", "steps", "temperature"),
+    [
+        (["--config=one.yaml", "--config", "two.yaml"], 7, 0.6),
+        (["--config", "two.yaml", "--config=one.yaml"], 5, 0.5),
+    ],
+)
+@pytest.mark.usefixtures("files")
+def test_later_files_win_and_the_rest_of_earlier_ones_stays(
+    argv: list[str], steps: int, temperature: float
+) -> None:
+    config = parsed(*argv)
+    assert (config.steps, config.seed) == (steps, 1)
+    assert config.sampling == SamplingOptions(temperature=temperature, top_p=0.9)
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("flags", [["--steps=1"], ["--steps", "1"]])
+def test_flags_win_wherever_they_stand(at: int, flags: list[str]) -> None:
+    argv = ["--config=one.yaml", "--config=two.yaml"]
+    config = parsed(*argv[:at], *flags, "--sampling.top_p=0.7", *argv[at:])
+    assert config.steps == 1
+    assert config.sampling == SamplingOptions(temperature=0.6, top_p=0.7)
+
+
+@pytest.mark.usefixtures("files")
+def test_a_file_has_a_parent_and_sections_of_their_own() -> None:
+    config = parsed("--config=folder/three.yaml")
+    assert (config.steps, config.seed) == (9, 1)
+    assert (config.sampling.temperature, config.sampling.max_thoughts) == (0.8, 3)
+    config = parsed("--sampling=sampling.yaml", "--sampling.max_thoughts=4")
+    assert config.sampling == SamplingOptions(temperature=0.8, max_thoughts=4)
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(("file", "temperature"), [("list.yaml", 0.6), ("folder/child.yaml", 0.7)])
+def test_of_several_parents_the_last_wins_and_the_file_over_them(
+    file: str, temperature: float
+) -> None:
+    config = parsed("--config", file)
+    assert (config.steps, config.seed, config.prompts_per_step) == (7, 1, 9)
+    assert config.sampling == SamplingOptions(temperature=temperature, top_p=0.9)
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config=orphan.yaml"], "orphan.yaml has the parent 'gone.yaml', which is not a file"),
+        (["--config=itself.yaml"], "itself.yaml is a parent of its own"),
+        (["--config=broken.yaml"], "broken.yaml is not YAML: "),
+        (["--config=text.yaml"], "steps"),
+        (["--config=unknown.yaml"], "stepz"),
+        (["--config=nowhere.yaml"], "'nowhere.yaml' is neither a file nor a preset; presets: ch"),
+        (["--config=folder"], "'folder' is neither a file nor a preset"),
+        (["--config"], "'' is neither a file nor a preset"),
+        (["--steps=half"], "steps"),
+        (["--loss.loss_type=ppo"], "loss.loss_type"),
+        (["--stepz=9"], "stepz"),
+    ],
+)
+def test_bad_files_and_flags_are_refused_in_a_line(argv: list[str], message: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        parsed(*argv)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def holds(settings: dict[str, Any], part: dict[str, Any]) -> bool:
+    return all(
+        holds(settings[name], value) if isinstance(value, dict) else settings[name] == value
+        for name, value in part.items()
+    )
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_load(name: str) -> None:
+    files = presets()[name]
+    config = parsed(f"--config={name}")
+    assert config == parsed(f"--config={name}.yaml")
+    assert config == parsed(*(f"--config={path}" for path in files))
+    assert holds(dataclasses.asdict(config), yaml.safe_load(files[-1].read_text()) | {"model": "m"})
+    for path in files[:-1]:
+        assert set(yaml.safe_load(path.read_text())) <= {f.name for f in dataclasses.fields(config)}
+
+
+def test_presets_of_the_paper_are_every_model_with_every_method_and_all_problems() -> None:
+    parts = Path(command_line.__file__).parents[1] / "presets" / "parts"
+    sizes = [len(list((parts / kind).iterdir())) for kind in ("models", "problems", "methods")]
+    named = [name for name, files in presets().items() if len(files) > 1]
+    assert len(named) == sizes[0] * sizes[1] * sizes[2] == 32
+
+
+# --- what comes back
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["+1", "007", "0x1f", "null", "yes", "1:30", "2026-01-01", "a: b", "- a", "é#", ""],
+        *["1e3", "-1.5e3", "12e4"],
+    ],
+)
+def test_strings_come_back_as_they_were(text: str, tmp_path: Path) -> None:
+    config = TrainConfig(
+        model="m",
+        output=text,
+        localizer=text,
+        task_args={"operations": ["*2", text], text: 1},
+        lora=LoraOptions(target_modules=["q_proj", text]),
+    )
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert parse_config([f"--config={tmp_path}/config.yaml"], "prog") == config
+    if text:
+        assert parsed(f"--output={text}").output == text
+
+
+def test_all_settings_come_back(tmp_path: Path) -> None:
+    config = parsed(
+        "--algorithm=oracle", "--token_budget=10", "--bf16=false", "--scale_rewards=none",
+        '--task_args={"operations": ["+1", "-4"], "deep": {"a": [1, 2.5, null, true]}}',
+        "--task_args.length=3", "--plan.seeds=any", "--plan.fresh=0", "--sampling.top_p=0.5",
+        "--localization.temperature=0", "--oracle.mask=largest", "--oracle.tau=0.1",
+        "--loss.loss_type=cispo", "--loss.epsilon_high=5", "--update.max_grad_norm=0",
+        "--optimizer.learning_rate=1e-6", "--lora.r=4", "--lora.alpha=8",
+        "--vllm.max_model_len=99", "--evaluation.steps=0",
+    )  # fmt: skip
+    assert config.task_args == {
+        "operations": ["+1", "-4"], "deep": {"a": [1, 2.5, None, True]}, "length": 3,
+    }  # fmt: skip
+    assert config.optimizer.learning_rate == 1e-6
+    assert config.bf16 is False
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert parse_config([f"--config={tmp_path}/config.yaml"], "prog") == config
+    assert differences(yaml.safe_load(config.to_yaml()), dataclasses.asdict(config)) == []
+
+
+# --- a run and its continuation
+
+
+def test_what_a_continuation_may_not_change_is_named() -> None:
+    old = parsed("--task_args.length=3", "--lora.r=4")
+    new = parsed("--task_args.length=4", "--task_args.seed=1", "--lora.r=8", "--seed=1")
+    assert differences(dataclasses.asdict(old), dataclasses.asdict(new)) == [
+        "lora.r: 4 is now 8",
+        "seed: 0 is now 1",
+        "task_args.length: 3 is now 4",
+        "task_args.seed: None is now 1",
+    ]
+
+
+def test_what_a_continuation_may_change() -> None:
+    assert set(MAY_CHANGE) <= {field.name for field in dataclasses.fields(TrainConfig)}
+    new = parsed(
+        "--steps=7", "--token_budget=9", "--resume=auto", "--save_steps=3", "--save_total_limit=5",
+        "--rollout_steps=0", "--report_to=tensorboard", "--output=x", "--evaluation.samples=9",
+    )  # fmt: skip
+    assert differences(dataclasses.asdict(parsed()), dataclasses.asdict(new)) == []
+    # Only as settings of the run: a task may call something of its own "steps".
+    one, two = ({"task_args": {"steps": n}} for n in (1, 2))
+    assert differences(one, two) == ["task_args.steps: 1 is now 2"]
+
+
+def test_settings_that_did_not_exist_when_a_file_was_made_are_at_their_defaults() -> None:
+    new = parsed("--update.num_iterations=2", "--task_args.length=3").plain()
+    older = dataclasses.replace(parsed(), seed=4).plain() | {
+        "update": {"num_iterations": 2},
+        "task_args": {"length": 3},
+    }
+    del older["vllm"], older["seed"]
+    assert differences(older, new) != []
+    assert recorded(older) == new
+    assert differences(recorded(older | {"gone": 1}), new) == ["gone: 1 is now None"]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine", "linear"])
+def test_more_steps_are_another_run_where_the_learning_rate_depends_on_them(schedule: str) -> None:
+    old, new = (
+        dataclasses.asdict(parsed(f"--optimizer.lr_scheduler_type={schedule}", f"--steps={steps}"))
+        for steps in (2, 4)
+    )
+    told = [] if schedule.startswith("constant") else ["steps: 2 is now 4"]
+    assert differences(old, new) == told
+
+
+# --- what makes sense
+
+
+@pytest.mark.parametrize("algorithm", cpi.ALGORITHMS)
+def test_plans_are_the_algorithms_with_overrides(algorithm: str) -> None:
+    plan = cpi.ALGORITHMS[algorithm].plan
+    assert parsed(f"--algorithm={algorithm}").group_plan() == plan
+    changed = parsed(f"--algorithm={algorithm}", "--plan.fresh=6", "--plan.seeds=any")
+    assert changed.group_plan() == dataclasses.replace(plan, fresh=6, seeds="any")
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--algorithm=grpo", "--plan.fresh=1"], "plan.fresh"),
+        (["--plan.fresh=1"], "plan.fresh"),
+        (["--plan.per_reset=1"], "plan.per_reset"),
+        (["--plan.fresh=0", "--plan.per_reset=1"], "plan.per_reset"),
+    ],
+)
+def test_a_group_of_one_is_refused(flags: list[str], name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: a group of one has nothing to compare with"):
+        parsed(*flags)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--steps=0", "steps: 0 is not a whole number ≥ 1"),
+        ("--prompts_per_step=0", "prompts_per_step: 0 is not a whole number ≥ 1"),
+        ("--save_steps=0", "save_steps: 0 is not a whole number ≥ 1"),
+        ("--save_total_limit=0", "save_total_limit: 0 is not a whole number ≥ 1"),
+        ("--seed=-1", "seed=-1, "),
+        ("--rollout_steps=-1", "rollout_steps=-1: must be ≥ 0"),
+        ("--sampling.temperature=0", "sampling.temperature: 0.0 is not > 0"),
+        ("--sampling.temperature=.nan", "sampling.temperature: nan is not > 0"),
+        ("--sampling.top_p=0", "sampling.top_p: 0.0 is not in (0, 1]"),
+        ("--sampling.top_p=1.1", "sampling.top_p: 1.1 is not in (0, 1]"),
+        ("--sampling.max_thoughts=0", "max_thoughts: 0 is not a whole number ≥ 1"),
+        ("--localization.temperature=-0.1", "localization.temperature: -0.1 is not ≥ 0"),
+        ("--localization.max_tokens=0", "localization.max_tokens: 0 is not ≥ 1"),
+        ("--evaluation.steps=-1", "evaluation.steps=-1, "),
+        ("--evaluation.problems=0", "problems=0, "),
+        ("--evaluation.samples=0", "samples=0: steps must be ≥ 0"),
+        ("--optimizer.learning_rate=-1", "optimizer.learning_rate: -1.0 is not a number ≥ 0"),
+        ("--optimizer.learning_rate=.inf", "optimizer.learning_rate: inf is not a number ≥ 0"),
+        ("--optimizer.weight_decay=.nan", "optimizer.weight_decay: nan is not a number ≥ 0"),
+        ("--optimizer.adam_beta1=1", "1.0, 0.999 are not in [0, 1)"),
+        ("--optimizer.adam_beta2=1", "0.9, 1.0 are not in [0, 1)"),
+        ("--optimizer.warmup_steps=-1", "optimizer.warmup_steps: -1 is not ≥ 0"),
+        ("--lora.r=-1", "lora.r: -1 is not a rank ≥ 1"),
+        ("--model=", "model: none given; "),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(flag: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parsed(flag)
+
+
+def test_edges_are_in_range() -> None:
+    parsed(
+        "--sampling.top_p=1", "--localization.temperature=0", "--evaluation.steps=0",
+        "--optimizer.adam_beta1=0", "--optimizer.learning_rate=0", "--rollout_steps=0",
+        "--plan.fresh=2", "--plan.per_reset=2", "--steps=1",
+    )  # fmt: skip
+
+
+def test_the_folder_is_named_after_the_run() -> None:
+    assert parsed("--seed=3").folder == Path("runs/chain-srpo-s3")
+    assert parsed("--task=my.tasks:Sums", "--algorithm=grpo").folder == Path("runs/Sums-grpo-s0")
+    assert parsed("--output=elsewhere").folder == Path("elsewhere")
+
+
+def test_settings_of_vllm_are_arguments_of_the_engine() -> None:
+    arguments = {
+        *inspect.signature(VLLMEngine).parameters,
+        *inspect.signature(make_engine).parameters,
+    }
+    for field in dataclasses.fields(VLLMOptions):
+        assert field.name in arguments
+
+
+# --- help
+
+
+def options(settings: Any, prefix: str = "") -> Iterator[str]:
+    """The options of a dataclass, those of its sections included."""
+    hints = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from options(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+@pytest.mark.parametrize("settings", [TrainConfig, PretrainConfig])
+def test_every_option_has_a_help_text(
+    settings: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as raised:
+        parse(settings, ["--help"], "prog", "What it does.", "How it is used:\n  like this")
+    assert raised.value.code == 0
+    shown = capsys.readouterr().out
+    assert "What it does." in shown and "How it is used:\n  like this" in shown
+    # A name, a placeholder, words, and what the type is.
+    texts = {part.split()[0]: part.split()[2:] for part in re.split(r"\n  --", shown)[1:]}
+    for name in options(settings):
+        assert "(type:" in texts[name], name
+        assert texts[name].index("(type:") >= 2, f"{name}: no words"
+
+
+def test_plan_options_are_the_fields_of_a_plan() -> None:
+    plan = {field.name for field in dataclasses.fields(cpi.GroupPlan)}
+    assert {field.name for field in dataclasses.fields(PlanOptions)} == plan
+
+
+@pytest.mark.parametrize("algorithm", [*cpi.ALGORITHMS, *CLASSES])
+def test_the_preset_for_a_laptop_fits_every_algorithm(algorithm: str) -> None:
+    config = parse_config(["--config=chain", f"--algorithm={algorithm}"], "prog")
+    assert config.algorithm == algorithm
+
+
+def test_presets_are_named_where_they_are_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    for settings, named in ((TrainConfig, list(presets())), (PretrainConfig, [])):
+        with pytest.raises(SystemExit):
+            parse(settings, ["--help"], "prog", named_presets=named)  # type: ignore[type-var]
+        assert ("name of a preset" in capsys.readouterr().out) == bool(named)

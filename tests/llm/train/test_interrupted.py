@@ -1,0 +1,231 @@
+"""Whatever stops a run: one line says so, and the next start goes on with what was whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm.common.atomic_files import append, write_whole
+from llm.config.train import TrainConfig, parse_config
+from llm.learner.updater import PolicyUpdater
+from llm.runs import folder as run_folder
+from llm.runs.checkpoints import latest, save
+from llm.runs.folder import alone, begin_run, open_run
+from llm.train.trainer import Trainer
+from tests.llm.train.test_bad_input import one_line
+from tests.llm.training_runs import assert_same_run, metrics, start, train
+
+GRPO = ["--algorithm=grpo", "--evaluation.steps=0", "--save_steps=99"]
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, method: str, call: int, error: BaseException) -> None:
+    """Let a call of the updater's, counted from 1, end with an error."""
+    original = getattr(PolicyUpdater, method)
+    calls = 0
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise error
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(PolicyUpdater, method, failing)
+
+
+def test_a_full_gpu_loses_no_step(
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train(chain_base, whole, chain_args, *GRPO) == 0
+    full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …"
+    with monkeypatch.context() as patch:
+        fail(patch, "__call__", 3, torch.OutOfMemoryError(full))
+        assert train(chain_base, parts, chain_args, *GRPO) == 1
+    err = one_line(capfd)
+    assert "Tried to allocate 2.00 GiB; lower update.per_device_train_batch_size" in err
+    assert "step-000002 is saved, go on with" in err
+    assert train(chain_base, parts, chain_args, *GRPO, "--resume=auto") == 0
+    assert_same_run(whole, parts)
+
+
+def test_half_a_step_is_not_saved(
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    fail(monkeypatch, "_step", 4, ValueError("in the second pass of step 2"))
+    more = [*GRPO, "--update.num_iterations=2"]
+    assert train(chain_base, tmp_path / "run", chain_args, *more) == 1
+    assert "second pass of step 2; step-000000 is saved" in one_line(capfd)
+
+
+def test_a_signal_before_it_began(
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    # A shell starts what is in the background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for place, message in (
+        ("llm.config.train.parse_config", "stopped before it began"),
+        ("llm.train.trainer.load_policy", "stopped at once"),
+    ):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, lambda *_, n=number, **__: signal.raise_signal(n))
+                assert train(chain_base, tmp_path / "run", chain_args) == 130
+            assert one_line(capfd).rstrip() == f"python -m llm.train: {message}"
+    assert not (tmp_path / "run").exists()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_loses_no_step(
+    chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
+) -> None:
+    run = start(chain_base, tmp_path / "run", chain_args, *GRPO, "--steps=9999")
+    assert run.stdout is not None and run.stderr is not None
+    while not run.stdout.readline().startswith("step 2/"):
+        assert run.poll() is None, run.stderr.read()
+    run.stdout.close()
+    assert run.wait(timeout=60) == 1
+    (line,) = run.stderr.read().splitlines()
+    run.stderr.close()
+    done = int(metrics(tmp_path / "run")[-1]["step"])
+    assert f"nobody reads its output any more, so it has stopped; step-{done:06} is saved" in line
+
+
+@pytest.mark.parametrize("encoding", ["ascii", None])
+def test_any_output_will_do(
+    encoding: str | None,
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The line about parity has a Δ; a daemon may have no output at all.
+    output = io.BytesIO()
+    stream = io.TextIOWrapper(output, encoding=encoding) if encoding else None
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        assert train(chain_base, tmp_path / "run", chain_args, *GRPO, "--steps=1") == 0
+        if stream is None:
+            sys.stdout.close()  # the one that took its place
+        else:
+            stream.flush()
+            assert b"|\\u0394 log-prob|" in output.getvalue()
+
+
+# --- files
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """As on a full disk, but for the number of the error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_said_by_file(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "file"
+    write_whole(file, "before\n")
+    with no_file_over(4096):
+        for write in (write_whole, append):
+            with pytest.raises(OSError, match=f"File too large: '{file}'"):
+                write(file, "after\n" * 1000)
+            if write is write_whole:
+                assert file.read_text() == "before\n"
+
+
+def config(folder: Path, **more: Any) -> TrainConfig:
+    flags = [f"--{name}={value}" for name, value in more.items()]
+    return parse_config(["--model=m", f"--output={folder}", *flags], "x")
+
+
+def test_killed_while_it_drops_what_will_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (2, 4):
+        save(tmp_path / "checkpoints", step, {}, {})
+    lines = "".join(json.dumps({"step": step}) + "\n" for step in range(5))
+    write_whole(tmp_path / "metrics.jsonl", lines)
+
+    def killed(path: Path, text: str) -> None:
+        write_whole(path, text)
+        if path.name == "metrics.jsonl":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "write_whole", killed)
+    named = config(tmp_path, resume=tmp_path / "checkpoints" / "step-000002")
+    with pytest.raises(KeyboardInterrupt):
+        begin_run(named, 2)
+    # Not step 4, the metrics of which are gone.
+    saved = open_run(config(tmp_path, resume="auto"))
+    assert saved == latest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-000002"
+    monkeypatch.undo()
+    begin_run(named, 2)
+    assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2]
+
+
+def test_what_others_did_to_its_files(tmp_path: Path) -> None:
+    begin_run(config(tmp_path), 0)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": 2}\n')
+    begin_run(config(tmp_path), 2)
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
+    (tmp_path / "environment.json").write_text("[{")
+    with pytest.raises(ValueError, match=r"environment\.json is not JSON .*; repair or delete it"):
+        begin_run(config(tmp_path), 2)
+
+
+def test_two_runs_do_not_share_a_folder(
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    with alone(run):
+        assert train(chain_base, run, chain_args, "--resume=auto") == 2
+        assert f"output: another process is at work in {run}; wait for" in one_line(capfd)
+    # One that came while this one was loading its model.
+    made = Trainer.__init__
+
+    with monkeypatch.context() as patch, alone(tmp_path / "other"):
+        (tmp_path / "other" / run_folder.LOCK).rename(tmp_path / "lock")
+
+        def init(*arguments: Any) -> None:
+            made(*arguments)
+            (tmp_path / "lock").rename(tmp_path / "other" / run_folder.LOCK)
+
+        patch.setattr(Trainer, "__init__", init)
+        assert train(chain_base, tmp_path / "other", chain_args) == 2
+        assert "another process is at work in" in one_line(capfd)
+    assert os.listdir(tmp_path / "other") == [run_folder.LOCK]
+    assert train(chain_base, run, chain_args, *GRPO, "--steps=1") == 0

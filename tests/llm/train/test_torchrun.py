@@ -1,0 +1,140 @@
+"""`torchrun -m llm.train`: the run of one process, whoever resumes it, and however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.testing import assert_close
+
+from llm.runs.checkpoints import latest
+from tests.llm.training_runs import (
+    final,
+    kill,
+    metrics,
+    of_rank,
+    rollouts,
+    torchrun,
+    train,
+    wait_for_step,
+)
+
+pytestmark = pytest.mark.slow
+
+#: A large epsilon, so that AdamW does not make the rounding of a gradient near zero a step's sign.
+FLAGS = ["--algorithm=srpo", "--optimizer.adam_epsilon=1e-4", "--evaluation.steps=0"]
+
+Runs = tuple[Path, dict[str, Any], Path]
+
+
+@pytest.fixture
+def runs(chain_base: Path, chain_args: dict[str, Any], tmp_path: Path) -> Runs:
+    return chain_base, chain_args, tmp_path
+
+
+def together(runs: Runs, name: str, *more: str) -> str:
+    """Run it as two processes; returns what they print."""
+    model, task, folder = runs
+    run = torchrun(model, folder / name, task, *FLAGS, *more)
+    out, err = run.communicate(timeout=600)
+    assert run.returncode == 0, out + err
+    return out
+
+
+def alone(runs: Runs, name: str, *more: str) -> None:
+    model, task, folder = runs
+    assert train(model, folder / name, task, *FLAGS, *more) == 0
+
+
+def assert_like(one: Path, other: Path) -> None:
+    """The same run up to rounding; the same tokens, rewards and resets."""
+    a, b = final(one), final(other)
+    for group in ("model", "optimizer"):
+        assert a[group].keys() == b[group].keys()
+        for name, tensor in a[group].items():
+            assert_close(b[group][name], tensor, rtol=1e-3, atol=1e-5, msg=f"{group} {name}")
+    lines, others = metrics(one), metrics(other)
+    assert [line["step"] for line in lines] == [line["step"] for line in others] == [1, 2, 3]
+    for line, expected in zip(others, lines, strict=True):
+        assert line == pytest.approx(expected, rel=1e-2, abs=1e-4)
+    for step, records in rollouts(one).items():
+        for record, expected in zip(rollouts(other)[step], records, strict=True):
+            for mine, its in zip(record["continuations"], expected["continuations"], strict=True):
+                assert (mine["ids"], mine["advantage"]) == (its["ids"], its["advantage"])
+
+
+@pytest.mark.parametrize("more", [[], ["--lora.r=4"]])
+def test_any_number_of_processes_runs_and_resumes_the_same_run(more: list[str], runs: Runs) -> None:
+    folder = runs[2]
+    alone(runs, "one", *more)
+    out = together(runs, "two", *more)
+    assert out.count("step 3/3") == 1  # one of them speaks
+    assert_like(folder / "one", folder / "two")
+    alone(runs, "one, two", *more, "--steps=1")
+    together(runs, "one, two", *more, "--resume=auto")
+    assert_like(folder / "one", folder / "one, two")
+    together(runs, "two, one", *more, "--steps=1")
+    alone(runs, "two, one", *more, "--resume=auto")
+    assert_like(folder / "one", folder / "two, one")
+
+
+def started(runs: Runs, *more: str) -> tuple[subprocess.Popen[str], Path]:
+    """A run of two processes after its second step."""
+    model, task, folder = runs
+    run = torchrun(model, folder / "run", task, *FLAGS, "--steps=999", *more)
+    wait_for_step(folder / "run", 1, seconds=600)
+    return run, folder / "run"
+
+
+def said(err: str) -> list[str]:
+    return [line for line in err.splitlines() if line.startswith("python -m llm.train: ")]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_job(rank: int, runs: Runs) -> None:
+    run, output = started(runs, "--save_steps=1")
+    try:
+        os.kill(of_rank(run, rank), signal.SIGKILL)
+        _, err = run.communicate(timeout=300)
+    finally:
+        kill(run)
+    assert run.returncode == 1
+    (line,) = said(err)
+    saved = latest(output / "checkpoints")
+    assert saved is not None
+    assert f"another process of this job ended; {saved.name} is saved, go on with torchrun" in line
+    assert f"--nproc_per_node 2 -m llm.train --config {output / 'config.yaml'} --resume" in line
+    step = int(saved.name.removeprefix("step-"))
+    model, task, _ = runs
+    more = [f"--steps={step + 1}", "--resume=auto"]
+    assert train(model, output, task, *FLAGS, *more) == 0
+    assert metrics(output)[-1]["step"] == step + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_one_process_ends_the_step_of_all(number: signal.Signals, runs: Runs) -> None:
+    run, output = started(runs, "--save_steps=999")
+    try:
+        os.kill(of_rank(run, 1), number)
+        out, err = run.communicate(timeout=300)
+    finally:
+        kill(run)
+    assert not said(err)
+    done = int(metrics(output)[-1]["step"])
+    assert f"stopped after step {done}, which is saved; go on with" in out
+    saved = latest(output / "checkpoints")
+    assert saved is not None and saved.name == f"step-{done:06}"
+
+
+def test_a_bad_input_is_said_once(runs: Runs) -> None:
+    model, task, folder = runs
+    flags = [*FLAGS, "--optimizer.lr_scheduler_type=none such"]
+    run = torchrun(model, folder / "run", task, *flags)
+    _, err = run.communicate(timeout=300)
+    (line,) = said(err)
+    assert "optimizer.lr_scheduler_type: " in line
+    assert not (folder / "run").exists()

@@ -1,0 +1,139 @@
+"""The loop: random numbers keyed by step, weights handed over, when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from cpi.core.collect import Ledger
+from llm.config.train import parse_config
+from llm.learner.parity import ParityError
+from llm.models.policy import merged_state_dict
+from llm.runs.rollout_records import read_rollouts, rollout_files
+from llm.train.trainer import Trainer
+
+Make = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make(chain_base: Path, chain_args: dict[str, Any], tmp_path: Path) -> Iterator[Make]:
+    """A trainer with these flags, on one thread."""
+    made: list[Trainer] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def trainer(*flags: str, folder: str = "run", **task: Any) -> Trainer:
+        (tmp_path / folder).mkdir()
+        argv = [
+            "--config=chain", f"--model={chain_base}", f"--output={tmp_path / folder}",
+            f"--task_args={yaml.safe_dump({**chain_args, **task})}", "--prompts_per_step=4",
+            "--optimizer.learning_rate=1e-3", "--evaluation.steps=0", "--evaluation.problems=4",
+            *flags,
+        ]  # fmt: skip
+        made.append(Trainer(parse_config(argv, "x")))
+        return made[-1]
+
+    yield trainer
+    for each in made:
+        each.close()
+    torch.set_num_threads(threads)
+
+
+def sampled(trainer: Trainer) -> list[list[list[int]]]:
+    """The tokens of each step's continuations, in the order of their groups."""
+    return [
+        [each["ids"] for group in read_rollouts(path) for each in group["continuations"]]
+        for path in rollout_files(trainer.config.folder).values()
+    ]
+
+
+@pytest.mark.parametrize("flags", [["--algorithm=grpo"], ["--algorithm=rrpo", "--lora.r=4"]])
+def test_the_engine_has_the_weights_of_every_step(flags: list[str], make: Make) -> None:
+    trainer = make(*flags)
+    start = merged_state_dict(trainer.learner.policy, torch.float32)
+    start = {name: tensor.clone() for name, tensor in start.items()}
+    for _ in range(2):
+        trainer.train_step()
+        trainer.check_parity()
+    trainer.sampler.engine.sync_weights(start)
+    with pytest.raises(ParityError):  # so that parity says something
+        trainer.check_parity()
+
+
+def test_each_step_has_random_numbers_of_its_own(make: Make) -> None:
+    # One problem and weights that stay: but for the random numbers, all steps are the same.
+    flags = ["--algorithm=grpo", "--steps=3", "--optimizer.learning_rate=0"]
+    trainer = make(*flags, train=1)
+    trainer.run()
+    first, second, third = sampled(trainer)
+    assert first != second != third != first
+    again = make(*flags, folder="again", train=1)
+    again.run()
+    assert sampled(again) == [first, second, third]
+    other = make(*flags, "--seed=1", folder="other", train=1)
+    other.run()
+    assert sampled(other)[0] != first
+
+
+def test_evaluations_differ_by_the_policy_alone(make: Make) -> None:
+    trainer = make("--algorithm=grpo", "--optimizer.learning_rate=0", test=8)
+    before = trainer.evaluate(0)
+    trainer.train_step()
+    assert trainer.evaluate(1) == before
+    assert trainer.evaluate(7) == before
+    assert 0 < before["eval/pass@1"] < 1
+
+
+def test_localizations_count_towards_the_budget(make: Make) -> None:
+    trainer = make("--token_budget=10", "--steps=5")
+    for ledger, finished in [
+        (Ledger(steps=9), False),
+        (Ledger(steps=10), True),
+        (Ledger(steps=4, localizer_cost=5), False),
+        (Ledger(steps=4, localizer_cost=6), True),
+    ]:
+        trainer.ledger = ledger
+        assert trainer.finished == finished
+    trainer.ledger, trainer.step = Ledger(), 5
+    assert trainer.finished
+
+
+def test_a_budget_ends_after_the_step_that_spends_it(make: Make) -> None:
+    trainer = make("--token_budget=1", "--steps=5", "--evaluation.steps=4")
+    records = trainer.run()
+    assert [record["step"] for record in records] == [0, 1]
+    assert "eval/pass@1" in records[1]  # after the last step
+    assert (trainer.config.folder / "checkpoints/step-000001").is_dir()
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_the_reference_stays_where_training_began(lora: int, make: Make) -> None:
+    trainer = make("--algorithm=grpo", "--loss.beta=0.1", f"--lora.r={lora}", "--steps=3")
+    first, *rest = trainer.run()
+    assert abs(first["kl"]) < 1e-8
+    assert all(record["kl"] > 1e-6 for record in rest)
+
+
+def test_a_schedule_ends_with_the_last_optimizer_step(make: Make) -> None:
+    trainer = make(
+        "--algorithm=grpo", "--steps=2", "--update.num_iterations=2",
+        "--update.steps_per_generation=2", "--optimizer.lr_scheduler_type=linear",
+    )  # fmt: skip
+    rates = [record["learning_rate"] for record in trainer.run()]
+    assert rates == pytest.approx([1e-3 * (8 + 7 + 6 + 5) / 32, 1e-3 * (4 + 3 + 2 + 1) / 32])
+
+
+def test_what_is_counted(make: Make) -> None:
+    trainer = make("--algorithm=grpo", "--steps=2", "--save_steps=1")
+    records = trainer.run()
+    (prompt,) = {len(each.ids) for each in trainer.sampler.train}
+    for record, steps in zip(records, (1, 2), strict=True):
+        tokens = [len(ids) for step in sampled(trainer)[:steps] for ids in step]
+        assert record["ledger/episodes"] == len(tokens) == steps * 4 * 8
+        assert record["ledger/steps"] == sum(tokens)
+        assert record["num_tokens"] == sum(tokens) + len(tokens) * prompt
