@@ -28,9 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, stop)
     code = 0
     try:
-        from paper_figures.framework.command import run
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        if arguments[:1] == ["pack"]:
+            from paper_figures.framework import packing
 
-        code = run(argv, lambda: bool(asked))
+            code = packing.run(arguments[1:])
+        else:
+            from paper_figures.framework.command import run
+
+            code = run(arguments, lambda: bool(asked))
     except KeyboardInterrupt:
         asked.append(signal.SIGINT)
     except Exception:

@@ -4,7 +4,8 @@ The comparison of `llm.compare` takes one on-policy step a batch, where the rati
 can be clipped. Here GRPO and SRPO take four passes over each batch, three of them off-policy, with
 several clips; regime, token budget, learning rate and seeds are the comparison's, so that its runs
 are the ones to hold against. A run leaves a JSON file, and one that is there is not made again:
-remove the folder to make all anew, in about 20 minutes on one core.
+remove the folder to make all anew, in about 20 minutes on one core. `python -m paper_figures pack
+results/clip` then puts the records where figures read them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from llm.compare.arms import (
     run_config,
 )
 from llm.config.train import TrainConfig
-from paper_figures import HOME
 
 PROG = "python -m paper_figures.clip_runs"
 
-FOLDER = HOME / "results" / "clip"
+FOLDER = Path("results/clip")
 REGIME, SEEDS, PASSES = "middle", range(8), 4
 CLIPPED_ARMS = ("grpo", "srpo-prompted")
 

@@ -23,7 +23,7 @@ from llm.compare.report import (
     interval,
     read_records,
 )
-from llm.compare.runs import CompareConfig
+from paper_figures import HOME
 from paper_figures.framework.style import (
     COLOURS,
     DASHES,
@@ -108,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--results", type=Path, default=Path(CompareConfig.output), metavar="DIR")
-    parser.add_argument("--out", type=Path, default=Path("paper_figures/compare.png"))
+    parser.add_argument("--results", type=Path, default=HOME / "results", metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("docs/img/comparison.png"))
     args = parser.parse_args(argv)
     try:
         found = {name: read_records(args.results, name) for name in REGIMES}

@@ -305,5 +305,5 @@ FIGURE = Figure(
     draw=draw,
     claims=claims,
     cheap=True,
-    inputs=("compare",),
+    inputs=tuple(f"{regime}.jsonl.gz" for regime in REGIMES),
 )

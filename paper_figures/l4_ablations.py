@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm.compare.report import read_record
-from llm.compare.runs import done
+from llm.compare.records import read_records_of
+from llm.compare.runs import check_settings
 from paper_figures import clip_runs
 from paper_figures.analyses.prefix_mask import summary
 from paper_figures.clip_runs import (
@@ -30,6 +30,7 @@ from paper_figures.framework.figure import (
     Verdict,
 )
 from paper_figures.framework.recorded import (
+    COMPARED,
     Runs,
     compared,
     gain,
@@ -152,11 +153,13 @@ def clipped() -> Mapping[tuple[str, str], Runs]:
     ValueError
         If one is missing; says what makes it.
     """
+    records = read_records_of(COMPARED / "clip")
     found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for (arm, clip, seed), (path, config) in clip_runs.runs().items():
-        if not done(path, config):
-            raise ValueError(f"{path}: no such run; {clip_runs.PROG} makes it")
-        found.setdefault((arm, clip), {})[seed] = read_record(path)
+        if path.stem not in records:
+            raise ValueError(f"{path.stem}: no such run; {clip_runs.PROG} makes it")
+        check_settings(records[path.stem], config, path.stem)
+        found.setdefault((arm, clip), {})[seed] = records[path.stem]
     return found
 
 
@@ -415,5 +418,5 @@ FIGURE = Figure(
     compute=compute,
     draw=draw,
     claims=claims,
-    inputs=("compare", "clip"),
+    inputs=("short.jsonl.gz", "middle.jsonl.gz", "long.jsonl.gz", "clip.jsonl.gz"),
 )

@@ -324,5 +324,5 @@ FIGURE = Figure(
     draw=draw,
     claims=claims,
     cheap=True,
-    inputs=("l2_localization.json", "compare"),
+    inputs=("l2_localization.json", *(f"{regime}.jsonl.gz" for regime in REGIMES)),
 )

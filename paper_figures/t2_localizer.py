@@ -87,28 +87,39 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 
 def draw(data: Data) -> matplotlib.figure.Figure:
     """Gain, accepted resets and draws, each relative to the oracle's."""
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.patheffects import withStroke
 
-    recall, precision = np.meshgrid(np.geomspace(*RECALL, 60), np.geomspace(*PRECISION, 60))
+    # Rounded, because the last bits of powers differ between processors.
+    ticks = [rounded(np.geomspace(*ends, 60).tolist(), 12) for ends in (RECALL, PRECISION)]
+    recall, precision = np.meshgrid(*map(np.array, ticks))
     gains = [10 ** (k / 2) for k in range(-6, 1)]
     costs = [10 ** (k / 2) for k in range(9)]
+    # Values, levels, names in the grid, and the precision at which recall t has some value.
     panels = {
-        "certified gain": (recall * precision, gains, "gain", "predicted_gain"),
-        "accepted resets needed": (1 / precision**2, costs, "resets", "resets"),
-        "all resets drawn": (1 / (recall * precision), costs, "drawn", "drawn"),
+        "certified gain": (recall * precision, gains, "gain", "predicted_gain", lambda v, t: v / t),
+        "accepted resets needed": (
+            *(1 / precision**2, costs, "resets", "resets"),
+            lambda v, t: v**-0.5,
+        ),
+        "all resets drawn": (
+            *(1 / (recall * precision), costs, "drawn", "drawn"),
+            lambda v, t: 1 / (v * t),
+        ),
     }
     halo = [withStroke(linewidth=1.8, foreground="white")]
     made = blank(DOUBLE, 3.7)
     axes = made.subplots(1, 3, sharey=True)
     oracle = next(row for row in data["grid"] if row["precision"] == 1 == row["recall"])
-    for ax, (title, (values, levels, name, unit)) in zip(axes, panels.items(), strict=True):
-        ends = ("0.5", "1") if levels is gains else ("1", "0.5")  # light is good
-        image = ax.contourf(
-            recall, precision, values, levels, norm=LogNorm(levels[0], levels[-1]), extend="both",
-            cmap=LinearSegmentedColormap.from_list("greys", ends),
-        )  # fmt: skip
-        ax.contour(recall, precision, values, levels, colors="0.4", linewidths=0.4)
+    for ax, (title, (values, levels, name, unit, isoline)) in zip(
+        axes, panels.items(), strict=True
+    ):
+        # Light is good. One shade a layer: a colour map would round the middle of a layer to one of
+        # two shades, by the last bit of its logarithm.
+        ends = (0.5, 1.0) if levels is gains else (1.0, 0.5)
+        shades = [f"{shade:.3f}" for shade in np.linspace(*ends, len(levels) + 1)]
+        image = ax.contourf(recall, precision, values, levels, colors=shades, extend="both")
+        for level in levels:  # straight: a contour's many points may round to other pixels
+            ax.plot(RECALL, [isoline(level, t) for t in RECALL], color="0.4", lw=0.4)
         bar = made.colorbar(image, ax=ax, location="bottom", fraction=0.06, aspect=25)
         bar.set_ticks(levels[::2], labels=[f"{level:g}" for level in levels[::2]])
         bar.ax.minorticks_off()

@@ -17,26 +17,30 @@ from llm.compare.arms import (
     BASELINES,
     LEARNING_RATE,
     REGIMES,
+    RETIRED,
     predicted,
     run_config,
 )
+from llm.compare.records import read_records_of
 from llm.compare.report import (
     Records,
     area,
     localized,
-    read_record,
     read_records,
     tokens_to,
 )
-from llm.compare.runs import CompareConfig
 from llm.config.presets import presets
 from llm.config.resume import recorded
 from llm.evaluate import __main__ as evaluate
 from llm.tasks.declaration import Declaration
 from llm.train import __main__ as train
+from paper_figures import HOME
+
+#: Packed records.
+RESULTS = HOME / "results"
 
 README = Path(__file__).parents[1] / "README.md"
-COMPARISON = README.parent / "paper_figures" / "comparison.md"
+COMPARISON = README.parent / "docs" / "results.md"
 
 #: Options of other commands.
 ELSEWHERE = {
@@ -45,7 +49,10 @@ ELSEWHERE = {
 }
 
 #: What is tried to keep a prompted localizer's skill has a table of its own.
-REMEDIES = ("srpo-surprisal", "srpo-prompted", *(arm for arm in ARMS if arm.count("-") == 2))
+REMEDIES = (
+    *("srpo-surprisal", "srpo-prompted"),
+    *(arm for arm in (*ARMS, *RETIRED) if arm.count("-") == 2),
+)
 
 
 def gain(records: Records, arm: str) -> str:
@@ -65,7 +72,7 @@ def theory(arm: str, regime: str) -> str:
 
 def comparison() -> list[str]:
     """The lines of the README's table."""
-    found = {regime: read_records(Path(CompareConfig.output), regime) for regime in REGIMES}
+    found = {regime: read_records(RESULTS, regime) for regime in REGIMES}
     rows = [arm for arm in ARMS if arm != "grpo" and arm.count("-") < 2]
     lines = []
     for arm in rows:
@@ -82,7 +89,7 @@ def comparison() -> list[str]:
 
 def remedies() -> list[str]:
     """The lines of the table of what might keep a localizer's skill."""
-    found = [read_records(Path(CompareConfig.output), r) for r in ("short", "middle", "long")]
+    found = [read_records(RESULTS, r) for r in ("short", "middle", "long")]
     cells = {
         arm: [f"{gain(records, arm).split(' ')[0]}, {localized(records[arm].values())}"
               for records in found] for arm in REMEDIES
@@ -93,7 +100,7 @@ def remedies() -> list[str]:
 def baselines() -> list[str]:
     """The lines of the table of other methods."""
     names = ("short", "middle", "long")
-    found = [read_records(Path(CompareConfig.output), name, ["grpo", *BASELINES]) for name in names]
+    found = [read_records(RESULTS, name, ["grpo", *BASELINES]) for name in names]
     return [
         f"| {arm} | {' | '.join(gain(records, arm) for records in found)} |" for arm in BASELINES
     ]
@@ -106,14 +113,14 @@ def never_took_off(run: dict[str, Any]) -> bool:
 
 def test_all_runs_of_the_comparison_are_recorded() -> None:
     for name, regime in REGIMES.items():
-        records = read_records(Path(CompareConfig.output), name)
-        assert records.keys() == set(regime.arms)
+        records = read_records(RESULTS, name)
+        assert records.keys() == {*regime.arms, *(RETIRED if regime.arms == tuple(ARMS) else ())}
         assert all(sorted(own) == list(range(8)) for own in records.values())
 
 
 def test_all_runs_of_other_methods_are_recorded() -> None:
     for name in ("short", "middle", "long"):
-        records = read_records(Path(CompareConfig.output), name, BASELINES)
+        records = read_records(RESULTS, name, BASELINES)
         assert records.keys() == BASELINES.keys()
         assert all(sorted(own) == list(range(8)) for own in records.values())
         for arm, own in records.items():
@@ -126,7 +133,7 @@ def test_all_runs_of_other_methods_are_recorded() -> None:
 
 def test_what_is_said_in_words() -> None:
     text = " ".join(COMPARISON.read_text().split())
-    found = {name: read_records(Path(CompareConfig.output), name) for name in REGIMES}
+    found = {name: read_records(RESULTS, name) for name in REGIMES}
     ends = {
         arm: [run["curve"]["success"][-1] for run in own.values()]
         for arm, own in found["few"].items()
@@ -148,7 +155,7 @@ def test_what_is_said_in_words() -> None:
     for arm, come in (("srpo-prompted-rehearsal", 6), ("srpo-prompted-slow", 5)):
         ends = [tokens_to(run, 0.6) for run in found["long"][arm].values()]
         assert np.isfinite(ends).sum() == come
-    doubled = [read_record(p) for p in (Path(CompareConfig.output) / "middle-1e-3").iterdir()]
+    doubled = list(read_records_of(RESULTS / "middle-1e-3").values())
     assert (len(doubled), sum(map(never_took_off, doubled))) == (144, 9)
     assert {r["config"]["optimizer"]["learning_rate"] for r in doubled} == {1e-3, 0.25e-3}
     deepest, chance = found["long"]["deepest-checker"], found["long"]["random-checker"]
@@ -170,14 +177,16 @@ def test_the_tables_of_the_comparison() -> None:
 def test_what_the_readme_tells_of_the_comparison() -> None:
     text = README.read_text()
     table = text[text.index("| arm | short") : text.index("No arm beats GRPO")]
-    found = [read_records(Path(CompareConfig.output), r) for r in ("short", "middle", "long")]
+    found = [read_records(RESULTS, r) for r in ("short", "middle", "long")]
     rows = table.strip().splitlines()[2:]
     for row in rows:
         arm = row.split("|")[1].strip()
         assert row == f"| {arm} | {' | '.join(gain(records, arm) for records in found)} |"
     assert len(rows) == 4
-    runs = len(list(Path(CompareConfig.output).rglob("*.json")))
-    assert f"{len(ARMS)} arms" in text and f"{runs} recorded" in " ".join(text.split())
+    runs = sum(len(read_records_of(RESULTS / name)) for name in (*REGIMES, "middle-1e-3", "tuning"))
+    assert f"{len(ARMS) + len(RETIRED)} arms" in text and f"{runs} recorded" in " ".join(
+        text.split()
+    )
 
 
 def test_options_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,13 @@ import numpy as np
 from llm.common.statistics import interval
 from llm.compare.arms import (
     ARMS,
-    KNOWN,
+    RECORDED,
     REGIMES,
+    RETIRED,
     TUNING_RATES,
     predicted,
 )
+from llm.compare.records import Record, read_records_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,57 +37,45 @@ def tokens_to(record: dict[str, Any], target: float) -> float:
     return float(tokens[there[0]]) if len(there) else float("inf")
 
 
-Records = dict[str, dict[int, dict[str, Any]]]
+Records = dict[str, dict[int, Record]]
 
 
 #: Settings that all runs of a regime share.
 SHARED = ("model", "task_args", "token_budget", "prompts_per_step")
 
 
-def read_records(folder: Path, regime: str, arms: Iterable[str] = ARMS) -> Records:
-    """What has been recorded of arms in a regime, in their order: arm → seed → record.
+def read_records(folder: Path, regime: str, arms: Iterable[str] = (*ARMS, *RETIRED)) -> Records:
+    """Records of arms in a regime, in the order of the arms: arm → seed → record.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the folder, or the packed file, of the regime.
+    regime : str
+    arms : iterable of str
 
     Raises
     ------
     ValueError
-        If a file is no record, or its settings are not those of the others; names the file.
+        If a record is damaged, or its settings are not those of the others; names it.
     """
     found: Records = {}
     shared = None
+    records = read_records_of(folder / regime)
     for arm in arms:
-        for path in sorted((folder / regime).glob(f"{arm}-s*.json")):
-            seed = path.stem.removeprefix(f"{arm}-s")
-            if seed.isdecimal():
-                record = read_record(path)
-                own = {name: record["config"][name] for name in SHARED}
+        for name, record in records.items():
+            seed = name.removeprefix(f"{arm}-s")
+            if name == f"{arm}-s{seed}" and seed.isdecimal():
+                own = {key: record["config"][key] for key in SHARED}
                 shared = own if shared is None else shared
-                odd = [name for name in SHARED if own[name] != shared[name]]
+                odd = [key for key in SHARED if own[key] != shared[key]]
                 if odd:
                     raise ValueError(
-                        f"output: {path} was made with another {odd[0]} than the runs beside it; "
-                        "remove one or the other, or name another --output"
+                        f"output: {folder / regime / name}.json was made with another {odd[0]} "
+                        "than the runs beside it; remove one or the other, or name another --output"
                     )
                 found.setdefault(arm, {})[int(seed)] = record
     return found
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The record of a run.
-
-    Raises
-    ------
-    ValueError
-        If it is none; names the file.
-    """
-    try:
-        record = dict(json.loads(path.read_text(encoding="utf-8")))
-        whole = {*SHARED, "seed"} <= record["config"].keys()
-        whole &= len(record["curve"]["tokens"]) == len(record["curve"]["success"]) > 0
-    except (ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"output: {path} is no record of a run; remove it, and it is made again")
-    return record
 
 
 def summary(folder: Path, regime: str) -> Table:
@@ -94,7 +83,7 @@ def summary(folder: Path, regime: str) -> Table:
     from rich.table import Table
 
     length, prediction = REGIMES[regime].length, REGIMES[regime].prediction
-    records = read_records(folder, regime, KNOWN)
+    records = read_records(folder, regime, RECORDED)
     table = Table(
         title=f"{regime}: {length} steps; theory, before the runs: {prediction}",
         title_justify="left",
@@ -159,13 +148,14 @@ def tuning_table(folder: Path, regimes: Sequence[str]) -> Table:
     """
     from rich.table import Table
 
+    tuned = read_records_of(folder / "tuning")
     table = Table("regime", *(f"{rate:g}" for rate in TUNING_RATES))
     lowest = np.ones(len(TUNING_RATES))
     for regime in regimes:
         cells = []
         for i, rate in enumerate(TUNING_RATES):
-            paths = (folder / "tuning" / f"{regime}-{rate:g}").glob("*.json")
-            records = [read_record(path) for path in paths]
+            place = f"{regime}-{rate:g}/"
+            records = [record for name, record in tuned.items() if name.startswith(place)]
             end = min(record["curve"]["success"][-1] for record in records)
             lowest[i] = min(lowest[i], end)
             cells.append(f"{np.mean([area(r) for r in records]):.3f}, {end:.2f}")

@@ -23,7 +23,7 @@ from llm.compare.arms import (
     TUNING_SEEDS,
     run_config,
 )
-from llm.compare.report import read_record
+from llm.compare.records import Record, read_record
 from llm.config.resume import recorded
 from llm.config.train import TrainConfig
 
@@ -116,7 +116,7 @@ class CompareConfig:
     seeds: int = 8
     first_seed: int = 0
     jobs: int = 2
-    output: str = "paper_figures/results/compare"
+    output: str = "results/compare"
     quick: bool = False
     tune: bool = False
 
@@ -170,9 +170,7 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
 
 
 def done(path: Path, settings: TrainConfig) -> bool:
-    """Whether a result is there; it must be of these settings.
-
-    A setting that did not exist when it was made counts at its default.
+    """Whether a result is there; it must be of these settings, see `check_settings`.
 
     Raises
     ------
@@ -181,14 +179,27 @@ def done(path: Path, settings: TrainConfig) -> bool:
     """
     if not path.exists():
         return False
-    found, wanted = recorded(read_record(path)["config"]), settings.plain()
+    check_settings(read_record(path), settings, str(path))
+    return True
+
+
+def check_settings(record: Record, settings: TrainConfig, name: str) -> None:
+    """Refuse a record that was made with other settings.
+
+    A setting that did not exist when it was made counts at its default.
+
+    Raises
+    ------
+    ValueError
+        Names the record and the settings.
+    """
+    found, wanted = recorded(record["config"]), settings.plain()
     if found != wanted:
         odd = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
         raise ValueError(
-            f"output: {path} was made with other settings ({', '.join(odd)}); remove it, or name "
+            f"output: {name} was made with other settings ({', '.join(odd)}); remove it, or name "
             "another --output"
         )
-    return True
 
 
 def make(path: Path, settings: TrainConfig, command: list[str]) -> None:

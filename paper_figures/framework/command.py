@@ -30,6 +30,7 @@ examples:
   python -m paper_figures t1 t4 --format svg    two of them, as SVG
   python -m paper_figures --recompute           also compute anew what takes seconds
   python -m paper_figures t1 --recompute        and what takes longer, if it is named
+  python -m paper_figures pack results/compare  put runs of llm.compare where figures read them
 
 DIR receives figures/NAME.png, …, with --recompute the new records results/NAME.json, and report.md
 and report.html where it has PNGs of all figures. Records are read from paper_figures/results; a

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
 
-#: Folder of runs in results/ → the command that makes them.
-RUNS = {"compare": "python -m llm.compare", "clip": "python -m paper_figures.clip_runs"}
+from llm.compare.records import PACKED
+
+#: Packed records in results/ → the command that makes them, if it is not `llm.compare`.
+RUNS = {"clip": "python -m paper_figures.clip_runs"}
 
 
 def made_by(name: str) -> str:
     """The command that makes an input."""
-    return RUNS.get(name) or f"python -m paper_figures {Path(name).stem} --recompute"
+    if name.endswith(PACKED):
+        return RUNS.get(name.removesuffix(PACKED), "python -m llm.compare")
+    return f"python -m paper_figures {Path(name).stem} --recompute"
 
 
 def digest(path: Path) -> str:
@@ -21,13 +26,12 @@ def digest(path: Path) -> str:
     Of a record only its data count: made again with the same outcome, it changes nothing.
     """
     found = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(path.rglob("*.json")):
-            found.update(file.relative_to(path).as_posix().encode() + b"\0" + file.read_bytes())
-    elif path.is_file():
-        found.update(_data(path.read_bytes()))
-    else:
+    if not path.is_file():
         return ""
+    if path.name.endswith(PACKED):
+        found.update(gzip.decompress(path.read_bytes()))  # another zlib may pack otherwise
+    else:
+        found.update(_data(path.read_bytes()))
     return found.hexdigest()[:16]
 
 

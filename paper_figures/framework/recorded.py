@@ -12,8 +12,8 @@ from paper_figures.framework.verdicts import paired
 #: Runs of an arm: seed → record.
 Runs = Mapping[int, dict[str, Any]]
 
-#: Where `llm.compare` leaves its runs.
-COMPARED = HOME / "results" / "compare"
+#: Where packed records are.
+COMPARED = HOME / "results"
 
 
 def compared(regime: str) -> Records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from llm.compare.arms import (
     predicted,
     run_config,
 )
+from llm.compare.records import pack, read_records_of, unpack
 from llm.compare.report import (
     area,
     read_records,
@@ -35,12 +37,18 @@ from llm.compare.report import (
 from llm.compare.runs import (
     READINGS,
     CompareConfig,
+    check_settings,
     done,
     run,
     runs,
 )
 from llm.runs.folder import command
 from llm.train.trainer import Trainer
+from paper_figures import HOME
+from paper_figures.__main__ import main as figures
+
+#: Packed records.
+RESULTS = HOME / "results"
 
 
 def record(tokens: list[float], success: list[float], budget: int = 100) -> dict[str, Any]:
@@ -92,7 +100,7 @@ def test_only_what_an_arm_is_differs() -> None:
         settings = asdict(run_config(arm, regime, "m", 1e-3, 0))
         odd = {name for name in base if settings[name] != base[name]}
         # The last three are what might keep a localizer's skill, and what they are named for.
-        kept = {"optimizer", "lora", "rehearsal"} if name.count("-") == 2 else set()
+        kept = {"optimizer", "lora"} if name.count("-") == 2 else set()
         assert odd <= {"algorithm", "localizer", "plan", "oracle"} | kept
 
 
@@ -130,7 +138,7 @@ def test_learning_rates_are_tuned_on_seeds_of_their_own() -> None:
 
 
 def test_the_rate_is_the_largest_at_which_no_run_fails() -> None:
-    table = tuning_table(Path(CompareConfig.output), list(REGIMES))
+    table = tuning_table(RESULTS, list(REGIMES))
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
     assert columns[0] == [*REGIMES, "take"]
     taken = [rate for rate, cells in zip(TUNING_RATES, columns[1:], strict=True) if cells[-1]]
@@ -143,7 +151,9 @@ def test_the_rate_is_the_largest_at_which_no_run_fails() -> None:
 def test_results_that_come_along_are_those_of_the_settings() -> None:
     results = runs(CompareConfig(seeds=1))
     assert results
-    assert all(done(path, config) for path, config in results.items())
+    for path, config in results.items():
+        record = read_records_of(RESULTS / path.parent.name)[path.stem]
+        check_settings(record, config, path.stem)
 
 
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
@@ -153,9 +163,17 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     curve = {"tokens": [0], "success": [0.1]}
     path.write_text(json.dumps({"config": asdict(config), "curve": curve}))
     assert done(path, config)
-    older = {name: value for name, value in asdict(config).items() if name != "rehearsal"}
+    off = {"file": "", "weight": 1.0, "batch": 32}
+    older = {name: value for name, value in asdict(config).items() if name != "algorithm_args"}
+    older |= {"rehearsal": off}
     path.write_text(json.dumps({"config": older, "curve": curve}))
     assert done(path, config)
+    path.write_text(
+        json.dumps({"config": older | {"rehearsal": off | {"file": "x"}}, "curve": curve})
+    )
+    with pytest.raises(ValueError, match=r"made with other settings \(rehearsal\)"):
+        done(path, config)
+    path.write_text(json.dumps({"config": older, "curve": curve}))
     with pytest.raises(ValueError, match=r"made with other settings \(seed\); remove it, or name"):
         done(path, dataclasses.replace(config, seed=1))
 
@@ -255,7 +273,7 @@ def test_a_quick_comparison_goes_on_where_it_was(
 @pytest.mark.parametrize("regime", REGIMES)
 def test_baselines_differ_from_grpo_in_their_method_alone(regime: str) -> None:
     shared = {"model", "task", "task_args", "token_budget", "prompts_per_step", "seed", "sampling"}
-    shared |= {"optimizer", "lora", "rehearsal", "evaluation", "localization"}
+    shared |= {"optimizer", "lora", "evaluation", "localization"}
     grpo = run_config(ARMS["grpo"], REGIMES[regime], "m", 1e-3, 0).plain()
     for arm in BASELINES.values():
         own = run_config(arm, REGIMES[regime], "m", 1e-3, 0)
@@ -264,15 +282,14 @@ def test_baselines_differ_from_grpo_in_their_method_alone(regime: str) -> None:
         leaves = np.prod(own.spo_tree.branches) if own.algorithm == "spo_tree" else 8
         assert leaves == 8
         if own.algorithm in ("score", "critique_grpo"):
-            assert own.baseline is not None and own.baseline.rollouts == 8
+            assert own.section is not None and own.section.rollouts == 8
     named = runs(CompareConfig(regimes=(regime,), arms=tuple(BASELINES), seeds=2))
     assert len(named) == 2 * len(BASELINES)
 
 
 def test_baselines_are_compared_if_they_are_named() -> None:
     assert not any(path.name.startswith(tuple(BASELINES)) for path in runs(CompareConfig()))
-    folder = Path(CompareConfig.output)
-    assert not BASELINES.keys() & read_records(folder, "short").keys()
+    assert not BASELINES.keys() & read_records(RESULTS, "short").keys()
 
 
 @pytest.mark.parametrize("regime", ["short", "long"])
@@ -287,3 +304,60 @@ def test_both_levels_of_the_tree_are_trained_on(regime: str, tmp_path: Path) -> 
     trainer.close()
     # Tokens that were certain are left out; what differs within a level is of like length.
     assert 0.2 < sum(second) / sum(first) < 5
+
+
+def test_packed_records_are_the_records(tmp_path: Path) -> None:
+    config = asdict(run_config(ARMS["grpo"], REGIMES["short"], "m", 1e-3, 0))
+    curve = {"tokens": [0, 9], "success": [0.1, 0.25]}
+    # Equal numbers of two types, missing entries, and dictionaries that are empty or elsewhere none.
+    odd: list[dict[str, Any]] = [
+        {},
+        {"a": 1},
+        {"a": 1.0},
+        {"a": True},
+        {"a": {}},
+        {"a": {"b": None}},
+    ]
+    records = {
+        f"at/{i}": {"config": config | {"seed": i}, "curve": curve, "odd": more}
+        for i, more in enumerate(odd)
+    }
+    for some in (records, dict(list(records.items())[:1])):
+        file = tmp_path / "short.jsonl.gz"
+        pack(some, file)
+        assert json.dumps(unpack(file), sort_keys=True) == json.dumps(some, sort_keys=True)
+        assert read_records_of(tmp_path / "short") == some
+        before = file.read_bytes()
+        pack(dict(reversed(list(some.items()))), file)
+        assert file.read_bytes() == before
+    whole = file.read_bytes()
+    for torn in (whole[:-9], whole[: len(whole) // 2], b"", b"{}", gzip.compress(b"{}\n")):
+        file.write_bytes(torn)
+        with pytest.raises(ValueError, match=r"short\.jsonl\.gz: a damaged file of records"):
+            unpack(file)
+
+
+def test_packing_keeps_records_of_other_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = asdict(run_config(ARMS["grpo"], REGIMES["short"], "m", 1e-3, 0))
+
+    def live(name: str, success: float) -> None:
+        path = tmp_path / "runs" / "short" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            json.dumps({"config": config, "curve": {"tokens": [0], "success": [success]}})
+        )
+
+    command = ["pack", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    live("grpo-s0", 0.1)
+    live("grpo-s1", 0.2)
+    assert figures([*command]) == 0
+    (tmp_path / "runs" / "short" / "grpo-s0.json").unlink()
+    live("grpo-s1", 0.3)
+    assert figures([*command]) == 0
+    assert "short.jsonl.gz: 1 from" in capsys.readouterr().out
+    found = read_records(tmp_path / "out", "short")["grpo"]
+    assert {seed: one["curve"]["success"] for seed, one in found.items()} == {0: [0.1], 1: [0.3]}
+    assert figures(["pack", str(tmp_path / "nothing")]) == 2
+    assert "no runs in it" in capsys.readouterr().err
