@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import numpy as np
 
 from envs.reasoning import ChainTask, IntArray
 from llm.chain.model import HIDDEN_SIZE, LAYERS
-from llm.common.package_check import check_package
+from llm.common.commands import prepare, quiet_transformers, run_command
 from llm.tasks.chain import QUESTION
 
 if TYPE_CHECKING:
@@ -214,28 +213,28 @@ def save_base(model: Any, tokenizer: Any, config: PretrainConfig, folder: Path) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    check_package(PROG)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import transformers
+    prepare(PROG)
+    return run_command(PROG, lambda: _pretrain(argv))
+
+
+def _pretrain(argv: Sequence[str] | None) -> int:
+    """Train and save the model; returns the exit code."""
+    from llm.config.command_line import parse
+
+    config = parse(PretrainConfig, argv, PROG, "Pre-train a base model for chain reasoning.")
     from rich.progress import Progress
 
     from cpi.reporting.tables import console
     from llm.chain.model import chain_model, chain_tokenizer
-    from llm.config.command_line import parse
 
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        config = parse(PretrainConfig, argv, PROG, "Pre-train a base model for chain reasoning.")
-        chain = ChainTask(config.modulus, config.operations)
-        folder = Path(config.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = chain_tokenizer(chain, config.lengths[1] + 1)
-        model = chain_model(
-            tokenizer, hidden_size=config.hidden_size, layers=config.layers, seed=config.seed
-        )
-    except (ValueError, OSError) as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 2
+    quiet_transformers()
+    chain = ChainTask(config.modulus, config.operations)
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = chain_tokenizer(chain, config.lengths[1] + 1)
+    model = chain_model(
+        tokenizer, hidden_size=config.hidden_size, layers=config.layers, seed=config.seed
+    )
     losses: list[float] = []
     out = console(sys.stderr)
     with Progress(*Progress.get_default_columns(), console=out, disable=not out.is_terminal) as bar:

@@ -11,12 +11,11 @@ found; the learning rate, one for all, by `--tune` on seeds that no comparison u
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm.common.package_check import check_package
+from llm.common.commands import prepare, run_command
 from llm.compare.report import summary, tuning_table
 from llm.compare.runs import CompareConfig, done, make, runs
 
@@ -39,42 +38,40 @@ Runs that are there are not made again, so an interrupted comparison goes on whe
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    check_package(PROG)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare(PROG)
+    return run_command(
+        PROG,
+        lambda: _compare(argv),
+        lambda: "stopped; the same command goes on with what is missing",
+    )
+
+
+def _compare(argv: Sequence[str] | None) -> int:
+    """Make the runs that are missing and print the tables; returns the exit code."""
+    from llm.config.command_line import parse
+
+    config = parse(CompareConfig, argv, PROG, DESCRIPTION, EPILOG)
     from joblib import Parallel, delayed
     from rich.progress import track
 
     from cpi.reporting.tables import console
-    from llm.config.command_line import parse
-    from llm.models.policy import load_tokenizer, locate
+    from llm.models.policy import load_tokenizer
+    from llm.models.shipped import locate
     from llm.runs.folder import command
 
-    try:
-        config = parse(CompareConfig, argv, PROG, DESCRIPTION, EPILOG)
-        load_tokenizer(locate(config.model))  # a wrong name is told once, not by each run
-        open_runs = {path: s for path, s in runs(config).items() if not done(path, s)}
-    except (ValueError, OSError) as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 2
+    load_tokenizer(locate(config.model))  # a wrong name is told once, not by each run
+    open_runs = {path: s for path, s in runs(config).items() if not done(path, s)}
     pool = Parallel(n_jobs=config.jobs, return_as="generator_unordered")
     asked = command()
     work = pool(delayed(make)(path, settings, asked) for path, settings in open_runs.items())
-    try:
-        for _ in track(work, "runs", total=len(open_runs), console=console(sys.stderr)):
-            pass
-    except KeyboardInterrupt:
-        print(f"{PROG}: stopped; the same command goes on with what is missing", file=sys.stderr)
-        return 130
+    for _ in track(work, "runs", total=len(open_runs), console=console(sys.stderr)):
+        pass
     folder = Path(config.output)
-    try:
-        if config.tune:
-            console().print(tuning_table(folder, config.regimes))
-        else:
-            for regime in config.regimes:
-                console().print(summary(folder, regime))
-    except ValueError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 2
+    if config.tune:
+        console().print(tuning_table(folder, config.regimes))
+    else:
+        for regime in config.regimes:
+            console().print(summary(folder, regime))
     return 0
 
 

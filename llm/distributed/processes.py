@@ -33,6 +33,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
+from llm.common.errors import ReportedError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -40,7 +42,7 @@ R = TypeVar("R")
 PATIENCE = timedelta(hours=2)
 
 
-class JobError(RuntimeError):
+class JobError(ReportedError):
     """The processes of the job have lost each other; the message says how."""
 
 

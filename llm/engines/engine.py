@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.common.errors import ReportedError
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 MAX_SEED = 2**62
 
 
-class EngineError(RuntimeError):
+class EngineError(ReportedError):
     """The engine cannot go on; the message says why and what to do."""
 
 

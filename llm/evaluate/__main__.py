@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cpi.reporting.json_files import write_json
 from cpi.reporting.tables import console
-from llm.common.package_check import check_package
+from llm.common.commands import prepare, quiet_transformers, run_command
 
 if TYPE_CHECKING:
     from llm.evaluate.options import EvaluateOptions, TaskSpec
@@ -54,40 +53,34 @@ Exit codes: 0 done, 2 bad input, 130 interrupted."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    check_package(PROG)
+    prepare(PROG)
     args = make_parser().parse_args(argv)
-    # Before torch is loaded: idle threads sleep.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from transformers.utils import logging
+    folder: Path | None = None
 
-    from llm.engines import EngineError
-    from llm.runs.checkpoints import CheckpointError
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    folder = None
-    try:
-        from llm.evaluate.runner import evaluate_model
+    def evaluate() -> int:
+        nonlocal folder
         from llm.runs.saved_model import find_model
 
         saved = find_model(args.model, args.step)
         specs = read_tasks(args.tasks, saved)
         options = read_options(args, saved)
         folder = Path(args.output).expanduser() if args.output else default_output(saved)
+        from llm.evaluate.runner import evaluate_model
+
+        quiet_transformers()
         with Progress() as progress:
             report = evaluate_model(saved, specs, options, folder, progress)
         write_results(folder / "results.json", report)
         out = console()
         out.print(report)
         out.print(f"Records and results are in {folder}", markup=False)
-    except (ValueError, OSError, CheckpointError, EngineError) as error:
-        print(f"{PROG}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return 0
+
+    def interrupted() -> str:
         kept = f"; what is finished is in {folder}, and the same command goes on" if folder else ""
-        print(f"{PROG}: interrupted{kept}", file=sys.stderr)
-        return 130
-    return 0
+        return f"interrupted{kept}"
+
+    return run_command(PROG, evaluate, interrupted)
 
 
 class Progress:

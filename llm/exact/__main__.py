@@ -12,21 +12,19 @@ Reading out and sampling are both in float32, whatever the run computed in.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cpi.reporting.json_files import check_writable, write_json
 from cpi.reporting.tables import console
-from llm.common.package_check import check_package
-from llm.exact.bridge import SAMPLES, exact_bridge
-
-if TYPE_CHECKING:
-    pass
+from llm.common.commands import prepare, run_command
+from llm.runs.checkpoint_folders import checkpoints_of
 
 PROG = "python -m llm.exact"
+
+#: Completions of each problem.
+SAMPLES = 32
 
 
 EPILOG = """\
@@ -61,19 +59,20 @@ mistake in theory or code; 2 for bad input.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    check_package(PROG)
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    # Before torch is loaded: idle threads sleep.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare(PROG)
+    args = make_parser().parse_args(argv)
+    return run_command(PROG, lambda: _exact(args), lambda: "interrupted, nothing is written")
+
+
+def _exact(args: argparse.Namespace) -> int:
+    """Compute and print the report; returns the exit code."""
     from rich.progress import Progress
-    from transformers.utils import logging
 
-    from llm.engines import EngineError
-    from llm.runs.checkpoints import CheckpointError
+    if args.json is not None:
+        check_writable(args.json)
+    checkpoints_of(args.run)  # before anything large is loaded
+    from llm.exact.bridge import exact_bridge
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     err = console(sys.stderr)
     bars = Progress(console=err, transient=True, disable=not err.is_terminal)
     bar = bars.add_task("loading", total=1.0)
@@ -83,23 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             err.print(what)  # a bar needs a terminal
         bars.update(bar, completed=share, description=what)
 
-    try:
-        if args.json is not None:
-            check_writable(args.json)
-        with bars:
-            report = exact_bridge(args.run, args.tau, args.samples, args.problems, show)
-        out = console()
-        out.print(report)
-        out.print(report.verdict(), style="bold")
-        if args.json is not None:
-            write_json(args.json, report.to_json())
-            out.print(f"Written to {args.json}", markup=False)
-    except (ValueError, OSError, CheckpointError, EngineError) as error:
-        print(f"{PROG}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted, nothing is written", file=sys.stderr)
-        return 130
+    with bars:
+        report = exact_bridge(args.run, args.tau, args.samples, args.problems, show)
+    out = console()
+    out.print(report)
+    out.print(report.verdict(), style="bold")
+    if args.json is not None:
+        write_json(args.json, report.to_json())
+        out.print(f"Written to {args.json}", markup=False)
     return int(report.violations > 0)
 
 

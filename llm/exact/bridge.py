@@ -14,6 +14,7 @@ from cpi.exact.improvement import coverage, improvable_mask, visit_probability
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate, tolerance
 from envs.tabular import FloatArray
+from llm.common.commands import quiet_transformers
 from llm.common.statistics import Estimate, proportion
 from llm.exact.gains import (
     certificate,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from llm.config.train import TrainConfig
 
 
-#: Completions of each problem; completions between two signs of progress.
-SAMPLES, CHUNK = 32, 1024
+#: Completions between two signs of progress.
+CHUNK = 1024
 
 
 #: Keys of the random streams. They are the same at each checkpoint: only the policy differs.
@@ -51,12 +52,8 @@ class Policies:
     def __init__(self, config: TrainConfig, problems: int | None) -> None:
         from llm.chain.readout import check_sampling, exact_task, step_mdp
         from llm.engines import make_engine
-        from llm.models.policy import (
-            eos_token_ids,
-            load_policy,
-            load_tokenizer,
-            locate,
-        )
+        from llm.models.policy import eos_token_ids, load_policy, load_tokenizer
+        from llm.models.shipped import locate
         from llm.tasks import make_task
         from llm.thoughts.simulator import ThoughtSimulator
 
@@ -140,7 +137,7 @@ def reset_weights(localizer: Localizer, episodes: Sequence[Episode]) -> list[Flo
 def exact_bridge(
     run: Path,
     tau: float | None = None,
-    samples: int = SAMPLES,
+    samples: int = 32,
     problems: int | None = None,
     progress: Callable[[float, str], None] = lambda share, what: None,
 ) -> ExactReport:
@@ -165,17 +162,14 @@ def exact_bridge(
         If there is nothing to load, or nothing exact to say.
     """
     from llm.config.train import parse_config
-    from llm.runs import checkpoints
+    from llm.runs.checkpoint_folders import checkpoints_of
     from llm.runs.folder import environment
 
     if samples < 1:
         raise ValueError(f"samples: {samples} is not a whole number ≥ 1")
-    if not (run / "config.yaml").is_file():
-        raise ValueError(f"{run}: no config.yaml in it; name the folder of a training run")
-    found = checkpoints.complete(run / "checkpoints")
-    if not found:
-        raise ValueError(f"{run}: no checkpoints/step-* in it, so there is no policy to read out")
+    found = checkpoints_of(run)
     config = parse_config([f"--config={run / 'config.yaml'}"], "llm.exact")
+    quiet_transformers()
     policies = Policies(config, problems)
     rows: list[Row] = []
     before: tuple[Evaluation, NDArray[np.bool_]] | None = None

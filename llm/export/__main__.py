@@ -7,7 +7,6 @@ compared with the run's policy before it gets its name: a folder that is there i
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -16,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpi.reporting.tables import console
-from llm.common.package_check import check_package
+from llm.common.commands import prepare, quiet_transformers, run_command
 from llm.export.check import (
     PROMPTS,
-    ExportError,
     check_tokenizer,
     compare,
     load,
@@ -113,6 +111,7 @@ def export(
         )
     check_out(out, saved, force)
     task = make_task(config.task, **config.task_args)
+    quiet_transformers()
     progress(f"loading step {saved.step}")
     device = default_device()
     tokenizer = load_tokenizer(saved.model)
@@ -259,34 +258,22 @@ def generation_config(base: Any, saved: SavedModel, task: Task, tokenizer: Any) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    check_package(PROG)
+    prepare(PROG)
     args = make_parser().parse_args(argv)
-    # Before torch is loaded: idle threads sleep.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from transformers.utils import logging
+    return run_command(PROG, lambda: _export(args), lambda: "interrupted, nothing is written")
 
-    from llm.runs.checkpoints import CheckpointError
+
+def _export(args: argparse.Namespace) -> int:
+    """Write the model; returns the exit code."""
     from llm.runs.saved_model import find_model
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     err = console(sys.stderr)
-    try:
-        saved = find_model(args.run, args.step)
-        out = Path(args.out).expanduser() if args.out else default_out(saved, args.adapter)
-        done = export(
-            saved, out, adapter=args.adapter, dtype=args.dtype, force=args.force,
-            progress=lambda what: err.print(what, markup=False),
-        )  # fmt: skip
-    except (ValueError, OSError, CheckpointError) as error:
-        print(f"{PROG}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except ExportError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted, nothing is written", file=sys.stderr)
-        return 130
+    saved = find_model(args.run, args.step)
+    out = Path(args.out).expanduser() if args.out else default_out(saved, args.adapter)
+    done = export(
+        saved, out, adapter=args.adapter, dtype=args.dtype, force=args.force,
+        progress=lambda what: err.print(what, markup=False),
+    )  # fmt: skip
     size = sum(file.stat().st_size for file in done.folder.iterdir())
     told = console()
     told.print(

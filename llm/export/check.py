@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm.common.errors import ReportedError
+
 if TYPE_CHECKING:
     import torch
 
@@ -15,8 +17,10 @@ if TYPE_CHECKING:
 PROMPTS, PROBE_TOKENS = 4, 24
 
 
-class ExportError(RuntimeError):
+class ExportError(ReportedError):
     """What was written is not the run's model."""
+
+    exit_code = 1
 
 
 def load(folder: Path, adapter: bool, dtype: torch.dtype) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpi.core.plans import ALGORITHMS
 from llm.algorithms import about
-from llm.models.policy import SHIPPED
+from llm.models.shipped import SHIPPED
 from llm.runs.folder import PACKAGES, environment
 from llm.tasks.task import PromptText
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from llm.common.errors import ReportedError
 from llm.engines.engine import Engine, SamplingParams
 from llm.learner.rows import MicroBatch, Row, micro_batches
 
@@ -25,7 +26,7 @@ FLOAT32_MAX, BFLOAT16_MEAN = 1e-4, 0.05
 PROBE_TOKENS = 48
 
 
-class ParityError(RuntimeError):
+class ParityError(ReportedError):
     """Engine and trainer disagree."""
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from llm.common.errors import ReportedError
 from llm.distributed.determinism import deterministic, prepare
 from llm.distributed.processes import (
     gather,
@@ -40,7 +41,7 @@ from llm.models.logprobs import CompletionLogprobs
 from llm.models.policy import trainable
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ReportedError):
     """Training cannot go on; the message says why. The step that failed was not taken."""
 
     def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:

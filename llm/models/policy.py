@@ -12,14 +12,6 @@ from llm.distributed.processes import world_size
 from llm.models.fsdp import distribute, full_tensor
 from llm.models.lora import LoraOptions, adapt
 
-#: Base models that come with this package: for chain reasoning, made by `llm.pretrain`.
-SHIPPED = {"chain-base": Path(__file__).parents[1] / "chain" / "base"}
-
-
-def locate(model: str) -> str:
-    """Folder or hub name of a model: a name in `SHIPPED` means ours, unless there is a folder."""
-    return model if model not in SHIPPED or Path(model).exists() else str(SHIPPED[model])
-
 
 def default_device() -> torch.device:
     """A GPU where there is one."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -23,16 +21,15 @@ from cpi.reporting.tables import console as make_console
 from llm.algorithms import algorithm_class
 from llm.algorithms.turns import check_two_attempts
 from llm.algorithms.validation import check_task
-from llm.config.command_line import parse
 from llm.config.train import TrainConfig
-from llm.models.policy import load_tokenizer, locate
+from llm.models.policy import load_tokenizer
+from llm.models.shipped import locate
 from llm.planning.demand import REQUEST, Lengths
 from llm.planning.dry_run_report import advice, cost_table, heading, memory_table, notes
 from llm.planning.fitting import smallest_change
 from llm.planning.footprint import Footprint, load_architecture
 from llm.planning.hardware import (
     GIB,
-    DryRunOptions,
     Hardware,
     computes_in_bf16,
     find,
@@ -40,43 +37,17 @@ from llm.planning.hardware import (
 )
 from llm.planning.host_plan import check_host, plan_host
 from llm.planning.memory_plan import plan_memory
+from llm.planning.options import DryRunOptions
 from llm.planning.step_cost import checkpoint_bytes, step_cost
 from llm.runs.folder import open_run
 from llm.tasks import Example, Split, Task, checked, make_task
 from llm.thoughts.simulator import Prompt, encode, stop_token_ids
-
-FLAGS = ("--dry-run", "--dry_run")
 
 #: Tokens of a prompt, where task or tokenizer are not here.
 PROMPT = 512
 
 #: Files that a tokenizer is made of, one at least.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-
-
-def split(argv: Sequence[str] | None, prog: str) -> tuple[list[str], DryRunOptions | None]:
-    """The arguments without those of a dry run, and its options; None if none is asked for.
-
-    Raises
-    ------
-    ValueError
-        If an option is unknown or makes no sense.
-    """
-    others: list[str] = []
-    options: list[str] = []
-    wanted = False
-    rest = iter(sys.argv[1:] if argv is None else argv)
-    for argument in rest:
-        flag, dot, option = argument.partition(".")
-        if flag not in FLAGS and argument not in FLAGS:
-            others.append(argument)
-            continue
-        wanted = True
-        if dot:
-            options.append(f"--{option}")
-            if "=" not in option:
-                options += [value for value in [next(rest, None)] if value is not None]
-    return others, parse(DryRunOptions, options, f"{prog} --dry-run") if wanted else None
 
 
 @dataclass

@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from llm.models.logprobs import CHUNK_BYTES, _decoder_and_head, token_logprobs
 from llm.models.lora import LoraOptions, adapt
-from llm.models.policy import locate, trainable
+from llm.models.policy import trainable
+from llm.models.shipped import locate
 
 #: Layers beyond the third take what the third takes; that many are traced.
 TRACED = 3

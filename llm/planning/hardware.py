@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from llm.models.policy import default_device
+from llm.planning.options import DryRunOptions
 
 GIB = 2**30
 
@@ -19,32 +20,6 @@ USABLE = 0.95
 
 #: Peak of a GPU that is only assumed, operations a second: an A100's, in bfloat16.
 ASSUMED_TFLOPS = 312.0
-
-
-@dataclass(frozen=True)
-class DryRunOptions:
-    """What to plan for, if not for this machine.
-
-    Parameters
-    ----------
-    gpus : int, optional
-        GPUs, with a process each; by default WORLD_SIZE, as torchrun sets it, or 1.
-    gpu_memory : float, optional
-        GiB of each; by default what is here: the GPU's, or the machine's where there is none.
-    tflops : float, optional
-        Peak of each, in 10¹² operations a second; by default measured here, or that of an A100 if
-        the memory is given.
-    """
-
-    gpus: int | None = None
-    gpu_memory: float | None = None
-    tflops: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("gpus", "gpu_memory", "tflops"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"dry_run.{name}: {value} is not > 0")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from llm.engines.engine import MAX_SEED, SamplingParams
 from llm.resets.options import LocalizationOptions
 from llm.tasks.task import Example, PromptText
 from llm.thoughts.simulator import ThoughtSimulator, encode
+from llm.verifiers.boxed import boxes
 
 REQUEST = """\
 Below are a problem and a solution attempt, divided into numbered steps. The final answer of the \
@@ -30,6 +31,10 @@ Attempt:
 Find the step in which the error originates: the earliest step that is itself wrong, not a later \
 one in which its consequences show. Do not solve the problem again. Examine the steps in order, \
 then end your reply with the number of that one step, from 1 to {n}, as \\boxed{{N}}."""
+
+
+#: A reply names its step in this box.
+_BOX = re.compile(r"\\boxed\s*\{")
 
 
 def request(example: Example, thoughts: Sequence[str]) -> list[dict[str, str]]:
@@ -49,7 +54,7 @@ def parse(reply: str, n: int) -> int | None:
     The last balanced `\boxed{…}` if there is one, which must hold a whole number in range; else
     the last "step N"; None if that is missing or out of range, too.
     """
-    box = _last_box(reply)
+    box = next((content for content in boxes(reply, _BOX) if content is not None), None)
     if box is not None:
         digits = re.fullmatch(r"\s*(?:step\s*)?(\d+)\s*", box, re.IGNORECASE)
         named = digits[1] if digits else ""
@@ -59,18 +64,6 @@ def parse(reply: str, n: int) -> int | None:
     # A model that repeats a digit for ever writes more of them than `int` takes.
     step = int(named) if 0 < len(named) < 10 else 0
     return step if 1 <= step <= n else None
-
-
-def _last_box(text: str) -> str | None:
-    r"""What is inside the last `\boxed{…}` whose braces are balanced."""
-    last, content = -1, None
-    opened: list[int] = []  # where what is inside the braces begins, -1 for those of no box
-    for brace in re.finditer(r"(\\boxed\s*)?\{|\}", text):
-        if brace[0] != "}":
-            opened.append(brace.end() if brace[1] else -1)
-        elif opened and (start := opened.pop()) > last:
-            last, content = start, text[start : brace.start()]
-    return content
 
 
 class Reply(NamedTuple):

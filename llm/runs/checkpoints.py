@@ -22,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,18 +33,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llm.distributed.processes import on_main_process, rank
+from llm.runs.checkpoint_folders import (
+    DELETED,
+    FOLDER,
+    MANIFEST,
+    PART,
+    REPLACED,
+    CheckpointError,
+    complete,
+    folders,
+    latest,
+)
 
 JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
-MANIFEST, STATE = "manifest.json", "state.json"
+STATE = "state.json"
 
 #: Of the files' layout; a checkpoint of another version is refused.
 VERSION = 1
-
-#: Being written, complete but about to go, and being deleted.
-PART, REPLACED, DELETED = ".part", ".replaced", ".deleted"
-
-_FOLDER = re.compile(r"step-([0-9]{6,})(\.part|\.replaced|\.deleted)?")
 
 #: Lower case, because some file systems take Model and model for one file.
 _GROUP = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -57,10 +63,6 @@ _DTYPES = {
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.bool),
     *(torch.uint64, torch.uint32, torch.uint16, torch.uint8),
 }
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, read or continued from; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -200,24 +202,6 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
     return Checkpoint(record["step"], path, record["state"], tensors)
 
 
-def complete(folder: Path) -> dict[int, Path]:
-    """The complete checkpoints here, by ascending step.
-
-    Complete means that it was once; `load` finds out whether it still is.
-    """
-    found: dict[int, Path] = {}
-    for step, suffix, path in _folders(folder) if folder.is_dir() else ():
-        # step-000012 sorts before step-000012.replaced, which counts where the former is missing.
-        if suffix in ("", REPLACED) and (path / MANIFEST).is_file():
-            found.setdefault(step, path)
-    return dict(sorted(found.items()))
-
-
-def latest(folder: Path) -> Path | None:
-    """The complete checkpoint of the highest step, or None."""
-    return next(reversed(complete(folder).values()), None)
-
-
 def _check_tensors(tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
     for group, members in tensors.items():
         if not _GROUP.fullmatch(group):
@@ -316,18 +300,9 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _folders(folder: Path) -> Iterator[tuple[int, str, Path]]:
-    """Step, suffix and path of everything here that `save` has named; by name."""
-    for path in sorted(folder.iterdir()):
-        match = _FOLDER.fullmatch(path.name)
-        # step-0000012 is not ours: it would be a second name for step 12.
-        if match and f"{int(match[1]):06d}" == match[1]:
-            yield int(match[1]), match[2] or "", path
-
-
 def _tidy(folder: Path) -> None:
     """Remove what a `save` that was killed has left, or one that is done needs no more."""
-    for _, suffix, path in list(_folders(folder)):
+    for _, suffix, path in list(folders(folder)):
         if suffix == REPLACED and not path.with_suffix("").exists():
             path.rename(path.with_suffix(""))
         elif suffix:
@@ -397,7 +372,7 @@ def _unreadable(path: Path, file: Path, error: Exception) -> CheckpointError:
 
 def _damaged(path: Path, file: Path, problem: str) -> CheckpointError:
     """Name the file, and the checkpoint to go on from."""
-    match = _FOLDER.fullmatch(path.name)
+    match = FOLDER.fullmatch(path.name)
     if not match or not path.is_dir():  # a slip of the user's; advise no deletion
         other = latest(path) or latest(path.parent)
         cure = f"name a checkpoint, --resume {other}" if other else "there is no checkpoint here"

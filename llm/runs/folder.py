@@ -28,7 +28,7 @@ from typing import IO, Any
 from llm.common.atomic_files import write_whole
 from llm.config.train import TrainConfig
 from llm.distributed.processes import world_size
-from llm.runs import checkpoints
+from llm.runs.checkpoint_folders import latest
 
 LOCK = ".lock"
 
@@ -54,7 +54,7 @@ def open_run(config: TrainConfig) -> Path | None:
     if (folder / LOCK).exists():
         with (folder / LOCK).open() as file:
             _lock(folder, file)
-    own = checkpoints.latest(folder / "checkpoints")
+    own = latest(folder / "checkpoints")
     holds_run = own is not None or (folder / "metrics.jsonl").exists()
     if config.resume == "never":
         if holds_run:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.models.policy import load_policy, load_trainable, locate
-from llm.runs import checkpoints
+from llm.models.shipped import locate
+from llm.runs.checkpoint_folders import MANIFEST, complete
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,9 @@ class SavedModel:
         ValueError
             If they do not belong together.
         """
+        from llm.models.policy import load_policy, load_trainable
+        from llm.runs import checkpoints
+
         if self.config is None or self.checkpoint is None:
             return load_policy(self.model, device=device).eval()
         policy = load_policy(self.model, lora=self.config.lora, device=device, bf16=bf16)
@@ -76,7 +79,7 @@ class SavedModel:
         base = _revision(self.model)
         if self.checkpoint is None:
             return base
-        manifest = json.loads((self.checkpoint / checkpoints.MANIFEST).read_bytes())
+        manifest = json.loads((self.checkpoint / MANIFEST).read_bytes())
         return f"{manifest['files']['model.safetensors']['sha256'][:16]} on {base}"
 
 
@@ -86,7 +89,7 @@ def find_model(name: str, step: int | None = None) -> SavedModel:
     Parameters
     ----------
     name : str
-        A run's folder, a model's folder, a hub name, or a name in `llm.models.policy.SHIPPED`.
+        A run's folder, a model's folder, a hub name, or a name in `llm.models.shipped.SHIPPED`.
     step : int, optional
 
     Raises
@@ -97,7 +100,7 @@ def find_model(name: str, step: int | None = None) -> SavedModel:
     from llm.config.train import parse_config
 
     folder = Path(name)
-    if (folder / checkpoints.MANIFEST).is_file():
+    if (folder / MANIFEST).is_file():
         run, number = folder.absolute().parent.parent, folder.name.removeprefix("step-")
         raise ValueError(
             f"{name} is a checkpoint; name its run: {run} --step {number.lstrip('0') or 0}"
@@ -114,7 +117,7 @@ def find_model(name: str, step: int | None = None) -> SavedModel:
             )
         return SavedModel(name, locate(name))
     config = parse_config([f"--config={folder / 'config.yaml'}"], "llm")
-    found = checkpoints.complete(folder / "checkpoints")
+    found = complete(folder / "checkpoints")
     if not found:
         raise ValueError(f"{name}: no checkpoints/step-* in it, so there are no weights to load")
     chosen = max(found) if step is None else step

@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from cpi.reporting.tables import console
-from llm.common.package_check import check_package
+from llm.common.commands import prepare, run_command
 from llm.runs.rollout_records import (
     KINDS,
     Record,
@@ -67,18 +67,18 @@ _STYLES = {"▲": "bold green", "▼": "bold red", "=": "bold"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser()
-    check_package(parser.prog)
+    prepare(parser.prog)
     args = parser.parse_args(argv)
-    try:
+
+    def show() -> int:
         files = find_files(args.run)
         if args.html is None:
             show_trees(args, choose_steps(args, files, [max(files)]))
         else:
             show_page(args, files)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return run_command(parser.prog, show)
 
 
 def make_parser() -> argparse.ArgumentParser:

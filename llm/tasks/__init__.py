@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,34 @@ from llm.common.plugins import import_object
 from llm.tasks.chain import ChainReasoning
 from llm.tasks.data_task import DataTask
 from llm.tasks.declaration import declared, read
+from llm.tasks.source import check_files
 from llm.tasks.task import Example, Split, Task
 
 __all__ = [
-    "TASKS",
     "ChainReasoning",
     "DataTask",
     "Example",
     "Split",
     "Task",
+    "check_task_name",
     "declared",
     "make_task",
 ]
 
-#: Written in Python, by the name that `--task` takes; `declared` are those over data sets.
-TASKS: dict[str, Callable[..., Task]] = {"chain": ChainReasoning}
+
+def check_task_name(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a task that does not exist, or whose files do not; loads neither data nor user code.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task, or its declaration or options make no sense.
+    """
+    file = _declaration(name)
+    if file is not None:
+        check_files(read(file, options))
+    elif name != "chain" and ":" not in name:
+        raise _unknown(name)
 
 
 def make_task(name: str, **options: Any) -> Task:
@@ -35,16 +48,16 @@ def make_task(name: str, **options: Any) -> Task:
     ValueError
         If there is no such task, or it does not take these options.
     """
-    file = declared().get(name) or (Path(name) if name.endswith((".yaml", ".yml")) else None)
+    file = _declaration(name)
+    make: Callable[..., Any]
     if file is not None:
-        make: Callable[..., Any] = lambda **given: DataTask(read(file, given))  # noqa: E731
-    elif name in TASKS:
-        make = TASKS[name]
+        make = lambda **given: DataTask(read(file, given))  # noqa: E731
+    elif name == "chain":
+        make = ChainReasoning
     elif ":" in name:
         make = import_object(name, "task")
     else:
-        known = ", ".join([*TASKS, *declared()])
-        raise ValueError(f"task: {name!r} is none of {known}, nor module:Class, nor a .yaml file")
+        raise _unknown(name)
     try:
         task = make(**options)
     except TypeError as error:
@@ -65,3 +78,13 @@ def make_task(name: str, **options: Any) -> Task:
             f"task: delimiter of {name}: it is empty; give the text that ends a thought"
         )
     return task
+
+
+def _declaration(name: str) -> Path | None:
+    """The file that declares a task, if it is a data set's."""
+    return declared().get(name) or (Path(name) if name.endswith((".yaml", ".yml")) else None)
+
+
+def _unknown(name: str) -> ValueError:
+    known = ", ".join(["chain", *declared()])
+    return ValueError(f"task: {name!r} is none of {known}, nor module:Class, nor a .yaml file")

@@ -81,8 +81,8 @@ def verify(
     for example, verdict in zip(examples, verdicts, strict=True):
         if not isinstance(verdict, Verification) or not _is_finite(verdict.reward):
             raise ValueError(
-                f"{name} of {example.id!r} is {verdict!r}, not an llm.verifiers.Verdict with a "
-                "finite reward"
+                f"{name} of {example.id!r} is {verdict!r}, not an llm.verifiers.Verification with "
+                "a finite reward"
             )
     return verdicts
 

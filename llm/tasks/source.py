@@ -63,6 +63,21 @@ def load(task: Declaration, split: str) -> list[Source]:
     return [_from_hub(task, config, name) for config in configs]
 
 
+def check_files(task: Declaration) -> None:
+    """Refuse local files that do not exist, or are of no known kind; reads none of them.
+
+    Raises
+    ------
+    ValueError
+        Names the file.
+    """
+    splits = task.path.values() if isinstance(task.path, dict) else [task.path or []]
+    for paths in splits:
+        for each in _many(paths):
+            for path in _found(each):
+                _kind(path)
+
+
 def _many(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from llm.common.package_check import check_package
+from llm.common.commands import EXPECTED, prepare, quiet_transformers
 
 if TYPE_CHECKING:
     from llm.common.progress import Reporter
@@ -59,20 +59,20 @@ ECHO = 5.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    check_package(PROG)
-    # Idle threads sleep: on shared cores, spinning makes two of them many times slower than one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare(PROG)
     _print_anything()
     try:
         with _handling(_stop_at_once, signal.SIGTERM):
-            # Torch reads the line above when it is loaded, which the import below does.
             from llm.config.train import parse_config
-            from llm.planning.dry_run import dry_run, split
+            from llm.planning.options import split
 
             try:
                 argv, dry = split(argv, PROG)
                 config = parse_config(argv, PROG, DESCRIPTION, EPILOG)
+                _check_names(config)
                 if dry is not None:
+                    from llm.planning.dry_run import dry_run
+
                     dry_run(config, dry)
                     return 0
             except (ValueError, OSError) as error:
@@ -82,29 +82,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed("stopped before it began", 130)
 
 
+def _check_names(config: TrainConfig) -> None:
+    """Refuse a model's folder or a task's file that does not exist, before torch is loaded."""
+    from llm.models.shipped import check_folder
+    from llm.tasks import check_task_name
+
+    check_folder(config.model)
+    check_task_name(config.task, config.task_args)
+
+
 def _train(config: TrainConfig) -> int:
     """Run it; returns the exit code."""
     # After the command line, so that its errors and --help come quickly.
     import torch
-    import transformers
 
     from llm.distributed.processes import (
-        JobError,
         job,
         losing_others,
         on_main_process,
         rank,
     )
-    from llm.engines import EngineError
-    from llm.learner.parity import ParityError
-    from llm.learner.updater import TrainingError
-    from llm.runs.checkpoints import CheckpointError
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    expected = (
-        *(ValueError, OSError, CheckpointError, EngineError, ParityError, TrainingError, JobError),
-    )
+    quiet_transformers()
     began = False
 
     def run() -> int:
@@ -142,7 +141,7 @@ def _train(config: TrainConfig) -> int:
         try:
             with losing_others(), job():
                 return run()
-        except expected as error:
+        except EXPECTED as error:
             return _failed(error, 1 if began else 2, config if began else None)
         except torch.OutOfMemoryError as error:
             what = ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator
@@ -180,7 +179,7 @@ def _failed(reason: Exception | str, code: int, config: TrainConfig | None = Non
         return code
     message = " ".join(str(reason).split())
     if config is not None:
-        from llm.runs.checkpoints import latest
+        from llm.runs.checkpoint_folders import latest
 
         saved = latest(config.folder / "checkpoints")
         message += f"; {saved.name} is saved, go on with {_again(config)}" if saved else ""

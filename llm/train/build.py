@@ -24,10 +24,10 @@ from llm.models.policy import (
     eos_token_ids,
     load_policy,
     load_tokenizer,
-    locate,
     merged_state_dict,
     use_bf16,
 )
+from llm.models.shipped import locate
 from llm.tasks import Example, Split, Task, checked, make_task
 from llm.tasks.digest import digest
 from llm.tasks.shared import shared_verdicts

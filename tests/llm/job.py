@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from llm.learner.rehearsal import Rehearsal, RehearsalOptions
 
 from llm.distributed.processes import (
     first_to_fail,
@@ -58,16 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 2,
     },
     "gradient checkpointing": {"gradient_checkpointing": True},
-    "rehearsal": {"rehearsal": True},
 }  # fmt: skip
-
-
-class Words(Rehearsal):
-    """Three texts of random tokens."""
-
-    def __init__(self) -> None:
-        self.options = RehearsalOptions("none", weight=0.5, batch=3)
-        self.rows = [row._replace(advantage=0.0) for row in rows(7)[:4]]
 
 
 def updater(
@@ -100,10 +90,9 @@ def updater(
         reference = reference and fsdp.shard(reference)
     optimizer = torch.optim.AdamW(trainable(policy).values(), lr=1e-2, eps=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
-    rehearsal = Words() if options.pop("rehearsal", False) else None
     update = PolicyUpdater(
         divided, optimizer, schedule, loss, UpdateOptions(**options), max_completion_length=20,
-        reference=reference, rehearsal=rehearsal,
+        reference=reference,
     )  # fmt: skip
     return update, batch
 

@@ -210,9 +210,10 @@ CONSTANTS = (
         "return not self.slack >= -1.0 - self.rounding",
     ),
     Mutant(
-        "cpi/bounds/bound.py",
+        "cpi/exact/update.py",
         "recall divided by what was accepted",
         "self.w * self.improvable) / self.p if",
         "self.w * self.improvable) / self.p_w if",
+        ("tests/cpi/bounds/test_hand_computed.py",),
     ),
 )

@@ -34,7 +34,7 @@ BRIDGE = (
         ("tests/llm/exact/test_bridge.py",),
     ),
     Mutant(
-        "llm/exact/gains.py",
+        "llm/common/statistics.py",
         "one-sided level for a two-sided interval",
         "beta.ppf(1 - delta / 2, successes + 1, fails)",
         "beta.ppf(1 - delta, successes + 1, fails)",
@@ -62,28 +62,16 @@ BRIDGE = (
         ("tests/llm/exact/test_bridge.py",),
     ),
     Mutant(
-        "llm/exact/__main__.py",
+        "llm/exact/bridge.py",
         "weights above 1 are cut, not scaled",
         "next(found) / largest if",
         "np.minimum(next(found), 1.0) if",
     ),
     Mutant(
-        "llm/exact/__main__.py",
+        "llm/exact/bridge.py",
         "new random numbers at each checkpoint",
         "rng = np.random.default_rng([self.config.seed, SAMPLE])",
         "rng = np.random.default_rng()",
-    ),
-    Mutant(
-        "llm/learner/rehearsal.py",
-        "the prompt is learnt too",
-        "return Row(ids, len(before), len(ids), np.zeros(len(after)), 0.0)",
-        "return Row(ids, 1, len(ids), np.zeros(len(ids) - 1), 0.0)",
-    ),
-    Mutant(
-        "llm/learner/rehearsal.py",
-        "texts drawn twice",
-        "size=most, replace=False",
-        "size=most, replace=True",
     ),
     Mutant(
         "llm/compare/arms.py",
@@ -114,15 +102,17 @@ BRIDGE = (
         ("tests/llm/compare/test_compare.py",),
     ),
     Mutant(
-        "llm/compare/__main__.py",
+        "llm/compare/runs.py",
         "localizations are free",
         "tokens = trainer.ledger.steps + trainer.ledger.localizer_cost",
         "tokens = trainer.ledger.steps",
+        ("tests/llm/compare/test_compare.py",),
     ),
     Mutant(
-        "llm/compare/__main__.py",
+        "llm/compare/runs.py",
         "results of other settings are taken",
         "if found != wanted:",
         "if found.keys() != wanted.keys():",
+        ("tests/llm/compare/test_compare.py",),
     ),
 )

@@ -189,16 +189,16 @@ SCALE = (
         EVALUATE,
     ),
     Mutant(
-        "llm/evaluate/runner.py",
+        "llm/evaluate/measurement.py",
         "evaluated on what it was trained on",
         "if _text(example) not in trained]",
         "if _text(example)]",
         EVALUATE,
     ),
     Mutant(
-        "llm/train/trainer.py",
+        "llm/train/state.py",
         "a run goes on with other data",
-        'if checkpoint.state["problems"] != self.problems:',
+        'if checkpoint.state["problems"] != problems.digest:',
         "if False:",
         DATA,
     ),
@@ -287,7 +287,7 @@ SCALE = (
         GPU,
     ),
     Mutant(
-        "llm/config/train.py",
+        "llm/config/resume.py",
         "a new option of a section makes old files those of other settings",
         "return {**defaults, **given, **sections}",
         "return {**defaults, **given}",

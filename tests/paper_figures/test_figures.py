@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from llm.compare.arms import ARMS
-from paper_figures import compare
-from paper_figures.analyses import training_run
+from paper_figures import compare, training_run
 from paper_figures.framework.style import COLOURS, DASHES, family
 
 #: What begins every PNG file.

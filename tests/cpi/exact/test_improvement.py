@@ -20,13 +20,13 @@ from cpi import (
     greedy_policy,
     improvable,
     mixture,
+    optimal,
     policy_advantage,
     switch_free_mass,
     tolerance,
     uniform_policy,
     visit_probability,
 )
-from cpi.exact import optimal
 from envs import TabularMDP
 from tests.cpi.worlds import (
     as_csr,

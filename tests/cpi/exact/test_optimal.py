@@ -20,10 +20,10 @@ from cpi import (
     deterministic_policy,
     evaluate,
     linear_program,
+    optimal,
     policy_iteration,
     tolerance,
 )
-from cpi.exact import optimal
 from cpi.exact.linear import Resolvent
 from envs import TabularMDP
 from tests.cpi.worlds import (

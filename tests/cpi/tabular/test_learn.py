@@ -74,7 +74,7 @@ def test_a_step_follows_the_score_of_the_suffix(name: str, scale: Any) -> None:
 
     policy, generator = softmax(theta), np.random.default_rng(3)
     simulator = TabularSimulator(mdp, policy, success=0.9)
-    plan, rule = ALGORITHMS[name]
+    plan, rule = ALGORITHMS[name].plan, ALGORITHMS[name].rule
     starts = simulator.draw_starts(6, generator)
     here = rule(tabular_world(evaluate(mdp, policy)))
     groups = collect(simulator, starts, plan, here, generator)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from llm.learner.losses import CorrectionMode, LossInputs, policy_loss
-from llm.learner.options import LossConfig, LossType
+from llm.learner.losses import LossInputs, policy_loss
+from llm.learner.options import CorrectionMode, LossConfig, LossType
 from llm.learner.rows import Row
 from llm.models.policy import load_policy
 from tests.llm.algorithms.worlds import alike, gradient

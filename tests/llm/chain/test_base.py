@@ -15,12 +15,8 @@ import torch
 from llm.chain.readout import read_out
 from llm.engines import make_engine
 from llm.engines.engine import SamplingParams
-from llm.models.policy import (
-    SHIPPED,
-    load_policy,
-    load_tokenizer,
-    locate,
-)
+from llm.models.policy import load_policy, load_tokenizer
+from llm.models.shipped import SHIPPED, locate
 from llm.pretrain import PretrainConfig
 from llm.resets.prompted import parse
 from llm.tasks import make_task

@@ -309,7 +309,7 @@ def test_both_levels_of_the_tree_are_trained_on(regime: str, tmp_path: Path) -> 
 def test_packed_records_are_the_records(tmp_path: Path) -> None:
     config = asdict(run_config(ARMS["grpo"], REGIMES["short"], "m", 1e-3, 0))
     curve = {"tokens": [0, 9], "success": [0.1, 0.25]}
-    # Equal numbers of two types, missing entries, and dictionaries that are empty or elsewhere none.
+    # Equal numbers of two types, missing entries, dictionaries that are empty or absent elsewhere.
     odd: list[dict[str, Any]] = [
         {},
         {"a": 1},

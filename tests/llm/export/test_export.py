@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cpi.core.collect import Ledger
 from cpi.core.plans import ALGORITHMS
 from envs.reasoning import ChainTask
+from llm.algorithms import about
 from llm.chain.model import chain_tokenizer
-from llm.config.train import TrainConfig
+from llm.config.algorithms import CLASSES
 from llm.evaluate import __main__ as evaluate
 from llm.export.__main__ import main
 from llm.export.check import ExportError, check_tokenizer, compare
-from llm.export.model_card import METHODS, model_card
+from llm.export.model_card import model_card
 from llm.models import policy as models
 from llm.runs.checkpoints import complete, load
 from llm.runs.saved_model import find_model
@@ -73,7 +74,7 @@ def run(
     return folder
 
 
-@pytest.mark.parametrize("algorithm", get_args(get_type_hints(TrainConfig)["algorithm"]))
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, *CLASSES])
 def test_every_algorithm_has_a_card(run: Path, algorithm: str) -> None:
     saved = find_model(str(run))
     assert saved.config is not None
@@ -81,7 +82,7 @@ def test_every_algorithm_has_a_card(run: Path, algorithm: str) -> None:
     saved = replace(saved, config=replace(saved.config, algorithm=algorithm, sampling=sampling))
     state = {"ledger": asdict(Ledger())}
     card = model_card(saved, state, adapter=True, dtype="float32", loaded="float32", prompt="1 + 1")
-    assert METHODS[algorithm] in card and ("2605.25507" in card) == (algorithm in ALGORITHMS)
+    assert about(saved.config) in card and ("2605.25507" in card) == (algorithm in ALGORITHMS)
 
 
 def texts(run: Path) -> list[str]:

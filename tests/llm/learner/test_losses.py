@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from llm.learner.losses import (
-    CorrectionMode,
     LossInputs,
     loss_metrics,
     loss_weights,
     policy_loss,
 )
-from llm.learner.options import LossConfig, LossType
+from llm.learner.options import CorrectionMode, LossConfig, LossType
 from tests.cpi.worlds import repeatable
 
 LOSS_TYPES: tuple[LossType, ...] = get_args(LossType)

@@ -15,10 +15,10 @@ import pytest
 
 from llm.config.presets import presets
 from llm.config.train import parse_config
-from llm.planning.dry_run import split
 from llm.planning.dry_run_report import advice
 from llm.planning.footprint import Footprint
 from llm.planning.hardware import DryRunOptions
+from llm.planning.options import split
 from llm.train.__main__ import main
 from tests.llm.architectures import write
 from tests.llm.small import byte_tokenizer

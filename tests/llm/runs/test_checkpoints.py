@@ -446,7 +446,7 @@ FORKER = """
 import itertools, json, os, signal, sys, time
 from pathlib import Path
 import torch
-from llm.checkpoints import save
+from llm.runs.checkpoints import save
 
 torch.set_num_threads(1)
 os.fsync = lambda descriptor: None
@@ -702,7 +702,7 @@ FULL_DISK = """
 import json, os, sys
 from pathlib import Path
 import torch
-from llm.checkpoints import CheckpointError, latest, load, save
+from llm.runs.checkpoints import CheckpointError, latest, load, save
 
 folder = Path(sys.argv[1])
 save(folder, 1, {"model": {"w": torch.ones(100_000)}}, {})

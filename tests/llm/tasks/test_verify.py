@@ -58,11 +58,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "numbers": (lambda e, c: [1.0, 0.0], "task: Mine.verify of 'x' is 1.0, not an llm.verifi"),
     "nan": (
         lambda e, c: [Verification(1.0), Verification(float("nan"))],
-        "task: Mine.verify of 'y' is Verdict(reward=nan, failure=''), not an",
+        "task: Mine.verify of 'y' is Verification(reward=nan, failure=''), not an",
     ),
     "text": (
         lambda e, c: [Verification("1")] * 2,
-        "task: Mine.verify of 'x' is Verdict(reward='1'",
+        "task: Mine.verify of 'x' is Verification(reward='1'",
     ),
     "nothing": (lambda e, c: None, "task: Mine.verify: TypeError: 'NoneType' object is not iter"),
 }
@@ -94,13 +94,13 @@ def test_a_reward_is_a_verdict() -> None:
 
 HALTING = """\
 from llm.tasks import ChainReasoning
-from llm.verifiers import Verdict
+from llm.verifiers import Verification
 
 
 class Halting(ChainReasoning):
     def verify(self, examples, completions):
         return [
-            Verdict(0.0, "timeout") if i % 2 else Verdict(self.reward(e, c))
+            Verification(0.0, "timeout") if i % 2 else Verification(self.reward(e, c))
             for i, (e, c) in enumerate(zip(examples, completions))
         ]
 """

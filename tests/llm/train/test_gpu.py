@@ -27,7 +27,7 @@ ALGORITHMS = {
     **RUNS,
     "grpo": ["--algorithm=grpo", "--loss.beta=0.1", "--update.num_iterations=2"],
     "rrpo": ["--algorithm=rrpo", "--lora.r=4", "--gradient_checkpointing=true"],
-    "srpo": ["--algorithm=srpo", "--rehearsal.weight=0.1", "--rehearsal.file=chain-base"],
+    "srpo": ["--algorithm=srpo"],
     "surprisal": ["--algorithm=srpo", "--localizer=surprisal"],
     "exact": ["--algorithm=oracle", "--oracle.mask=improvable"],
 }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cpi.core.episodes import Episode
-from llm.models.policy import SHIPPED
+from llm.models.shipped import SHIPPED
 from llm.tasks import ChainReasoning
 
 TASK = ChainReasoning(length=3, train=64)

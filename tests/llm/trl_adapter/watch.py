@@ -11,7 +11,7 @@ import torch
 
 from cpi.core.collect import Collection
 from cpi.core.episodes import Episode
-from llm.models.policy import SHIPPED
+from llm.models.shipped import SHIPPED
 from llm.trl_adapter import ResetRollouts
 from tests.llm.trl_adapter.problems import (
     ask,
