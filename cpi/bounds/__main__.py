@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cpi.bounds import REGISTRY, BoundReport, Update, bounds_for
+from cpi.bounds import REGISTRY, Bound, BoundReport, Update, bounds_for, discounted, finite
 from cpi.bounds.check import STEPS, Row, variations
 from cpi.bounds.instances import (
     candidates,
@@ -58,9 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     out = console()
     if args.list:
-        table = Table("statement", "requires", "source")
+        table = Table("statement", "requires", "source", "id, and where it is written")
         for bound in REGISTRY:
-            table.add_row(bound, bound.requires or "nothing", bound.source)
+            row = (bound.requires or "nothing", bound.source, f"{bound.id}\n{place(bound)}")
+            table.add_row(bound, *row)
         out.print(table)
         return 0
     facts: dict[str, Any] = {}
@@ -133,6 +134,16 @@ def run(
     if interrupted:
         return 130
     return int(report.violations > 0 or (experiment is not None and not experiment.certified))
+
+
+def place(bound: Bound) -> str:
+    """File and line of a bound's definition, "cpi/bounds/finite.py:123"; "" if it is elsewhere."""
+    for module in (discounted, finite):
+        lines = Path(str(module.__file__)).read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
+            if line.strip() == f'name="{bound.name}",':
+                return f"{module.__name__.replace('.', '/')}.py:{number}"
+    return ""
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ them, `cpi.bounds.discounted.BOUNDS` and `cpi.bounds.finite.BOUNDS`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -46,6 +47,11 @@ class Bound:
     requires: str = ""
     first_order: Side | None = field(default=None, repr=False)
     unit: Literal["reward", "probability"] = "reward"
+
+    @property
+    def id(self) -> str:
+        """The name as a slug: "masked-cpi-step-by-step"."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower().replace("ε", "epsilon")).strip("-")
 
     def __rich__(self) -> Any:
         from rich.text import Text

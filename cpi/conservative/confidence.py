@@ -33,19 +33,6 @@ def empirical_bernstein(
     return math.sqrt(2 * variance * log / n) + 7 * width * log / (3 * (n - 1))
 
 
-def importance_radius(
-    n: int, num_actions: int, horizon: int, r_max: float, delta: float, members: int
-) -> float:
-    """Radius of an importance-weighted mean of returns with uniform actions, over a finite class.
-
-    |Ĝ − G| ≤ sqrt(2|A|H²r² ln(2|Π|/δ)/n) + |A| H r ln(2|Π|/δ) / (3n) (Bernstein): the weights are
-    |A|·1[a = π'(s)], so a sample is at most |A| H r and its second moment |A| H² r².
-    """
-    log = math.log(2 * _inverse(delta, members))
-    scale = horizon * r_max
-    return math.sqrt(2 * num_actions * scale**2 * log / n) + num_actions * scale * log / (3 * n)
-
-
 def _inverse(delta: float, parts: int) -> float:
     if not 0 < delta < 1:
         raise ValueError(f"delta: {delta} is not in (0, 1)")

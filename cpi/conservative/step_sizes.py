@@ -76,19 +76,6 @@ def full_step(u: Update, advantage: float) -> float:
     return 1.0
 
 
-def fixed_step(alpha: float) -> StepRule:
-    """The rule that always answers `alpha` in [0, 1]; no certificate.
-
-    Raises
-    ------
-    ValueError
-        If `alpha` is outside [0, 1].
-    """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha: {alpha} is not in [0, 1]")
-    return lambda u, advantage: alpha
-
-
 def _divide(numerator: float, denominator: float) -> float:
     return math.inf if denominator <= 0 else numerator / denominator
 

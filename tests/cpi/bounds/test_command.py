@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,18 @@ def test_list_names_every_bound_and_its_hypothesis() -> None:
     assert result.returncode == 0
     for bound in REGISTRY:
         assert bound.name in result.stdout
+        assert bound.id in result.stdout
     assert "a ≥ τ on I_τ" in result.stdout
+
+
+def test_place__is_the_line_of_the_definition() -> None:
+    assert len({bound.id for bound in REGISTRY}) == len(REGISTRY)
+    for bound in REGISTRY:
+        file, _, line = command.place(bound).partition(":")
+        assert bound.name in Path(file).read_text().splitlines()[int(line) - 1]
+    elsewhere = replace(REGISTRY[0], name="of a user")
+    assert command.place(elsewhere) == ""
+    assert elsewhere.id == "of-a-user"
 
 
 OWN = [

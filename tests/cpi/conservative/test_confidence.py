@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpi.conservative.confidence import empirical_bernstein, hoeffding, importance_radius
+from cpi.conservative.confidence import empirical_bernstein, hoeffding
 
 
 def test_hoeffding_by_hand() -> None:
@@ -29,12 +29,6 @@ def test_empirical_bernstein_by_hand() -> None:
     assert empirical_bernstein(np.ones(4), 1.0, 0.05) == pytest.approx(2.869128, abs=1e-5)
 
 
-def test_the_importance_radius_by_hand() -> None:
-    # |A| = 4, H r = 6, n = 100, ln(2 · 10 / 0.05) = ln 400 = 5.991465
-    first, second = math.sqrt(2 * 4 * 36 * 5.991465 / 100), 4 * 6 * 5.991465 / 300
-    assert importance_radius(100, 4, 3, 2.0, 0.05, 10) == pytest.approx(first + second, rel=1e-6)
-
-
 SAMPLES = np.array([0.1, 0.4, 0.2, 0.9])
 BOUNDS: dict[str, Callable[..., float]] = {
     "hoeffding": lambda delta, **more: hoeffding(4, 1.0, delta, **more),
@@ -51,19 +45,12 @@ def test_members_and_sides_share_delta(bound: Callable[..., float]) -> None:
     assert bound(0.05, members=10) > bound(0.05)
 
 
-def test_the_importance_radius_shares_delta_too() -> None:
-    radius = importance_radius(50, 3, 2, 1.0, 0.05, 20)
-    assert radius == pytest.approx(importance_radius(50, 3, 2, 1.0, 0.0025, 1))
-
-
 @pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, 2.0, float("nan")])
 def test_a_level_is_strictly_between_0_and_1(delta: float) -> None:
     message = rf"delta: {delta} is not in \(0, 1\)"
     for bound in BOUNDS.values():
         with pytest.raises(ValueError, match=message):
             bound(delta)
-    with pytest.raises(ValueError, match=message):
-        importance_radius(10, 2, 2, 1.0, delta, 1)
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -136,19 +123,3 @@ def test_bernstein_profits_from_a_low_variance() -> None:
     assert radii.mean() < 0.45 * hoeffding(2000, 1.0, 0.05)
     # Not far from what the variance alone demands, 1.64 standard errors.
     assert radii.mean() < 7 * 1.64 * math.sqrt(0.01 * 0.99 / 2000)
-
-
-def test_importance_weighted_means_are_within_their_radius() -> None:
-    """Uniform actions, a return in [0, 6] that depends on them, and a class of constant actions."""
-    num_actions, n, delta = 4, 80, 0.2
-    rng = np.random.default_rng(4)
-    actions = rng.integers(num_actions, size=(TRIALS, n))
-    returns = 6.0 * (rng.random((TRIALS, n)) < np.linspace(0.2, 1.0, num_actions)[actions])
-    truth = 6.0 * np.linspace(0.2, 1.0, num_actions)
-    weighted = [
-        (num_actions * (actions == a) * returns).mean(axis=1) - truth[a] for a in range(num_actions)
-    ]
-    worst = np.abs(weighted).max(axis=0)
-    radius = importance_radius(n, num_actions, 3, 2.0, delta, num_actions)
-    assert (worst > radius).mean() <= delta
-    assert (worst > radius / 3).mean() > delta  # nor is it three times too wide

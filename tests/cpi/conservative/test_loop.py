@@ -20,7 +20,7 @@ from cpi.conservative.loop import (
     run_cpi,
     self_resets,
 )
-from cpi.conservative.step_sizes import fixed_step, step_size
+from cpi.conservative.step_sizes import step_size
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import (
     PolicyError,
@@ -319,9 +319,9 @@ def test_the_step_is_built_from_what_can_be_trusted() -> None:
 
 def test_own_steps() -> None:
     mdp, policy = PROBLEMS["needle"]
-    run = run_cpi(mdp, policy, step=fixed_step(0.25), iterations=2)
+    run = run_cpi(mdp, policy, step=lambda update, advantage: 0.25, iterations=2)
     assert [row.alpha for row in run.iterations] == [0.25, 0.25]
-    none = run_cpi(mdp, policy, step=fixed_step(0.0), iterations=5)
+    none = run_cpi(mdp, policy, step=lambda update, advantage: 0.0, iterations=5)
     assert len(none.iterations) == 1 and none.J == none.iterations[0].J
 
 

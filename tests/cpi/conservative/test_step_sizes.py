@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from cpi.conservative.step_sizes import (
     DISCOUNTED,
     FINITE,
     StepRule,
-    fixed_step,
     full_step,
     kl_step,
     masked_maximiser,
@@ -145,7 +143,7 @@ def test_steps_do_not_depend_on_the_unit_of_reward() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [*DISCOUNTED, *FINITE, "full", pytest.param(fixed_step(0.5), id="fixed")]
+    "rule", [*DISCOUNTED, *FINITE, "full", pytest.param(lambda u, advantage: 0.5, id="fixed")]
 )
 @pytest.mark.parametrize("advantage", [0.0, -1e-9, -5.0])
 def test_no_advantage_no_step(rule: str | StepRule, advantage: float) -> None:
@@ -190,17 +188,6 @@ def test_the_span_allows_longer_steps() -> None:
 def test_the_full_step_is_1(rule: str | StepRule) -> None:
     for mdp in (world(2, horizon=3), world(2, discount=0.9)):
         assert step_size(rule, update(mdp), 1e-3) == 1.0
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_a_fixed_step_is_what_it_was_given(alpha: float) -> None:
-    assert step_size(fixed_step(alpha), update(world(2, horizon=3)), 1e-3) == alpha
-
-
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan, math.inf])
-def test_a_fixed_step_is_in_0_1(alpha: float) -> None:
-    with pytest.raises(ValueError, match=rf"alpha: {alpha} is not in \[0, 1\]"):
-        fixed_step(alpha)
 
 
 @pytest.mark.parametrize("rule", [*FINITE, "nonsense", ""])
