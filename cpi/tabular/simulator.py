@@ -17,10 +17,10 @@ from envs.tabular import FloatArray, TabularMDP
 
 
 class Walk(NamedTuple):
-    """N trajectories as arrays over the steps of the horizon.
+    """N trajectories as arrays (N, H) over the steps of the horizon.
 
-    `states` and `actions` hold −1 and `rewards` 0 before a trajectory's first step and after its
-    last; `ends`, shape (N,), is the step after the last one.
+    Before a trajectory's first step and after its last, `states` and `actions` hold −1 and
+    `rewards` 0. `ends`, shape (N,), is the step after the last one.
     """
 
     states: NDArray[np.int32]
@@ -29,11 +29,18 @@ class Walk(NamedTuple):
     ends: NDArray[np.intp]
 
 
-class Rows:
-    """Draws from many distributions at once: row r of a table, given u in [0, 1).
+#: Trajectories that are simulated at a time.
+CHUNK = 8192
 
-    The rows' cumulative sums are laid end to end, row r on [r, r + 1), so one binary search serves
-    any mix of rows.
+#: Outcomes of a row up to which `Rows` compares instead of searching.
+SHORT = 8
+
+
+class Rows:
+    """Vectorised draws from the rows of a table of distributions.
+
+    The rows' cumulative sums are laid end to end, row r on [r, r + 1). One binary search therefore
+    serves any mix of rows.
     """
 
     def __init__(self, table: FloatArray | sparse.csr_array) -> None:
@@ -46,16 +53,29 @@ class Rows:
         before = np.concatenate([[0.0], total])[rows.indptr[:-1]]
         self.upper = owner + np.minimum(total - before[owner], 1.0)
         self.upper[rows.indptr[1:] - 1] = np.arange(len(counts)) + 1.0  # no gap from rounding
+        self.first = rows.indptr[:-1].astype(np.intp)
+        # Where rows are short, comparing with each sum is faster than searching all of them.
+        self.short = counts.max(initial=0) <= SHORT
+        self.columns = [
+            np.where(k < counts - 1, self.upper[np.minimum(self.first + k, len(owner) - 1)], np.inf)
+            for k in range(counts.max(initial=1) - 1 if self.short else 0)
+        ]
 
     def draw(self, rows: NDArray[np.intp], u: FloatArray) -> NDArray[np.int32]:
-        """One outcome per entry of `rows`."""
+        """One outcome per entry of `rows`, given u in [0, 1)."""
         # Adding a large row number could round u up to 1.
         position = np.minimum(rows + u, np.nextafter(rows + 1.0, 0.0))
-        return self.outcomes[np.searchsorted(self.upper, position, side="right")]
+        if self.short:
+            place = self.first[rows]
+            for column in self.columns:
+                place += column[rows] <= position
+        else:
+            place = np.searchsorted(self.upper, position, side="right")
+        return self.outcomes[place]
 
 
 class TabularOracle:
-    """What exact values know about episodes of a policy, for `cpi.core.resets.OracleReset`.
+    """Oracle from the exact values of a policy, for `cpi.core.resets.OracleReset`.
 
     A step is an *error* if it gives up optimal value: Q*_h(s, a) < V*_h(s).
     """
@@ -81,7 +101,7 @@ class TabularOracle:
 
 
 class TabularSimulator:
-    """Rolls a policy out in a finite-horizon MDP.
+    """Simulator of a policy in a finite-horizon MDP.
 
     Episodes end at the horizon or in a terminal state. An episode fails if its return stays below
     `success`.
@@ -92,9 +112,9 @@ class TabularSimulator:
         With a finite horizon.
     policy : array (S, A) or (H, S, A)
     success : float
-        Return from which on an episode is no failure.
+        Smallest return of an episode that is not a failure.
     first : array (S, A) or (H, S, A), optional
-        Another policy for the first step after the prefix: uniform, to estimate Q of each action.
+        Policy of the first step after the prefix, if another: uniform, to estimate Q per action.
 
     Raises
     ------
@@ -132,12 +152,21 @@ class TabularSimulator:
     ) -> Walk:
         """Trajectories from (step, state) pairs, arrays (N,), to the end of the episode.
 
-        A trajectory's randomness is its own row of `rng`'s stream: it depends on its place in the
-        batch, not on what happens to the others.
+        Each trajectory uses its own row of random numbers. It depends on its index in the batch,
+        not on the other trajectories.
         """
+        uniform = rng.random((len(states), self.horizon, 2))
+        # In parts that the processor's cache holds, which is several times faster.
+        parts = [slice(at, at + CHUNK) for at in range(0, max(len(states), 1), CHUNK)]
+        walks = [self._walk(states[part], steps[part], uniform[part]) for part in parts]
+        return walks[0] if len(walks) == 1 else Walk(*map(np.concatenate, zip(*walks, strict=True)))
+
+    def _walk(
+        self, states: NDArray[np.integer], steps: NDArray[np.integer], uniform: FloatArray
+    ) -> Walk:
+        """The trajectories that some random numbers, shape (N, H, 2), give."""
         num = len(states)
-        uniform = rng.random((num, self.horizon, 2))
-        seen = np.full((num, self.horizon), -1, dtype=np.int32)
+        visited = np.full((num, self.horizon), -1, dtype=np.int32)
         taken = np.full((num, self.horizon), -1, dtype=np.int32)
         rewards = np.zeros((num, self.horizon))
         state = np.asarray(states, dtype=np.intp).copy()
@@ -146,19 +175,20 @@ class TabularSimulator:
         ends = np.where(alive, self.horizon, begin)
         for h in range(int(begin.min(initial=self.horizon)), self.horizon):
             live = np.flatnonzero(alive & (begin <= h))
-            here = state[live]
-            rows = h * self.mdp.num_states + here
+            current = state[live]
+            rows = h * self.mdp.num_states + current
             action = self._actions.draw(rows, uniform[live, h, 0])
             if self._first is not self._actions:
-                opening = begin[live] == h
-                action[opening] = self._first.draw(rows[opening], uniform[live[opening], h, 0])
-            seen[live, h], taken[live, h] = here, action
-            rewards[live, h] = self.mdp.rewards[here, action]
-            following = self._next.draw(here * self.mdp.num_actions + action, uniform[live, h, 1])
+                first = begin[live] == h
+                action[first] = self._first.draw(rows[first], uniform[live[first], h, 0])
+            visited[live, h], taken[live, h] = current, action
+            rewards[live, h] = self.mdp.rewards[current, action]
+            pairs = current * self.mdp.num_actions + action
+            following = self._next.draw(pairs, uniform[live, h, 1])
             state[live] = following
             ended = live[self._terminal[following]]
             alive[ended], ends[ended] = False, h + 1
-        return Walk(seen, taken, rewards, ends)
+        return Walk(visited, taken, rewards, ends)
 
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator

@@ -15,7 +15,7 @@ from scipy import sparse
 import envs
 from cpi import deterministic_policy, evaluate
 from cpi.core.episodes import Episode, Prefix
-from cpi.tabular.simulator import Rows, TabularSimulator
+from cpi.tabular.simulator import SHORT, Rows, TabularSimulator
 from envs import TabularMDP
 from tests.cpi.scripted import assert_drawn_from, assert_mean, assert_same
 from tests.cpi.worlds import (
@@ -50,7 +50,7 @@ def flat(groups: list[list[Episode]]) -> list[Episode]:
 # Rows
 
 
-def test_an_outcome_owns_an_interval_as_long_as_its_probability() -> None:
+def test_rows__outcome_has_an_interval_of_its_probability() -> None:
     table = np.array([[0.25, 0.5, 0.25], [0.0, 0.5, 0.5]])
     u = [0.0, 0.2499, 0.25, 0.5, 0.7499, 0.75, BELOW_ONE]
     assert draws(table, 0, u) == [0, 0, 1, 1, 1, 2, 2]
@@ -66,17 +66,15 @@ def test_an_outcome_owns_an_interval_as_long_as_its_probability() -> None:
         ([0, 0, 0, 0, 1], 4, 4),
     ],
 )
-def test_the_ends_of_the_interval_belong_to_what_is_possible(
-    row: list[float], first: int, last: int
-) -> None:
+def test_rows__extreme_u_draw_possible_outcomes(row: list[float], first: int, last: int) -> None:
     table = np.array([[0.2] * 5, row, [0.2] * 5])
     for rows in (table, sparse.csr_array(table)):
         assert draws(rows, 1, [0.0, 5e-324, 1e-9, BELOW_ONE]) == [first, first, first, last]
 
 
 @pytest.mark.parametrize("sparse_table", [False, True])
-def test_stored_zeros_are_never_drawn(sparse_table: bool) -> None:
-    # The first row is short of 1, which is no room for the last outcome.
+def test_rows__stored_zeros_are_never_drawn(sparse_table: bool) -> None:
+    # The first row sums to less than 1; the gap must not draw the last outcome.
     table: Any = np.array([[0.0, 1.0 - 9e-10, 0.0], [0.5, 0.0, 0.5]])
     if sparse_table:  # with the zeros stored
         parts = table.ravel(), np.tile(np.arange(3), 2), np.array([0, 3, 6])
@@ -90,24 +88,24 @@ def test_stored_zeros_are_never_drawn(sparse_table: bool) -> None:
 
 
 @pytest.mark.parametrize("error", [-9e-10, -1e-16, 1e-16, 9e-10])
-def test_rows_that_sum_to_almost_one_leave_no_gap_and_spill_nothing(error: float) -> None:
+def test_rows__sums_off_by_rounding_leave_no_gap(error: float) -> None:
     table = np.array([[0.5, 0.5 + error, 0.0], [0.0, 0.5 + error, 0.5], [0.0, 0.0, 1.0]])
     assert draws(table, 0, [0.0, BELOW_ONE, 1 - 1e-12]) == [0, 1, 1]
     assert draws(table, 1, [0.0, BELOW_ONE, 1 - 1e-12]) == [1, 2, 2]
     assert draws(table, 2, [0.0, BELOW_ONE]) == [2, 2]
 
 
-def test_ten_tenths() -> None:
+def test_rows__ten_tenths_do_not_draw_the_outcome_after_them() -> None:
     table = np.full((3, 11), 0.1)
-    table[:, 10] = 0.0  # ten times 0.1 is a little less than 1, and then comes nothing
+    table[:, 10] = 0.0  # ten times 0.1 is a little less than 1 in binary
     for row in range(3):
         assert draws(table, row, [BELOW_ONE]) == [9]
         assert draws(table, row, [k / 10 + 0.05 for k in range(10)]) == list(range(10))
 
 
 @pytest.mark.parametrize("num", range(1, 9))
-def test_an_excess_is_not_taken_from_the_next_row(num: int) -> None:
-    # 0.6 and a little more than 0.4 pass 1 before the last outcome has its turn.
+def test_rows__excess_does_not_shift_the_next_row(num: int) -> None:
+    # 0.6 and a little more than 0.4 exceed 1 before the last outcome.
     table = np.tile([[0.6, 0.4 + 5e-10, 1e-10, 0.0], [0.0, 0.0, 0.0, 1.0]], (num, 1))
     u = [0.0, 1e-10, 3e-10, 6e-10, BELOW_ONE]
     for row in range(num):
@@ -115,7 +113,7 @@ def test_an_excess_is_not_taken_from_the_next_row(num: int) -> None:
         assert draws(table, 2 * row + 1, u) == [3] * 5
 
 
-def test_a_million_rows() -> None:
+def test_rows__exact_with_a_million_rows() -> None:
     num = 1_000_000
     odds = np.array([[1, 3], [2, 2], [3, 1], [1, 1]]) / [[4], [4], [4], [2]]
     data = np.tile(odds, (num // 4, 1)).ravel()
@@ -135,7 +133,7 @@ def test_a_million_rows() -> None:
 
 @repeatable
 @given(data=st.data(), rows=st.integers(1, 5), outcomes=st.integers(1, 5))
-def test_draws_invert_the_distribution_function(
+def test_rows__invert_the_distribution_function(
     data: st.DataObject, rows: int, outcomes: int
 ) -> None:
     table = data.draw(distributions((rows, outcomes)))
@@ -149,7 +147,7 @@ def test_draws_invert_the_distribution_function(
 # Episodes against exact values
 
 
-def test_trajectories_are_as_likely_as_they_should_be() -> None:
+def test_rollout__trajectory_frequencies_match_probabilities() -> None:
     # Policy, transitions, horizon and independence within an episode, all at once.
     policy = interior_policy(SMALL, 3)
     simulator, generator = TabularSimulator(SMALL, policy), rng(1)
@@ -172,7 +170,7 @@ def test_states_and_actions_follow_the_occupancy(stationary: bool, as_sparse: bo
     policy = POLICY[1] if stationary else POLICY
     simulator, generator = TabularSimulator(mdp, policy), rng(2)
     prefixes = [Prefix(s) for s in simulator.draw_starts(20_000, generator)]
-    episodes = [here[0] for here in simulator.rollout(prefixes, 1, generator)]
+    episodes = [group[0] for group in simulator.rollout(prefixes, 1, generator)]
     steps = np.array([episode.steps for episode in episodes])
     exact = 4 * evaluate(mdp, policy).occupancy[:, :, None] * repeated(mdp, policy)
     for h in range(4):
@@ -205,7 +203,7 @@ def test_resets_to_every_state_return_its_value(h: int) -> None:
 
 @pytest.mark.parametrize("h", range(3))  # at the last step Q is the reward, with no chance in it
 @pytest.mark.parametrize("action", range(3))
-def test_another_first_step_returns_its_q_value(h: int, action: int) -> None:
+def test_first_policy__mean_return_is_the_q_value(h: int, action: int) -> None:
     Q = evaluate(MDP, POLICY).Q
     first = np.tile(np.eye(3)[action], (5, 1))
     simulator = TabularSimulator(MDP, POLICY, first=first)
@@ -215,7 +213,7 @@ def test_another_first_step_returns_its_q_value(h: int, action: int) -> None:
         assert_mean([e.ret - 10 * h for e in episodes], Q[h, s, action])
 
 
-def test_another_first_step_is_drawn_from_its_policy() -> None:
+def test_first_policy__used_for_the_first_step_only() -> None:
     first = interior_policy(MDP, 9)  # depends on the step, as POLICY does
     simulator = TabularSimulator(MDP, POLICY, first=first)
     for h in range(4):
@@ -223,7 +221,7 @@ def test_another_first_step_is_drawn_from_its_policy() -> None:
         for s, episodes in enumerate(groups):
             actions = np.array([e.steps[h][1] for e in episodes])
             assert_drawn_from(np.bincount(actions, minlength=3), first[h, s])
-        if h < 3:  # one step later it is the policy's turn again
+        if h < 3:  # one step later the policy is used again
             later = np.array([e.steps[h + 1] for e in flat(groups)])
             for s in np.unique(later[:, 0]):
                 actions = later[later[:, 0] == s, 1]
@@ -234,13 +232,13 @@ def test_another_first_step_is_drawn_from_its_policy() -> None:
 
 
 def always(mdp: TabularMDP, *actions: int) -> Any:
-    """The policy that takes these actions one after the other, whatever the state."""
+    """The policy that takes these actions one after the other in every state."""
     rows = np.repeat(np.array(actions)[:, None], mdp.num_states, axis=1)
     return deterministic_policy(rows, mdp.num_actions)
 
 
 def only(simulator: TabularSimulator, prefix: Prefix) -> Episode:
-    """The one episode that a deterministic world has."""
+    """The single possible episode of a deterministic world."""
     one, *others = simulator.rollout([prefix], 4, rng(0))[0]
     for other in others:
         assert_same(one, other)
@@ -284,3 +282,22 @@ def test_a_terminal_state_ends_the_episode(
     assert walk.ends.tolist() == [length]
     for array, nothing in ((walk.states, -1), (walk.actions, -1), (walk.rewards, 0)):
         assert (array[0, length:] == nothing).all()
+
+
+@pytest.mark.parametrize("outcomes", [1, 2, 5, SHORT, SHORT + 1, 40])
+def test_rows__comparing_draws_what_searching_draws(
+    outcomes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(outcomes)
+    table = generator.dirichlet(np.full(outcomes, 0.3), size=30)
+    table[generator.random(table.shape) < 0.4] = 0.0
+    table[table.sum(axis=1) == 0, 0] = 1.0
+    table /= table.sum(axis=1, keepdims=True)
+    rows, u = generator.integers(30, size=5000), generator.random(5000)
+    u[:60] = np.tile([0.0, np.nextafter(1.0, 0.0)], 30)
+    drawn = Rows(table)
+    assert drawn.short == (np.count_nonzero(table, axis=1).max() <= SHORT)
+    monkeypatch.setattr("cpi.tabular.simulator.SHORT", 0)
+    searched = Rows(table)
+    assert not searched.short
+    np.testing.assert_array_equal(drawn.draw(rows, u), searched.draw(rows, u))
