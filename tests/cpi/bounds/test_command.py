@@ -21,12 +21,12 @@ from cpi.bounds import REGISTRY, Bound, finite
 from cpi.bounds import __main__ as command
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
+def run(*args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "cpi.bounds", *args],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
     )
 
 
@@ -39,20 +39,54 @@ def refused(*args: str) -> str:
     return result.stderr
 
 
-def test_the_suite_holds_and_is_written(tmp_path: Path) -> None:
-    path = tmp_path / "new folder" / "bounds.json"
-    result = run("--quick", "--json", str(path))
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the whole command prints, as `make run` runs it, and the file that it writes."""
+    path = tmp_path_factory.mktemp("bounds") / "new folder" / "bounds.json"
+    result = run("--json", str(path), timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "no violation" in result.stdout and str(path) in result.stdout.replace("\n", "")
+    return result.stdout, path
+
+
+@pytest.mark.slow
+def test_main__the_suite_holds_and_is_written(whole_run: tuple[str, Path]) -> None:
+    printed, path = whole_run
+    assert "no violation" in printed and str(path) in printed.replace("\n", "")
     record = json.loads(path.read_text())
     assert {"checks", "versions", "seed", "seconds"} <= set(record)
     assert [row["name"] for row in record["checks"]] == [bound.name for bound in REGISTRY]
     for row in record["checks"]:
         assert row["instances"] > 0 and row["violations"] == 0
-        assert row["name"] in result.stdout
+        assert row["name"] in printed
         assert isinstance(row["min_slack"], float) and isinstance(row["tightness"], float)
     assert set(record["versions"]) >= {"python", "numpy", "scipy"}
     assert list(path.parent.iterdir()) == [path]  # no half-written file is left
+
+
+@pytest.mark.slow
+def test_main__every_slope_of_theorem_1_is_in_its_band(whole_run: tuple[str, Path]) -> None:
+    printed, path = whole_run
+    record = json.loads(path.read_text())
+    assert all(row["violations"] == 0 for row in record["checks"])
+    found = record["theorem1"]
+    assert len(found["p"]) >= 5 and max(found["p"]) / min(found["p"]) >= 16 - 1e-9
+    assert found["rr"]["resets_slope"] == pytest.approx(-2, abs=0.15)
+    assert found["caro"]["resets_slope"] == pytest.approx(0, abs=0.15)
+    assert found["caro_total"]["resets_slope"] == pytest.approx(-1, abs=0.15)
+    assert found["rr_per_state"]["resets_slope"] == pytest.approx(-1, abs=0.2)
+    for arm, exponent in (("rr", 2), ("caro", 1)):
+        low, high = found[arm]["gain_slope_interval"]
+        assert exponent - 0.1 <= low <= found[arm]["gain_slope"] <= high <= exponent + 0.1
+        for certified, true in zip(found[arm]["gain"], found[arm]["true_gain"], strict=True):
+            assert true >= certified > 0
+    assert len(record["localizer"]) >= 9
+    for row in record["localizer"]:
+        assert row["true_gain"] >= row["gain"]
+        assert row["gain"] == pytest.approx(row["predicted_gain"], rel=0.15)
+    slopes = record["localizer_slopes"]
+    assert slopes["accepted_by_precision"]["value"] == pytest.approx(-2, abs=0.2)
+    assert slopes["gain_by_precision_times_recall"]["value"] == pytest.approx(1, abs=0.1)
+    assert "Theorem 1, measured" in printed and "no violation" in printed
 
 
 def test_one_seed_gives_one_result(tmp_path: Path) -> None:

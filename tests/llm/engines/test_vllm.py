@@ -192,7 +192,7 @@ def test_adapters_alone(tiny_model: Callable[[bool], Path]) -> None:
             adapters = adapter_state_dict(policy)
             assert len(adapters) == len(trainable(policy))
             engine.sync_weights(adapters)
-            assert worst(policy, engine) < 1e-5
+            assert worst(policy, engine) < 3e-5  # adapters of this size make larger logits
             assert worst(tiny_qwen2(), engine) > 0.1
     finally:
         engine.close()

@@ -219,7 +219,7 @@ HOSTILE = [
 @pytest.mark.slow
 def test_hostile_answers_end_in_time() -> None:
     before = processes()
-    verifier = MathVerifier(timeout=1.0, workers=2)
+    verifier = MathVerifier(timeout=0.5, workers=2)
     golds = ["17"] * len(HOSTILE) + HOSTILE
     found = verifier(
         golds, [rf"\boxed{{{answer}}}" for answer in HOSTILE] + [r"\boxed{x+1}"] * len(HOSTILE)
