@@ -1,11 +1,13 @@
 """`python -m cpi.signal`: where resets pay, exactly.
 
-On the first-error chain (n steps, each right with probability q, success only if all are) the
-gradient estimates of GRPO, RRPO, SRPO and the oracle have exact means and variances
-(`cpi.tabular.gradient`). Their signal is the first-order gain along E g, their noise the standard
-deviation of g; (snr / snr of GRPO)² says how many of GRPO's collections one collection of the
-method is worth. It is given per rollout trained on (equal rollouts) and per environment step
-generated (equal cost: resets are short, seeds that are not trained on count).
+On the first-error chain each of n steps is right with probability q; all must be right to succeed.
+There the gradient estimates g of GRPO, RRPO, SRPO and the oracle have exact means and variances
+(`cpi.tabular.gradient`). The signal is the first-order gain along E g, the noise the standard
+deviation of g. The *worth* of a collection is (snr / snr of GRPO)²: at 1.3 it is as informative as
+1.3 GRPO collections.
+
+The worth is given at equal rollouts (per trained rollout) and at equal steps (per environment step
+generated). Resets generate fewer steps; seed episodes that are not trained on generate more.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from cpi.tabular.simulator import TabularOracle
 LENGTHS = (2, 4, 6, 8, 10)
 SUCCESS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
-#: Arms of the main map: name → (algorithm whose plan it uses, recall, false positives | None).
+#: Arms of the main map: name → (algorithm of its plan, (recall, false-positive rate) or None).
 ARMS: dict[str, tuple[str, tuple[float, float] | None]] = {
     "rrpo": ("rrpo", None),
     "srpo 0.6/0.2": ("srpo", (0.6, 0.2)),
@@ -45,7 +47,7 @@ ARMS: dict[str, tuple[str, tuple[float, float] | None]] = {
 
 
 def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> dict[str, Any]:
-    """Exact signal-to-noise of each plan, relative to GRPO with as many rollouts.
+    """Exact worth of each plan, against GRPO with as many rollouts.
 
     Parameters
     ----------
@@ -81,14 +83,14 @@ def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> d
 def signal_map(
     lengths: Sequence[int] = LENGTHS, success: Sequence[float] = SUCCESS
 ) -> list[dict[str, Any]]:
-    """`compare` for the arms over chain length and step success, longest odds last."""
+    """Worth of every arm over chain length and step success, sorted by falling success qⁿ."""
     plans = {name: (ALGORITHMS[algorithm].plan, name) for name, (algorithm, _) in ARMS.items()}
     rows = [compare(n, q, plans) for n in lengths for q in success]
     return sorted(rows, key=lambda row: -row["success"])
 
 
 def split_map(length: int = 8, q: float = 0.5) -> list[dict[str, Any]]:
-    """The oracle's and RRPO's worth for other splits and group sizes, at one chain."""
+    """Worth of RRPO and the oracle for other splits and group sizes, on one chain."""
     plans = [
         GroupPlan(6, 1, 2),
         GroupPlan(4, 1, 4),
@@ -107,15 +109,18 @@ def split_map(length: int = 8, q: float = 0.5) -> list[dict[str, Any]]:
     ]
 
 
-def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Where each arm beats GRPO, in words."""
+def conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Where each arm beats GRPO, one sentence per arm."""
     lines = []
     for name in ARMS:
         wins = [row for row in rows if row[name][0] > 1]
-        cost = [row for row in rows if row[name][1] > 1]
+        wins_at_equal_steps = [row for row in rows if row[name][1] > 1]
         best = max(rows, key=lambda row: row[name][0])
         if not wins:
-            lines.append(f"{name}: behind GRPO everywhere at equal rollouts" + _also(cost))
+            lines.append(
+                f"{name}: behind GRPO everywhere at equal rollouts"
+                + _equal_steps(wins_at_equal_steps)
+            )
             continue
         highest = max(row["success"] for row in wins)
         lost = [row["success"] for row in rows if row[name][0] <= 1]
@@ -123,22 +128,23 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(
             f"{name}: ahead of GRPO at equal rollouts on {len(wins)} of {len(rows)} chains, none "
             f"with a success above {highest:.3g}{behind}; at best ×{best[name][0]:.2f} "
-            f"(n = {best['length']}, q = {best['q']:g})" + _also(cost)
+            f"(n = {best['length']}, q = {best['q']:g})" + _equal_steps(wins_at_equal_steps)
         )
     return lines
 
 
-def _also(cost: list[dict[str, Any]]) -> str:
-    if not cost:
+def _equal_steps(wins: list[dict[str, Any]]) -> str:
+    """Clause about the rows in which an arm is ahead at equal steps."""
+    if not wins:
         return "; at equal steps nowhere ahead"
     return (
-        f"; at equal steps ahead on {len(cost)}, up to success "
-        f"{max(row['success'] for row in cost):.3g}"
+        f"; at equal steps ahead on {len(wins)}, up to success "
+        f"{max(row['success'] for row in wins):.3g}"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the map and its verdict; returns the exit code."""
+    """Print the maps and the conclusions; returns the exit code."""
     from rich.table import Table
 
     from cpi.reporting.tables import console
@@ -146,10 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cpi.signal",
         description="Where resets pay: exact signal-to-noise of RRPO, SRPO and the oracle "
-        "against GRPO with as many rollouts, on chains of n steps of success q.",
+        "against GRPO with as many rollouts, on chains of n steps, each right with probability q.",
         epilog="each cell: worth in GRPO collections at equal rollouts / at equal generated "
-        "steps; above 1 the method is ahead. srpo t/f localizes the first error with weight t "
-        "and any other step with weight f.",
+        "steps; above 1 the method is ahead. srpo t/f gives the first error weight t and every "
+        "other step weight f.",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     args = parser.parse_args(argv)
@@ -177,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = (f"{row[arm][0]:.2f} / {row[arm][1]:.2f}" for arm in ("rrpo", "oracle"))
         table.add_row(row["plan"], *cells)
     out.print(table)
-    for line in verdict(rows):
+    for line in conclusions(rows):
         out.print(line)
     if args.json is not None:
         write_json(args.json, {"map": rows, "splits": splits})

@@ -1,8 +1,8 @@
-"""The worlds: tabular MDPs as data, and families of them with known answers.
+"""Tabular MDPs as data, and families of them with closed forms.
 
-An MDP is a `TabularMDP`. A family is a plain function returning one, in a module that states its
-closed forms; functions beside it compute them, so that whatever is computed elsewhere can be
-checked against mathematics.
+An MDP is a `TabularMDP`. A family is a function that returns one. Its module states the closed
+forms, and functions beside it compute them, so that other results can be checked against
+mathematics.
 
     lock          one right action a step; V = Π p_h
     kl_chain      exponential time to the first reward under the uniform policy
@@ -12,7 +12,7 @@ checked against mathematics.
     garnet        random MDPs with a chosen branching
     needle        one improvable state of chosen coverage, in noise
     reasoning     a chain of arithmetic drawn as text, with its step checker
-    tight         improvement bounds attained
+    tight         instances that attain improvement bounds
 """
 
 from envs.deep_sea import deep_sea, deep_sea_uniform_value

@@ -23,7 +23,7 @@ import numpy as np
 
 from envs.tabular import MDPError, TabularMDP
 
-#: What going right all the way costs; independent of the size, as in bsuite.
+#: Cost of going right all the way; independent of the size, as in bsuite.
 TOTAL_MOVE_COST = 0.01
 
 
@@ -35,8 +35,8 @@ def deep_sea(size: int = 10, mapping_seed: int | None = None) -> TabularMDP:
     size : int
         N ≥ 1, rows and columns; also the horizon.
     mapping_seed : int, optional
-        Draws which of the two actions goes right, cell by cell, as bsuite's argument of that
-        name does. Left out, action 1 goes right everywhere.
+        Draws for each cell which of the two actions goes right, like bsuite's argument of that
+        name. By default action 1 goes right everywhere.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def deep_sea(size: int = 10, mapping_seed: int | None = None) -> TabularMDP:
 
     right = np.ones(len(cells), dtype=np.intp)
     if mapping_seed is not None:
-        # The legacy generator on the whole grid, so that a seed names the same sea as in bsuite.
+        # The legacy generator on the full grid: a seed gives the same mapping as in bsuite.
         grid = np.random.RandomState(mapping_seed).binomial(1, 0.5, (size, size))
         right = grid[rows, columns]
     next_states = np.full((over + 1, 2), over)

@@ -36,7 +36,7 @@ def garnet(
     horizon: int | None = None,
     sparse: bool = False,
 ) -> TabularMDP:
-    """A random MDP; the same numbers whether dense or sparse.
+    """A random MDP; dense and sparse ones have the same numbers.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def garnet(
     branching : int
         Successors of each state and action, 1 ≤ branching ≤ num_states.
     seed : int
-        Of everything random.
+        Seed of all random numbers.
     discount, horizon : float, int, optional
         At most one; with neither the discount is 0.9.
     sparse : bool
@@ -93,9 +93,10 @@ def garnet(
 
 
 def _distinct(rng: np.random.Generator, num_rows: int, count: int, limit: int) -> NDArray[np.int64]:
-    """Rows of `count` distinct numbers below `limit`: each row a uniform set, in no fair order.
+    """Rows of `count` distinct numbers below `limit`; each row is a uniformly drawn set.
 
-    The order needs no shuffle here, because pieces between uniform cuts are exchangeable.
+    The order within a row is not uniform. It need not be, because the pieces between uniform cuts
+    are exchangeable.
     """
     chosen = np.empty((num_rows, count), dtype=np.int64)
     for i, j in enumerate(range(limit - count, limit)):

@@ -1,15 +1,16 @@
-"""Gymnasium: our worlds under `resets/…`, and tabular MDPs from any toy-text environment.
+"""Gymnasium environments `resets/…` of the worlds, and tabular MDPs of toy-text environments.
 
     gym.make("envs.gym:resets/LockChain-v0", length=8)      # the prefix imports this module
     mdp_from_env("FrozenLake-v1", discount=0.99)
 
 Environments follow Gymnasium's toy-text convention: `P[s][a]` lists (probability, next state,
-reward, terminated), `initial_state_distrib` is ρ, infos hold {"prob": p}. In addition any state can
-be reset to, `reset(options={"state": s})`. Rewards are the expected rewards r(s, a).
+reward, terminated), `initial_state_distrib` is ρ, infos hold {"prob": p}. In addition
+`reset(options={"state": s})` starts an episode in any state. Rewards are the expected rewards
+r(s, a).
 
-A finite horizon is no state of the world, so it is Gymnasium's `TimeLimit` that truncates; the
-unwrapped environment is endless. A reset starts the limit anew: it does not know the step at which
-the state was first met.
+The state does not include the step. A finite horizon is therefore a `TimeLimit` wrapper, which
+truncates; the unwrapped environment is endless. The limit counts steps from the last reset, also
+after a reset to a state that was first visited at a later step.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ class TabularEnv(gym.Env[int, int]):
     mdp : TabularMDP
         `terminated` is true when the next state is one of `mdp.terminal`.
     render_mode : {"ansi"}, optional
-        One line of text a step.
+        Render one line of text per step.
 
     Raises
     ------
     ValueError
-        If `render_mode` is another.
+        If `render_mode` is unknown.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 (as gym.Env declares)
@@ -76,7 +77,7 @@ class TabularEnv(gym.Env[int, int]):
 
     @cached_property
     def P(self) -> dict[int, dict[int, list[Outcome]]]:
-        """Outcomes of positive probability by state and action, made at first use."""
+        """Outcomes of positive probability by state and action, computed at first use."""
         mdp = self.mdp
         return {
             s: {a: self._outcomes(s, a) for a in range(mdp.num_actions)}
@@ -116,13 +117,15 @@ class TabularEnv(gym.Env[int, int]):
             state = int(self.np_random.choice(start.size, p=start))
             p = float(start[state])
         if options:
-            raise ValueError(f"options: {', '.join(map(repr, options))} unknown; 'state' is")
+            raise ValueError(
+                f"options: {', '.join(map(repr, options))} unknown; the only key is 'state'"
+            )
         self.s = state
         self._line = f"state {state}"
         return state, {"prob": p}
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Take `action`. A terminal state stays put and pays nothing, as in toy text.
+        """Take `action`; a terminal state absorbs and pays nothing, as in toy text.
 
         Raises
         ------
@@ -155,7 +158,7 @@ def chain_reasoning(modulus: int, start: int, operations: Sequence[str], verify:
     return task.mdp(Problem(start, tuple(operations)), verify)
 
 
-#: Every registered world: its function, and the arguments that `gym.make` may replace.
+#: Registered worlds: name → (function, default arguments, which `gym.make` may replace).
 WORLDS: dict[str, tuple[Callable[..., TabularMDP], dict[str, Any]]] = {
     "LockChain": (lock_chain, {"length": 20, "num_actions": 4}),
     "KLChain": (kl_chain, {"num_states": 10, "discount": 0.99}),
@@ -179,20 +182,20 @@ WORLDS: dict[str, tuple[Callable[..., TabularMDP], dict[str, Any]]] = {
 
 
 def make_world(world: str, render_mode: str | None = None, **kwargs: Any) -> TabularEnv:
-    """The environment of one of `WORLDS`: the entry point of every id."""
+    """Make the environment of one of `WORLDS`; the entry point of every registered id."""
     function, _ = WORLDS[world]
     return TabularEnv(function(**kwargs), render_mode)
 
 
 def limit_to_horizon(env: gym.Env[int, int]) -> gym.Env[int, int]:
-    """Truncate at the MDP's horizon, unless `gym.make` was given another `max_episode_steps`."""
+    """Truncate at the MDP's horizon, unless `gym.make` sets `max_episode_steps`."""
     horizon = env.unwrapped.mdp.horizon if isinstance(env.unwrapped, TabularEnv) else None
     limited = env.spec is not None and env.spec.max_episode_steps is not None
     return env if limited or horizon is None else TimeLimit(env, horizon)
 
 
-# The horizon depends on the arguments of gym.make, so it cannot be registered as a number; a
-# wrapper applied after the environment is made can read it.
+# The horizon depends on the arguments of gym.make, so it cannot be registered as a number. A
+# wrapper is applied after the environment is made and can read it.
 _HORIZON = WrapperSpec("TimeLimit", "envs.gym:limit_to_horizon", {})
 
 for _world, (_, _defaults) in WORLDS.items():
@@ -210,11 +213,11 @@ def mdp_from_env(
     horizon: int | None = None,
     discount: float | None = None,
 ) -> TabularMDP:
-    """The MDP of an environment that knows its transitions.
+    """The tabular MDP of an environment with known transitions.
 
-    Repeated successors are added up, r(s, a) = Σ p·r, and a transition that terminates leads to
-    one extra state, the last, that absorbs and pays nothing: its value is zero, whatever the
-    successor's own rows say. A time limit (`TimeLimit`) is not part of `P` and is ignored.
+    Repeated successors are added up, and r(s, a) = Σ p·r. A transition that terminates leads to an
+    extra state, the last one, which absorbs and pays nothing. Its value is zero, whatever rows the
+    original successor has in `P`. A time limit (`TimeLimit`) is not part of `P` and is ignored.
 
     Parameters
     ----------
@@ -224,7 +227,7 @@ def mdp_from_env(
         a `TabularEnv`, whose MDP is returned as it is, or have `P` and `initial_state_distrib`,
         as Gymnasium's toy-text environments do.
     horizon, discount : int, float, optional
-        Time of the MDP, one of the two. By default that of a `TabularEnv`; others need one.
+        Give at most one. Required unless the environment is a `TabularEnv`, which has its own.
 
     Returns
     -------
@@ -234,7 +237,7 @@ def mdp_from_env(
     Raises
     ------
     ValueError
-        If the id is unknown, the environment has no `P`, or neither time is given.
+        If the id is unknown, the environment has no `P`, or horizon and discount are missing.
     MDPError
         If `P` is not a transition function; the message names the state and the action.
     """
@@ -256,32 +259,32 @@ def mdp_from_env(
             f"{name}: no transitions to read; an environment needs P[s][a], a list of "
             "(probability, next state, reward, terminated), and initial_state_distrib (S,)"
         )
-    if getattr(base, "fickle_passenger", False):  # of Taxi: step() moves the passenger's goal
+    if getattr(base, "fickle_passenger", False):  # Taxi: step() may change the destination
         raise ValueError(f"{name}: fickle_passenger changes states outside P; make it without")
     if horizon is None and discount is None:
-        raise ValueError(f"{name}: its P has no notion of time; give horizon (H) or discount (γ)")
+        raise ValueError(f"{name}: P has no horizon or discount; give horizon (H) or discount (γ)")
     transitions, rewards, start = _read(base.P, base.initial_state_distrib, name)
     return TabularMDP(transitions, rewards, start, horizon, discount, name)
 
 
 def _make(env_id: str) -> gym.Env[Any, Any]:
-    """`gym.make`, with every failure as one line that names the id."""
-    module, _, plain = env_id.rpartition(":")
+    """`gym.make` whose errors are one line that names the id."""
+    module, _, bare_id = env_id.rpartition(":")
     try:
         if module:
             importlib.import_module(module)
-        if plain not in gym.registry:
-            close = difflib.get_close_matches(plain, gym.registry, n=3)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        if bare_id not in gym.registry:
+            similar = difflib.get_close_matches(bare_id, gym.registry, n=3)
+            hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
             raise ValueError(f"{env_id}: no such environment{hint}")
-        return gym.make(plain, disable_env_checker=True)
+        return gym.make(bare_id, disable_env_checker=True)
     except (ImportError, TypeError, gym.error.Error) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{env_id}: cannot be made ({reason})") from None
 
 
 def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatArray]:
-    """Transitions, rewards (S, A) and start (S,) of a toy-text `P`."""
+    """Transitions, rewards (S, A) and start (S,) from a toy-text `P`."""
     num_states = len(P)
     if isinstance(P, dict) and set(P) != set(range(num_states)):
         raise MDPError(f"{name}: the states of P are not 0 … {num_states - 1}")
@@ -297,7 +300,9 @@ def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatA
         for a in range(num_actions):
             for p, following, reward, terminated in P[s][a]:
                 if not 0 <= following < num_states:
-                    raise MDPError(f"{name}: state {s}, action {a} leads to {following}, no state")
+                    raise MDPError(
+                        f"{name}: state {s}, action {a} leads to {following}, not a state"
+                    )
                 rows.append(s * num_actions + a)
                 columns.append(over if terminated else int(following))
                 probabilities.append(float(p))

@@ -1,13 +1,14 @@
 """A needle in noise: coverage p, horizon, actions and advantage chosen independently.
 
-Whatever is done, the next state is "needle" with probability p, else "quiet" or "loud" with equal
-probability; so is the first. Loud pays 1, quiet 0, whatever is done. In the needle the right action
-(0) pays 1, any other 0. Under the uniform policy, at every step h < H:
+Actions do not influence the next state: it is "needle" with probability p, else "quiet" or "loud"
+with equal probability. The first state is drawn likewise. Loud pays 1 and quiet 0 under every
+action. In the needle the right action (0) pays 1, any other 0. Under the uniform policy, at every
+step h < H:
 
     d_h(needle) = p,    A_h(needle, right) = 1 − 1/|A|,    A = 0 in the other states,
 
-so for any τ < 1 − 1/|A| the improvable set is the needle and its coverage is exactly p, while most
-of the noise in a return comes from elsewhere.
+so for any τ < 1 − 1/|A| the improvable set is the needle, and its coverage is exactly p. Most of
+the noise in a return comes from the other states.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 r"""Chain reasoning: a chain MDP drawn as text, so that a language model's step policy is exact.
 
-A problem is a start value v_0 and operations o_1 … o_n over the values 0 … M−1; step k writes the
-next value, and is right when v_k = o_k(v_{k−1}) mod M, whatever was written before; the last
+A problem is a start value v_0 and operations o_1 … o_n over the values 0 … M−1. Step k writes the
+next value v_k. It is right when v_k = o_k(v_{k−1}) mod M, even if v_{k−1} itself is wrong. The last
 value is the answer. As text, each step is one line and the answer is boxed:
 
     prompt      3 +4 *3 -2\n
@@ -10,9 +10,9 @@ value is the answer. As text, each step is one line and the answer is boxed:
 Every value, every operation, ` `, `\n`, `\boxed{` and `}` can be one token each. The line break is
 the step delimiter and the box ends the episode, so one step is one action of `ChainTask.mdp`.
 
-With steps that are right with probability q, independently, and a verifier that wants every step
-right, the success probability is qⁿ. A verifier that looks at the answer alone adds luck: errors
-that cancel.
+If steps are right with probability q, independently, and the verifier requires every step to be
+right, the success probability is qⁿ. A verifier of the answer alone also passes lucky solutions,
+whose errors cancel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from envs.tabular import FloatArray, TabularMDP
 
 IntArray = NDArray[np.int64]
 
-#: What a verifier asks for: every step right, or only the right answer after n well-formed steps.
+#: Verifiers: every step right, or only the right answer after n well-formed steps.
 VERIFY = ("steps", "answer")
 
 _OPERATION = re.compile(r"([-+*])(0|[1-9][0-9]*)")
@@ -121,7 +121,7 @@ class ChainTask:
         return (value + number if sign == "+" else value - number) % self.modulus
 
     def wrong_values(self, seed: int) -> IntArray:
-        """One fixed wrong next value a fact, drawn uniformly from the M−1 others; shape (O, M)."""
+        """One fixed wrong next value per fact, uniform among the M−1 others; shape (O, M)."""
         shift = np.random.default_rng(seed).integers(1, self.modulus, size=self.results.shape)
         return (self.results + shift) % self.modulus
 
@@ -155,8 +155,8 @@ class ChainTask:
     def state_index(self, k: int, value: int, clean: bool = True) -> int:
         """Index of the state after k steps, the last of which wrote `value`.
 
-        The order is that of an array (n, 2, M), clean states first: all rows but the last of an
-        (S, A) policy table are an array (n, 2, M, M) over k, not clean, value, next value.
+        The order is that of an array (n, 2, M), clean states first. All rows but the last of an
+        (S, A) policy table are thus an array (n, 2, M, M) over k, not clean, value, next value.
         """
         return (2 * k + (not clean)) * self.modulus + value
 
@@ -206,10 +206,10 @@ class ChainTask:
         )
 
     def noisy_policy(self, problem: Problem, error_rate: ArrayLike, seed: int = 0) -> FloatArray:
-        """Step policy of a reasoner that gets facts wrong, always in the same way.
+        """Step policy of a noisy reasoner: each fact has one wrong value, fixed by `seed`.
 
-        Per-fact errors cannot be unlearnt as one habit: each fact has its own wrong value, fixed
-        by `seed` (`wrong_values`) and shared by all problems of the task.
+        The wrong values (`wrong_values`) are shared by all problems of the task. They differ
+        between facts, so that errors cannot be unlearnt as one habit.
 
         Parameters
         ----------
@@ -235,7 +235,7 @@ class ChainTask:
         rates = np.asarray(error_rate, dtype=np.float64)
         shapes = {(): "one for all", (n,): "per step", self.results.shape: "per fact"}
         if rates.shape not in shapes:
-            known = ", ".join(f"{shape} {what}" for shape, what in shapes.items())
+            known = ", ".join(f"{shape} {meaning}" for shape, meaning in shapes.items())
             raise ValueError(f"error_rate: shape {rates.shape}, expected one of {known}")
         if not ((rates >= 0) & (rates <= 1)).all():
             bad = rates[~((rates >= 0) & (rates <= 1))][0]
@@ -262,7 +262,7 @@ class ChainTask:
     def render_steps(self, problem: Problem, values: Sequence[int]) -> str:
         """The text of the steps that wrote `values`.
 
-        All n, or the first few of an unfinished solution: a prefix of the finished one's text.
+        Fewer than n values give a prefix of the full solution's text.
 
         Raises
         ------
@@ -280,9 +280,9 @@ class ChainTask:
     def parse_steps(self, problem: Problem, text: str) -> list[int | None]:
         r"""Values written by the steps of a solution, None for a malformed step; at most n.
 
-        Step k < n must be a value and a line break; step n must be boxed. A box that comes too
-        early, or a last step without one, is malformed at that step, because that is where
-        another continuation could still have been right. What follows step n is not read.
+        Step k < n must be a value and a line break; step n must be boxed. An early box, or a last
+        step without a box, is malformed at that step: another continuation from there could still
+        be right. Text after step n is ignored.
         """
         lines = re.findall(r"[^\n]*\n|[^\n]+", text)[: problem.length]
         steps, answers = self._step_values
@@ -308,9 +308,9 @@ class ChainTask:
         return min(len(values), problem.length) + 1
 
     def verify(self, problem: Problem, text: str, verify: str = "steps") -> bool:
-        """Whether a solution passes, exactly when `mdp(problem, verify)` pays for its steps.
+        """Whether a solution passes; it does exactly when `mdp(problem, verify)` pays 1 for it.
 
-        Both verifiers want n well-formed steps: a malformed one is no action of the MDP.
+        Both verifiers require n well-formed steps: a malformed step is not an action of the MDP.
 
         Raises
         ------
@@ -328,7 +328,7 @@ class ChainTask:
 
     @cached_property
     def _step_values(self) -> tuple[dict[str, int], dict[str, int]]:
-        """The text of every value, as a step and as the last step."""
+        """Values by their text as a step, and by their text as the last step."""
         steps = {_step_text(value, last=False): value for value in range(self.modulus)}
         return steps, {_step_text(value, last=True): value for value in range(self.modulus)}
 

@@ -7,7 +7,7 @@ An MDP here is (P, r, ρ) with either a finite horizon H (undiscounted) or a dis
 
 Transitions are dense, shape (S, A, S), or sparse rows, a CSR matrix of shape (S·A, S) whose row
 s·A + a is the distribution of the next state. Rewards are expected rewards r(s, a), shape (S, A).
-Episodes that end do so in an absorbing state that pays nothing.
+An episode ends by entering an absorbing state that pays nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from scipy import sparse
 
 FloatArray = NDArray[np.float64]
 
-#: Largest accepted |Σ p − 1| of a distribution: above the rounding of honest float64 rows, below
-#: anything that would disturb an identity checked to machine precision.
+#: Largest accepted |Σ p − 1| of a distribution. It is above the rounding of float64 rows, and too
+#: small to disturb identities that are checked to machine precision.
 SUM_TOLERANCE = 1e-9
 
 
 class MDPError(ValueError):
-    """The data given for an MDP is not one; the message names the state and action."""
+    """Invalid data of an MDP; the message names the state and action."""
 
 
 def check_distribution(p: FloatArray, where: str) -> None:
@@ -60,14 +60,14 @@ class TabularMDP:
     horizon : int, optional
         Number of steps H of an undiscounted episode.
     discount : float, optional
-        γ in [0, 1) of an endless one. Give exactly one of `horizon` and `discount`.
+        γ in [0, 1) of an endless episode. Give exactly one of `horizon` and `discount`.
     name : str
-        Shown in tables.
+        Name shown in tables.
 
     Raises
     ------
     MDPError
-        If the data is not an MDP; the message names the state and the action.
+        If the data is invalid; the message names the state and the action.
     """
 
     transitions: Any
@@ -137,12 +137,12 @@ class TabularMDP:
 
     @property
     def num_states(self) -> int:
-        """S."""
+        """Number of states S."""
         return self.rewards.shape[0]
 
     @property
     def num_actions(self) -> int:
-        """|A|."""
+        """Number of actions |A|."""
         return self.rewards.shape[1]
 
     @property
@@ -152,7 +152,7 @@ class TabularMDP:
 
     @cached_property
     def flat(self) -> Any:
-        """Transitions as one matrix of shape (S·A, S), dense or CSR, whatever was given."""
+        """Transitions as one matrix of shape (S·A, S), dense or CSR."""
         if self.is_sparse:
             return self.transitions
         return self.transitions.reshape(-1, self.num_states)
@@ -182,14 +182,14 @@ class TabularMDP:
 
     @cached_property
     def terminal(self) -> NDArray[np.bool_]:
-        """Mask (S,) of terminal states: absorbing under every action, paying nothing."""
-        own = np.repeat(np.arange(self.num_states), self.num_actions)
-        stay = np.asarray(self.flat[np.arange(len(own)), own]).reshape(self.rewards.shape)
+        """Mask (S,) of terminal states: absorbing and with reward 0 under every action."""
+        states = np.repeat(np.arange(self.num_states), self.num_actions)
+        stay = np.asarray(self.flat[np.arange(len(states)), states]).reshape(self.rewards.shape)
         forever = (stay >= 1.0 - SUM_TOLERANCE) & (self.rewards == 0)
         return np.asarray(forever.all(axis=1))
 
     def with_time(self, *, horizon: int | None = None, discount: float | None = None) -> TabularMDP:
-        """The same MDP under another horizon or discount."""
+        """The same MDP with another horizon or discount."""
         return replace(self, horizon=horizon, discount=discount)
 
     def save(self, path: str | Path) -> None:
@@ -214,12 +214,12 @@ class TabularMDP:
         """Read the `.npz` file of an MDP.
 
         It holds `rewards`, `start` and `transitions` (or CSR `data`, `indices`, `indptr`), and
-        `horizon` or `discount`, which the arguments replace when given.
+        `horizon` or `discount`. The arguments replace the time in the file.
 
         Raises
         ------
         FileNotFoundError, MDPError
-            If there is no such file, or it does not hold an MDP.
+            If the file does not exist or does not hold an MDP.
         """
         fields = load_arrays(path)
         names = ["rewards", "start"]
@@ -254,17 +254,17 @@ class TabularMDP:
 
 
 def load_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an `.npz`, or the one of an `.npy` under the name "array"; never unpickles.
+    """All arrays of an `.npz`, or the array of an `.npy` as "array"; never unpickles.
 
     Raises
     ------
     FileNotFoundError, MDPError
-        If there is no such file, or it is not one of numpy's.
+        If the file does not exist or is not a numpy file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        with Path(path).open("rb") as file:  # numpy would leave its own open after an error
+        with Path(path).open("rb") as file:  # numpy leaves its own handle open after an error
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {"array": loaded}
@@ -274,25 +274,25 @@ def load_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
         ValueError,
         EOFError,
         OSError,
-        RuntimeError,  # an encryption, or a compression, that zipfile does not know
+        RuntimeError,  # encryption or compression that zipfile does not support
         zlib.error,
         zipfile.BadZipFile,
     ) as error:
         raise MDPError(f"{path}: not a readable .npz file ({error})") from None
 
 
-def _number(value: Any, what: str) -> float:
+def _number(value: Any, name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise MDPError(f"{what}: {value!r} is not a number") from None
+        raise MDPError(f"{name}: {value!r} is not a number") from None
 
 
-def _frozen_array(values: ArrayLike, what: str) -> FloatArray:
+def _frozen_array(values: ArrayLike, name: str) -> FloatArray:
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise MDPError(f"{what}: not an array of numbers ({error})") from None
+        raise MDPError(f"{name}: not an array of numbers ({error})") from None
     array.flags.writeable = False
     return array
 

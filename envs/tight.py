@@ -1,7 +1,8 @@
 """Instances on which an improvement bound holds with equality, or nearly.
 
-A bound that holds on random problems may still have the wrong constant: nothing random comes
-near it. These instances do. π is the policy, π' the candidate, a(s) = E_{π'} A^π(s, ·).
+A bound that holds on random problems may still have the wrong constant, because random problems
+do not come near it. These instances do. π is the policy, π' the candidate,
+a(s) = E_{π'} A^π(s, ·).
 
 **Conservative policy iteration, discounted** (`tight_cpi`), π_α = (1 − α) π + α π':
 
@@ -45,9 +46,8 @@ of the better one (off) to the third, so |a_new| = 2 max|A| TV, and all moved ma
 state: the ratio of loss to penalty → 1 as α → 0. No smaller constant than 4 would do.
 
 Sources: Kakade & Langford 2002, theorem 4.1; Kakade 2003, "On the sample complexity of
-reinforcement learning" (two-state instance); Schulman et al. 2015
-(arXiv 1502.05477), theorem 1. The masked bounds and
-the other instances are this project's.
+reinforcement learning" (two-state instance); Schulman et al. 2015 (arXiv 1502.05477), theorem 1.
+The masked bounds and the other instances are this project's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from envs.tabular import FloatArray, TabularMDP
 
 
 class TightInstance(NamedTuple):
-    """A problem, the two policies of an improvement step, and the mask where there is one."""
+    """An MDP, the two policies of an improvement step, and reset weights or None."""
 
     mdp: TabularMDP
     #: π, shape (S, A).

@@ -24,7 +24,7 @@ def tree(depth: int = 4, branching: int = 2, seed: int = 0) -> TabularMDP:
     branching : int
         Actions, at least 1.
     seed : int
-        Of the leaf rewards.
+        Seed of the leaf rewards.
 
     Returns
     -------

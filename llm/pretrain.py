@@ -1,11 +1,13 @@
-"""`python -m llm.pretrain`: a base model for chain reasoning whose errors are known.
+"""`python -m llm.pretrain`: a base model for chain reasoning with a known error rate.
 
-It is supervised on the traces of the reasoner of `ChainTask.noisy_policy`, who gets each fact (an
-operation on a value) wrong with a known rate and always in the same wrong way, so that no single
-habit mends all errors. Other texts are wrong traces followed by `?`, a second look at each step
-up to the first wrong one, and its number: to localize is a skill of the base model, as it is of an
-instruct model, which checks better than it solves, and no ground truth enters reinforcement
-learning.
+The model is trained by supervised learning on traces of a noisy reasoner, as in
+`ChainTask.noisy_policy`. The reasoner gets each fact (an operation on a value) wrong with a known
+rate. The wrong value of a fact is always the same, so no single change of behaviour corrects all
+errors.
+
+Other texts teach localization: a wrong trace, `?`, a check of each step up to the first wrong one,
+and the number of that step. So the base model can already localize errors, as instruct models can,
+and no ground truth enters reinforcement learning.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
 
 PROG = "python -m llm.pretrain"
 
-#: Share of the steps in which the learning rate rises.
+#: Share of the steps during which the learning rate rises.
 WARMUP = 0.05
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The recipe of a base model.
+    """Recipe of a base model.
 
     Parameters
     ----------
@@ -45,25 +47,25 @@ class PretrainConfig:
     modulus : int
         Values are 0 … modulus−1.
     operations : list of str
-        A sign +, - or * and a whole number each.
+        Each is a sign +, - or * and a whole number.
     lengths : list of int
-        Shortest and longest problem.
+        Number of steps of the shortest and of the longest problem.
     error_rate : float
-        Share of the times that a fact comes out wrong.
+        Probability that a fact is wrong in a trace.
     localization : float
-        Share of the texts that search a wrong trace for its first wrong step.
+        Share of the texts that localize the first wrong step of a wrong trace.
     hidden_size : int
         A multiple of 32.
     layers : int
-        Of the decoder.
+        Number of decoder layers.
     steps : int
         Optimizer steps.
     batch : int
-        Texts a step.
+        Texts per step.
     learning_rate : float
-        The highest; it rises, and falls to 0 along a cosine.
+        Peak learning rate, after a warm-up and before a cosine decay to 0.
     seed : int
-        Of weights, texts and wrong values.
+        Seed of weights, texts and wrong values.
     """
 
     output: str = "models/chain"
@@ -84,11 +86,13 @@ class PretrainConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not in [0, 1]")
         if not 1 <= self.lengths[0] <= self.lengths[1]:
-            raise ValueError(f"lengths: {self.lengths} are not a shortest and a longest length")
+            raise ValueError(
+                f"lengths: {self.lengths} are not a shortest length ≥ 1 and a longest one"
+            )
         if self.localization > 0 and self.error_rate == 0:
             raise ValueError(
-                f"error_rate: 0, but localization={self.localization} asks for wrong traces; give "
-                "an error rate, or localization 0"
+                f"error_rate: 0, but localization={self.localization} needs wrong traces; give an "
+                "error rate, or localization 0"
             )
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps={self.steps}, batch={self.batch}: both must be at least 1")
@@ -102,9 +106,9 @@ def sample_text(
     localization: float,
     rng: np.random.Generator,
 ) -> tuple[str, str]:
-    """A prompt and the text to learn: a trace, or the search for the first error of a wrong one.
+    """Draw a prompt and its target: a trace, or the localization of the first error of a wrong one.
 
-    Traces to learn are not chosen by whether they are right, so their errors have the known rate.
+    Traces that are targets are not selected by correctness, so their errors have the known rate.
     """
     localizes = rng.random() < localization
     while True:
@@ -133,14 +137,13 @@ def pretrain(
     config: PretrainConfig,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Any:
-    """Train `model` on texts of the noisy reasoner; returns it.
+    """Train `model` on texts of the noisy reasoner, drawn anew at each step; returns the model.
 
     Parameters
     ----------
     model, tokenizer
-        Of `llm.chain.model`.
+        From `llm.chain.model`.
     config : PretrainConfig
-        Problems are drawn afresh at each step.
     progress : function of (step, loss)
     """
     import torch
@@ -175,7 +178,7 @@ def pretrain(
 def _pad(
     tokenizer: Any, texts: Sequence[tuple[str, str]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, attention mask and mask of what is to be learnt, each (B, T)."""
+    """Token ids, attention mask and mask of the target tokens, each of shape (B, T)."""
     import torch
 
     pairs = [(tokenizer(a).input_ids, tokenizer(b).input_ids) for a, b in texts]
@@ -190,9 +193,9 @@ def _pad(
 
 
 def save_base(model: Any, tokenizer: Any, config: PretrainConfig, folder: Path) -> None:
-    """Write model, tokenizer, and the recipe with versions and the checksum of the weights.
+    """Write model, tokenizer, and a recipe with software versions and a checksum of the weights.
 
-    Weights are rounded to bfloat16, which halves the file; they are float32 again when loaded.
+    Weights are rounded to bfloat16, which halves the file; loading converts them to float32.
     """
     import torch
 
@@ -200,11 +203,11 @@ def save_base(model: Any, tokenizer: Any, config: PretrainConfig, folder: Path) 
 
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    made = environment()
+    current = environment()
     recipe = {
         **asdict(config),
-        "commit": made["commit"],
-        "versions": made["versions"],
+        "commit": current["commit"],
+        "versions": current["versions"],
         "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
     }
     del recipe["output"]

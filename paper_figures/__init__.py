@@ -1,6 +1,6 @@
-"""The paper's plots, one module a figure. It may import every other package; none imports it."""
+"""The paper's figures, one module per figure. No other package imports this one."""
 
 from pathlib import Path
 
-#: Where figures, records and report are.
+#: Folder of the figures, the records and the report.
 HOME = Path(__file__).parent

@@ -12,20 +12,20 @@ __all__ = ["HOME", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, 130 after Ctrl-C, whatever it hit upon.
+    """Run the command; returns the exit code, 130 after Ctrl-C.
 
-    Libraries swallow a KeyboardInterrupt in callbacks, or raise another error in its stead: that
-    one was asked for is therefore noted.
+    Libraries may swallow a KeyboardInterrupt or raise another error instead. The signal handler
+    therefore records each interrupt.
     """
-    asked: list[int] = []
+    interrupts: list[int] = []
 
-    def stop(number: int, frame: object) -> None:
-        asked.append(number)
+    def handle_interrupt(number: int, frame: object) -> None:
+        interrupts.append(number)
         raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else it is ignored, or somebody's else
-        signal.signal(signal.SIGINT, stop)
+    previous_handler = signal.getsignal(signal.SIGINT)
+    if previous_handler is signal.default_int_handler:  # else it is ignored or custom
+        signal.signal(signal.SIGINT, handle_interrupt)
     code = 0
     try:
         arguments = sys.argv[1:] if argv is None else list(argv)
@@ -36,16 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             from paper_figures.framework.command import run
 
-            code = run(arguments, lambda: bool(asked))
+            code = run(arguments, lambda: bool(interrupts))
     except KeyboardInterrupt:
-        asked.append(signal.SIGINT)
+        interrupts.append(signal.SIGINT)
     except Exception:
-        if not asked:
+        if not interrupts:
             raise
     finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        print("Interrupted: what was written until then is whole.", file=sys.stderr)
+        signal.signal(signal.SIGINT, previous_handler)
+    if interrupts:
+        print("Interrupted: all files written so far are complete.", file=sys.stderr)
         return 130
     return code
 

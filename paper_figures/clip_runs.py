@@ -1,11 +1,13 @@
-"""`python -m paper_figures.clip_runs`: what clipping does when a batch is used four times.
+"""`python -m paper_figures.clip_runs`: the effect of clipping with four passes per batch.
 
-The comparison of `llm.compare` takes one on-policy step a batch, where the ratio is 1 and nothing
-can be clipped. Here GRPO and SRPO take four passes over each batch, three of them off-policy, with
-several clips; regime, token budget, learning rate and seeds are the comparison's, so that its runs
-are the ones to hold against. A run leaves a JSON file, and one that is there is not made again:
-remove the folder to make all anew, in about 20 minutes on one core. `python -m paper_figures pack
-results/clip` then puts the records where figures read them.
+The comparison of `llm.compare` takes one on-policy step per batch. There the ratio is 1 and nothing
+is clipped. Here GRPO and SRPO take four passes over each batch, three of them off-policy, with
+several clips. Regime, token budget, learning rate and seeds are those of the comparison, so its
+runs are the baseline.
+
+Each run writes a JSON file, and existing runs are not repeated. Remove the folder to repeat all of
+them, in about 20 minutes on one core. `python -m paper_figures pack results/clip` then packs the
+records for the figures.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ FOLDER = Path("results/clip")
 REGIME, SEEDS, PASSES = "middle", range(8), 4
 CLIPPED_ARMS = ("grpo", "srpo-prompted")
 
-#: Name → ε below and above 1. A ratio is positive, so ε = 1 never binds below.
+#: Name → ε below and above 1. Ratios are positive, so a lower ε of 1 never clips.
 CLIPS: dict[str, tuple[float, float]] = {
     "none": (1.0, 1e6),
     "0.1": (0.1, 0.1),
@@ -41,7 +43,7 @@ CLIPS: dict[str, tuple[float, float]] = {
 
 
 def clip_config(arm: str, clip: str, seed: int, model: str = "chain-base") -> TrainConfig:
-    """The settings of a run: those of the comparison, but for passes and clip."""
+    """Settings of a run: those of the comparison, with other passes and clip."""
     config = run_config(ARMS[arm], REGIMES[REGIME], model, LEARNING_RATE, seed)
     low, high = CLIPS[clip]
     return dataclasses.replace(
@@ -51,12 +53,12 @@ def clip_config(arm: str, clip: str, seed: int, model: str = "chain-base") -> Tr
     )
 
 
-#: Arm, clip and seed.
+#: A run's arm, clip and seed.
 Run = tuple[str, str, int]
 
 
 def runs(folder: Path = FOLDER) -> dict[Run, tuple[Path, TrainConfig]]:
-    """Where each run leaves its result, and its settings; a seed of all before the next."""
+    """Result file and settings of each run, ordered by seed first."""
     return {
         (arm, clip, seed): (folder / f"{arm}-{clip}-s{seed}.json", clip_config(arm, clip, seed))
         for seed in SEEDS
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from llm.compare.runs import done, run
     from llm.runs.folder import commit
 
-    # Of the code that was loaded; and not where this machine keeps it.
+    # The commit of the loaded code; the command without this machine's paths.
     made_by = {"commit": commit(), "command": [PROG]}
     try:
         missing = [(p, c) for p, c in runs(args.output).values() if not done(p, c)]
@@ -95,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{PROG}: stopped; the same command goes on with what is missing", file=sys.stderr)
+        print(f"{PROG}: stopped; the same command makes the missing runs", file=sys.stderr)
         return 130
-    print(f"{len(missing)} runs made, all are in {args.output}")
+    print(f"{len(missing)} runs made; all runs are in {args.output}")
     return 0
 
 

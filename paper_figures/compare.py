@@ -1,8 +1,9 @@
-"""`python -m paper_figures.compare`: where resets paid in `llm.compare`.
+"""`python -m paper_figures.compare`: the runs of `llm.compare`, by regime.
 
-Above, exact success on held-out problems over generated tokens and over steps, for some arms: the
-mean of the seeds, and each seed. Below, all arms: success averaged over the token budget less that
-of GRPO with the same seed; a dot a seed, and the mean with its 95 % bootstrap interval.
+Upper panels: exact success on held-out problems over generated tokens and over steps, for some
+arms. Thick lines are means over seeds, thin lines single seeds. Lower panels, all arms: success
+averaged over the token budget, minus that of GRPO with the same seed. Dots are seeds; the mean has
+a 95 % bootstrap interval.
 """
 
 from __future__ import annotations
@@ -32,28 +33,30 @@ from paper_figures.framework.style import (
     save,
 )
 
-#: Whose curves are drawn; the lower panels have all.
+#: Arms with curves; the lower panels have all arms.
 CURVES = ("grpo", "rrpo", "srpo-prompted", "oracle-first_error", "deepest-checker", "one-checker")
 
 
 def mean_curve(
     records: Sequence[dict[str, Any]], axis: str, points: int = 200
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean success of some runs on a grid over "tokens" or "step", as far as all have come."""
+    """Mean success on a grid over "tokens" or "step", up to the end of the shortest run."""
     grid = np.linspace(0, min(r["curve"][axis][-1] for r in records), points)
     curves = [np.interp(grid, r["curve"][axis], r["curve"]["success"]) for r in records]
     return grid, np.mean(curves, axis=0)
 
 
-def draw(found: dict[str, Records], out: Path) -> None:
-    """The figure; `found` has the records of each regime."""
-    # What is to keep a localizer's skill is another question, and costs more than the axes show.
+def draw(records_by_regime: dict[str, Records], out: Path) -> None:
+    """Write the figure; `records_by_regime` maps each regime to its records."""
+    # Left out: remedies that preserve the localizer's skill. The axes do not show their full cost.
     arms = [arm for arm in ARMS if arm != "grpo" and arm.count("-") < 2]
-    arms = [arm for arm in arms if any(arm in records for records in found.values())]
-    with figure(1.1 + 1.55 * len(found), 3.6 + 0.15 * len(arms)) as made:
+    arms = [arm for arm in arms if any(arm in records for records in records_by_regime.values())]
+    with figure(1.1 + 1.55 * len(records_by_regime), 3.6 + 0.15 * len(arms)) as fig:
         ratios = (1, 1, 0.085 * len(arms) + 0.3)
-        axes = made.subplots(3, len(found), squeeze=False, height_ratios=ratios, sharey="row")
-        for column, (regime, records) in enumerate(found.items()):
+        axes = fig.subplots(
+            3, len(records_by_regime), squeeze=False, height_ratios=ratios, sharey="row"
+        )
+        for column, (regime, records) in enumerate(records_by_regime.items()):
             _curves(axes[0, column], records, "tokens", 1e3)
             _curves(axes[1, column], records, "step", 1)
             _differences(axes[2, column], records, arms)
@@ -67,8 +70,8 @@ def draw(found: dict[str, Records], out: Path) -> None:
             axes[2, column].set_xlabel("mean success − GRPO's")
         for row in (0, 1):
             axes[row, 0].set_ylabel("success, held out")
-        made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        save(made, out)
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        save(fig, out)
 
 
 def _curves(ax: Any, records: Records, axis: str, unit: float) -> None:
@@ -112,12 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/img/comparison.png"))
     args = parser.parse_args(argv)
     try:
-        found = {name: read_records(args.results, name) for name in REGIMES}
+        records_by_regime = {name: read_records(args.results, name) for name in REGIMES}
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    found = {name: records for name, records in found.items() if records}
-    if not found:
+    records_by_regime = {name: records for name, records in records_by_regime.items() if records}
+    if not records_by_regime:
         arms = ", ".join(list(ARMS)[:3])
         print(
             f"{parser.prog}: --results: {args.results} has no runs of {arms}, …; "
@@ -125,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    draw(found, args.out)
+    draw(records_by_regime, args.out)
     print(f"Written to {args.out}")
     return 0
 

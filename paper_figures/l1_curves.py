@@ -1,7 +1,7 @@
-"""L1: success of a language model in training over tokens and over steps, and who is there first.
+"""L1: learning curves of a language model over tokens and training steps.
 
-From the runs of `llm.compare`: GRPO, RRPO, SRPO and a first-error oracle on chain reasoning, eight
-seeds each, at equal generated tokens.
+Data: the runs of `llm.compare` with GRPO, RRPO, SRPO and a first-error oracle on chain reasoning.
+Each method has eight seeds; all use equally many generated tokens.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from paper_figures.analyses.speed import ratio, resampled
 from paper_figures.framework.figure import Claim, Data, Figure
 from paper_figures.framework.recorded import (
     Runs,
-    compared,
     gain,
     provenance,
+    read_runs,
 )
 from paper_figures.framework.style import DOUBLE, blank, marks
 from paper_figures.framework.verdicts import (
@@ -27,9 +27,9 @@ from paper_figures.framework.verdicts import (
     PAIRED,
     STUCK,
     ahead,
-    said,
+    estimate_text,
     stuck_words,
-    where,
+    tally,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ SETTINGS: Mapping[str, Any] = {
     ],
 }
 
-#: What an arm is called in a legend.
+#: Arm → name in the legend.
 NAMES = {
     "grpo": "GRPO",
     "rrpo": "RRPO",
@@ -63,11 +63,11 @@ AXES = {"tokens": (1000, "1,000 tokens generated"), "step": (1, "training steps"
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """Curves with bands, and ratios of what it takes to come to a success."""
+    """Curves with bands, and cost ratios to reach a success."""
     panels, used = [], []
     for regime in settings["regimes"]:
         progress(regime)
-        records = compared(regime)
+        records = read_runs(regime)
         used += [r for arm in settings["arms"] for r in records.get(arm, {}).values()]
         arms = [arm for arm in settings["arms"] if arm in records]
         panels.append(
@@ -98,28 +98,28 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 
 
 def ends(runs: Runs) -> list[float]:
-    """Success of each run at its end."""
+    """Final success of each run."""
     return [round(record["curve"]["success"][-1], 4) for _, record in sorted(runs.items())]
 
 
 def band(
     records: Records, arm: str, axis: str, settings: Mapping[str, Any]
 ) -> dict[str, list[float]]:
-    """Mean success of an arm's runs as far as all have come, and its interval at each point."""
+    """Mean success of an arm up to its shortest run, with a pointwise interval."""
     curves = [record["curve"] for record in records[arm].values()]
     grid = np.linspace(0, min(curve[axis][-1] for curve in curves), settings["points"])
     values = np.array([np.interp(grid, curve[axis], curve["success"]) for curve in curves])
-    drawn = values[resampled(len(values), settings["resamples"])].mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    found = {"x": grid, "mean": values.mean(axis=0), "low": low, "high": high}
-    return {name: np.round(column, 4).tolist() for name, column in found.items()}
+    samples = values[resampled(len(values), settings["resamples"])].mean(axis=1)
+    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
+    columns = {"x": grid, "mean": values.mean(axis=0), "low": low, "high": high}
+    return {name: np.round(column, 4).tolist() for name, column in columns.items()}
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """A column a regime: curves over tokens and steps, and below, ratios in both."""
+    """One column per regime: curves over tokens and steps above, cost ratios below."""
     panels = data["panels"]
-    made = blank(DOUBLE, 6.9)
-    axes = made.subplots(4, len(panels), height_ratios=(1.25, 1.25, 0.85, 0.85), squeeze=False)
+    fig = blank(DOUBLE, 6.9)
+    axes = fig.subplots(4, len(panels), height_ratios=(1.25, 1.25, 0.85, 0.85), squeeze=False)
     for column, panel in zip(axes.T, panels, strict=True):
         prompts = (
             "" if panel["prompts"] == panels[0]["prompts"] else f", {panel['prompts']} prompts"
@@ -139,15 +139,15 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ax.set_ylabel("success, held out")
     for ax, axis in zip(axes[2:, 0], ("tokens", "steps"), strict=True):
         words = f"{axis} that GRPO takes / {axis} that the method takes, to success ½ (filled), 0.8"
-        # It stands above all columns: a title would widen the first, an empty one keeps the room.
+        # Text above all columns: a title would widen the first; an empty title reserves the space.
         ax.set_title(" ")
         ax.text(0, 1.08, f"{words} (open)", transform=ax.transAxes).set_in_layout(False)
-    made.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside upper center", ncols=5)
-    return made
+    fig.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    return fig
 
 
 def draw_curves(ax: Axes, curves: Mapping[str, Any], unit: float) -> None:
-    """Means and bands."""
+    """Draw means and bands."""
     for arm, curve in curves.items():
         x, style = np.array(curve["x"]) / unit, marks(arm)
         ax.fill_between(
@@ -161,20 +161,20 @@ def draw_curves(ax: Axes, curves: Mapping[str, Any], unit: float) -> None:
 def draw_ends(
     ax: Axes, curves: Mapping[str, Any], ends: Mapping[str, Sequence[float]], unit: float
 ) -> None:
-    """A dot each run's end, beside the curves, and how many never took off."""
+    """Draw a dot per run at its final success, and the number of stuck runs."""
     last = max(curve["x"][-1] for curve in curves.values()) / unit
-    for place, (arm, own) in enumerate(ends.items(), start=1):
-        x = np.full(len(own), last * (1.02 + 0.03 * place))
-        ax.plot(x, own, ".", ms=3.5, mew=0, alpha=0.6, color=marks(arm)["color"], clip_on=False)
-    lost = {NAMES[arm]: sum(end < STUCK for end in own) for arm, own in ends.items()}
-    if any(lost.values()):
-        told = ", ".join(f"{n} {arm}" for arm, n in lost.items() if n)
-        ax.text(0.83, 0.02, f"ended below {STUCK}:\n{told}", size=5.5, ha="right",
+    for place, (arm, final) in enumerate(ends.items(), start=1):
+        x = np.full(len(final), last * (1.02 + 0.03 * place))
+        ax.plot(x, final, ".", ms=3.5, mew=0, alpha=0.6, color=marks(arm)["color"], clip_on=False)
+    stuck_runs = {NAMES[arm]: sum(end < STUCK for end in final) for arm, final in ends.items()}
+    if any(stuck_runs.values()):
+        listing = ", ".join(f"{n} {arm}" for arm, n in stuck_runs.items() if n)
+        ax.text(0.83, 0.02, f"ended below {STUCK}:\n{listing}", size=5.5, ha="right",
                 transform=ax.transAxes).set_in_layout(False)  # fmt: skip
 
 
 def draw_ratios(ax: Axes, ratios: Sequence[Mapping[str, Any]]) -> None:
-    """A row a method: filled for the first target, open for the second."""
+    """One row per method: filled markers for the first target, open ones for the second."""
     arms = list(NAMES)[1:]
     targets = sorted({r["target"] for r in ratios})
     left, right = 0.55, 1.8
@@ -199,15 +199,15 @@ def draw_ratios(ax: Axes, ratios: Sequence[Mapping[str, Any]]) -> None:
     ax.set_ylim(len(arms) - 0.5, -0.5)
 
 
-#: What all of these claims are about.
-HERE = "on one small model, at one learning rate for all"
+#: Scope of all claims of this figure.
+SCOPE = "on one small model, at one learning rate for all"
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """Who is faster, in steps and in tokens, and who is ahead over the budget."""
-    found = []
-    ended = {
-        panel["regime"]: {NAMES[arm]: own for arm, own in panel["ends"].items()}
+    """Speed in steps and in tokens, and differences over the budget."""
+    results = []
+    final_success = {
+        panel["regime"]: {NAMES[arm]: final for arm, final in panel["ends"].items()}
         for panel in data["panels"]
     }
     for axis, word, source in (
@@ -220,16 +220,18 @@ def claims(data: Data) -> Sequence[Claim]:
             for r in panel["ratios"]
             if (r["arm"], r["axis"]) == ("srpo-prompted", axis)
         ]
-        told = ", ".join(f"{r['regime']} to {r['target']:g}: {said(r, '.2f')}" for r in ratios)
-        found.append(
+        numbers = ", ".join(
+            f"{r['regime']} to {r['target']:g}: {estimate_text(r, '.2f')}" for r in ratios
+        )
+        results.append(
             Claim(
                 f"SRPO comes to the same success in fewer {word} than GRPO (chain reasoning).",
                 f"{source}In each regime, GRPO's median {word} to held-out success ½ and 0.8 were "
                 f"divided by SRPO's (8 seeds). {BOOTSTRAPPED}",
-                f"SRPO is {where(ratios, 1)}: {told}.",
+                f"SRPO is {tally(ratios, 1)}: {numbers}.",
                 ahead(ratios, 1),
                 of="paper" if source else "ours",
-                caveat=f"{where(ratios, 1)}, {HERE}",
+                caveat=f"{tally(ratios, 1)}, {SCOPE}",
             )
         )
     for arm, over, claim in (
@@ -238,15 +240,15 @@ def claims(data: Data) -> Sequence[Claim]:
         ("rrpo", "grpo", "RRPO is ahead of GRPO (chain reasoning)."),
     ):
         gains = differences(data, arm, over)
-        told = ", ".join(f"{g['regime']} {said(g)}" for g in gains)
-        found.append(
+        numbers = ", ".join(f"{g['regime']} {estimate_text(g)}" for g in gains)
+        results.append(
             Claim(
                 claim,
                 "The paper has it of ten benchmarks (L6). Here, success over an equal budget of "
                 f"generated tokens, the same seeds in both (8). {PAIRED}",
-                f"It is {where(gains)}: {told}. {stuck_words(ended)}",
+                f"It is {tally(gains)}: {numbers}. {stuck_words(final_success)}",
                 ahead(gains),
-                caveat=f"{where(gains)}, {HERE}",
+                caveat=f"{tally(gains)}, {SCOPE}",
             )
         )
     rare = [
@@ -255,25 +257,25 @@ def claims(data: Data) -> Sequence[Claim]:
         for g in differences(data, arm, "grpo")
         if g["regime"] == "long"
     ]
-    found.append(
+    results.append(
         Claim(
             "Resets at the first error beat fresh rollouts where success is rare, as the exact "
             "signal-to-noise has it.",
             "A checker in place of the model on the longest problems, where a collection is worth "
             f"most. {PAIRED}",
             "Mean success minus GRPO's: "
-            + ", ".join(f"{NAMES[g['arm']]} {said(g)}" for g in rare)
+            + ", ".join(f"{NAMES[g['arm']]} {estimate_text(g)}" for g in rare)
             + ".",
             ahead(rare),
             of="ours",
-            caveat=f"{where(rare)}: the plan counts as much",
+            caveat=f"{tally(rare)}: the plan counts as much",
         )
     )
-    return found
+    return results
 
 
 def differences(data: Data, arm: str, over: str) -> list[dict[str, Any]]:
-    """Gains of an arm over another, by regime."""
+    """Gains of an arm over another, one per regime."""
     return [
         {"regime": panel["regime"]} | g
         for panel in data["panels"]

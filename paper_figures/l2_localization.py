@@ -1,8 +1,8 @@
-"""L2: where a model's own resets land, how far from the first error, and what they mend.
+"""L2: self-localized resets: position, distance from the first error, and success afterwards.
 
-Failed solutions of chain reasoning, judged by their answers, are reset where the model says that it
-erred, and at a random step; four continuations follow from each. The models are the base model and
-SRPO's after some training steps, eight seeds of it.
+Failed solutions of chain reasoning, those with a wrong answer, are reset in two ways: before the
+step that the model names as its error, and before a random step. Four continuations follow each
+reset. The models are the base model and, for eight seeds, the model after some steps of SRPO.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from paper_figures.analyses.chain_runs import RUN, chain_run
 from paper_figures.analyses.reset_outcomes import (
     FAR,
     RULES,
-    opened,
-    resets,
-    summed,
+    load_policies,
+    measure_resets,
+    summarize,
 )
 from paper_figures.framework.figure import Claim, Data, Figure
 from paper_figures.framework.rounding import rounded
 from paper_figures.framework.style import DOUBLE, blank, marks
-from paper_figures.framework.verdicts import apart, counted, verdict
+from paper_figures.framework.verdicts import compare_intervals, tally_signs, verdict
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -41,25 +41,25 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """Resets of the base model and of trained ones, counted."""
-    found: dict[str, list[dict[str, Any]]] = {"base": [], "trained": []}
+    """Counts of reset outcomes for the base model and the trained models."""
+    outcomes: dict[str, list[dict[str, Any]]] = {"base": [], "trained": []}
     for seed in settings["seeds"]:
         folder = chain_run(settings["run"], seed, progress)
         for name, step in (("base", 0), ("trained", settings["step"])):
-            if step or not found[name]:  # all runs begin with the same model
+            if step or not outcomes[name]:  # all runs start from the same base model
                 progress(f"seed {seed}, step {step}")
-                policies = opened(folder, settings["problems"][name])
-                found[name].append(resets(policies, folder, step, settings))
+                policies = load_policies(folder, settings["problems"][name])
+                outcomes[name].append(measure_resets(policies, folder, step, settings))
     length = policies.task.length
     sizes = length, settings["samples"], settings["continuations"]
-    models = {name: summed(own, *sizes) for name, own in found.items()}
+    models = {name: summarize(runs, *sizes) for name, runs in outcomes.items()}
     return rounded({"models": models, "length": length, **settings})
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """A row a model, a column a question."""
-    made = blank(DOUBLE, 3.7)
-    axes = made.subplots(2, 4, sharex="col", sharey="col", width_ratios=(1, 1.15, 1.25, 0.7))
+    """One row per model, one column per measurement."""
+    fig = blank(DOUBLE, 3.7)
+    axes = fig.subplots(2, 4, sharex="col", sharey="col", width_ratios=(1, 1.15, 1.25, 0.7))
     titles = {"base": "base model", "trained": f"after {data['step']} steps of SRPO"}
     for row, (name, model) in zip(axes, data["models"].items(), strict=True):
         draw_landing(row[0], model)
@@ -70,24 +70,24 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         row[1].set_ylabel("share of resets")
         row[2].set_ylabel("share right")
         row[3].set_ylabel(f"pass@{data['continuations']}")
-    questions = "where resets land", "off the first error", "right after a reset", "by prefix"
-    for ax, letter, question in zip(axes[0], "abcd", questions, strict=True):
-        ax.set_title(f"({letter}) {question}", loc="left")
+    column_titles = "where resets land", "off the first error", "right after a reset", "by prefix"
+    for ax, letter, column_title in zip(axes[0], "abcd", column_titles, strict=True):
+        ax.set_title(f"({letter}) {column_title}", loc="left")
     axes[1, 0].set_xlabel("reset before step")
     axes[1, 1].set_xlabel("steps after first error")
     axes[1, 2].set_xlabel("steps after first error")
     axes[1, 3].set_xlabel("prefix")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     (fresh,) = axes[0, 3].get_lines()[:1]
-    made.legend(
+    fig.legend(
         [*handles, fresh], [*labels, f"{data['continuations']} fresh rollouts"],
         loc="outside upper center", ncols=4,
     )  # fmt: skip
-    return made
+    return fig
 
 
 def draw_landing(ax: Axes, model: Mapping[str, Any]) -> None:
-    """Where resets land, and where first errors are."""
+    """Draw the steps of resets and of first errors."""
     errors = np.array(model["first_errors"])
     steps = np.arange(1, len(errors) + 1)
     ax.bar(steps, errors / errors.sum(), color="0.85", label="first errors, by the checker")
@@ -99,7 +99,7 @@ def draw_landing(ax: Axes, model: Mapping[str, Any]) -> None:
 
 
 def draw_distance(ax: Axes, model: Mapping[str, Any]) -> None:
-    """Reset step minus first error."""
+    """Draw reset step minus first error."""
     x = np.arange(-FAR, FAR + 1)
     for name, width, fill in (("self", 0.8, True), ("random", 0.8, False)):
         off, colour = np.array(model["rules"][name]["off"]), marks(RULES[name])["color"]
@@ -111,24 +111,24 @@ def draw_distance(ax: Axes, model: Mapping[str, Any]) -> None:
 
 
 def draw_correction(ax: Axes, model: Mapping[str, Any]) -> None:
-    """Share of continuations that are right, by distance, with intervals."""
+    """Draw the share of right continuations by distance, with intervals."""
     for name, shift in (("self", -0.14), ("random", 0.14)):
-        found = model["rules"][name]["correction"]
-        draw_shares(ax, [int(d) + shift for d in found], list(found.values()), name)
+        shares = model["rules"][name]["correction"]
+        draw_shares(ax, [int(d) + shift for d in shares], list(shares.values()), name)
     ax.axvline(0.5, lw=0.6, color="0.6", ls=(0, (3, 2)))
     label_distances(ax)
     ax.set_ylim(0, 1)
 
 
 def draw_passes(ax: Axes, model: Mapping[str, Any]) -> None:
-    """Pass@4 from prefixes without and with an error, and from the start."""
+    """Draw pass@4 from clean and from wrong prefixes, and of fresh rollouts."""
     kinds = ["clean", "erroneous"]
     ax.axhline(model["fresh"]["value"], lw=0.8, color="black", ls="-")
     ax.axhspan(model["fresh"]["low"], model["fresh"]["high"], color="black", alpha=0.08, lw=0)
     for name, shift in (("self", -0.14), ("random", 0.14)):
-        found = model["rules"][name]["pass"]
-        x = [kinds.index(kind) + shift for kind in found]
-        draw_shares(ax, x, list(found.values()), name)
+        shares = model["rules"][name]["pass"]
+        x = [kinds.index(kind) + shift for kind in shares]
+        draw_shares(ax, x, list(shares.values()), name)
     ax.set_xticks(range(len(kinds)), ["clean", "wrong"])
     ax.set_xlim(-0.5, len(kinds) - 0.5)
     ax.set_ylim(0, 1)
@@ -137,21 +137,21 @@ def draw_passes(ax: Axes, model: Mapping[str, Any]) -> None:
 def draw_shares(
     ax: Axes, x: Sequence[float], shares: Sequence[Mapping[str, Any]], rule: str
 ) -> None:
-    """Points with their intervals."""
+    """Draw points with their intervals."""
     style = marks(RULES[rule])
     ax.vlines(x, [s["low"] for s in shares], [s["high"] for s in shares], color=style["color"])
-    # A marker at 0 or 1 is drawn whole.
+    # Markers at 0 and 1 are not clipped.
     ax.plot(x, [s["value"] for s in shares], ms=3.5, clip_on=False, **style | {"ls": ""})
 
 
 def label_distances(ax: Axes) -> None:
-    """Ticks of distances; the outermost stand for all beyond."""
+    """Label the distances; the outermost bins include all larger ones."""
     x = [-FAR, -2, 0, 2, FAR]
     ax.set_xticks(x, [f"≤{-FAR}".replace("-", "−"), "−2", "0", "2", f"≥{FAR}"])
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """Nearer to the error than chance; worth it where the prefix is clean; a skill that fades."""
+    """Precision against chance, success by prefix, and loss of skill in training."""
     models = data["models"]
     rules = {name: model["rules"] for name, model in models.items()}
     near = [
@@ -159,14 +159,14 @@ def claims(data: Data) -> Sequence[Claim]:
         for name, r in rules.items()
     ]
     passes = [
-        {"what": f"{name}, {rule}", **r[rule]["pass"]}
+        {"label": f"{name}, {rule}", **r[rule]["pass"]}
         for name, r in rules.items()
         for rule in RULES
     ]
-    nearer = [apart(each["self"], each["random"]) for each in near]
-    better = [apart(each["clean"], each["erroneous"]) for each in passes]
+    nearer = [compare_intervals(each["self"], each["random"]) for each in near]
+    better = [compare_intervals(each["clean"], each["erroneous"]) for each in passes]
     base, trained = (rules[name]["self"]["exact"] for name in ("base", "trained"))
-    judged = (
+    method = (
         "Intervals are Wilson's, clustered by problem of the one base model and by run of the "
         f"{len(data['seeds'])} trained ones; only intervals that are apart decide, "
         "which among these few errs less than once in 20."
@@ -177,34 +177,36 @@ def claims(data: Data) -> Sequence[Claim]:
             "The paper reports it against a frontier model's verdict (L6). Here, resets "
             "within one step of the first error by the checker, self-localized and random, "
             f"of {rules['base']['self']['resets']} failed solutions of the base model and "
-            f"{rules['trained']['self']['resets']} after {data['step']} steps of SRPO. {judged}",
+            f"{rules['trained']['self']['resets']} after {data['step']} steps of SRPO. {method}",
             "; ".join(
                 f"{each['model']}: {percent(each['self'])} against {percent(each['random'])}"
                 for each in near
             )
             + ".",
             verdict(nearer),
-            caveat=counted(nearer),
+            caveat=tally_signs(nearer),
         ),
         Claim(
             "Continuations from clean prefixes succeed more often than from erroneous ones.",
             "The paper reports it as Pass@4 (L6). Here, "
             f"pass@{data['continuations']} of resets at or before the first error and after it, "
-            f"where answers alone are judged. {judged}",
+            f"where answers alone are judged. {method}",
             "; ".join(
-                f"{each['what']}: {percent(each['clean'])} against {percent(each['erroneous'])}"
+                f"{each['label']}: {percent(each['clean'])} against {percent(each['erroneous'])}"
                 for each in passes
             )
             + ".",
             verdict(better),
-            caveat=f"{counted(better)}; few resets of the base model keep an error",
+            caveat=f"{tally_signs(better)}; few resets of the base model keep an error",
         ),
         Claim(
             "Training to solve costs the skill to localize.",
-            f"Share of self-localized resets exactly at the first error. {judged}",
+            f"Share of self-localized resets exactly at the first error. {method}",
             f"{percent(base)} of the base model's, {percent(trained)} after {data['step']} steps "
             "of SRPO.",
-            "holds with a caveat" if apart(base, trained) > 0 else verdict([apart(base, trained)]),
+            "holds with a caveat"
+            if compare_intervals(base, trained) > 0
+            else verdict([compare_intervals(base, trained)]),
             of="ours",
             caveat="the errors that are left are harder to find, too",
         ),
@@ -212,7 +214,7 @@ def claims(data: Data) -> Sequence[Claim]:
 
 
 def percent(share: Mapping[str, Any]) -> str:
-    """A share and its interval."""
+    """A share and its interval, as text."""
     return f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
 
 

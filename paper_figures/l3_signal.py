@@ -1,10 +1,12 @@
-"""L3: the gradient signal that each thought gets from fresh and from reset rollouts, and a tree.
+"""L3: gradient signal per thought, from fresh and from reset rollouts; and a reset group as a tree.
 
-A thought of probability π in a rollout of T trained thoughts with advantage Â moves its own logit
-by |Â| (1 − π) if every thought weighs alike, as in the default loss, and by |Â|/T · (1 − π) if
-every rollout does, which favours short ones, so what follows a reset. Groups are drawn from
-checkpoints of SRPO's runs. Only problems where a rollout failed are reset; fresh groups are of the
-same problems, by rollouts that had no part in choosing them.
+Consider a thought of probability π in a rollout of T trained thoughts with advantage Â. With equal
+weights for thoughts, as in the default loss, it moves its own logit by |Â| (1 − π). With equal
+weights for rollouts it moves it by |Â|/T · (1 − π), which favours short rollouts, such as those
+after a reset.
+
+Groups are sampled from checkpoints of SRPO's runs. Only problems with a failed rollout are reset.
+Fresh groups have the same problems, but independent rollouts.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from paper_figures.framework.rounding import rounded
 from paper_figures.framework.style import DOUBLE, blank, marks
 from paper_figures.framework.verdicts import (
     PAIRED,
-    counted,
+    estimate_text,
     paired,
-    said,
     signs,
+    tally_signs,
     verdict,
 )
 
@@ -47,24 +49,24 @@ SETTINGS: Mapping[str, Any] = {
     "tree": {"seed": 0, "step": 5},
 }
 
-#: Groups, and the method whose colour each has.
+#: Kind of group → method whose colour it has, and its name in the legend.
 KINDS = {
     "fresh": ("grpo", "fresh, same problems"),
     "random": ("rrpo", "random reset"),
     "self": ("srpo-prompted", "self-localized reset"),
     "checker": ("oracle-first_error", "reset at the first error"),
 }
-#: What weighs alike in the loss, and its signal of a thought.
+#: Unit of equal weight in the loss → the signal of a thought.
 WEIGHTINGS = {"rollouts": "|Â|/T · (1 − π)", "thoughts": "|Â| (1 − π)"}
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """Signals by kind of group, checkpoint and position; and one group as plain data."""
+    """Signals by kind of group, checkpoint and position; and one group for the tree."""
     from llm.config.train import parse_config
     from llm.exact.bridge import Policies
     from llm.runs import checkpoints
 
-    found: list[dict[str, Any]] = []
+    by_kind: list[dict[str, Any]] = []
     tree: dict[str, Any] = {}
     for seed in settings["seeds"]:
         folder = chain_run(settings["run"], seed, progress)
@@ -73,9 +75,9 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
         paths: Mapping[int, Path] = checkpoints.complete(folder / "checkpoints")
         for step in settings["steps"]:
             progress(f"seed {seed}, step {step}")
-            _, base = policies.load(paths[step])
-            kinds, groups = collected(policies, step)
-            found += [{"seed": seed, "step": step, "J": base.J} | kind for kind in kinds]
+            _, evaluation = policies.load(paths[step])
+            kinds, groups = collect_groups(policies, step)
+            by_kind += [{"seed": seed, "step": step, "J": evaluation.J} | kind for kind in kinds]
             if {"seed": seed, "step": step} == settings["tree"]:
                 tree = tree_record(policies, step, groups)
     length = policies.task.length
@@ -83,17 +85,18 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
         {
             "length": length,
             "by_step": [
-                over_seeds(found, kind, step) for kind in KINDS for step in settings["steps"]
+                over_seeds(by_kind, kind, step) for kind in KINDS for step in settings["steps"]
             ],
             "pairs": [
-                pair(found, kind, step, weighting)
+                pair(by_kind, kind, step, weighting)
                 for weighting in WEIGHTINGS
                 for kind in KINDS
                 if kind != "fresh"
                 for step in settings["steps"]
             ],
             "by_position": {
-                kind: by_position(found, kind, settings["by_position_at"], length) for kind in KINDS
+                kind: by_position(by_kind, kind, settings["by_position_at"], length)
+                for kind in KINDS
             },
             "position_at": settings["by_position_at"],
             "tree": tree,
@@ -101,8 +104,8 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     )
 
 
-def collected(policies: Policies, step: int) -> tuple[list[dict[str, Any]], list[Group]]:
-    """Fresh and reset groups of a policy, 4 + 1×4 by each rule; and those of its own resets."""
+def collect_groups(policies: Policies, step: int) -> tuple[list[dict[str, Any]], list[Group]]:
+    """Signals of fresh groups and of 4+1×4 reset groups by each rule; and the self-reset groups."""
     from cpi.core.collect import collect
     from cpi.core.plans import GroupPlan
     from cpi.core.resets import RandomReset, SelfReset
@@ -119,94 +122,94 @@ def collected(policies: Policies, step: int) -> tuple[list[dict[str, Any]], list
         "checker": checker_rule(policies.task),
     }
     kinds: list[dict[str, Any]] = []
-    own: list[Group] = []
+    self_resets: list[Group] = []
     for name, rule in rules.items():
-        # The same fresh groups for each rule: only what is reset differs.
+        # The same fresh groups for each rule: only the resets differ.
         rng = np.random.default_rng([seed, step])
         groups = collect(policies.simulator, policies.prompts, GroupPlan(4, 1, 4), rule, rng)
         resets = [group for group in groups if group.seed is not None]
         if not kinds:
-            # The first group's failures chose the problems, so it would look worse than it is.
+            # New rollouts: those that selected the problems are biased towards failure.
             chosen = [policies.prompts[group.start] for group in resets]
-            again = np.random.default_rng([seed, step, 1])
-            fresh = collect(policies.simulator, chosen, GroupPlan(4), None, again)
+            fresh_rng = np.random.default_rng([seed, step, 1])
+            fresh = collect(policies.simulator, chosen, GroupPlan(4), None, fresh_rng)
             kinds.append({"kind": "fresh"} | signals(fresh))
         kinds.append({"kind": name} | signals(resets))
         assert len(resets) == len(chosen)
-        own = resets if name == "self" else own
-    return kinds, own
+        self_resets = resets if name == "self" else self_resets
+    return kinds, self_resets
 
 
 def signals(groups: Sequence[Group]) -> dict[str, Any]:
-    """Sums and number of thoughts' signals by step of the solution, and groups that have any."""
+    """Sums and counts of signals by step of the solution, and the share of informative groups."""
     from cpi.core.advantages import group_advantages
 
     advantages = group_advantages([group.returns for group in groups])
-    sums = {weighting: np.zeros(MOST) for weighting in WEIGHTINGS}
-    counts = np.zeros(MOST)
+    sums = {weighting: np.zeros(MAX_STEPS) for weighting in WEIGHTINGS}
+    counts = np.zeros(MAX_STEPS)
     for group, values in zip(groups, advantages, strict=True):
         kept = group.prefix.length
         for episode, advantage in zip(group.episodes, values, strict=True):
             trained = episode.steps[kept:]
             surprise = np.array([1 - np.exp(thought.logprobs.sum()) for thought in trained])
-            at = slice(kept, kept + len(trained))
-            sums["thoughts"][at] += abs(advantage) * surprise
-            sums["rollouts"][at] += abs(advantage) * surprise / len(trained)
-            counts[at] += 1
+            columns = slice(kept, kept + len(trained))
+            sums["thoughts"][columns] += abs(advantage) * surprise
+            sums["rollouts"][columns] += abs(advantage) * surprise / len(trained)
+            counts[columns] += 1
     informative = float(np.mean([values.any() for values in advantages]))
     return {"sums": sums, "counts": counts, "groups": len(groups), "informative": informative}
 
 
-#: More steps than a rollout has.
-MOST = 32
+#: Upper bound on the steps of a rollout.
+MAX_STEPS = 32
 
 
-def mean_signal(found: Mapping[str, Any], weighting: str) -> float:
-    """Of all thoughts of some groups."""
-    return float(found["sums"][weighting].sum() / found["counts"].sum())
+def mean_signal(kind: Mapping[str, Any], weighting: str) -> float:
+    """Mean signal over all thoughts of some groups."""
+    return float(kind["sums"][weighting].sum() / kind["counts"].sum())
 
 
 def pair(
-    found: Sequence[Mapping[str, Any]], kind: str, step: int, weighting: str
+    by_kind: Sequence[Mapping[str, Any]], kind: str, step: int, weighting: str
 ) -> dict[str, Any]:
-    """The signal of a kind of group less that of fresh ones, paired by seed; and the ratio."""
-    own, fresh = (
-        np.array([mean_signal(each, weighting) for each in found
+    """Signal of a kind of group minus that of fresh groups, paired by seed; and their ratio."""
+    reset, fresh = (
+        np.array([mean_signal(each, weighting) for each in by_kind
                   if (each["kind"], each["step"]) == (name, step)])
         for name in (kind, "fresh")
     )  # fmt: skip
-    ratio = float(own.mean() / fresh.mean())
+    ratio = float(reset.mean() / fresh.mean())
     return {"kind": kind, "step": step, "weighting": weighting, "ratio": ratio} | paired(
-        own - fresh
+        reset - fresh
     )
 
 
-def over_seeds(found: Sequence[Mapping[str, Any]], kind: str, step: int) -> dict[str, Any]:
-    """Mean signal a thought over seeds, with its interval."""
-    own = [each for each in found if (each["kind"], each["step"]) == (kind, step)]
-    means = [mean_signal(each, "rollouts") for each in own]
+def over_seeds(by_kind: Sequence[Mapping[str, Any]], kind: str, step: int) -> dict[str, Any]:
+    """Mean signal per thought over seeds, with its interval."""
+    rows = [each for each in by_kind if (each["kind"], each["step"]) == (kind, step)]
+    means = [mean_signal(each, "rollouts") for each in rows]
     low, high = interval(means)
     return {
         "kind": kind,
         "step": step,
-        "J": float(np.mean([each["J"] for each in own])),
+        "J": float(np.mean([each["J"] for each in rows])),
         "value": float(np.mean(means)),
         "low": low,
         "high": high,
-        "informative": float(np.mean([each["informative"] for each in own])),
-        "groups": int(sum(each["groups"] for each in own)),
+        "informative": float(np.mean([each["informative"] for each in rows])),
+        "groups": int(sum(each["groups"] for each in rows)),
     }
 
 
 def by_position(
-    found: Sequence[Mapping[str, Any]], kind: str, step: int, length: int
+    by_kind: Sequence[Mapping[str, Any]], kind: str, step: int, length: int
 ) -> list[dict[str, Any]]:
-    """The same for each step of a solution."""
-    own = [each for each in found if (each["kind"], each["step"]) == (kind, step)]
+    """Mean signal over seeds at each step of a solution, with intervals."""
+    rows = [each for each in by_kind if (each["kind"], each["step"]) == (kind, step)]
     places = []
     for k in range(length):
         means = [
-            each["sums"]["rollouts"][k] / each["counts"][k] for each in own if each["counts"][k]
+            each["sums"]["rollouts"][k] / each["counts"][k] for each in rows if each["counts"][k]
         ]
         low, high = interval(means)
         places.append({"value": float(np.mean(means)), "low": low, "high": high})
@@ -214,7 +217,13 @@ def by_position(
 
 
 def tree_record(policies: Policies, step: int, groups: Sequence[Group]) -> dict[str, Any]:
-    """The first of some reset groups that keeps two thoughts and has right and wrong ends."""
+    """Record of the first group with a two-thought prefix and both right and wrong continuations.
+
+    Raises
+    ------
+    ValueError
+        If there is no such group.
+    """
     from cpi.core.advantages import group_advantages
     from llm.resets.oracles import first_error
     from llm.resets.quality import SeedWeights
@@ -226,10 +235,10 @@ def tree_record(policies: Policies, step: int, groups: Sequence[Group]) -> dict[
         error = first_error(policies.task, group.seed)
         if values.any() and group.prefix.length == 2 == error:
             weights = np.eye(group.seed.length)[group.prefix.length]
-            verdict = SeedWeights(group.seed, weights, error)
+            seed_weights = SeedWeights(group.seed, weights, error)
             record = group_record(
                 step, number, group, values, reset_planned=True, rule="srpo prompted",
-                verdict=verdict,
+                seed_weights=seed_weights,
             )  # fmt: skip
             for continuation in record["continuations"]:
                 del continuation["ids"], continuation["mask"]
@@ -238,18 +247,18 @@ def tree_record(policies: Policies, step: int, groups: Sequence[Group]) -> dict[
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """Signal by checkpoint and by step; and a group as a tree."""
-    made = blank(DOUBLE, 4.3)
-    left, right = made.subfigures(1, 2, width_ratios=(1, 1.35), squeeze=False)[0]
+    """Draw the signal by checkpoint and by step, and a group as a tree."""
+    fig = blank(DOUBLE, 4.3)
+    left, right = fig.subfigures(1, 2, width_ratios=(1, 1.35), squeeze=False)[0]
     above, below = left.subplots(2, 1)
     for kind, (method, words) in KINDS.items():
-        own = [each for each in data["by_step"] if each["kind"] == kind]
-        draw_signal(above, [each["step"] for each in own], own, method, words)
+        rows = [each for each in data["by_step"] if each["kind"] == kind]
+        draw_signal(above, [each["step"] for each in rows], rows, method, words)
         places = data["by_position"][kind]
         draw_signal(below, range(1, len(places) + 1), places, method, words)
-    above.set_xticks([each["step"] for each in own])
+    above.set_xticks([each["step"] for each in rows])
     above.set_title("(a) signal of a thought", loc="left")
-    success = ", ".join(f"{each['J']:.2g}" for each in own)
+    success = ", ".join(f"{each['J']:.2g}" for each in rows)
     above.set_xlabel(f"training steps so far\n(success {success})")
     below.set_title(f"(b) by step of the solution, after {data['position_at']}", loc="left")
     below.set_xlabel("step of the solution")
@@ -258,21 +267,21 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ax.set_ylim(0, None)
     left.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     draw_tree(right.subplots(), data["tree"])
-    return made
+    return fig
 
 
 def draw_signal(
-    ax: Axes, x: Sequence[int], found: Sequence[Mapping[str, Any]], method: str, words: str
+    ax: Axes, x: Sequence[int], estimates: Sequence[Mapping[str, Any]], method: str, words: str
 ) -> None:
-    """Means and intervals of one kind of group."""
+    """Draw means and intervals of one kind of group."""
     style = marks(method)
-    low, high = ([each[end] for each in found] for end in ("low", "high"))
+    low, high = ([each[end] for each in estimates] for end in ("low", "high"))
     ax.fill_between(x, low, high, color=style["color"], alpha=0.13, lw=0)
-    ax.plot(x, [each["value"] for each in found], ms=3.5, label=words, **style)
+    ax.plot(x, [each["value"] for each in estimates], ms=3.5, label=words, **style)
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """Whether resets carry more signal a thought, and whose."""
+    """Signal per thought of each kind of reset, against fresh rollouts."""
     by_step = {kind: [e for e in data["by_step"] if e["kind"] == kind] for kind in KINDS}
     first, *_, last = by_step["fresh"]
     checked = (
@@ -282,29 +291,32 @@ def claims(data: Data) -> Sequence[Claim]:
         "did not choose them; where rollouts weigh alike, and where thoughts do, as in the default "
         f"loss. {PAIRED}"
     )
-    made = []
+    results = []
     for kind, words in (("self", "self-localized resets"), ("random", "random resets")):
         pairs = [p for p in data["pairs"] if p["kind"] == kind]
-        decided, told, places = signs(pairs), [], []
+        decided, texts, places = signs(pairs), [], []
         for weighting, signal in WEIGHTINGS.items():
-            own = [p for p in pairs if p["weighting"] == weighting]
-            at = [s for s, p in zip(decided, pairs, strict=True) if p["weighting"] == weighting]
+            selected = [p for p in pairs if p["weighting"] == weighting]
+            selected_signs = [
+                s for s, p in zip(decided, pairs, strict=True) if p["weighting"] == weighting
+            ]
             numbers = ", ".join(
-                f"step {p['step']} {p['ratio']:.2f}× (difference {said(p)})" for p in own
+                f"step {p['step']} {p['ratio']:.2f}× (difference {estimate_text(p)})"
+                for p in selected
             )
-            told.append(f"Where {weighting} weigh alike, {signal}: {numbers}.")
-            places.append(f"where {weighting} weigh alike {counted(at)}")
-        made.append(
+            texts.append(f"Where {weighting} weigh alike, {signal}: {numbers}.")
+            places.append(f"where {weighting} weigh alike {tally_signs(selected_signs)}")
+        results.append(
             Claim(
                 f"Rollouts from {words} carry more gradient signal a thought than fresh ones.",
                 checked,
-                " ".join(told),
+                " ".join(texts),
                 verdict(decided),
                 caveat=f"{'; '.join(places)}; success is {first['J']:.2g} at first and "
                 f"{last['J']:.2g} at last, and fresh groups gain signal as they succeed more often",
             )
         )
-    return made
+    return results
 
 
 FIGURE = Figure(

@@ -1,8 +1,8 @@
-"""L4: what the split, the mask, the localizer and the clip do to training.
+"""L4: ablations of the split, the mask, the localizer and the clip.
 
-Split, mask and localizer are arms of `llm.compare`; the clip has runs of its own, which take four
-passes over each batch (`python -m paper_figures.clip_runs`). Gradients are computed here,
-from samples of the model, which another machine may draw differently now and then.
+Split, mask and localizer are arms of `llm.compare`. The clip has separate runs with four passes
+over each batch (`python -m paper_figures.clip_runs`). Gradients for the mask are computed here from
+samples of the model, which may differ slightly between machines.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from paper_figures.framework.figure import (
 from paper_figures.framework.recorded import (
     COMPARED,
     Runs,
-    compared,
     gain,
     provenance,
+    read_runs,
 )
 from paper_figures.framework.rounding import rounded
 from paper_figures.framework.style import DOUBLE, blank, marks
 from paper_figures.framework.verdicts import (
     PAIRED,
     ahead,
-    said,
+    estimate_text,
     signs,
-    where,
+    tally,
 )
 
 if TYPE_CHECKING:
     import matplotlib.figure
     from matplotlib.axes import Axes
 
-#: Part of the figure → arm → what is drawn beside it.
+#: Part of the figure → arm → label.
 PARTS: dict[str, dict[str, str]] = {
     "split, resets at random steps": {
         "rrpo": "4+1×4",
@@ -83,7 +83,7 @@ PARTS: dict[str, dict[str, str]] = {
         "oracle-first_error": "checker",
     },
 }
-#: Pairs of arms that claims are about.
+#: Pairs of arms that the claims compare.
 PAIRS = {
     "split": [("srpo-prompted", "deepest-prompted"), ("srpo-prompted", "one-prompted")],
     "mask": [("oracle-improvable", "oracle-first_error"), ("oracle-largest", "oracle-first_error")],
@@ -104,63 +104,67 @@ SHORT = {"grpo": "GRPO", "srpo-prompted": "SRPO"}
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """Differences from GRPO of each arm, between some arms, and between clips and one pass."""
+    """Differences of each arm from GRPO, between pairs of arms, and of clips from one pass."""
     progress("reading runs")
-    found = {regime: compared(regime) for regime in settings["regimes"]}
+    by_regime = {regime: read_runs(regime) for regime in settings["regimes"]}
     arms = dict.fromkeys(arm for part in settings["parts"].values() for arm in part)
     gains = {
         regime: {arm: gain(records[arm], records["grpo"]) for arm in arms}
-        for regime, records in found.items()
+        for regime, records in by_regime.items()
     }
     pairs = [
         {"name": name, "regime": regime, "arm": arm, "over": over}
         | gain(records[arm], records[over])
         for name, chosen in settings["pairs"].items()
         for arm, over in chosen
-        for regime, records in found.items()
+        for regime, records in by_regime.items()
     ]
-    own = clipped()
-    base = found[settings["clipped"]["regime"]]
+    clip_records = read_clip_runs()
+    base = by_regime[settings["clipped"]["regime"]]
     clips = [
         {"arm": arm, "clip": clip}
-        | {"over_one_pass": gain(own[arm, clip], base[arm])}
-        | {"over_none": gain(own[arm, clip], own[arm, "none"])}
-        | {"curve": curve(own[arm, clip])}
-        | {"lost": sum(run["curve"]["success"][-1] < 0.1 for run in own[arm, clip].values())}
+        | {"over_one_pass": gain(clip_records[arm, clip], base[arm])}
+        | {"over_none": gain(clip_records[arm, clip], clip_records[arm, "none"])}
+        | {"curve": curve(clip_records[arm, clip])}
+        | {
+            "lost": sum(
+                run["curve"]["success"][-1] < 0.1 for run in clip_records[arm, clip].values()
+            )
+        }
         for arm in settings["clipped"]["arms"]
         for clip in settings["clips"]
     ]
     progress("gradients with and without the mask")
-    used = [run for records in found.values() for arm in arms for run in records[arm].values()]
+    used = [run for records in by_regime.values() for arm in arms for run in records[arm].values()]
     return {
         "gains": gains,
         "pairs": pairs,
         "clips": clips,
         "one_pass": {arm: curve(base[arm]) for arm in CLIPPED_ARMS},
         "made": provenance(used) | {"seeds": len(base["grpo"])},
-        "clips_made": provenance(run for runs in own.values() for run in runs.values()),
+        "clips_made": provenance(run for runs in clip_records.values() for run in runs.values()),
         "mask": rounded(summary(settings["mask_seeds"]), 8),
         "passes": settings["clipped"]["passes"],
         "regime": settings["clipped"]["regime"],
     }
 
 
-def clipped() -> Mapping[tuple[str, str], Runs]:
-    """The runs that take several passes: arm and clip → seed → record.
+def read_clip_runs() -> Mapping[tuple[str, str], Runs]:
+    """Read the runs with several passes: arm and clip → seed → record.
 
     Raises
     ------
     ValueError
-        If one is missing; says what makes it.
+        If a run is missing; gives the command that makes it.
     """
     records = read_records_of(COMPARED / "clip")
-    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    by_arm_and_clip: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for (arm, clip, seed), (path, config) in clip_runs.runs().items():
         if path.stem not in records:
             raise ValueError(f"{path.stem}: no such run; {clip_runs.PROG} makes it")
         check_settings(records[path.stem], config, path.stem)
-        found.setdefault((arm, clip), {})[seed] = records[path.stem]
-    return found
+        by_arm_and_clip.setdefault((arm, clip), {})[seed] = records[path.stem]
+    return by_arm_and_clip
 
 
 def curve(runs: Runs) -> dict[str, list[float]]:
@@ -170,9 +174,9 @@ def curve(runs: Runs) -> dict[str, list[float]]:
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """A column a regime, a row an arm; below, curves and differences of the clips."""
-    made = blank(DOUBLE, 6.6)
-    (above,), (below,) = made.subfigures(2, 1, height_ratios=(2.35, 1), squeeze=False)
+    """Above, one column per regime and one row per arm; below, the clips."""
+    fig = blank(DOUBLE, 6.6)
+    (above,), (below,) = fig.subfigures(2, 1, height_ratios=(2.35, 1), squeeze=False)
     axes = above.subplots(1, len(data["gains"]), sharey=True)
     for ax, (regime, gains) in zip(axes, data["gains"].items(), strict=True):
         draw_parts(ax, gains)
@@ -186,11 +190,11 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     panels[1].tick_params(labelleft=False)
     handles, labels = panels[0].get_legend_handles_labels()
     below.legend(handles, labels, loc="outside upper center", ncols=5)
-    return made
+    return fig
 
 
 def draw_parts(ax: Axes, gains: Mapping[str, Mapping[str, float]]) -> None:
-    """Dots and intervals under a heading each part."""
+    """Draw dots and intervals, with a heading per part."""
     y, ticks, labels = 0.0, [], []
     for part, arms in PARTS.items():
         ticks.append(y)
@@ -216,7 +220,7 @@ def draw_parts(ax: Axes, gains: Mapping[str, Mapping[str, float]]) -> None:
             tick.set_fontweight("bold")
 
 
-#: How each clip is drawn, from none at all to the narrowest.
+#: Clip → style, from no clip to the narrowest.
 LOOKS: dict[str, dict[str, Any]] = {
     "none": {"color": "black", "ls": (0, (1, 1)), "marker": "x"},
     "0.2-0.28": {"color": "0.6", "ls": "-", "marker": "^"},
@@ -226,16 +230,18 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def clip_words(clip: str) -> str:
-    """A clip for people."""
+    """Label of a clip."""
     return "no clip" if clip == "none" else f"ε = {clip.replace('-', ', ')}"
 
 
 def draw_clips(ax: Axes, data: Data, arm: str) -> None:
-    """Curves of one method by clip, and that of one pass."""
+    """Draw the curves of one method by clip, and the curve of one pass."""
     for clip, style in LOOKS.items():
-        (found,) = (c for c in data["clips"] if (c["arm"], c["clip"]) == (arm, clip))
-        x = np.array(found["curve"]["tokens"]) / 1000
-        ax.plot(x, found["curve"]["success"], label=clip_words(clip), markevery=10, ms=3, **style)
+        (clip_data,) = (c for c in data["clips"] if (c["arm"], c["clip"]) == (arm, clip))
+        x = np.array(clip_data["curve"]["tokens"]) / 1000
+        ax.plot(
+            x, clip_data["curve"]["success"], label=clip_words(clip), markevery=10, ms=3, **style
+        )
     once = data["one_pass"][arm]
     x, colour = np.array(once["tokens"]) / 1000, marks(arm)["color"]
     ax.plot(x, once["success"], lw=3, alpha=0.35, color=colour, label="one pass", zorder=0)
@@ -245,11 +251,11 @@ def draw_clips(ax: Axes, data: Data, arm: str) -> None:
 
 
 def draw_clip_gains(ax: Axes, data: Data) -> None:
-    """Differences from one pass."""
+    """Draw differences from one pass."""
     rows = [(arm, clip) for arm in CLIPPED_ARMS for clip in LOOKS]
     for y, (arm, clip) in enumerate(rows):
-        (found,) = (c for c in data["clips"] if (c["arm"], c["clip"]) == (arm, clip))
-        g, style = found["over_one_pass"], marks(arm)
+        (clip_data,) = (c for c in data["clips"] if (c["arm"], c["clip"]) == (arm, clip))
+        g, style = clip_data["over_one_pass"], marks(arm)
         ax.plot([g["low"], g["high"]], [y, y], lw=1.1, color=style["color"])
         ax.plot(g["value"], y, ms=3.5, **style | {"ls": ""})
     ax.axvline(0, lw=0.6, color="black")
@@ -260,7 +266,7 @@ def draw_clip_gains(ax: Axes, data: Data) -> None:
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """The paper's split, mask and clip; and what is ours of masks, localizers and remedies."""
+    """The paper's split and mask; our clips, reset rules, localizers and remedies."""
     equal = (
         f"Success over an equal budget of tokens, {data['made']['seeds']} paired seeds. {PAIRED} "
     )
@@ -282,56 +288,57 @@ def claims(data: Data) -> Sequence[Claim]:
             "The split 4+1×4 is the best one for SRPO.",
             "The paper's others have no fresh group: 2×4, which was not run, and 1×8 (0+1×8 "
             f"here). {equal}4+1×4 less 0+1×8, in three regimes.",
-            f"It is {where(one)}: {pairs_words(one)}.",
+            f"It is {tally(one)}: {pairs_words(one)}.",
             ahead(one),
-            caveat=f"{where(one)}; 2×4 was not run; one small model on chain reasoning",
+            caveat=f"{tally(one)}; 2×4 was not run; one small model on chain reasoning",
         ),
         Claim(
             "4+1×4 is better for SRPO than 4+2×4 that resets to the latest errors.",
             f"{equal}4+1×4 less 4+2×4, in three regimes.",
-            f"It is {where(latest)}: {pairs_words(latest)}.",
+            f"It is {tally(latest)}: {pairs_words(latest)}.",
             ahead(latest),
             of="ours",
-            caveat=where(latest),
+            caveat=tally(latest),
         ),
         Claim(
             "Several optimizer steps a batch without a clipped ratio are harmful.",
             f"{equal}{data['passes']} passes over each batch without a clip, less one pass, in "
             f"regime *{data['regime']}*.",
             "; ".join(
-                f"{name} {said(each)}"
+                f"{name} {estimate_text(each)}"
                 for name, each in zip(("GRPO", "SRPO"), unclipped, strict=True)
             )
             + f"; {lost} of these runs ended below 0.1.",
             ahead([{"value": -each["value"], "p": each["p"]} for each in unclipped]),
             of="ours",
-            caveat=f"several passes are {where(unclipped)}; one learning rate and size of model",
+            caveat=f"several passes are {tally(unclipped)}; one learning rate and size of model",
         ),
         Claim(
             "Several clipped passes over a batch are worth more than one, at equal tokens.",
             f"{equal}{data['passes']} passes with each clip, less one pass, in regime "
             f"*{data['regime']}*.",
-            f"It is {where(several)}: "
+            f"It is {tally(several)}: "
             + ", ".join(
-                f"{SHORT[c['arm']]} {clip_words(c['clip'])} {said(c['over_one_pass'])}"
+                f"{SHORT[c['arm']]} {clip_words(c['clip'])} {estimate_text(c['over_one_pass'])}"
                 for c in clips
             )
             + ".",
             ahead(several),
             of="ours",
-            caveat=f"{where(several)}, by method and clip",
+            caveat=f"{tally(several)}, by method and clip",
         ),
         Claim(
             "A clipped ratio is better than none.",
             f"{equal}Each clip less no clip, all with {data['passes']} passes.",
-            f"It is {where(mended)}: "
+            f"It is {tally(mended)}: "
             + ", ".join(
-                f"{SHORT[c['arm']]} {clip_words(c['clip'])} {said(c['over_none'])}" for c in clips
+                f"{SHORT[c['arm']]} {clip_words(c['clip'])} {estimate_text(c['over_none'])}"
+                for c in clips
             )
             + ".",
             ahead(mended),
             of="ours",
-            caveat=f"{where(mended)}, by method and clip",
+            caveat=f"{tally(mended)}, by method and clip",
         ),
         Claim(
             "It matters that the loss leaves the shared prefix of a reset group out (the no-mask "
@@ -354,49 +361,50 @@ def claims(data: Data) -> Sequence[Claim]:
             "First error, advantage above a threshold, and largest advantage are different rules.",
             f"{equal}An oracle that accepts by exact advantages, less one that goes to the first "
             "error.",
-            f"It is {where(masks)}: {pairs_words(masks)}.",
-            different(masks),
+            f"It is {tally(masks)}: {pairs_words(masks)}.",
+            difference_verdict(masks),
             of="ours",
-            caveat=f"{where(masks)}; only {', '.join(that_differ(masks)) or 'none'} differs from "
-            "the first error anywhere",
+            caveat=f"{tally(masks)}; only {', '.join(differing_arms(masks)) or 'none'} differs "
+            "from the first error anywhere",
         ),
         Claim(
             "A perfect localizer is better than the model's own.",
             f"{equal}The checker's resets less the model's own, both 4+1×4.",
-            f"It is {where(checker)}: {pairs_words(checker)}.",
+            f"It is {tally(checker)}: {pairs_words(checker)}.",
             ahead(checker),
             of="ours",
-            caveat=where(checker),
+            caveat=tally(checker),
         ),
         Claim(
             "What keeps the localizer's skill (less learning, adapters, rehearsal) pays.",
             f"{equal}SRPO with each remedy less plain SRPO.",
-            f"It is {where(remedies)}: {pairs_words(remedies)}.",
+            f"It is {tally(remedies)}: {pairs_words(remedies)}.",
             ahead(remedies),
             of="ours",
-            caveat=where(remedies),
+            caveat=tally(remedies),
         ),
     ]
 
 
-def that_differ(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The arms that are ahead or behind somewhere."""
-    found = [pair["arm"] for pair, sign in zip(pairs, signs(pairs), strict=True) if sign]
-    return list(dict.fromkeys(found))
+def differing_arms(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The arms that are ahead or behind in at least one comparison."""
+    arms = [pair["arm"] for pair, sign in zip(pairs, signs(pairs), strict=True) if sign]
+    return list(dict.fromkeys(arms))
 
 
-def different(pairs: Sequence[Mapping[str, Any]]) -> Verdict:
-    """Whether each arm, some or none is ahead or behind somewhere."""
-    differ = that_differ(pairs)
+def difference_verdict(pairs: Sequence[Mapping[str, Any]]) -> Verdict:
+    """The verdict: "holds" if every arm differs somewhere, with a caveat if only some do."""
+    differ = differing_arms(pairs)
     if not differ:
         return "not seen here"
     return "holds" if len(differ) == len({p["arm"] for p in pairs}) else "holds with a caveat"
 
 
 def pairs_words(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """Pairs of arms and their difference."""
+    """Pairs of arms and their differences, as text."""
     return ", ".join(
-        f"{p['regime']} {p['arm'].removeprefix('srpo-')} − {p['over']} {said(p)}" for p in pairs
+        f"{p['regime']} {p['arm'].removeprefix('srpo-')} − {p['over']} {estimate_text(p)}"
+        for p in pairs
     )
 
 

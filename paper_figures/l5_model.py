@@ -1,7 +1,7 @@
 """L5: theory meets a language model: exact coverage, predicted and measured gains of training.
 
-Chain reasoning is a chain MDP, so the step policy of each checkpoint can be read out and what `cpi`
-computes of it is exact; `llm.exact` says how. Eight runs of SRPO from the preset `chain`.
+Chain reasoning is a chain MDP. `llm.exact` reads the step policy of each checkpoint, and `cpi`
+evaluates it exactly. Data: eight runs of SRPO with the preset `chain`.
 """
 
 from __future__ import annotations
@@ -35,21 +35,23 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """Every checkpoint of every run, and the quality of localizers at some of them."""
+    """Exact values of every checkpoint, and the quality of localizers at some of them."""
     from llm.exact.bridge import exact_bridge
 
     runs, localizers, violations = [], [], 0
     for seed in settings["seeds"]:
         folder = chain_run(settings["run"], seed, progress)
 
-        def told(share: float, what: str, seed: int = seed) -> None:
-            progress(f"seed {seed}, {what}")
+        def report_progress(share: float, stage: str, seed: int = seed) -> None:
+            progress(f"seed {seed}, {stage}")
 
-        report = exact_bridge(folder, None, settings["samples"], settings["problems"], told)
+        report = exact_bridge(
+            folder, None, settings["samples"], settings["problems"], report_progress
+        )
         violations += report.violations
         rows = report.to_json()["rows"]
         for row in rows:
-            del row["q"]  # P × n numbers each
+            del row["q"]  # (P, n) per checkpoint: too large to record
         runs.append({"seed": seed, "tau": report.tau, "rows": rows})
         for each in qualities(folder, report.tau, settings):
             localizers.append({"seed": seed, "tau": report.tau} | each)
@@ -68,7 +70,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 
 
 def inside(estimate: Mapping[str, float], truth: float) -> bool:
-    """Whether an interval has it."""
+    """Whether the interval contains the true value."""
     return estimate["low"] <= truth <= estimate["high"]
 
 
@@ -83,19 +85,19 @@ def qualities(run: Path, tau: float, settings: Mapping[str, Any]) -> list[dict[s
         parse_config([f"--config={run / 'config.yaml'}"], "l5"), settings["problems"]
     )
     paths = checkpoints.complete(run / "checkpoints")
-    found = []
+    rows = []
     for step in settings["localized_at"]:
         readout, base = policies.load(paths[step])
         p = coverage(base, improvable_mask(base, tau))
         groups = policies.sample(settings["samples"], lambda share: None)
         episodes = [episode for group in groups for episode in group]
         for name in settings["localizers"]:
-            quality = judged(policies, name, readout, tau, episodes, p)
-            found.append({"name": name, "step": step, "coverage": p, "J": base.J} | quality)
-    return found
+            quality = localizer_quality(policies, name, readout, tau, episodes, p)
+            rows.append({"name": name, "step": step, "coverage": p, "J": base.J} | quality)
+    return rows
 
 
-def judged(
+def localizer_quality(
     policies: Policies, name: str, readout: Any, tau: float, episodes: Sequence[Any], p: float
 ) -> dict[str, Any]:
     """Precision, recall and hit rate of a localizer."""
@@ -114,25 +116,25 @@ def judged(
     return asdict(reset_quality(weights, masks, errors, policies.task.length, p))
 
 
-def means(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Over seeds, of each localizer at each step; with the interval of precision and recall."""
-    names = list(dict.fromkeys((each["name"], each["step"]) for each in found))
+def means(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds per localizer and step, with intervals of precision and recall."""
+    names = list(dict.fromkeys((each["name"], each["step"]) for each in measured))
     merged = []
     for name, step in names:
-        own = [each for each in found if (each["name"], each["step"]) == (name, step)]
-        numbers: dict[str, Any] = {"name": name, "step": step, "seeds": len(own)}
+        rows = [each for each in measured if (each["name"], each["step"]) == (name, step)]
+        numbers: dict[str, Any] = {"name": name, "step": step, "seeds": len(rows)}
         for key in ("tau", "J", "coverage", "precision", "recall", "hit_rate"):
-            numbers[key] = float(np.mean([each[key] for each in own]))
+            numbers[key] = float(np.mean([each[key] for each in rows]))
         for key in ("precision", "recall"):
-            numbers[f"{key}_interval"] = interval([each[key] for each in own])
+            numbers[f"{key}_interval"] = interval([each[key] for each in rows])
         merged.append(numbers)
     return merged
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """Values, improvable states, gains by three ways, and certificates."""
-    made = blank(DOUBLE, 4.5)
-    axes = made.subplots(2, 2)
+    """Draw success, improvable states, gains and certificates."""
+    fig = blank(DOUBLE, 4.5)
+    axes = fig.subplots(2, 2)
     draw_values(axes[0, 0], data)
     draw_coverage(axes[0, 1], data)
     draw_gains(axes[1, 0], data)
@@ -142,30 +144,30 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ax.set_title(f"({letter}) {title}", loc="left")
     for ax in (*axes[0], axes[1, 1]):
         ax.set_xlabel("training steps")
-    return made
+    return fig
 
 
 def series(data: Data, value: Callable[[Mapping[str, Any]], float]) -> tuple[Any, Any]:
-    """Steps (K,) and a value of each run at each checkpoint (N, K)."""
+    """Steps, shape (K,), and a value per run and checkpoint, shape (N, K)."""
     steps = np.array([row["step"] for row in data["runs"][0]["rows"]])
     return steps, np.array([[value(row) for row in run["rows"]] for run in data["runs"]])
 
 
 def band(ax: Axes, x: Any, values: Any, label: str, **style: Any) -> None:
-    """The mean over seeds and its interval."""
+    """Draw the mean over seeds and its interval."""
     low, high = np.array([interval(column) for column in values.T]).T
     ax.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
     ax.plot(x, values.mean(axis=0), label=label, ms=3.5, **style)
 
 
 def draw_values(ax: Axes, data: Data) -> None:
-    """J, exact and sampled."""
+    """Draw J, exact and sampled."""
     x, J = series(data, lambda row: row["J"])
     _, sampled = series(data, lambda row: row["success"]["value"])
     band(ax, x, J, "exact, mean and interval", **marks("srpo") | {"marker": ""})
-    for own, also in zip(J, sampled, strict=True):
-        ax.plot(x, own, lw=0.4, alpha=0.5, color=marks("srpo")["color"])
-        ax.plot(x, also, ".", ms=3, color="black", zorder=3)
+    for exact_run, sampled_run in zip(J, sampled, strict=True):
+        ax.plot(x, exact_run, lw=0.4, alpha=0.5, color=marks("srpo")["color"])
+        ax.plot(x, sampled_run, ".", ms=3, color="black", zorder=3)
     ax.plot([], [], ".", ms=3, color="black", label="sampled, a dot a run")
     ax.set_ylim(0, 1)
     ax.set_ylabel("J, held-out problems")
@@ -173,7 +175,7 @@ def draw_values(ax: Axes, data: Data) -> None:
 
 
 def draw_coverage(ax: Axes, data: Data) -> None:
-    """p_π(τ), and how many episodes visit an improvable state."""
+    """Draw p_π(τ), and the share of episodes that visit an improvable state."""
     x, visits = series(data, lambda row: row["visit"])
     _, p = series(data, lambda row: row["coverage"])
     band(ax, x, visits, "episodes that visit one", color="0.45", ls=(0, (5, 1)), marker="s")
@@ -184,12 +186,12 @@ def draw_coverage(ax: Axes, data: Data) -> None:
 
 
 def updates(data: Data) -> list[Mapping[str, Any]]:
-    """The gains of all updates of all runs."""
+    """Gains of all updates of all runs."""
     return [row["gain"] for run in data["runs"] for row in run["rows"] if row["gain"]]
 
 
 def draw_gains(ax: Axes, data: Data) -> None:
-    """Predicted and sampled gains against exact ones."""
+    """Draw predicted and sampled gains over exact ones."""
     gains = updates(data)
     exact = [g["exact"] for g in gains]
     guaranteed = [g["predicted"] for g in gains]
@@ -214,7 +216,7 @@ def draw_gains(ax: Axes, data: Data) -> None:
 
 
 def draw_certificates(ax: Axes, data: Data) -> None:
-    """What one conservative step is sure of, and what training made of the same policy."""
+    """Draw the certified gain of one conservative step, and the gain of the next training steps."""
     x, _ = series(data, lambda row: row["J"])
     for name, method, words in (
         ("oracle", "oracle", "certified, oracle resets"),
@@ -223,13 +225,13 @@ def draw_certificates(ax: Axes, data: Data) -> None:
     ):
         _, gains = series(data, lambda row, name=name: row["certified"][name])  # type: ignore[misc]
         mean = gains.mean(axis=0)
-        known = mean > 0
-        ax.plot(x[known], mean[known], label=words, ms=3.5, **marks(method))
+        positive = mean > 0
+        ax.plot(x[positive], mean[positive], label=words, ms=3.5, **marks(method))
     _, J = series(data, lambda row: row["J"])
-    made = np.diff(J, axis=1).mean(axis=0)
+    mean_gain = np.diff(J, axis=1).mean(axis=0)
     ax.plot(
-        x[:-1][made > 0],
-        made[made > 0],
+        x[:-1][mean_gain > 0],
+        mean_gain[mean_gain > 0],
         "k-s",
         ms=3.5,
         label=f"made by the next {x[1] - x[0]} steps",
@@ -241,17 +243,17 @@ def draw_certificates(ax: Axes, data: Data) -> None:
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """The theorems on a language model, and what a localizer finds."""
+    """The theorems on a language model, and the states that its localizer finds."""
     gains = updates(data)
     n, seeds = data["updates"], len(data["runs"])
     steps, J = series(data, lambda row: row["J"])
-    made = np.diff(J, axis=1)
-    off = [abs(g["predicted"]["value"] - g["exact"]) for g in gains]
+    rises = np.diff(J, axis=1)
+    errors = [abs(g["predicted"]["value"] - g["exact"]) for g in gains]
     prompted = {each["step"]: each for each in data["localizers"] if each["name"] == "prompted"}
     first = prompted[min(prompted)]
     held = data["violations"] == 0
     at_first = [run["rows"][1]["gain"]["predicted"] for run in data["runs"]]
-    certain = sum(each["low"] > 0 for each in at_first)
+    positive = sum(each["low"] > 0 for each in at_first)
     outside = n - data["inside_measured"]
     return [
         Claim(
@@ -260,11 +262,11 @@ def claims(data: Data) -> Sequence[Claim]:
             "exact gain against the interval that theory guarantees from the old policy's "
             "occupancy. Both are exact: no sample is in them.",
             f"{data['violations']} exact gains lie outside it; the first-order prediction is off "
-            f"by {np.mean(off):.3f} in the mean, of a mean gain of {np.mean(made):.3f}.",
+            f"by {np.mean(errors):.3f} in the mean, of a mean gain of {np.mean(rises):.3f}.",
             "holds with a caveat" if held else "does not hold here",
             of="ours",
-            caveat=f"the intervals hold, but are wide: of the first update {certain} of {seeds} "
-            f"exclude 0; the mean error is {np.mean(off) / np.mean(made):.0%} of the mean gain",
+            caveat=f"the intervals hold, but are wide: of the first update {positive} of {seeds} "
+            f"exclude 0; the mean error is {np.mean(errors) / np.mean(rises):.0%} of the mean gain",
         ),
         Claim(
             "Exact values of the model agree with sampled ones.",

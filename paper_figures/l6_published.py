@@ -1,7 +1,8 @@
 """L6: the paper's published numbers beside what was measured here, each with its model.
 
-Nothing here is a replication: published are models of 7 and 14 billion parameters on benchmarks,
-measured is one of 0.36 million on chain reasoning. Beside each other stand the same questions.
+This is no replication. The published models have 7 and 14 billion parameters and are evaluated on
+benchmarks. The measured model has 0.36 million and is evaluated on chain reasoning. Only the
+questions are the same.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from paper_figures.framework.figure import (
     Figure,
     read,
 )
-from paper_figures.framework.recorded import compared, gain, provenance
+from paper_figures.framework.recorded import gain, provenance, read_runs
 from paper_figures.framework.style import DOUBLE, blank, marks
 from paper_figures.framework.verdicts import (
     BOOTSTRAPPED,
     STUCK,
     ahead,
-    said,
+    estimate_text,
     stuck_words,
-    where,
+    tally,
 )
 from paper_figures.l1_curves import ends
 
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     import matplotlib.figure
     from matplotlib.axes import Axes
 
-#: Of Samanta et al. (2026), arXiv 2605.25507, beside the means in `llm.evaluate.published`:
-#: LiveCodeBench medium, how many times fewer steps SRPO takes to each rival's last value; shares of
-#: resets near a frontier model's verdict, and at or before it; Pass@4 from prefixes.
+#: Numbers of Samanta et al. (2026), arXiv 2605.25507, that `llm.evaluate.published` does not have.
+#: FEWER_STEPS: a rival's steps over those of SRPO to its last value, LiveCodeBench medium.
+#: LOCALIZED: shares of resets within one step of the error named by a frontier model, and at or
+#: before it. PASS_4: pass@4 from clean and from erroneous prefixes.
 FEWER_STEPS = {"grpo": 2.7, "rrpo": 2.3}
 LOCALIZED = {"within_1": 0.35, "clean": 0.49}
 PASS_4 = {"clean": 0.282, "erroneous": 0.171}
@@ -58,12 +60,12 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """What was measured here, in the paper's terms: from the recorded runs and from figure L2."""
+    """The paper's measures, from the recorded runs and from figure L2."""
     progress("reading runs")
-    found = {regime: compared(regime) for regime in settings["regimes"]}
+    by_regime = {regime: read_runs(regime) for regime in settings["regimes"]}
     measured = []
-    for regime, records in found.items():
-        last = {name: level(ends(records[arm]), settings) for name, arm in ARMS.items()}
+    for regime, records in by_regime.items():
+        last = {name: mean_success(ends(records[arm]), settings) for name, arm in ARMS.items()}
         faster = {
             rival: to_last_value(records, ARMS["SRPO"], rival, settings["resamples"])
             for rival in FEWER_STEPS
@@ -83,7 +85,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
         name: {key: model["rules"]["self"][key] for key in ("within_1", "clean", "pass")}
         for name, model in models.items()
     }
-    used = [r for records in found.values() for arm in settings["arms"]
+    used = [r for records in by_regime.values() for arm in settings["arms"]
             for r in records[arm].values()]  # fmt: skip
     return {
         "measured": measured,
@@ -96,21 +98,21 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     }
 
 
-def level(own: Sequence[float], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The mean of a success that each run has, with its percentile interval, which stays within."""
-    drawn = np.array(own)[resampled(len(own), settings["resamples"])].mean(axis=1)
-    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
-    return {"value": float(np.mean(own)), "low": low, "high": high, "runs": list(own)}
+def mean_success(successes: Sequence[float], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean final success over runs, with a percentile interval, which stays within [0, 1]."""
+    samples = np.array(successes)[resampled(len(successes), settings["resamples"])].mean(axis=1)
+    low, high = (float(q) for q in np.quantile(samples, [0.025, 0.975]))
+    return {"value": float(np.mean(successes)), "low": low, "high": high, "runs": list(successes)}
 
 
-#: Headings: what is published is drawn open, what is measured filled.
+#: Headings. Published numbers have open markers, measured ones filled markers.
 PAPER, HERE = "published", "here"
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """Success of methods; steps to the rivals' last value; localization; Pass@4."""
-    made = blank(DOUBLE, 4.6)
-    axes = made.subplots(2, 2)
+    """Draw success, steps to the rivals' last values, localization, and pass@4."""
+    fig = blank(DOUBLE, 4.6)
+    axes = fig.subplots(2, 2)
     draw_success(axes[0, 0], data)
     draw_faster(axes[0, 1], data)
     draw_landing(axes[1, 0], data)
@@ -120,14 +122,14 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ax.set_title(f"({letter}) {title}", loc="left")
         ax.tick_params(axis="y", length=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1.4)
-    return made
+    fig.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1.4)
+    return fig
 
 
 class Point(NamedTuple):
-    """A number drawn as a method's, open if published; with an interval and runs if there are.
+    """One number of a method, with optional interval and runs.
 
-    "most" is that it is no more than the value.
+    `is_upper_bound`: the number is at most `value`.
     """
 
     method: str
@@ -135,38 +137,38 @@ class Point(NamedTuple):
     low: float | None = None
     high: float | None = None
     runs: Sequence[float] = ()
-    most: bool = False
+    is_upper_bound: bool = False
 
     @classmethod
-    def of(cls, method: str, found: Mapping[str, Any]) -> Point:
-        """From an estimate."""
-        return cls(method, found["value"], found["low"], found["high"])
+    def from_estimate(cls, method: str, estimate: Mapping[str, Any]) -> Point:
+        """A point with the value and interval of an estimate."""
+        return cls(method, estimate["value"], estimate["low"], estimate["high"])
 
 
 def draw_rows(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[Point]]]) -> None:
-    """Two headings, published and measured, with rows of points under each."""
+    """Draw the headings, published and measured, with rows of points under each."""
     y, ticks, labels = 0.0, [], []
-    for heading, own in rows.items():
+    for heading, group in rows.items():
         ticks.append(y)
         labels.append(heading)
-        for label, points in own.items():
+        for label, points in group.items():
             y += 1
             ticks.append(y)
             labels.append(label)
-            for place, point in enumerate(points):
+            for position, point in enumerate(points):
                 style = marks(point.method) | {"ls": ""}
                 fill = "white" if heading == PAPER else style["color"]
-                at = y + 0.26 * (place - (len(points) - 1) / 2)
+                row = y + 0.26 * (position - (len(points) - 1) / 2)
                 if point.low is not None and point.high is not None:
-                    ax.plot([point.low, point.high], [at, at], lw=1, color=style["color"])
+                    ax.plot([point.low, point.high], [row, row], lw=1, color=style["color"])
                 if point.runs:
-                    ax.plot(point.runs, [at] * len(point.runs), ".", ms=3.5, mew=0, alpha=0.6,
+                    ax.plot(point.runs, [row] * len(point.runs), ".", ms=3.5, mew=0, alpha=0.6,
                             color=style["color"], clip_on=False)  # fmt: skip
-                if lost := sum(run < 100 * STUCK for run in point.runs):
-                    va = "top" if place else "bottom"
-                    ax.text(2, at, f"{lost} of {len(point.runs)}", size=5.5, va=va)
-                style |= {"marker": "<"} if point.most else {}
-                ax.plot(point.value, at, ms=3.5, mew=0.8, mfc=fill, **style)
+                if stuck_runs := sum(run < 100 * STUCK for run in point.runs):
+                    va = "top" if position else "bottom"
+                    ax.text(2, row, f"{stuck_runs} of {len(point.runs)}", size=5.5, va=va)
+                style |= {"marker": "<"} if point.is_upper_bound else {}
+                ax.plot(point.value, row, ms=3.5, mew=0.8, mfc=fill, **style)
         y += 1.5
     ax.set_yticks(ticks, labels)
     ax.set_ylim(y - 0.8, -0.7)
@@ -177,19 +179,19 @@ def draw_rows(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[Point]]]) -> No
 
 
 def draw_success(ax: Axes, data: Data) -> None:
-    """Success of each method, in percent."""
+    """Draw the success of each method, in percent."""
     paper = {
         short_name(p): [Point(arm, p[name]) for name, arm in ARMS.items()]
         for p in data["published"]
     }
-    here = {
+    measured = {
         f"{m['regime']}: {m['length']} steps": [
             percent(ARMS[name], last)._replace(runs=[100 * x for x in last["runs"]])
             for name, last in m["last"].items()
         ]
         for m in data["measured"]
     }
-    draw_rows(ax, {PAPER: paper, HERE: here})
+    draw_rows(ax, {PAPER: paper, HERE: measured})
     ax.set_xlim(0, 102)
     ax.set_xlabel("success at the end, %")
     for name, arm in ARMS.items():
@@ -199,51 +201,52 @@ def draw_success(ax: Axes, data: Data) -> None:
 
 
 def short_name(published: Mapping[str, Any]) -> str:
-    """A published row."""
+    """Label of a published row."""
     if "LiveCodeBench" in published["measure"]:
         return "LiveCodeBench v6, medium"
     return f"{published['model'].removesuffix('-Instruct')}, 10 benchmarks"
 
 
 def draw_faster(ax: Axes, data: Data) -> None:
-    """How many times fewer steps SRPO takes to each rival's last value."""
+    """Draw a rival's steps over those of SRPO to the rival's last value."""
     paper = {"LiveCodeBench": [Point(rival, x) for rival, x in data["fewer_steps"].items()]}
-    here = {
+    measured = {
         m["regime"]: [
-            Point.of(rival, r)._replace(most=not r["reached"]) for rival, r in m["faster"].items()
+            Point.from_estimate(rival, r)._replace(is_upper_bound=not r["reached"])
+            for rival, r in m["faster"].items()
         ]
         for m in data["measured"]
     }
-    draw_rows(ax, {PAPER: paper, HERE: here})
+    draw_rows(ax, {PAPER: paper, HERE: measured})
     ax.axvline(1, lw=0.6, color="black")
     ax.set_xlim(-0.1, 6)
     ax.set_xlabel("rival's steps / SRPO's to its last value")
 
 
 def draw_landing(ax: Axes, data: Data) -> None:
-    """Resets within a step of the reference, and at or before it."""
+    """Draw the shares of resets within one step of the reference, and at or before it."""
     words = {"within_1": "within 1 step", "clean": "at or before"}
     paper = {words[k]: [Point("srpo", 100 * x)] for k, x in data["localized"].items()}
-    here = {
-        f"{words[key]}, {name}": [percent("srpo", found[key])]
+    measured = {
+        f"{words[key]}, {name}": [percent("srpo", shares[key])]
         for key in words
-        for name, found in data["resets"].items()
+        for name, shares in data["resets"].items()
     }
-    draw_rows(ax, {PAPER: paper, HERE: here})
+    draw_rows(ax, {PAPER: paper, HERE: measured})
     ax.set_xlim(0, 102)
     ax.set_xlabel("self-localized resets, %")
 
 
 def draw_passes(ax: Axes, data: Data) -> None:
-    """Pass@4 from clean and from erroneous prefixes."""
+    """Draw pass@4 from clean and from erroneous prefixes."""
     kinds = {"clean": "clean", "erroneous": "wrong"}
     paper = {kinds[kind]: [Point("srpo", 100 * x)] for kind, x in data["pass_4"].items()}
-    here = {
-        f"{kinds[kind]}, {name}": [percent("srpo", found["pass"][kind])]
-        for name, found in data["resets"].items()
+    measured = {
+        f"{kinds[kind]}, {name}": [percent("srpo", shares["pass"][kind])]
+        for name, shares in data["resets"].items()
         for kind in kinds
     }
-    draw_rows(ax, {PAPER: paper, HERE: here})
+    draw_rows(ax, {PAPER: paper, HERE: measured})
     ax.set_xlim(0, 102)
     ax.set_xlabel("pass@4 from the prefix, %")
 
@@ -255,32 +258,34 @@ def percent(method: str, share: Mapping[str, float]) -> Point:
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """What only large models can tell; and the paper's measures, here."""
+    """The paper's benchmark results, and its measures on chain reasoning."""
     p = {short_name(each): each for each in data["published"]}
     gains = [{"regime": m["regime"]} | m["gain"] for m in data["measured"]]
     faster = [
-        {"what": f"{m['regime']}, {rival.upper()}"} | r
+        {"label": f"{m['regime']}, {rival.upper()}"} | r
         for m in data["measured"]
         for rival, r in m["faster"].items()
     ]
-    # A bound is no value: that the arm was not there in time is on the side below.
+    # Censored ratios are upper bounds; they count as below 1.
     sides = [r if r["reached"] else {"value": 0.0, "p": r["p"]} for r in faster]
-    ended = {m["regime"]: {n: e["runs"] for n, e in m["last"].items()} for m in data["measured"]}
-    twice = [r["what"] for r in faster if r["low"] >= 2]
+    final_success = {
+        m["regime"]: {n: e["runs"] for n, e in m["last"].items()} for m in data["measured"]
+    }
+    twice = [r["label"] for r in faster if r["low"] >= 2]
     benchmarks = "; ".join(
         f"{name}: " + ", ".join(f"{method} {each[method]}" for method in ARMS)
         for name, each in p.items()
     )
-    far = "it takes GPUs, models of 7 to 14 billion parameters and their benchmarks; "
+    requirements = "it takes GPUs, models of 7 to 14 billion parameters and their benchmarks; "
     return [
         Claim(
             "SRPO is ahead of RRPO and GRPO on ten reasoning benchmarks and on LiveCodeBench.",
             "Not run: the presets in llm/presets have the settings.",
             f"Published, in percent: {benchmarks}.",
             "not tested here",
-            caveat=far
+            caveat=requirements
             + "on chain reasoning with a small model SRPO is "
-            + where(gains)
+            + tally(gains)
             + " against GRPO at equal tokens",
         ),
         Claim(
@@ -291,13 +296,14 @@ def claims(data: Data) -> Sequence[Claim]:
             "last success, of mean curves. Where SRPO does not come to it, the ratio is at most "
             "that of all steps, and SRPO is behind only if it ends lower than the rival, too. "
             f"{BOOTSTRAPPED}",
-            f"SRPO is {where(sides, 1)}: "
+            f"SRPO is {tally(sides, 1)}: "
             + ", ".join(
-                f"{r['what']} {'' if r['reached'] else 'at most '}{said(r, '.2f')}" for r in faster
+                f"{r['label']} {'' if r['reached'] else 'at most '}{estimate_text(r, '.2f')}"
+                for r in faster
             )
-            + f". {stuck_words(ended)}",
+            + f". {stuck_words(final_success)}",
             ahead(sides, 1),
-            caveat=f"{where(sides, 1)}; at least twice fewer with all of the interval in "
+            caveat=f"{tally(sides, 1)}; at least twice fewer with all of the interval in "
             f"{'; '.join(twice) or 'none'}; one small model on chain reasoning",
         ),
     ]

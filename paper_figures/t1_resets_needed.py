@@ -1,7 +1,7 @@
 """T1: resets needed and certified gain over coverage, random resets against CARO (Theorem 1).
 
-`python -m paper_figures.t1_resets_needed results/bounds.json` draws what `python -m cpi.bounds
---json` has measured; the figure's own record comes from the same experiment.
+`python -m paper_figures.t1_resets_needed results/bounds.json` draws the results of `python -m
+cpi.bounds --json`. The figure's own record is from the same experiment.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from paper_figures.framework.figure import (
     Data,
     Figure,
     Verdict,
+    interval_text,
     limit,
-    told,
 )
 from paper_figures.framework.style import (
     DOUBLE,
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 SETTINGS: Mapping[str, Any] = {"seed": 0, "repeats": 450, "bootstrap": 400}
 
-#: A fitted exponent agrees with theory if its interval comes this near.
+#: A fitted exponent agrees with theory if its interval is within this distance.
 NEAR = 0.1
 
-#: Exponents of the certified gain.
+#: Arm → exponent of the certified gain in theory.
 GAIN = {"rr": 2, "caro": 1}
 
-#: Arm → method whose colour it has, whether its marker is filled, and its name in the legend.
+#: Arm → method whose colour it has, whether its marker is filled, name in the legend.
 ARMS = {
     "rr": ("rrpo", True, "random, one action for all"),
     "rr_per_state": ("rrpo", False, "random, an action a state"),
@@ -54,15 +54,15 @@ ARMS = {
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """The experiment of `cpi.bounds.theorem1`."""
+    """Results of the experiment `cpi.bounds.theorem1`."""
     return theorem1(**settings, progress=progress).to_json()["theorem1"]
 
 
 def sufficient_resets(gap: float, horizon: int, num_actions: int, delta: float) -> float:
-    """Resets that suffice to tell two values `gap` apart, with probability 1 − δ, r_max = 1.
+    """Number of resets that separates two values `gap` apart, with probability 1 − δ, r_max = 1.
 
-    Bernstein's inequality for the importance-sampled value of each of |A| policies, one an action:
-    n at which √(2|A|H² ln(2|A|/δ)/n) + |A|H ln(2|A|/δ)/(3n) = gap/2.
+    Bernstein's inequality for the importance-sampled values of |A| policies, one per action. It is
+    the n that solves √(2|A|H² ln(2|A|/δ)/n) + |A|H ln(2|A|/δ)/(3n) = gap/2.
     """
     log = math.log(2 * num_actions / delta)
     first, second = math.sqrt(2 * num_actions * horizon**2 * log), num_actions * horizon * log / 3
@@ -71,29 +71,29 @@ def sufficient_resets(gap: float, horizon: int, num_actions: int, delta: float) 
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """Resets needed on the left, gain on the right, log-log."""
+    """Draw resets needed on the left and gain on the right, on log-log axes."""
     setting, p = data["setting"], np.array(data["p"])
     horizon, actions, tau = (setting[name] for name in ("horizon", "num_actions", "tau"))
-    made = blank(DOUBLE, 3.5)
-    left, right = made.subplots(1, 2)
+    fig = blank(DOUBLE, 3.5)
+    left, right = fig.subplots(1, 2)
     for name, (method, filled, label) in ARMS.items():
         text = f"{label}: {_power(data[name], 'resets')}"
         _points(left, p, data[name], "resets", method, filled, text)
     for gap, method in ((p, "rrpo"), (np.ones_like(p), "oracle")):
-        enough = [sufficient_resets(g, horizon, actions, 1 - TARGET) for g in gap]
-        left.plot(p, enough, lw=0.8, color=marks(method)["color"])
+        sufficient = [sufficient_resets(g, horizon, actions, 1 - TARGET) for g in gap]
+        left.plot(p, sufficient, lw=0.8, color=marks(method)["color"])
     left.plot([], [], lw=0.8, color="black", label="thin: sufficient by theory")
     left.set_ylabel(f"resets for a choice {TARGET:.0%} right")
     for name, method, label in (("caro", "oracle", "oracle"), ("rr", "rrpo", "random")):
         text = f"certified, {label}: {_power(data[name], 'gain')}"
         _points(right, p, data[name], "gain", method, True, text)
-        shown = marks(method)
+        style = marks(method)
         right.plot(
-            p, data[name]["true_gain"], ls="", marker="x", ms=4, color=shown["color"],
+            p, data[name]["true_gain"], ls="", marker="x", ms=4, color=style["color"],
             label=f"true gain of that step, {label}",
         )  # fmt: skip
         floor = tau**2 * p ** GAIN[name] / (2 * horizon)
-        right.plot(p, floor, lw=0.8, color=shown["color"])
+        right.plot(p, floor, lw=0.8, color=style["color"])
     right.plot([], [], lw=0.8, color="black", label="thin: guaranteed by theory")
     right.set_ylabel("gain of one step (return)")
     for ax in (left, right):
@@ -101,47 +101,55 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ax.set_xticks(p, [f"{x:g}" for x in p])
         ax.minorticks_off()
         ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), handlelength=3)
-    return made
+    return fig
 
 
 def _points(
-    ax: Any, p: np.ndarray, arm: Mapping[str, Any], what: str, method: str, filled: bool, label: str
+    ax: Any,
+    p: np.ndarray,
+    arm: Mapping[str, Any],
+    quantity: str,
+    method: str,
+    filled: bool,
+    label: str,
 ) -> None:
-    """An arm's numbers with their intervals, and the power law fitted to them."""
-    y, (low, high) = np.array(arm[what]), np.array(arm[f"{what}_interval"]).T
-    shown = marks(method)
-    fill = shown["color"] if filled else "white"
+    """Draw the numbers of an arm with intervals, and the fitted power law."""
+    y, (low, high) = np.array(arm[quantity]), np.array(arm[f"{quantity}_interval"]).T
+    style = marks(method)
+    face = style["color"] if filled else "white"
     ax.errorbar(
-        p, y, (np.maximum(y - low, 0), np.maximum(high - y, 0)), ls="", marker=shown["marker"],
-        ms=4, color=shown["color"], mfc=fill, lw=1, capsize=1.5,
+        p, y, (np.maximum(y - low, 0), np.maximum(high - y, 0)), ls="", marker=style["marker"],
+        ms=4, color=style["color"], mfc=face, lw=1, capsize=1.5,
     )  # fmt: skip
-    slope = arm[f"{what}_slope"]
+    slope = arm[f"{quantity}_slope"]
     fitted = np.exp(np.log(y).mean() + slope * (np.log(p) - np.log(p).mean()))
-    ax.plot(p, fitted, ls=shown["ls"], color=shown["color"], lw=1)
-    shown |= {"ms": 4, "mfc": fill, "lw": 1}
-    ax.plot([], [], label=label, **shown)
+    ax.plot(p, fitted, ls=style["ls"], color=style["color"], lw=1)
+    style |= {"ms": 4, "mfc": face, "lw": 1}
+    ax.plot([], [], label=label, **style)
 
 
-def _power(arm: Mapping[str, Any], what: str) -> str:
-    low, high = arm[f"{what}_slope_interval"]
-    return f"$p^{{{arm[f'{what}_slope']:.2f}}}$ [{low:.2f}, {high:.2f}]".replace("-", "−")
+def _power(arm: Mapping[str, Any], quantity: str) -> str:
+    low, high = arm[f"{quantity}_slope_interval"]
+    return f"$p^{{{arm[f'{quantity}_slope']:.2f}}}$ [{low:.2f}, {high:.2f}]".replace("-", "−")
 
 
-def _slope(data: Data, arm: str, what: str) -> str:
-    return told(data[arm][f"{what}_slope"], data[arm][f"{what}_slope_interval"], ".2f")
+def _slope(data: Data, arm: str, quantity: str) -> str:
+    return interval_text(
+        data[arm][f"{quantity}_slope"], data[arm][f"{quantity}_slope_interval"], ".2f"
+    )
 
 
-def agrees(data: Data, arm: str, what: str, exponent: float) -> bool:
-    """Whether the interval of a fitted exponent comes within `NEAR` of theory's."""
-    low, high = data[arm][f"{what}_slope_interval"]
+def agrees(data: Data, arm: str, quantity: str, exponent: float) -> bool:
+    """Whether the interval of a fitted exponent is within `NEAR` of theory."""
+    low, high = data[arm][f"{quantity}_slope_interval"]
     return bool(low - NEAR <= exponent <= high + NEAR)
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """Theorem 1's two columns, what blind rejection costs, and what a tabular chooser needs."""
+    """The two columns of Theorem 1, the cost of blind rejection, and per-state choices."""
     resets = {arm: agrees(data, arm, "resets", power) for arm, (_, power) in PREDICTED.items()}
     gains = all(agrees(data, arm, "gain", power) for arm, power in GAIN.items())
-    sure = all(
+    valid = all(
         true >= certified
         for arm in GAIN
         for true, certified in zip(data[arm]["true_gain"], data[arm]["gain"], strict=True)
@@ -175,8 +183,8 @@ def claims(data: Data) -> Sequence[Claim]:
             "exactly.",
             f"The certified gain goes as p to the power {_slope(data, 'rr', 'gain')} (random) and "
             f"{_slope(data, 'caro', 'gain')} (oracle); the true gain was "
-            f"{'never' if sure else 'NOT never'} below it.",
-            verdict := "holds with a caveat" if gains and sure else "does not hold here",
+            f"{'never' if valid else 'NOT never'} below it.",
+            verdict := "holds with a caveat" if gains and valid else "does not hold here",
             caveat=limit(
                 verdict,
                 "the gap lies in what can be guaranteed, not in the best possible step (T3)",
@@ -228,24 +236,24 @@ FIGURE = Figure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the experiment of a `cpi.bounds` JSON file; returns the exit code."""
+    """Draw the experiment in a JSON file of `cpi.bounds`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m paper_figures.t1_resets_needed",
-        description="Draw Theorem 1 as python -m cpi.bounds --json FILE has measured it.",
+        description="Draw the Theorem 1 experiment that python -m cpi.bounds --json FILE wrote.",
     )
-    parser.add_argument("results", type=Path, metavar="FILE", help="the JSON of cpi.bounds")
+    parser.add_argument("results", type=Path, metavar="FILE", help="JSON file of cpi.bounds")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with .png")
     args = parser.parse_args(argv)
     out = args.out or args.results.with_suffix(".png")
     try:
-        found = json.loads(args.results.read_text(encoding="utf-8"))
-        if "resets_interval" not in found.get("theorem1", {}).get("rr", {}):
+        results = json.loads(args.results.read_text(encoding="utf-8"))
+        if "resets_interval" not in results.get("theorem1", {}).get("rr", {}):
             raise ValueError(
                 f"{args.results}: no experiment on Theorem 1 in it; "
                 "python -m cpi.bounds --json FILE, without --mdp and --env, makes it"
             )
         with look():
-            save(draw(found["theorem1"]), out)
+            save(draw(results["theorem1"]), out)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

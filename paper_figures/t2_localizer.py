@@ -1,4 +1,4 @@
-"""T2: what a localizer of some precision and recall buys, and where measured ones lie."""
+"""T2: gain and cost of a localizer by precision and recall, and measured localizers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from paper_figures.framework.figure import (
     Data,
     Figure,
     Verdict,
+    interval_text,
     limit,
-    told,
 )
 from paper_figures.framework.inputs import made_by
 from paper_figures.framework.rounding import rounded
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 SETTINGS: Mapping[str, Any] = {"seed": 2, "repeats": 450, "bootstrap": 400}
 
-#: Where L5 records the quality of a language model's localizers.
+#: The record of L5, with the quality of a language model's localizers.
 MEASURED = "l5_model.json"
 
-#: A fitted exponent agrees with the formula if its interval comes this near.
+#: A fitted exponent agrees with the formula if its interval is within this distance.
 NEAR = 0.1
 
-#: Axes of the figure.
+#: Limits of the axes.
 RECALL, PRECISION = (0.1, 1.0), (0.005, 1.0)
 
-#: Fitted slope of the experiment → what it is of, and the formula's exponent.
+#: Fitted slope of the experiment → description, exponent of the formula.
 SLOPES = {
     "accepted_by_precision": ("accepted resets, over q", -2),
     "drawn_by_precision_times_recall": ("all draws, over t q", -1),
     "gain_by_precision_times_recall": ("certified gain, over t q", 1),
 }
 
-#: Localizer of a language model → whose colour it has, and its name in the figure.
+#: Localizer of a language model → method whose colour it has, name in the legend.
 LOCALIZERS = {
     "random": ("rrpo", "random"),
     "surprisal": ("one", "surprisal"),
@@ -53,7 +53,7 @@ LOCALIZERS = {
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """The localizer grid of the Theorem 1 experiment; measured localizers where there are any."""
+    """The localizer grid of the Theorem 1 experiment, and the localizers of L5 if recorded."""
     progress("self resets over precision and recall")
     rng = np.random.default_rng(settings["seed"])
     grid, slopes = localizer_grid(rng, settings["repeats"], settings["bootstrap"])
@@ -86,15 +86,15 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """Gain, accepted resets and draws, each relative to the oracle's."""
+    """Draw gain, accepted resets and all draws, each relative to the oracle."""
     from matplotlib.patheffects import withStroke
 
-    # Rounded, because the last bits of powers differ between processors.
+    # Rounded: the last bits of powers differ between processors.
     ticks = [rounded(np.geomspace(*ends, 60).tolist(), 12) for ends in (RECALL, PRECISION)]
     recall, precision = np.meshgrid(*map(np.array, ticks))
     gains = [10 ** (k / 2) for k in range(-6, 1)]
     costs = [10 ** (k / 2) for k in range(9)]
-    # Values, levels, names in the grid, and the precision at which recall t has some value.
+    # Title → values, levels, names in the grid, and the isoline: precision from value and recall.
     panels = {
         "certified gain": (recall * precision, gains, "gain", "predicted_gain", lambda v, t: v / t),
         "accepted resets needed": (
@@ -107,35 +107,35 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ),
     }
     halo = [withStroke(linewidth=1.8, foreground="white")]
-    made = blank(DOUBLE, 3.7)
-    axes = made.subplots(1, 3, sharey=True)
+    fig = blank(DOUBLE, 3.7)
+    axes = fig.subplots(1, 3, sharey=True)
     oracle = next(row for row in data["grid"] if row["precision"] == 1 == row["recall"])
     for ax, (title, (values, levels, name, unit, isoline)) in zip(
         axes, panels.items(), strict=True
     ):
-        # Light is good. One shade a layer: a colour map would round the middle of a layer to one of
-        # two shades, by the last bit of its logarithm.
+        # Light is good. One fixed shade per layer: a colour map would round the middle of a layer
+        # to one of two shades, depending on the last bit of its logarithm.
         ends = (0.5, 1.0) if levels is gains else (1.0, 0.5)
         shades = [f"{shade:.3f}" for shade in np.linspace(*ends, len(levels) + 1)]
         image = ax.contourf(recall, precision, values, levels, colors=shades, extend="both")
-        for level in levels:  # straight: a contour's many points may round to other pixels
+        for level in levels:  # two points: contour points round to varying pixels
             ax.plot(RECALL, [isoline(level, t) for t in RECALL], color="0.4", lw=0.4)
-        bar = made.colorbar(image, ax=ax, location="bottom", fraction=0.06, aspect=25)
+        bar = fig.colorbar(image, ax=ax, location="bottom", fraction=0.06, aspect=25)
         bar.set_ticks(levels[::2], labels=[f"{level:g}" for level in levels[::2]])
         bar.ax.minorticks_off()
         for row in data["grid"]:
             ax.plot(row["recall"], row["precision"], "s", ms=2, color="black", clip_on=False)
-            below = -4.5 if row["precision"] == 1 else 0.0  # of the frame
+            below = -4.5 if row["precision"] == 1 else 0.0  # below the frame
             ax.annotate(
                 f"{row[name] / oracle[unit]:.2g}", (row["recall"], row["precision"]), (-2.5, below),
                 textcoords="offset points", ha="right", va="center", fontsize=6, zorder=5,
                 path_effects=halo,
             )  # fmt: skip
         for localizer, (method, _) in LOCALIZERS.items():
-            own = [each for each in data["measured"] if each["name"] == localizer]
-            x, y = ([each[name] for each in own] for name in ("recall", "precision"))
+            rows = [each for each in data["measured"] if each["name"] == localizer]
+            x, y = ([each[name] for each in rows] for name in ("recall", "precision"))
             shown = marks(method) | {"ls": "-"}
-            for each in own:
+            for each in rows:
                 style = {"color": shown["color"], "lw": 0.6, "alpha": 0.8}
                 ax.plot(each["recall_interval"], [each["precision"]] * 2, **style)
                 ax.plot([each["recall"]] * 2, each["precision_interval"], **style)
@@ -151,51 +151,53 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         for method, label in LOCALIZERS.values()
     ]
     if data["measured"]:
-        made.legend(
+        fig.legend(
             handles=entries, loc="outside upper center", ncols=4,
             title="localizers of a small language model, through training",
         )  # fmt: skip
-    return made
+    return fig
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """The localizer formula."""
+    """The localizer formula, and the measured localizers."""
     fits = {name: data["slopes"][name] for name in SLOPES}
-    right = all(
+    agree = all(
         fit["low"] - NEAR <= SLOPES[name][1] <= fit["high"] + NEAR for name, fit in fits.items()
     )
     words = "; ".join(
-        f"{SLOPES[name][0]}: {told(fit['value'], (fit['low'], fit['high']), '+.2f')}, "
+        f"{SLOPES[name][0]}: {interval_text(fit['value'], (fit['low'], fit['high']), '+.2f')}, "
         f"formula {SLOPES[name][1]:+d}".replace("-", "−")
         for name, fit in fits.items()
     )
-    sure = all(row["true_gain"] >= row["gain"] for row in data["grid"])
-    made = [
+    valid = all(row["true_gain"] >= row["gain"] for row in data["grid"])
+    formula = [
         Claim(
             "One formula covers random, self and oracle resets: with precision q and recall t, "
             "gain ≥ p t q τ²/(2 H r_max), accepted resets needed ∝ 1/q², all draws ∝ 1/(p t q).",
             f"Self resets with {len(data['grid'])} pairs of precision and recall were simulated on "
             f"the needle at p = {data['p']:g}; an exponent agrees if its 95 % interval comes "
             f"within {NEAR} of the formula's.",
-            f"Fitted exponents: {words}. The true gain was {'never' if sure else 'NOT never'} "
+            f"Fitted exponents: {words}. The true gain was {'never' if valid else 'NOT never'} "
             "below the certificate.",
-            "holds" if right and sure else "does not hold here",
+            "holds" if agree and valid else "does not hold here",
             of="ours",
         )
     ]
-    return [*made, *_measured_claim(data["measured"])]
+    return [*formula, *_measured_claim(data["measured"])]
 
 
 def _measured_claim(measured: Sequence[Mapping[str, Any]]) -> Sequence[Claim]:
-    """A model's own localization beside random resets, if they were measured."""
-    of = {(each["name"], each["step"]): each for each in measured}
+    """The claim on self-localization against random resets, if measured."""
+    by_name_and_step = {(each["name"], each["step"]): each for each in measured}
     steps = sorted({each["step"] for each in measured})
-    pairs = [(of["prompted", step], of["random", step]) for step in steps]
+    pairs = [
+        (by_name_and_step["prompted", step], by_name_and_step["random", step]) for step in steps
+    ]
     if not pairs:
         return []
     sharper = all(own["precision"] > random["precision"] for own, random in pairs)
     covers_less = all(own["recall"] < random["recall"] for own, random in pairs)
-    unsure = [
+    overlapping = [
         str(own["step"])
         for own, random in pairs
         if own["precision_interval"][0] <= random["precision_interval"][1]
@@ -217,17 +219,17 @@ def _measured_claim(measured: Sequence[Mapping[str, Any]]) -> Sequence[Claim]:
             f"improvable states as the exact oracle has them, means of {pairs[0][0]['seeds']} "
             "seeds.",
             f"{words[0].upper()}{words[1:]}.",
-            verdict := _verdict(sharper and covers_less, not unsure),
+            verdict := _verdict(sharper and covers_less, not overlapping),
             of="ours",
-            caveat=limit(verdict, f"the intervals overlap at step {' and '.join(unsure)}"),
+            caveat=limit(verdict, f"the intervals overlap at step {' and '.join(overlapping)}"),
         )
     ]
 
 
-def _verdict(right: bool, sure: bool) -> Verdict:
-    if not right:
+def _verdict(confirmed: bool, certain: bool) -> Verdict:
+    if not confirmed:
         return "does not hold here"
-    return "holds" if sure else "holds with a caveat"
+    return "holds" if certain else "holds with a caveat"
 
 
 FIGURE = Figure(

@@ -1,4 +1,4 @@
-"""T3: J over iterations and over each of the three costs, for CPI with three reset rules."""
+"""T3: J over iterations and over three costs, for CPI with three reset rules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from paper_figures.framework.figure import (
     Data,
     Figure,
     Verdict,
-    told,
+    interval_text,
 )
 from paper_figures.framework.rounding import rounded
 from paper_figures.framework.style import DOUBLE, blank, marks
@@ -47,11 +47,11 @@ SETTINGS: Mapping[str, Any] = {
     "tau": 0.1,
     "precision": 0.5,
     "recall": 0.7,
-    "least_precision": 0.1,  # fewer improvable states ask for ever more random resets: no more
+    "least_precision": 0.1,  # lower bound: caps the number of random resets
 }
 
-#: Row → step rule of `cpi.conservative.step_sizes`, whether an iteration sees as many resets as
-#: Theorem 1 asks for, ∝ 1/precision², and its name in the figure.
+#: Row → step rule of `cpi.conservative.step_sizes`; whether the number of resets follows Theorem 1,
+#: ∝ 1/precision²; and label.
 ROWS = {
     "masked": ("masked", False, "Theorem 1's step,\nequal resets"),
     "needed": ("masked", True, "Theorem 1's step,\nresets ∝ 1/precision²"),
@@ -70,7 +70,7 @@ POINTS = 40
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """Sampled CPI on a lock with one weak step, every rule with the same seeds."""
+    """Sampled CPI on a lock with one weak step; all rules share their seeds."""
     s = settings
     success = np.full(s["length"], s["success"])
     success[s["weak"]] = s["weak_success"]
@@ -82,11 +82,11 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
         "self": self_resets(s["tau"], s["precision"], s["recall"]),
         "oracle": oracle_resets(s["tau"]),
     }
-    runs: dict[str, dict[str, list[Course]]] = {}
+    runs: dict[str, dict[str, list[LearningCurve]]] = {}
     for row, (step, needed, _) in ROWS.items():
         chooser = sampled(s["resets"], "per_state", bound="none")
         if needed:
-            chooser = as_many_as_needed(s["resets_at_precision_1"], s["tau"], s["least_precision"])
+            chooser = theorem_resets(s["resets_at_precision_1"], s["tau"], s["least_precision"])
         runs[row] = {name: [] for name in rules}
         for name, rule in rules.items():
             progress(f"{row}, {name} resets")
@@ -95,19 +95,22 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
                     mdp, policy, resets=rule, chooser=chooser, step=step,
                     iterations=s["iterations"], tau=s["tau"], seed=seed,
                 )  # fmt: skip
-                runs[row][name].append(course(run))
+                runs[row][name].append(learning_curve(run))
     p = coverage(start, improvable_mask(start, s["tau"]))
-    axes = {axis: over(runs, axis) for axis in AXES}
+    axes = {axis: summarize(runs, axis) for axis in AXES}
     least = s["least_precision"]
     return rounded({"J": start.J, "p": p, "seeds": s["seeds"], "axes": axes, "least": least})
 
 
-def as_many_as_needed(resets: int, tau: float, least: float) -> Chooser:
-    """A chooser whose resets go as 1/precision², `resets` at precision 1, down to the least."""
+def theorem_resets(resets: int, tau: float, least: float) -> Chooser:
+    """A chooser that uses resets / precision² resets.
+
+    `least` is a lower bound on the precision, so it caps the number of resets.
+    """
 
     def choose(evaluation: Evaluation, weights: np.ndarray, rng: np.random.Generator) -> Choice:
-        found = coverage(evaluation, weights * improvable_mask(evaluation, tau))
-        precision = max(found / coverage(evaluation, weights), least)
+        accepted_coverage = coverage(evaluation, weights * improvable_mask(evaluation, tau))
+        precision = max(accepted_coverage / coverage(evaluation, weights), least)
         chooser = sampled(math.ceil(resets / precision**2), "per_state", bound="none")
         return chooser(evaluation, weights, rng)
 
@@ -115,70 +118,72 @@ def as_many_as_needed(resets: int, tau: float, least: float) -> Chooser:
 
 
 @dataclass(frozen=True)
-class Course:
-    """J of one run after each iteration, what had been spent, and whether it stopped by itself."""
+class LearningCurve:
+    """J of one run after each iteration, the costs so far, and whether it stopped by itself."""
 
     J: np.ndarray
     spent: dict[str, np.ndarray]
     stopped: bool
 
     def at(self, axis: str, x: np.ndarray) -> np.ndarray:
-        """J once x has been spent; nan beyond the end of a run that was cut off."""
-        found = self.J[np.searchsorted(self.spent[axis], x, side="right") - 1]
-        return found if self.stopped else np.where(x <= self.spent[axis][-1], found, np.nan)
+        """J at cost x; nan beyond the end of a run that did not stop by itself."""
+        values = self.J[np.searchsorted(self.spent[axis], x, side="right") - 1]
+        return values if self.stopped else np.where(x <= self.spent[axis][-1], values, np.nan)
 
 
-def course(run: Run) -> Course:
-    """What a run came to, over all axes."""
+def learning_curve(run: Run) -> LearningCurve:
+    """The learning curve of a run, over all axes."""
     rows = run.iterations
     spent = {"iteration": np.arange(len(rows) + 1)}
     for axis in ("accepted", "drawn", "steps"):
         spent[axis] = np.cumsum([0, *(getattr(row, axis) for row in rows)])
     stopped = not run.stopped.startswith("all")
-    return Course(np.array([*(row.J for row in rows), run.J]), spent, stopped)
+    return LearningCurve(np.array([*(row.J for row in rows), run.J]), spent, stopped)
 
 
-def over(runs: Mapping[str, Mapping[str, Sequence[Course]]], axis: str) -> dict[str, Any]:
-    """Mean J with its interval over one axis; mean J of each seed over the budget all have."""
-    everyone = [c for rules in runs.values() for own in rules.values() for c in own]
-    last = max(c.spent[axis][-1] for c in everyone)
-    first = min(c.spent[axis][1] for c in everyone)
+def summarize(
+    runs: Mapping[str, Mapping[str, Sequence[LearningCurve]]], axis: str
+) -> dict[str, Any]:
+    """Mean J with intervals over one axis, and mean J per seed over the common budget."""
+    all_curves = [c for rules in runs.values() for curves in rules.values() for c in curves]
+    last = max(c.spent[axis][-1] for c in all_curves)
+    first = min(c.spent[axis][1] for c in all_curves)
     grid = (
         np.linspace(0, last, POINTS) if axis == "iteration" else np.geomspace(first, last, POINTS)
     )
-    found: dict[str, Any] = {"grid": grid.tolist(), "rows": {}}
+    summary: dict[str, Any] = {"grid": grid.tolist(), "rows": {}}
     for row, rules in runs.items():
-        ends = [c.spent[axis][-1] for own in rules.values() for c in own if not c.stopped]
+        ends = [c.spent[axis][-1] for curves in rules.values() for c in curves if not c.stopped]
         budget = np.linspace(0, min(ends, default=last), 400)
-        found["rows"][row] = {}
-        for name, own in rules.items():
-            J = np.array([c.at(axis, grid) for c in own])
+        summary["rows"][row] = {}
+        for name, curves in rules.items():
+            J = np.array([c.at(axis, grid) for c in curves])
             reached = J[:, np.isfinite(J).all(axis=0)]
             ends_at = np.array([interval(column) for column in reached.T])
-            found["rows"][row][name] = {
+            summary["rows"][row][name] = {
                 "mean": reached.mean(axis=0).tolist(),
                 "low": ends_at[:, 0].tolist(),
                 "high": ends_at[:, 1].tolist(),
-                "areas": [float(c.at(axis, budget).mean()) for c in own],
-                "final": [float(c.J[-1]) for c in own],
+                "areas": [float(c.at(axis, budget).mean()) for c in curves],
+                "final": [float(c.J[-1]) for c in curves],
             }
-    return found
+    return summary
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """A row a step rule, a column an axis."""
-    made = blank(DOUBLE, 5.6)
-    axes = made.subplots(len(ROWS), len(AXES), sharey="row", sharex="col")
+    """One row per step rule, one column per axis."""
+    fig = blank(DOUBLE, 5.6)
+    axes = fig.subplots(len(ROWS), len(AXES), sharey="row", sharex="col")
     for line, (row, (_, _, name)) in zip(axes, ROWS.items(), strict=True):
         for ax, axis in zip(line, AXES, strict=True):
-            found = data["axes"][axis]
+            axis_data = data["axes"][axis]
             for rule, method in RULES.items():
-                curve, shown = found["rows"][row][rule], marks(method)
-                x = found["grid"][: len(curve["mean"])]
+                curve, style = axis_data["rows"][row][rule], marks(method)
+                x = axis_data["grid"][: len(curve["mean"])]
                 ax.fill_between(
-                    x, curve["low"], curve["high"], color=shown["color"], alpha=0.25, lw=0
+                    x, curve["low"], curve["high"], color=style["color"], alpha=0.25, lw=0
                 )
-                ax.plot(x, curve["mean"], label=rule, ms=3, markevery=(3, 9), **shown)
+                ax.plot(x, curve["mean"], label=rule, ms=3, markevery=(3, 9), **style)
             ax.set_xscale("linear" if axis == "iteration" else "log")
         line[0].set_ylabel(f"J (return)\n{name}", fontsize=7)
     for ax, label in zip(axes[-1], AXES.values(), strict=True):
@@ -186,28 +191,28 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     for line in axes:
         line[0].set_ylim(bottom=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    made.legend(
+    fig.legend(
         handles, [f"{label} resets" for label in labels], loc="outside upper center", ncols=3
     )
-    return made
+    return fig
 
 
-#: Row → its name in sentences.
+#: Row → name in sentences.
 STEPS = {
     "masked": "Theorem 1's step",
     "needed": "Theorem 1's step",
     "returns": "the step for bounded returns",
     "full": "the full step",
 }
-#: Rows in which every rule sees as many accepted resets; there they are iterations in other units.
+#: Rows with equally many accepted resets per iteration, so accepted resets are no extra axis.
 EQUAL = ("masked", "returns", "full")
 
-#: Differences of mean J with their intervals: row → axis → estimate.
+#: Row → axis → difference of mean J, with its interval.
 Differences = Mapping[str, Mapping[str, tuple[float, tuple[float, float]]]]
 
 
 def differences(data: Data, rule: str, rows: Sequence[str], axes: Sequence[str]) -> Differences:
-    """Mean J over the budget with a rule's resets less that with random ones."""
+    """Mean J over the budget with a rule's resets minus that with random resets."""
 
     def difference(row: str, axis: str) -> tuple[float, tuple[float, float]]:
         rules = data["axes"][axis]["rows"][row]
@@ -217,35 +222,35 @@ def differences(data: Data, rule: str, rows: Sequence[str], axes: Sequence[str])
     return {row: {axis: difference(row, axis) for axis in axes} for row in rows}
 
 
-def in_words(found: Differences) -> str:
-    """Each difference with its interval."""
+def in_words(by_row: Differences) -> str:
+    """Each difference with its interval, as text."""
     return "; ".join(
         f"with {STEPS[row]} "
-        + ", ".join(f"by {AXES[axis]} {told(*each)}" for axis, each in own.items())
-        for row, own in found.items()
+        + ", ".join(f"by {AXES[axis]} {interval_text(*each)}" for axis, each in by_axis.items())
+        for row, by_axis in by_row.items()
     )
 
 
-def where(found: Differences) -> str:
-    """By which axes the first is ahead and behind, for each step rule."""
+def ahead_and_behind(by_row: Differences) -> str:
+    """The axes with a positive and with a negative difference, per step rule, as text."""
     words = []
-    for row, own in found.items():
+    for row, by_axis in by_row.items():
         sides = {
-            "ahead": [AXES[axis] for axis, (_, (low, _)) in own.items() if low > 0],
-            "behind": [AXES[axis] for axis, (_, (_, high)) in own.items() if high < 0],
+            "ahead": [AXES[axis] for axis, (_, (low, _)) in by_axis.items() if low > 0],
+            "behind": [AXES[axis] for axis, (_, (_, high)) in by_axis.items() if high < 0],
         }
-        told_of = (f"{side} by {_listed(names)}" for side, names in sides.items() if names)
-        words.append(f"with {STEPS[row]} {', '.join(told_of) or 'level'}")
+        parts = (f"{side} by {_listed(names)}" for side, names in sides.items() if names)
+        words.append(f"with {STEPS[row]} {', '.join(parts) or 'level'}")
     return "; ".join(words)
 
 
 def _listed(names: Sequence[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
-def _verdict(found: Differences) -> Verdict:
-    intervals = [each for own in found.values() for _, each in own.values()]
+def _verdict(by_row: Differences) -> Verdict:
+    intervals = [each for by_axis in by_row.values() for _, each in by_axis.values()]
     ahead, behind = [low > 0 for low, _ in intervals], [high < 0 for _, high in intervals]
     if all(ahead):
         return "holds"
@@ -255,9 +260,9 @@ def _verdict(found: Differences) -> Verdict:
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """Oracle and self resets against random ones, by each cost; policy iteration wins."""
+    """Oracle and self resets against random ones, by each cost; and the full step."""
     costs = ("iteration", "drawn", "steps")
-    oracle, own = (differences(data, rule, EQUAL, costs) for rule in ("oracle", "self"))
+    oracle, self_localized = (differences(data, rule, EQUAL, costs) for rule in ("oracle", "self"))
     needed = differences(data, "oracle", ["needed"], list(AXES))
     final = {
         (row, rule): float(np.mean(data["axes"]["iteration"]["rows"][row][rule]["final"]))
@@ -281,15 +286,15 @@ def claims(data: Data) -> Sequence[Claim]:
             equal,
             f"{in_words(oracle)[0].upper()}{in_words(oracle)[1:]}.",
             _verdict(oracle),
-            caveat=where(oracle),
+            caveat=ahead_and_behind(oracle),
         ),
         Claim(
             "Self-localized resets beat random resets: here, conservative policy iteration "
             "improves faster with them.",
             f"{equal} The localizer's precision and recall are those of the settings.",
-            f"{in_words(own)[0].upper()}{in_words(own)[1:]}.",
-            _verdict(own),
-            caveat=where(own),
+            f"{in_words(self_localized)[0].upper()}{in_words(self_localized)[1:]}.",
+            _verdict(self_localized),
+            caveat=ahead_and_behind(self_localized),
         ),
         Claim(
             "With as many resets an iteration as Theorem 1 asks for, oracle resets are ahead by "
@@ -298,7 +303,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"{in_words(needed)[0].upper()}{in_words(needed)[1:]}.",
             _verdict(needed),
             of="ours",
-            caveat=where(needed),
+            caveat=ahead_and_behind(needed),
         ),
         Claim(
             "What oracle resets win is a matter of certificates: with random resets too the full "

@@ -1,4 +1,4 @@
-"""T4: bound against truth, for every bound of the registry on the same updates."""
+"""T4: bound against true value, for every bound of the registry on the same updates."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ SETTINGS: Mapping[str, Any] = {"seed": 0, "instances": 100}
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-#: A bound that comes so near the truth somewhere is tight there.
+#: A bound is tight on an update if its nearness is at least this.
 TIGHT = 0.99
 
-#: A certificate is of the size of the truth if the median of their ratio is above this.
+#: A certificate is of the size of the true gain if the median ratio is above this.
 SAME_SIZE = 0.1
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """How near each bound comes to the truth on chains and random MDPs, and at best anywhere."""
+    """Nearness of each bound on chains and random MDPs, and its best value on any update."""
     suite = itertools.chain(
         (("tight", update) for _, update in tight_instances()),
         (("common", update) for _, update in chain_instances()),
@@ -73,7 +73,7 @@ def _finite() -> Any:
 
 
 def summary(common: Sequence[Check], tight: Sequence[Check]) -> dict[str, Any]:
-    """Quantiles over the common updates; the best of all; how many say nothing."""
+    """Quantiles over the common updates, best value on all, and share of informative bounds."""
     ratios = [ratio for check in common if not math.isnan(ratio := nearness(check))]
     best = [r for check in (*common, *tight) if not math.isnan(r := constant(check))]
     return {
@@ -86,27 +86,27 @@ def summary(common: Sequence[Check], tight: Sequence[Check]) -> dict[str, Any]:
 
 
 def constant(check: Check) -> float:
-    """How near a bound's constant is to the truth.
+    """Nearness of a bound's constant to the best possible one.
 
-    Of a bound that takes a penalty off the first-order gain it is true loss over penalty: bound
-    over truth tends to 1 for small steps, whatever the constant in the penalty.
+    For bounds of the form first-order gain minus penalty it is the true loss over the penalty.
+    There, bound over true value tends to 1 for small steps with any constant in the penalty.
     """
     return nearness(check) if check.bound.first_order is None else 1 / check.penalty_ratio
 
 
 def nearness(check: Check) -> float:
-    """Bound over truth, or truth over bound if it bounds from above: 1 is tight, nan is vacuous."""
+    """Bound over true value, or the inverse for upper bounds; 1 is tight, nan vacuous."""
     return 1 / check.tightness if check.bound.sense == "<=" else check.tightness
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """A row a bound: median, quartiles, 5 to 95 %, and the best."""
+    """One row per bound: median, quartiles, 5 to 95 %, and the best value."""
     kinds = {
         kind: [b for b in data["bounds"] if b["kind"] == kind and b["sense"] != "="]
         for kind in ("discounted", "finite")
     }
-    made = blank(DOUBLE, 3.6)
-    axes = made.subplots(1, 2)
+    fig = blank(DOUBLE, 3.6)
+    axes = fig.subplots(1, 2)
     for ax, (kind, bounds) in zip(axes, kinds.items(), strict=True):
         for row, bound in enumerate(bounds):
             if bound["quantiles"]:
@@ -125,13 +125,13 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ax.set_xlabel("nearness to the truth (1: tight)")
         ax.annotate("compared", (1.03, 1.01), xycoords="axes fraction", fontsize=6)
         ax.set_title({"discounted": "discounted", "finite": "finite horizon"}[kind])
-    return made
+    return fig
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """No violation; how tight."""
+    """Violations, size of the certificates, and tightness."""
     bounds = data["bounds"]
-    wrong = sum(bound["violations"] for bound in bounds)
+    violations = sum(bound["violations"] for bound in bounds)
     inequalities = [b for b in bounds if b["sense"] != "="]
     loose = [b for b in inequalities if b["best"] < TIGHT]
     names = ", ".join(f"{b['name']} ({b['best']:.2f})" for b in loose)
@@ -142,8 +142,8 @@ def claims(data: Data) -> Sequence[Claim]:
             "guaranteed gain.",
             f"Each of {len(bounds)} statements of `cpi.bounds`, with explicit constants, was "
             f"checked on up to {data['updates']:,} updates: tight instances, chains, random MDPs.",
-            f"{wrong} violations in {data['checks']:,} checks.",
-            "does not hold here" if wrong else "holds",
+            f"{violations} violations in {data['checks']:,} checks.",
+            "does not hold here" if violations else "holds",
         ),
         Claim(
             "The gain that Theorem 1 certifies is of the size of what its own step truly gains.",

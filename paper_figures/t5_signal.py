@@ -1,4 +1,4 @@
-"""T5: where resets pay: exact signal-to-noise of each method's gradient estimate."""
+"""T5: exact signal-to-noise ratios of each method's gradient estimate."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SETTINGS: Mapping[str, Any] = {
     "success": [0.9, 0.7, 0.5, 0.4, 0.3],
 }
 
-#: Colours of the cells, all so light that black numbers stand out: least to most, and below 1, 1,
+#: Colours of the cells, light enough for black numbers. GREYS: least to most. WORTHS: below 1, 1,
 #: above 1.
 GREYS, WORTHS = ("0.55", "1"), ("#5B9BD5", "#FFFFFF", "#E69F00")
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """The map of `cpi.signal`, and GRPO's own signal-to-noise ratio."""
+    """The map of `cpi.signal`, and the signal-to-noise ratio of GRPO."""
     progress("exact moments of each method")
     rows = signal_map(settings["lengths"], settings["success"])
     progress("exact moments of GRPO")
@@ -48,37 +48,37 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
-    """Where an arm is ahead of GRPO at equal cost, for each of the two costs."""
-    found = {}
+    """Cells in which an arm is ahead of GRPO at equal cost, for each of the two costs."""
+    by_cost = {}
     for cost, name in enumerate(("rollouts", "steps")):
         ahead = [row["success"] for row in rows if row[arm][cost] > 1]
         worths = [row[arm][cost] for row in rows]
-        found[name] = {
+        by_cost[name] = {
             "ahead": len(ahead),
             "up_to_success": max(ahead, default=0.0),
             "best": max(worths),
             "worst": min(worths),
         }
-    return found
+    return by_cost
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """A column a method, a row a cost; numbers in the cells, those above 1 framed."""
+    """One column per method, one row per cost; cells above 1 are framed."""
     from matplotlib.colors import LogNorm
 
     rows, arms = data["rows"], data["arms"]
     lengths = sorted({row["length"] for row in rows})
     chances = sorted({row["q"] for row in rows}, reverse=True)
     cells = {(row["length"], row["q"]): row for row in rows}
-    made = blank(DOUBLE, 3.9)
-    axes = made.subplots(2, 1 + len(arms), sharex=True, sharey=True)
+    fig = blank(DOUBLE, 3.9)
+    axes = fig.subplots(2, 1 + len(arms), sharex=True, sharey=True)
 
-    def table(name: str) -> np.ndarray:
+    def grid_of(name: str) -> np.ndarray:
         return np.array([[cells[n, q][name] for q in chances] for n in lengths])
 
-    worths = [table(arm)[..., cost] for cost in (0, 1) for arm in arms]
+    worths = [grid_of(arm)[..., cost] for cost in (0, 1) for arm in arms]
     scale = LogNorm(0.4, 2.5)
-    _map(axes[0, 0], table("grpo"), LogNorm(0.002, 8), None, GREYS)
+    _map(axes[0, 0], grid_of("grpo"), LogNorm(0.002, 8), None, GREYS)
     axes[0, 0].set_title("grpo, 8 rollouts:\nsignal / noise")
     for number, values in enumerate(worths):
         cost, column = divmod(number, len(arms))
@@ -86,7 +86,7 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         image = _map(ax, values, scale, 1.0, WORTHS)
         ax.set_title(f"{arms[column]}\nequal {('rollouts', 'steps')[cost]}")
     axes[1, 0].set_axis_off()
-    bar = made.colorbar(image, ax=axes[1, 0], fraction=0.3, aspect=8, location="left")
+    bar = fig.colorbar(image, ax=axes[1, 0], fraction=0.3, aspect=8, location="left")
     bar.set_ticks(
         [0.4, 0.5, 0.7, 1, 1.4, 2, 2.5], labels=["0.4", "½", "0.7", "1", "1.4", "2", "2.5"]
     )
@@ -100,13 +100,13 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ax.tick_params(labelleft=True)
     axes[0, 0].set_xticks(range(len(chances)), [f"{1 - q:.1f}" for q in chances])
     axes[0, 0].set_yticks(range(len(lengths)), [str(n) for n in lengths])
-    return made
+    return fig
 
 
 def _map(
     ax: Any, values: np.ndarray, scale: Any, above: float | None, colours: Sequence[str]
 ) -> Any:
-    """Coloured cells with their numbers."""
+    """Draw coloured cells with their numbers; frame those greater than `above`."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
@@ -126,7 +126,7 @@ def _map(
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """Resets sharpen the signal; localized ones more; not everywhere."""
+    """Signal of localized, random and oracle resets, against GRPO."""
     rows, total = data["rows"], len(data["rows"])
     summary = data["summary"]
     localized = "srpo 0.8/0.1"
@@ -182,7 +182,7 @@ def claims(data: Data) -> Sequence[Claim]:
 
 
 def _share(ahead: int, total: int) -> Verdict:
-    """The verdict on a claim that holds on some of the problems."""
+    """The verdict on a claim that holds on `ahead` of `total` problems."""
     if ahead == total:
         return "holds"
     return "holds with a caveat" if ahead else "does not hold here"

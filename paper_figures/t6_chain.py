@@ -1,7 +1,7 @@
-"""T6: occupancy, improvable states and where resets land, drawn on chains.
+"""T6: occupancy, improvable states and reset positions on chains, all exact.
 
-Each problem is a chain of steps with one right action, whose clean prefix of h steps is state h.
-Everything is exact.
+Each problem is a chain of steps with one right action per step. State h is the clean prefix of h
+steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Data:
-    """Exact quantities of each step of each chain."""
+    """Exact quantities per step of each chain."""
     lock, chain = settings["lock"], settings["chain"]
     success = np.full(lock["length"], lock["success"])
     success[lock["weak"]] = lock["weak_success"]
@@ -45,9 +45,9 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
 
 
 def describe(title: str, base: Evaluation) -> dict[str, Any]:
-    """A panel: per step the chance of a clean prefix, advantages, and where rules reset."""
+    """Data of a panel: per step, probability of a clean prefix, advantage, and reset shares."""
     tau = default_tau(base)
-    assert tau is not None  # each of these policies errs
+    assert tau is not None  # None only for policies that cannot improve
     horizon = base.occupancy.shape[0]
     steps = np.arange(horizon)
     clean = base.occupancy[steps, steps] * horizon
@@ -79,16 +79,16 @@ def describe(title: str, base: Evaluation) -> dict[str, Any]:
 
 
 def draw(data: Data) -> matplotlib.figure.Figure:
-    """A column a chain; occupancy, advantage, and where resets land."""
+    """One column per chain: occupancy, advantage, and reset positions."""
     panels = data["panels"]
-    made = blank(DOUBLE, 4.3)
-    axes = made.subplots(3, len(panels), sharex="col")
+    fig = blank(DOUBLE, 4.3)
+    axes = fig.subplots(3, len(panels), sharex="col")
     for column, panel in zip(axes.T, panels, strict=True):
         steps, improvable = np.arange(len(panel["clean"])), np.array(panel["improvable"])
         clean, advantage = np.array(panel["clean"]), np.array(panel["advantage"])
         column[0].bar(steps, 1, color="0.92", width=0.85, label="after an error")
         green = marks("oracle")["color"]
-        for chosen, look, label in (
+        for chosen, style, label in (
             (~improvable, {"color": "0.7"}, "no error yet"),
             (
                 improvable,
@@ -96,7 +96,7 @@ def draw(data: Data) -> matplotlib.figure.Figure:
                 "no error yet, improvable by more than τ",
             ),
         ):
-            column[0].bar(steps[chosen], clean[chosen], width=0.85, label=label, **look)
+            column[0].bar(steps[chosen], clean[chosen], width=0.85, label=label, **style)
         column[0].set_title(panel["title"])
         column[1].axhline(panel["tau"], lw=0.7, color="black", ls=(0, (4, 2)), label="τ")
         for chosen, fill in ((improvable, green), (~improvable, "white")):
@@ -120,18 +120,18 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     axes[1, 0].legend(loc="upper right")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     lines, names = axes[2, 0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside upper center", ncols=3)
-    made.legend(lines, names, loc="outside lower center", ncols=3, title="resets are made at")
-    return made
+    fig.legend(handles, labels, loc="outside upper center", ncols=3)
+    fig.legend(lines, names, loc="outside lower center", ncols=3, title="resets are made at")
+    return fig
 
 
 def claims(data: Data) -> Sequence[Claim]:
-    """First errors are not improvable states; coverage is not visit probability."""
+    """First errors against improvable states, coverage against visits, and success after resets."""
     lock, hard, easy = data["panels"]
     share = hard["improvable_first_errors"]
-    apart = share < 0.5
+    mostly_elsewhere = share < 0.5
     rates = [panel["rates"] for panel in (hard, easy)]
-    told = "; ".join(
+    numbers = "; ".join(
         f"{r['root']:.2g} fresh, {r['random_reset']:.2g} from a random step, "
         f"{r['first_error_reset']:.2g} from the first error"
         for r in rates
@@ -146,7 +146,7 @@ def claims(data: Data) -> Sequence[Claim]:
             f"At success {hard['J']:.2g}, {share:.1%} of first errors are at improvable states, at "
             f"{easy['J']:.2g} {easy['improvable_first_errors']:.0%}: where later steps fail as "
             "well, an early right step has a tiny advantage.",
-            "holds" if apart else "does not hold here",
+            "holds" if mostly_elsewhere else "does not hold here",
             of="ours",
         ),
         Claim(
@@ -162,7 +162,7 @@ def claims(data: Data) -> Sequence[Claim]:
             "from its first error more likely.",
             "Closed forms on the two first-error chains; a failed rollout may have erred before "
             "the random step.",
-            f"Success: {told}.",
+            f"Success: {numbers}.",
             "holds" if between and above else "does not hold here",
             of="ours",
         ),

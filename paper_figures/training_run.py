@@ -16,7 +16,7 @@ from paper_figures.framework.style import (
     save,
 )
 
-#: Panels: title, and metric → label.
+#: Panel title → metric → label.
 PANELS: dict[str, dict[str, str]] = {
     "held-out problems": {"eval/pass@1": "pass@1"},
     "success of rollouts": {"fresh/reward": "fresh", "reset/reward": "from resets"},
@@ -25,16 +25,16 @@ PANELS: dict[str, dict[str, str]] = {
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, in order of steps.
+    """Read the metrics of a run, one row per step.
 
     Raises
     ------
     ValueError
-        If there is no such run, or it has no lines.
+        If the file is missing or empty.
     """
     path = run / "metrics.jsonl"
     if not path.is_file():
-        raise ValueError(f"{run}: no metrics.jsonl in it; name the folder of a training run")
+        raise ValueError(f"{run}: no metrics.jsonl in it; RUN must be the folder of a training run")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     if not rows:
         raise ValueError(f"{path}: empty, so there is nothing to draw yet")
@@ -47,40 +47,40 @@ def tokens(row: dict[str, Any]) -> float:
 
 
 def draw(runs: Sequence[Path], out: Path) -> None:
-    """One line a run and metric over generated tokens, a panel for each of `PANELS`."""
-    found = {run.name: read_metrics(run) for run in runs}
+    """Draw the panels of `PANELS` over generated tokens, one line per run and metric."""
+    metrics_by_run = {run.name: read_metrics(run) for run in runs}
     shown = {
         title: metrics
         for title, metrics in PANELS.items()
-        if any(name in row for rows in found.values() for row in rows for name in metrics)
+        if any(name in row for rows in metrics_by_run.values() for row in rows for name in metrics)
     }
     styles = list(zip(COLOURS.values(), DASHES.values(), strict=True))
-    with figure(2.4 * max(1, len(shown)), 2.3) as made:
-        axes = made.subplots(1, max(1, len(shown)), squeeze=False)[0]
+    with figure(2.4 * max(1, len(shown)), 2.3) as fig:
+        axes = fig.subplots(1, max(1, len(shown)), squeeze=False)[0]
         for ax, (title, metrics) in zip(axes, shown.items(), strict=False):
-            number = 0
-            for run, rows in found.items():
+            drawn_lines = 0
+            for run, rows in metrics_by_run.items():
                 for name, label in metrics.items():
                     points = [(tokens(row) / 1e3, row[name]) for row in rows if name in row]
                     if not points:
                         continue
-                    colour, dash = styles[number % len(styles)]
-                    number += 1
-                    text = label if len(found) == 1 else f"{run}: {label}"
+                    colour, dash = styles[drawn_lines % len(styles)]
+                    drawn_lines += 1
+                    text = label if len(metrics_by_run) == 1 else f"{run}: {label}"
                     ax.plot(*zip(*points, strict=True), color=colour, ls=dash, label=text)
             ax.set(xlabel="generated tokens, thousands", ylim=(-0.02, 1.02))
             ax.set_title(title, pad=16)
             ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
         axes[0].set_ylabel("share")
-        save(made, out)
+        save(fig, out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m paper_figures.training_run",
-        description="Draw how training runs went: pass@1 on held-out problems, success of fresh "
-        "rollouts and of those from resets, and how often resets are made at the first error.",
+        description="Draw the curves of training runs: pass@1 on held-out problems, success of "
+        "fresh and of reset rollouts, and the share of resets at the first error.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/training.png")

@@ -48,7 +48,7 @@ start (S,), and horizon or discount. A policy is an .npy of shape (S, A) or (H, 
 The exit code is 0 if every bound held, 1 if one was violated, 2 if the input was refused.
 """
 
-#: What a user's input can raise, each with a message made for them.
+#: Errors of bad user input; their messages are written for the user.
 REFUSALS = (ValueError, OSError, MemoryError, ArithmeticError)
 
 
@@ -98,7 +98,7 @@ def run(
     updates: Iterator[tuple[str, Update]],
     extra: dict[str, Any],
 ) -> int:
-    """Check, measure, print and write; returns the exit code."""
+    """Run all checks, print and write the results; returns the exit code."""
     started = time.monotonic()
     interrupted = check(report, updates)
     experiment = None
@@ -179,14 +179,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def whole(text: str) -> int:
-    """A non-negative whole number, for argparse."""
+    """Argument type: a whole number ≥ 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number ≥ 0")
     return int(text)
 
 
 def refuse_problem_options(args: argparse.Namespace) -> None:
-    """Raise where an option has no meaning without a problem, or contradicts another."""
+    """Check the options of the built-in suite, and set the default of `--instances`."""
     for name in ("policy", "gamma", "horizon"):
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} needs a problem of yours: add --mdp FILE.npz or --env ID")
@@ -197,7 +197,7 @@ def refuse_problem_options(args: argparse.Namespace) -> None:
 
 
 def suite(seed: int, instances: int, tau: float | None) -> Iterator[tuple[str, Update]]:
-    """Tight instances, chains, random MDPs, in this order."""
+    """Updates on tight instances, chains and random MDPs, in this order."""
     return itertools.chain(
         tight_instances(), chain_instances(tau), random_instances(seed, instances, tau)
     )
@@ -208,7 +208,7 @@ def load_problem(args: argparse.Namespace) -> Evaluation:
     if args.mdp is not None:
         mdp = TabularMDP.load(args.mdp, horizon=args.horizon, discount=args.gamma)
     else:
-        from envs.gym import mdp_from_env  # gymnasium is loaded only when asked for
+        from envs.gym import mdp_from_env  # gymnasium is imported only where needed
 
         mdp = mdp_from_env(args.env, horizon=args.horizon, discount=args.gamma)
     return evaluate(
@@ -224,7 +224,7 @@ def problem_updates(base: Evaluation, seed: int, tau: float | None) -> Iterator[
 
 
 def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
-    """What the bounds depend on, for the header and the JSON."""
+    """Quantities that the bounds depend on, for the header and the JSON."""
     mdp = base.mdp
     low, high = mdp.reward_range
     facts: dict[str, Any] = {
@@ -266,7 +266,7 @@ def run_theorem1(seed: int, quick: bool) -> Experiment | None:
 
 
 def versions() -> dict[str, str]:
-    """What produced the numbers."""
+    """Versions of Python and the numerical libraries."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -1,9 +1,9 @@
-"""What a bound is: a statement about one policy update, as data.
+"""Bounds as data: statements about one policy update.
 
-An `Update` goes from π towards a candidate π', and computes each quantity of a statement when it is
-first asked for. A `Bound` has a left side (the truth), a right side (what is guaranteed), and a
-hypothesis under which left ≥ right, left ≤ right or left = right. The registry is two tuples of
-them, `cpi.bounds.discounted.BOUNDS` and `cpi.bounds.finite.BOUNDS`.
+An `Update` goes from π towards a candidate π'. A `Bound` has a left side (the true value), a right
+side (the guaranteed value), and a hypothesis under which left ≥ right, left ≤ right or
+left = right. The registry consists of two tuples of bounds, `cpi.bounds.discounted.BOUNDS` and
+`cpi.bounds.finite.BOUNDS`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def always(update: Update) -> bool:
 class Bound:
     """One guarantee: under `hypothesis`, left (the truth) `sense` right (the bound).
 
-    `first_order` is set where the bound reads "gain ≥ first order − penalty". The ratio of the
-    whole sides tends to 1 for small steps whatever the constant in the penalty, so for these bounds
-    a check also compares the penalty with what the update truly loses of its first-order gain.
-    `unit` is that of both sides; rounding is measured in it.
+    `first_order` is set where the bound reads "gain ≥ first order − penalty". For small steps the
+    ratio of the sides tends to 1, whatever the constant in the penalty. A check of such a bound
+    therefore also compares the penalty with the first-order gain that the update truly loses.
+    Rounding is measured in `unit`, the unit of both sides.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Bound:
         slack = {">=": left - right, "<=": right - left, "=": -abs(left - right)}[self.sense]
         scale = None if self.unit == "reward" else 1.0
         rounding = tolerance(update.mdp, scale) + 64.0 * float(np.finfo(float).eps) * abs(right)
-        floor = 1e4 * rounding  # a ratio of numbers near rounding says nothing
+        floor = 1e4 * rounding  # ratios of numbers near rounding are noise
         tightness = _ratio(right, left, floor)
         penalty_ratio = float("nan")
         if self.first_order is not None:
@@ -81,10 +81,11 @@ def _ratio(bound: float, truth: float, floor: float) -> float:
 
 @dataclass(frozen=True)
 class Check:
-    """A bound on one update.
+    """Result of checking a bound on one update.
 
-    `slack` is ≥ 0 where the bound holds, to `rounding`. `tightness` is bound / truth and
-    `penalty_ratio` is penalty / true loss; nan where a side is not positive or the truth is tiny.
+    `slack` is ≥ 0 where the bound holds, up to `rounding`. `tightness` is bound / truth and
+    `penalty_ratio` is penalty / true loss. Both are nan where a side is not positive or the truth
+    is tiny.
     """
 
     bound: Bound

@@ -1,4 +1,4 @@
-"""Checks bounds on updates and sums the results up, one row a bound."""
+"""Checks bounds on policy updates; the report has one row per bound."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate
 from envs.tabular import FloatArray, TabularMDP
 
-#: Step sizes that `check_bounds` tries unless told otherwise.
+#: Default step sizes of `check_bounds`.
 STEPS = (1.0, 0.3, 0.1, 0.01)
 
 RATIOS = ("bound / truth", "penalty / loss")
@@ -31,10 +31,10 @@ CAPTION = (
 
 @dataclass
 class Row:
-    """What the checks of one bound came to.
+    """Summary of all checks of one bound.
 
-    `min_slack` is the smallest slack, `max_right` the largest right side; `tightness` and
-    `penalty_ratio` are the ratios closest to 1. All are infinite where there was nothing to see.
+    `min_slack` is the smallest slack, `max_right` the largest right side. `tightness` and
+    `penalty_ratio` are the ratios closest to 1. A number that no check defines is infinite.
     """
 
     bound: Bound
@@ -97,7 +97,7 @@ class BoundReport:
         raise KeyError(f"no bound {name!r}; there are {[row.bound.name for row in self.rows]}")
 
     def add(self, label: str, update: Update) -> None:
-        """Check every row's bound that is about `update`'s kind of MDP."""
+        """Check the bounds that apply to the MDP of `update`."""
         bounds = bounds_for(update.mdp)
         for row in self.rows:
             if row.bound in bounds and (check := row.bound.check(update)) is not None:
@@ -106,7 +106,7 @@ class BoundReport:
                     self.failures.append((label, check))
 
     def verdict(self) -> str:
-        """One sentence."""
+        """The result in one sentence."""
         used = sum(row.instances > 0 for row in self.rows)
         unused = len(self.rows) - used
         skipped = f" ({unused} did not apply)" if unused else ""
@@ -119,7 +119,7 @@ class BoundReport:
         return f"All {used} bounds hold in {self.instances:,} checks{skipped}: no violation."
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Rows as plain data; a number that does not exist is None."""
+        """Rows as plain data; undefined numbers are None."""
         return [
             {
                 "name": row.bound.name,
@@ -163,7 +163,7 @@ class BoundReport:
 
 
 def bounds_for(mdp: TabularMDP) -> tuple[Bound, ...]:
-    """The bounds about `mdp`'s kind: discounted or finite-horizon."""
+    """The bounds for discounted or for finite-horizon MDPs, whichever `mdp` is."""
     return discounted.BOUNDS if mdp.horizon is None else finite.BOUNDS
 
 
@@ -183,7 +183,11 @@ def variations(
     tau: float | None,
     restart: FloatArray | None = None,
 ) -> Iterator[Update]:
-    """One update per α, and on a finite horizon per reset rule: the given one, or RR and CARO."""
+    """One update per step size and reset rule.
+
+    The reset rule is `weights` if given. By default it is random resets and, on a finite horizon,
+    also oracle resets.
+    """
     rules: list[FloatArray | None] = [weights]
     if weights is None and base.mdp.horizon is not None and tau is not None:
         rules.append(improvable_mask(base, tau).astype(np.float64))
@@ -208,7 +212,7 @@ def check_bounds(
     ----------
     mdp : TabularMDP
     policy, candidate : array (S, A), or (H, S, A) on a finite horizon
-    alpha : float or several
+    alpha : float or sequence of floats
         Step sizes in [0, 1].
     weights : array (S,) or (H, S), optional
         Reset weights in [0, 1]; by default both random and oracle resets are checked.

@@ -4,10 +4,10 @@ The update is the reset-masked mixture (1 − α w) π + α w π'; random resets
 of the reward range, a = E_{π'} A^π, p_w = E_d w, 𝔸_w = E_{ν_w} a. The paper is Samanta et al. 2026
 (arXiv 2605.25507), which states orders; the constants are derived here.
 
-Why the masked penalty is what it is: until its first accepted switch the new policy walks the
-trajectory of π. A first switch at step t loses at most (H−t) r·(t α) of its first-order gain, for
-trajectories that had switched before; after it, each later step u costs at most α (H−u) r. Both
-together are α² r E[w_t] (H−t)(H+t−1)/2, and (H−t)(H+t−1) ≤ H(H−1).
+Proof of the masked penalty. Until its first accepted switch the new policy follows the trajectory
+of π. A first switch at step t has two losses. At most (H−t) r·(t α) of its first-order gain is lost
+to trajectories that switched before. After it, each later step u costs at most α (H−u) r. Together
+they are α² r E[w_t] (H−t)(H+t−1)/2, and (H−t)(H+t−1) ≤ H(H−1).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _count(u: Update) -> float:
 
 
 def _largest(u: Update) -> float:
-    """max |a| over the states that w accepts (at all)."""
+    """max |a| over the states with w > 0."""
     return float(np.abs(np.where(u.w > 0, u.a, 0.0)).max())
 
 
@@ -72,7 +72,7 @@ def _tau(u: Update) -> float:
 
 
 def _good_on_improvable(u: Update) -> bool:
-    """There is a τ > 0, π meets I_τ, and a ≥ τ on it."""
+    """Whether τ > 0 is given, π visits I_τ, and a ≥ τ on it."""
     inside = u.improvable
     return _tau(u) > 0 and u.p > 0 and bool((u.a[inside] >= _tau(u)).all())
 
@@ -82,7 +82,7 @@ def _good_everywhere(u: Update) -> bool:
 
 
 def _certified_step(u: Update, advantage: float) -> float:
-    """α = 𝔸_w / (H² r), the maximiser's safe stand-in; at most 1/H because 𝔸_w ≤ H r."""
+    """α = 𝔸_w / (H² r), just below the maximiser; at most 1/H because 𝔸_w ≤ H r."""
     return advantage / (u.H**2 * u.r_max)
 
 

@@ -1,8 +1,8 @@
-"""The instances that `python -m cpi.bounds` checks: tight ones, chains, and seeded random MDPs.
+"""Instances for `python -m cpi.bounds`: tight ones, chains, and seeded random MDPs.
 
-Random problems have almost no power over constants, so the tight instances come first. Random
-transition rows are small integer weights, normalised: they hit zeros, ties and unreachable states,
-which smooth rows never do.
+Random problems rarely come near a bound and so hardly test its constant; tight instances do.
+Random transition rows are small integer weights, normalised. They produce zeros, ties and
+unreachable states, which smooth rows never do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Labelled = Iterator[tuple[str, Update]]
 
 
 def tight_instances() -> Labelled:
-    """The fixtures on which a bound is an equality, over α, γ and H."""
+    """Instances on which a bound is an equality, over α, γ and H."""
     cases = [envs.tight_returns()]
     for discount in (0.1, 0.5, 0.9, 0.99):
         masked = envs.tight_masked(2)
@@ -79,7 +79,10 @@ def chain_instances(tau: float | None = None) -> Labelled:
 
 
 def random_instances(seed: int, count: int, tau: float | None = None) -> Labelled:
-    """`count` random finite-horizon MDPs and as many discounted ones; one stream an instance."""
+    """Updates on `count` random finite-horizon MDPs and as many discounted ones.
+
+    Every MDP has its own random stream, so a longer run starts with the instances of a shorter one.
+    """
     for index in range(count):
         for kind in ("finite", "discounted"):
             rng = np.random.default_rng([seed, index, kind == "finite"])
@@ -113,14 +116,14 @@ def random_mdp(rng: np.random.Generator, *, finite: bool) -> TabularMDP:
 
 
 def threshold(base: Evaluation, tau: float | None) -> float | None:
-    """The user's τ, else half the largest advantage."""
+    """`tau` if given, else half the largest advantage."""
     return default_tau(base) if tau is None else tau
 
 
 def candidates(
     base: Evaluation, tau: float | None, rng: np.random.Generator
 ) -> Iterator[FloatArray]:
-    """Greedy; greedy on I_τ and π elsewhere (the localizer's candidate); random."""
+    """Candidate policies: greedy; greedy on I_τ with π elsewhere; random."""
     greedy = greedy_policy(base.Q)
     yield np.broadcast_to(greedy, base.A.shape)
     level = threshold(base, tau)
@@ -133,7 +136,10 @@ def candidates(
 def random_weights(
     base: Evaluation, tau: float | None, rng: np.random.Generator
 ) -> Iterator[FloatArray | None]:
-    """Random resets; on a finite horizon also CARO, a noisy localizer, and arbitrary weights."""
+    """Reset weights: None for random resets; on a finite horizon three more.
+
+    These are oracle resets, a noisy localizer, and arbitrary weights.
+    """
     yield None
     if base.mdp.horizon is None:
         return

@@ -1,18 +1,21 @@
-"""Theorem 1 of Samanta et al. 2026 by experiment: what resets cost, and what they certify.
+"""Experiment on Theorem 1 of Samanta et al. 2026: resets needed and gain certified.
 
-On `envs.needle` with H, |A| and τ fixed, the coverage p of the improvable set varies. Under random
-(RR) and oracle (CARO) resets the experiment simulates
+On `envs.needle` H, |A| and τ are fixed, and the coverage p of the improvable set varies. The
+experiment simulates two quantities under random (RR) and oracle (CARO) resets:
 
-- *resets needed*: how many accepted resets, each with one uniformly random action, until the action
-  with the best mean return is the right one in 90 % of repeats. The *shared* class plays one action
-  everywhere, the *per-state* class one at each (h, s). CARO's total counts the refused draws too.
-- *certified gain*: p_w 𝔸̂_w²/(2Hr) with 𝔸̂_w and p_w as measured, and the true gain of that step.
+- *resets needed*: the number of accepted resets at which 90 % of repeats choose the right action.
+  Each reset tries one uniformly random action; the action with the best mean return is chosen.
+  The *shared* class plays one action everywhere, the *per-state* class one at each (h, s). CARO's
+  total also counts refused draws.
+- *certified gain*: p_w 𝔸̂_w²/(2Hr) from the measured 𝔸̂_w and p_w, beside the true gain of the step.
 
-The theorem says p⁻² (RR) against p⁰ (CARO) resets for the shared class, and gains p² against p¹.
-Blind rejection finds the needle once in 1/p draws, and a per-state class needs only 1/p of them.
-The localizer formula (accepted ∝ 1/q², draws ∝ 1/(p t q), gain p t q a²/(2Hr), precision q,
-recall t) is measured on a grid. Slopes are fitted on log-log axes; 95 % intervals are bootstrapped
-over repeats.
+For the shared class the theorem predicts p⁻² (RR) and p⁰ (CARO) resets, and gains of p² and p¹.
+Blind rejection accepts one of 1/p draws, so CARO's total is p⁻¹. A per-state class needs only p⁻¹
+random resets.
+
+The localizer formula is measured on a grid of precision q and recall t. It predicts
+accepted ∝ 1/q², draws ∝ 1/(p t q), and the gain p t q a²/(2Hr). Slopes are fitted on log-log axes;
+95 % intervals are bootstrapped over repeats.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ TARGET = 0.9
 BLOCKS = 50
 PRECISIONS, RECALLS, GRID_COVERAGE = (0.2, 0.4, 0.7, 1.0), (0.25, 0.5, 1.0), 0.125
 
-#: Arm of the Theorem 1 experiment → what is counted, and the exponent that theory predicts.
+#: Arm of the Theorem 1 experiment → its label, and the exponent of p that theory predicts.
 PREDICTED = {
     "rr": ("random resets, one action for all states", -2),
     "rr_per_state": ("random resets, an action per state", -1),
@@ -54,6 +57,7 @@ PREDICTED = {
     "caro_total": ("oracle resets, refused draws included", -1),
 }
 
+#: Whether the chosen action is right: (resets, sizes, repeats) → array (repeats, sizes).
 Correct = Callable[[Resets, NDArray[np.intp], int], NDArray[np.bool_]]
 
 
@@ -75,7 +79,10 @@ class Slope:
 
 @dataclass(frozen=True)
 class Point:
-    """One reset rule at one coverage; each array has the bootstrap replicates of the number."""
+    """Measurements of one reset rule at one coverage.
+
+    Arrays named `…_boot` hold the bootstrap replicates of a number.
+    """
 
     accepted: float
     drawn: float
@@ -89,7 +96,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The arms of Theorem 1 over `p`, and the localizer grid; prints as tables."""
+    """Every arm over the coverages `p`, and the localizer grid; prints as tables."""
 
     p: tuple[float, ...]
     arms: dict[str, list[Point]]
@@ -99,10 +106,10 @@ class Experiment:
 
     @property
     def certified(self) -> bool:
-        """Whether the true gain was at least the certificate everywhere."""
+        """Whether every true gain is at least its certificate."""
         points = [*self.arms["rr"], *self.arms["caro"]]
-        fine = all(point.gain >= point.certificate for point in points)
-        return fine and all(row["true_gain"] >= row["gain"] for row in self.localizer)
+        arms_certified = all(point.gain >= point.certificate for point in points)
+        return arms_certified and all(row["true_gain"] >= row["gain"] for row in self.localizer)
 
     def to_json(self) -> dict[str, Any]:
         """The keys "theorem1" and "localizer" of the command's JSON."""
@@ -129,7 +136,7 @@ class Experiment:
         }
 
     def verdict(self) -> str:
-        """One sentence."""
+        """The result in one sentence."""
         rr, caro, total = (self.slopes[arm]["resets"] for arm in ("rr", "caro", "caro_total"))
         gains = self.slopes["rr"]["gain"], self.slopes["caro"]["gain"]
         held = "every step gained" if self.certified else "NOT every step gained"
@@ -187,7 +194,7 @@ def _resets(arm: str, point: Point) -> float:
 
 
 def _interval(replicates: FloatArray) -> list[float]:
-    """95 %, by percentiles of the bootstrap."""
+    """95 % interval: percentiles of the bootstrap replicates."""
     return [float(end) for end in np.percentile(replicates, [2.5, 97.5])]
 
 
@@ -195,7 +202,7 @@ def theorem1(
     seed: int = 0,
     repeats: int = 450,
     bootstrap: int = 400,
-    progress: Callable[[str], None] = lambda what: None,
+    progress: Callable[[str], None] = lambda message: None,
 ) -> Experiment:
     """Run the experiment.
 
@@ -207,7 +214,7 @@ def theorem1(
     bootstrap : int
         Replicates behind each interval.
     progress : function of a str
-        Told what comes next.
+        Called with a status message before each part.
     """
     rng = np.random.default_rng([seed, 1])
     arms: dict[str, list[Point]] = {"rr": [], "caro": [], "caro_total": [], "rr_per_state": []}
@@ -297,9 +304,9 @@ def _point(
         [resets_needed(sizes, table[rng.integers(repeats, size=repeats)]) for _ in range(bootstrap)]
     )
     if not measure:
-        nothing = np.full(bootstrap, np.nan)
+        undefined = np.full(bootstrap, np.nan)
         nan = float("nan")
-        return Point(accepted, accepted * drawn_each, nan, nan, nan, nan, boot, nothing)
+        return Point(accepted, accepted * drawn_each, nan, nan, nan, nan, boot, undefined)
     data = draw_resets(base, weights, rng, accepted=measure)
     half = measure // 2
     baseline = mean_returns(base, data.part(slice(0, half)))
@@ -337,14 +344,14 @@ def per_state_correct(resets: Resets, sizes: NDArray[np.intp], repeats: int) -> 
     """Whether action 0 has the best mean return at the needle at every step, (repeats, sizes)."""
     right = np.ones((repeats, len(sizes)), dtype=bool)
     for h in range(HORIZON):
-        here = (resets.state == NEEDLE) & (resets.step == h)
-        means = _running_means(resets, sizes, repeats, here)
+        at_needle = (resets.state == NEEDLE) & (resets.step == h)
+        means = _running_means(resets, sizes, repeats, at_needle)
         right &= _right_is_best(means) & np.isfinite(means).all(axis=0)
     return right
 
 
 def _right_is_best(means: FloatArray) -> NDArray[np.bool_]:
-    """Action 0 strictly ahead: a tie is no choice."""
+    """Whether action 0 is strictly the best; a tie does not count."""
     return np.asarray(means[0] > means[1:].max(axis=0))
 
 
@@ -368,24 +375,34 @@ def _success(
     repeats: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_], float]:
-    """Sizes up to where nearly every repeat is right, success of each repeat, draws per reset."""
-    most, pilots = 16, min(100, repeats)
-    while True:  # a few repeats tell how far to go
-        pilot = draw_resets(base, weights, rng, accepted=most * pilots)
-        if correct(pilot, np.array([most]), pilots).mean() >= 0.95:
+    """Choices of many repeats over a range of sizes (numbers of accepted resets).
+
+    Returns
+    -------
+    sizes : array (K,)
+        The largest is one at which nearly every repeat is right.
+    table : array (repeats, K)
+        Whether each repeat is right at each size.
+    drawn_each : float
+        Draws per accepted reset.
+    """
+    largest, pilots = 16, min(100, repeats)
+    while True:  # a few pilot repeats find the largest size
+        pilot = draw_resets(base, weights, rng, accepted=largest * pilots)
+        if correct(pilot, np.array([largest]), pilots).mean() >= 0.95:
             break
-        most = most * 3 // 2
-    data = draw_resets(base, weights, rng, accepted=most * repeats)
-    sizes = np.unique(np.geomspace(max(most / 32, 4), most, 40).astype(np.intp))
+        largest = largest * 3 // 2
+    data = draw_resets(base, weights, rng, accepted=largest * repeats)
+    sizes = np.unique(np.geomspace(max(largest / 32, 4), largest, 40).astype(np.intp))
     return sizes, correct(data, sizes, repeats), data.drawn / len(data)
 
 
 def resets_needed(sizes: NDArray[np.intp], table: NDArray[np.bool_]) -> float:
-    """Resets for a 90 %-correct choice, read off a line through the success rates around it.
+    """Number of resets at which 90 % of choices are right, from a line through success rates.
 
-    Means of n noisy returns are apart by their difference times √n in standard errors, so the
-    probit of the success rate is close to a line in √n; one line through all rates between 50 and
-    98 % is much less noisy than the rates next to 90 %.
+    In standard errors, two means of n noisy returns differ by a multiple of √n. The probit of the
+    success rate is therefore close to a line in √n. One line through all rates between 50 and 98 %
+    is much less noisy than the rates next to 90 %.
 
     Parameters
     ----------
@@ -395,7 +412,7 @@ def resets_needed(sizes: NDArray[np.intp], table: NDArray[np.bool_]) -> float:
     """
     rates = table.mean(axis=0)
     near = (rates > 0.5) & (rates < 0.98)
-    if near.sum() < 2 or np.ptp(rates[near]) == 0:  # few repeats or sizes: it jumps
+    if near.sum() < 2 or np.ptp(rates[near]) == 0:  # few repeats or sizes: the rate jumps
         return float(np.interp(TARGET, np.maximum.accumulate(rates), sizes))
     slope, intercept = np.polyfit(np.sqrt(sizes[near]), ndtri(rates[near]), 1)
     if slope <= 0:

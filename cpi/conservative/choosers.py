@@ -1,13 +1,13 @@
-"""Policy choosers: where a candidate comes from, and how well its advantage is known.
+"""Policy choosers: a candidate policy and an estimate of its advantage.
 
-The exact chooser reads the values. The sampled ones see resets only: on-policy states accepted with
-probability w, from each of which one uniformly random action is taken and π is followed to the end.
-Half of the resets choose the candidate, the other half measure its advantage
+The exact chooser uses exact values. The sampled ones use resets only: on-policy states accepted
+with probability w. From each, one uniformly random action is taken and π is followed to the end.
+The first half of the resets chooses the candidate. The second half measures its advantage, so that
+the estimate is unbiased:
 
-    𝔸̂_w = mean of |A| (π'(a|s) − π(a|s)) (G − b),
+    𝔸̂_w = mean of |A| (π'(a|s) − π(a|s)) (G − b)
 
-G the return from the reset on and b the mean return there in the first half, so that the choice
-does not flatter its own estimate.
+G is the return from the reset on, b the mean return in that state and step in the first half.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from envs.tabular import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Resets:
-    """Accepted resets: step, state, the uniform action taken, the return G from there on, (n,).
+    """Accepted resets as arrays (n,): step, state, uniform action, return G from there on.
 
-    `drawn` counts all reset states asked for, accepted or not; `steps` all environment steps.
+    `drawn` counts all draws, accepted or refused; `steps` counts all environment steps.
     """
 
     step: NDArray[np.intp]
@@ -46,7 +46,7 @@ class Resets:
         return len(self.ret)
 
     def part(self, rows: slice) -> Resets:
-        """Some of the resets; the costs stay with the whole."""
+        """The resets in `rows`, with costs of 0."""
         arrays = (self.step[rows], self.state[rows], self.action[rows], self.ret[rows])
         return Resets(*arrays, 0, 0)
 
@@ -59,51 +59,51 @@ def draw_resets(
     accepted: int,
     most: int = 100_000_000,
 ) -> Resets:
-    """Simulate until `accepted` resets are accepted, blindly: a refused state costs its walk.
+    """Simulate until `accepted` resets are accepted; every draw costs a full episode.
 
     Parameters
     ----------
     evaluation : Evaluation
-        Of a policy with a finite horizon; only its policy is used.
+        Evaluated policy of a finite-horizon MDP; its values are not used.
     weights : array (H, S)
         w in [0, 1]; terminal states are never accepted.
     accepted : int
-        How many to return.
+        Number of resets to return.
     most : int
-        Give up after drawing so many.
+        Largest number of draws.
 
     Raises
     ------
     ValueError
-        If `most` draws do not yield enough.
+        If `most` draws give fewer than `accepted` resets.
     """
     mdp, policy = evaluation.mdp, evaluation.policy
     onpolicy = TabularSimulator(mdp, policy)
     probe = TabularSimulator(mdp, policy, first=uniform_policy(mdp))
     table = np.broadcast_to(weights, (onpolicy.horizon, mdp.num_states))
     parts: list[Resets] = []
-    found = drawn = steps = 0
-    while found < accepted:
+    kept = drawn = steps = 0
+    while kept < accepted:
         if drawn >= most:
             raise ValueError(
-                f"resets: {found} of {accepted} accepted in {drawn} draws; "
+                f"resets: {kept} of {accepted} accepted in {drawn} draws; "
                 "p_w is too small: lower tau, or ask for fewer"
             )
-        expected = (accepted - found) / max((found + 1) / (drawn + 1), 1e-3)
+        expected = (accepted - kept) / max((kept + 1) / (drawn + 1), 1e-3)
         batch = int(np.clip(1.1 * expected, 64, 200_000))
         starts = rng.choice(mdp.num_states, size=batch, p=mdp.start)
         walk = onpolicy.walk(starts, np.zeros(batch, dtype=np.intp), rng)
         w = np.where(walk.states >= 0, table[np.arange(onpolicy.horizon), walk.states], 0.0)
-        rows, at = accept(w, rng)
-        # Draws after the last one needed never happened.
-        rows, at = rows[: accepted - found], at[: accepted - found]
-        spent = batch if found + len(rows) < accepted else int(rows[-1]) + 1
-        states = walk.states[rows, at].astype(np.intp)
-        tail = probe.walk(states, at, rng)
-        first = tail.actions[np.arange(len(rows)), at].astype(np.intp)
-        parts.append(Resets(at, states, first, tail.rewards.sum(axis=1), 0, 0))
-        found, drawn = found + len(rows), drawn + spent
-        steps += int(walk.ends[:spent].sum()) + int((tail.ends - at).sum())
+        rows, cuts = accept(w, rng)
+        # Draws after the last one needed are dropped and not counted.
+        rows, cuts = rows[: accepted - kept], cuts[: accepted - kept]
+        draws = batch if kept + len(rows) < accepted else int(rows[-1]) + 1
+        states = walk.states[rows, cuts].astype(np.intp)
+        tail = probe.walk(states, cuts, rng)
+        actions = tail.actions[np.arange(len(rows)), cuts].astype(np.intp)
+        parts.append(Resets(cuts, states, actions, tail.rewards.sum(axis=1), 0, 0))
+        kept, drawn = kept + len(rows), drawn + draws
+        steps += int(walk.ends[:draws].sum()) + int((tail.ends - cuts).sum())
     step, state, action, ret = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("step", "state", "action", "ret")
@@ -113,7 +113,7 @@ def draw_resets(
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A candidate, its advantage 𝔸_w as measured, and a lower confidence bound of that."""
+    """A candidate, its measured advantage 𝔸_w, a lower confidence bound of it, and the costs."""
 
     candidate: FloatArray
     advantage: float
@@ -127,7 +127,7 @@ Chooser = Callable[[Evaluation, FloatArray, np.random.Generator], Choice]
 
 
 def exact_greedy(evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator) -> Choice:
-    """The greedy policy, its advantage exactly: the best any chooser can do."""
+    """The greedy policy and its exact advantage: the best possible choice."""
     candidate = np.broadcast_to(greedy_policy(evaluation.Q), evaluation.A.shape)
     gains = coverage(evaluation, weights * evaluation.A.max(axis=-1))
     advantage = gains / max(coverage(evaluation, weights), 1e-300)
@@ -141,15 +141,15 @@ def sampled(
     delta: float = 0.05,
     bound: Literal["bernstein", "hoeffding", "none"] = "bernstein",
 ) -> Chooser:
-    """A chooser that sees `resets` accepted resets.
+    """A chooser that uses `resets` accepted resets.
 
     Parameters
     ----------
     resets : int
         At least 4.
     policy_class : {"shared", "per_state"}
-        "Play action y everywhere", one y for all states; or an action of its own for each (h, s)
-        that was met, π where none was.
+        "shared" plays one action everywhere. "per_state" plays an action for each (h, s) with a
+        reset, and π elsewhere.
     delta : float
         The lower bound of the advantage holds with probability 1 − δ.
     bound : {"bernstein", "hoeffding", "none"}
@@ -158,7 +158,7 @@ def sampled(
     Raises
     ------
     ValueError
-        If an argument is none of these.
+        If `resets` is below 4, or an option is unknown.
     """
     if resets < 4:
         raise ValueError(f"resets: {resets} is below 4, two to choose with and two to measure")
@@ -169,13 +169,14 @@ def sampled(
 
     def choose(evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator) -> Choice:
         data = draw_resets(evaluation, weights, rng, accepted=resets)
-        half = data.part(slice(0, resets // 2))
-        pick = shared_candidate if policy_class == "shared" else per_state_candidate
-        candidate = pick(evaluation, half)
-        other = data.part(slice(resets // 2, None))
-        samples = advantage_samples(evaluation, candidate, other, mean_returns(evaluation, half))
+        first_half = data.part(slice(0, resets // 2))
+        second_half = data.part(slice(resets // 2, None))
+        candidate_from = shared_candidate if policy_class == "shared" else per_state_candidate
+        candidate = candidate_from(evaluation, first_half)
+        baseline = mean_returns(evaluation, first_half)
+        samples = advantage_samples(evaluation, candidate, second_half, baseline)
         mean = float(samples.mean())
-        # A sample is |A| (π' − π) (G − b): its first factor is within ±1, the second within ±H r.
+        # A sample is |A| (π' − π) (G − b), with π' − π within ±1 and G − b within ±H r.
         mdp = evaluation.mdp
         assert mdp.horizon is not None
         width = 2 * mdp.num_actions * mdp.horizon * mdp.reward_width
@@ -194,8 +195,8 @@ def advantage_samples(
 ) -> FloatArray:
     """|A| (π'(a|s) − π(a|s)) (G − b) of each reset, shape (n,): their mean estimates 𝔸_w.
 
-    A baseline b of the step and state, shape (H, S), changes no expectation, because π' − π sums to
-    0 over the actions; that of `mean_returns` over other resets takes out what the state decides.
+    The baseline b, shape (H, S), changes no expectation, because π' − π sums to 0 over the actions.
+    Mean returns of other resets (`mean_returns`) remove the variance between states.
     """
     shape = evaluation.A.shape
     where = (resets.step, resets.state, resets.action)
@@ -208,8 +209,8 @@ def advantage_samples(
 def mean_returns(evaluation: Evaluation, resets: Resets) -> FloatArray:
     """Mean return of the resets at each (h, s), shape (H, S).
 
-    Where there is none, the middle of what the remaining steps can return: any baseline between
-    the extremes keeps G − b within ±H r.
+    Without a reset at (h, s) it is the middle of the range that the remaining steps can return. Any
+    baseline in that range keeps G − b within ±H r.
     """
     mdp = evaluation.mdp
     assert mdp.horizon is not None
@@ -224,19 +225,19 @@ def mean_returns(evaluation: Evaluation, resets: Resets) -> FloatArray:
 
 
 def shared_candidate(evaluation: Evaluation, resets: Resets) -> FloatArray:
-    """Play everywhere the action whose resets returned most on average."""
+    """The policy that plays the action with the largest mean return everywhere."""
     return _constant(evaluation, int(np.argmax(_means(evaluation, resets, None))))
 
 
 def per_state_candidate(evaluation: Evaluation, resets: Resets) -> FloatArray:
-    """Play at each (h, s) the action whose resets there returned most; π where none was made."""
+    """The action with the largest mean return at each (h, s); π where there is no reset."""
     mdp = evaluation.mdp
     shape = evaluation.A.shape
     cells = np.ravel_multi_index((resets.step, resets.state), shape[:2])
     means = _means(evaluation, resets, cells).reshape(shape)
-    met = np.isfinite(means).any(axis=-1, keepdims=True)
+    tried = np.isfinite(means).any(axis=-1, keepdims=True)
     best = deterministic_policy(means.argmax(axis=-1), mdp.num_actions)
-    return np.where(met, best, evaluation.policy)
+    return np.where(tried, best, evaluation.policy)
 
 
 def _constant(evaluation: Evaluation, action: int) -> FloatArray:
@@ -245,7 +246,7 @@ def _constant(evaluation: Evaluation, action: int) -> FloatArray:
 
 
 def _means(evaluation: Evaluation, resets: Resets, cells: NDArray[np.intp] | None) -> FloatArray:
-    """Mean return per action (A,), or per cell and action (H·S, A); −∞ where there is none."""
+    """Mean return per action (A,), or per cell and action (H·S, A); −∞ without resets."""
     num_actions = evaluation.mdp.num_actions
     num_cells = 1 if cells is None else int(np.prod(evaluation.A.shape[:2]))
     index = resets.action if cells is None else cells * num_actions + resets.action

@@ -1,7 +1,7 @@
-"""How far a mean of bounded samples can be from its expectation, and how many samples it takes.
+"""Confidence radii: bounds on the distance of a mean of bounded samples from its expectation.
 
-One-sided at level δ; for statements about every policy of a class at once give `members`, and for
-two-sided ones `sides=2`: both divide δ.
+Radii are one-sided at level δ. For statements about a whole class of policies give `members`, and
+for two-sided ones `sides=2`; both divide δ.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
     repeat   w     reset weights of the current π         (random | oracle | self)
              π', 𝔸̂_w                                      (a chooser, from resets accepted ∝ w)
-             stop if 𝔸̂_w is too small to be told from 0    (Kakade & Langford's rule)
+             stop if 𝔸̂_w is not clearly above 0            (Kakade & Langford's rule)
              α     from the advantage that can be trusted  (a step rule)
              π  ←  (1 − α w) π + α w π'
 
-There is nothing to resample in a terminal state, so none is ever accepted: p_w of random resets is
-the share of time before the end. Every iteration records the exact J, p_π and true gain beside what
-the method itself knew, and its three costs: accepted resets, all resets drawn, environment steps.
+Terminal states are never accepted: there is nothing to resample. p_w of random resets is therefore
+the share of time before the end. Every iteration records the exact J, p_π and gain beside the
+method's own estimates. It also records three costs: accepted resets, all resets drawn, environment
+steps.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate, tolerance
 from envs.tabular import FloatArray, TabularMDP
 
-#: Reset weights (H, S) or (S,) of the current policy.
+#: From the current policy, evaluated, to reset weights (H, S) or (S,).
 ResetWeights = Callable[[Evaluation], FloatArray]
 
 
@@ -56,16 +57,16 @@ def oracle_resets(tau: float) -> ResetWeights:
 
 
 def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
-    """The oracle through a localizer: recall t on I_τ, elsewhere what makes the precision q.
+    """Weights of a localizer with precision q and recall t: t on I_τ, f elsewhere.
 
-    The false-positive rate is f = t p (1−q) / (q p'), with p = p_π(τ) the current coverage and p'
-    that of the other states that are not terminal; where π visits none the precision is 1.
+    The false-positive rate is f = t p (1−q) / (q p'). Here p = p_π(τ) is the current coverage, and
+    p' the coverage of the other non-terminal states. If π visits none of these, the precision is 1.
 
     Raises
     ------
     ValueError
-        If τ is not a number ≥ 0, or precision or recall is outside (0, 1]; when called, if no f ≤ 1
-        gives that precision: it cannot be below p t / (p t + p').
+        If τ is not a number ≥ 0, or precision or recall is outside (0, 1]. The weights raise it
+        where no f ≤ 1 gives the precision, which cannot be below p t / (p t + p').
     """
     check_tau(tau)
     for name, value in (("precision", precision), ("recall", recall)):
@@ -76,26 +77,26 @@ def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
         improvable = improvable_mask(evaluation, tau)
         p = coverage(evaluation, improvable)
         rest = coverage(evaluation, ~evaluation.mdp.terminal & ~improvable)
-        spare = recall * p * (1 - precision) / precision
-        if rest > 0 and spare > rest * (1 + 1e-12):
-            least = p * recall / (p * recall + rest)
+        false_mass = recall * p * (1 - precision) / precision
+        if rest > 0 and false_mass > rest * (1 + 1e-12):
+            lowest = p * recall / (p * recall + rest)
             raise ValueError(
-                f"precision: {precision} is below {least:.4g}, what accepting every other state "
-                f"gives at p = {p:.4g}, recall {recall}"
+                f"precision: {precision} is below {lowest:.4g}, the precision of accepting every "
+                f"other state at p = {p:.4g}, recall {recall}"
             )
-        return np.where(improvable, recall, min(spare / rest, 1.0) if rest > 0 else 0.0)
+        return np.where(improvable, recall, min(false_mass / rest, 1.0) if rest > 0 else 0.0)
 
     weights.tau = tau  # type: ignore[attr-defined]
     return weights
 
 
 class Iteration(NamedTuple):
-    """One update.
+    """Record of one update.
 
-    J is the return before it and `gain` the true change; `p` is the coverage p_π(τ), `p_w` the
-    accepted fraction; `advantage` is 𝔸_w as the chooser measured it, `lower` what it could trust,
-    `certificate` the gain guaranteed from that, at the exact p_w. An episode is charged whole, also
-    where one of its states was wanted: that is how language models are sampled.
+    J is the return before the update, `gain` the true change. `p` is the coverage p_π(τ), `p_w` the
+    accepted fraction. `advantage` is the chooser's measurement of 𝔸_w, `lower` its lower confidence
+    bound. `certificate` is the gain guaranteed by `lower` at the exact p_w. An episode costs all
+    its steps even if only one state is used, because language models are sampled that way.
     """
 
     iteration: int
@@ -114,7 +115,7 @@ class Iteration(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Iterations, the final policy, and why the run ended; prints as a table."""
+    """Iterations, the final policy and its return, the reason to stop; prints as a table."""
 
     iterations: list[Iteration]
     policy: FloatArray
@@ -159,21 +160,21 @@ def run_cpi(
     Parameters
     ----------
     mdp : TabularMDP
-        With a finite horizon for sampled choosers and masked resets; discounted MDPs take random
+        Sampled choosers and masked resets need a finite horizon. Discounted MDPs take random
         resets and the exact chooser.
     policy : array (S, A) or (H, S, A)
     resets : function of an Evaluation
-        `random_resets`, `oracle_resets(tau)`, `self_resets(tau, precision, recall)`, or yours.
+        `random_resets`, `oracle_resets(tau)`, `self_resets(tau, precision, recall)`, or another.
     chooser : Chooser
     step : str or function, optional
         A rule of `cpi.conservative.step_sizes`; by default the certified one ("masked", or "kl" if
         discounted).
     iterations : int
     tau : float, optional
-        Threshold at which p_π is recorded: that of the reset rule, if it has one, or 0.
+        Threshold at which p_π is recorded; by default that of the reset rule, or 0.
     epsilon : float
-        Kakade & Langford's stopping rule: stop when the measured advantage is below 2ε/3. With
-        ε = 0 the run stops when nothing is left to trust: the lower bound is ≤ 0.
+        Kakade & Langford's stopping rule: stop when the measured advantage is below 2ε/3. The run
+        also stops when the lower bound is not above 0, up to rounding.
     seed : int
 
     Raises
@@ -182,7 +183,7 @@ def run_cpi(
         If an option does not fit the MDP.
     """
     rng = np.random.default_rng(seed)
-    level = getattr(resets, "tau", 0.0) if tau is None else tau
+    threshold = getattr(resets, "tau", 0.0) if tau is None else tau
     rule = step if step is not None else ("masked" if mdp.horizon else "kl")
     evaluation = evaluate(mdp, check_policy(mdp, policy))
     rows: list[Iteration] = []
@@ -197,7 +198,7 @@ def run_cpi(
             stopped = "no state that π visits is accepted: nothing improvable is left"
             break
         choice = chooser(evaluation, weights, rng)
-        update = Update(evaluation, choice.candidate, weights=weights, tau=level)
+        update = Update(evaluation, choice.candidate, weights=weights, tau=threshold)
         if choice.advantage < 2 * epsilon / 3 or choice.lower <= tolerance(mdp):
             stopped = f"advantage {choice.advantage:.4g} (at least {choice.lower:.4g}): too small"
             alpha = 0.0
@@ -227,12 +228,12 @@ def run_cpi(
 
 
 def certificate(update: Update, alpha: float, advantage: float) -> float:
-    """Guaranteed gain of the step α if 𝔸_w ≥ `advantage`: the largest that a bound gives.
+    """Largest gain of the step α that a bound guarantees if 𝔸_w ≥ `advantage`.
 
-    Finite horizon: the masked bound or that for bounded returns, at the exact p_w,
-    p_w (αH𝔸_w − α²H(H−1) min(Hr/2, R)). Discounted, w ≡ 1: the span form of K&L's Thm 4.1, or
-    Pirotta's bound or CPO's along the mixture; ε, Δ, D and TV exact. It is negative where the step
-    is longer than any bound allows.
+    Finite horizon: the masked bound or the one for bounded returns, at the exact p_w,
+    p_w (αH𝔸_w − α²H(H−1) min(Hr/2, R)). Discounted, w ≡ 1: the span form of K&L's Thm 4.1,
+    Pirotta's bound or CPO's along the mixture. ε, Δ, D and TV are exact. The result is negative
+    where the step is longer than any bound allows.
     """
     if update.mdp.horizon is not None:
         h = update.H

@@ -1,10 +1,9 @@
 """Step sizes of conservative policy iteration: α from an advantage, measured or exact.
 
-Each rule is the maximiser of a bound of `cpi.bounds`, or the step with which a bound is quoted. It
-takes the update (for exact ε, Δ and D, which only an exact evaluation knows, and for H, γ and the
-reward width, which everybody knows) and the advantage to trust: 𝔸 of random resets in the
-discounted rules, 𝔸_w in the finite ones, or a lower confidence bound of it. An advantage ≤ 0 gives
-α = 0: nothing is guaranteed, nothing is done.
+Each rule is the maximiser of a bound of `cpi.bounds`, or the step with which a bound is quoted. Its
+arguments are the update and the advantage to trust. The update supplies H, γ, the reward width, and
+the exact ε, Δ and D. The advantage is 𝔸 of random resets in the discounted rules and 𝔸_w in the
+finite ones, or a lower confidence bound of it. An advantage ≤ 0 guarantees nothing and gives α = 0.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def kl_maximiser(u: Update, advantage: float) -> float:
 
 
 def span_maximiser(u: Update, advantage: float) -> float:
-    """The same with the span of a for 2ε: a longer step, equally safe."""
+    """`kl_maximiser` with the span of a for 2ε: a longer step, equally safe."""
     return _mixture_maximiser(u, advantage, float(np.ptp(u.a)))
 
 

@@ -1,1 +1,1 @@
-"""The abstractions that both worlds share: prefixes, episodes, reset rules, plans, advantages."""
+"""Prefixes, episodes, reset rules, plans and advantages, for tabular and language-model worlds."""

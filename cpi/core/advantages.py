@@ -12,13 +12,13 @@ from envs.tabular import FloatArray
 
 Scale = Literal["group", "batch", "none"]
 
-#: TRL's conventions: the sample standard deviation, and what is added to it.
+#: TRL's conventions: the sample standard deviation, and the constant added to it.
 DDOF = 1
 EPSILON = 1e-4
 
 
 def group_advantages(returns: Sequence[ArrayLike], scale: Scale = "group") -> list[FloatArray]:
-    """Â = (R − mean of the group) / (std + 1e-4), with `std` as `scale` says.
+    """Â = (R − mean of the group) / (std + 1e-4), where `scale` selects std.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def group_advantages(returns: Sequence[ArrayLike], scale: Scale = "group") -> li
     batch = _std(np.concatenate(groups))
     advantages = []
     for group in groups:
-        # The mean of equal numbers may be off by an ulp, and nothing must come of that.
+        # The mean of equal returns may be off by an ulp, but their advantages must be exactly 0.
         centred = group - group.mean() if (group != group[:1]).any() else np.zeros_like(group)
         spread = {"group": _std(group), "batch": batch, "none": None}[scale]
         advantages.append(centred if spread is None else centred / (spread + EPSILON))

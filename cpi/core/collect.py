@@ -1,7 +1,7 @@
-"""Collection: roll out, choose where to reset, roll out again from there, group.
+"""Collection of groups: fresh rollouts, the choice of reset steps, and rollouts from there.
 
-One call of the simulator for all fresh episodes (or seeds), one of the rule for all localizations,
-one of the simulator for all resets.
+The simulator is called once for all fresh episodes (or seed episodes) and once for all resets. The
+rule is called once for all seed episodes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from envs.tabular import FloatArray
 
 @dataclass
 class Ledger:
-    """What a collection cost; ledgers add up.
+    """Costs of a collection; ledgers add up.
 
-    `steps` are the units that simulators generate: environment steps, or tokens. Resets *drawn* are
-    the seed episodes of which a step was asked for; *accepted* those of them that were reset.
+    `steps` counts the units that simulators generate: environment steps, or tokens. `resets_drawn`
+    counts the seed episodes whose steps the rule weighed, `resets_accepted` those that were reset.
+    `fallbacks` counts the fresh groups that replaced a reset.
     """
 
     episodes: int = 0
@@ -45,7 +46,7 @@ class Ledger:
         return asdict(self)
 
     def generated(self, episodes: Sequence[Episode], *, trained: bool) -> None:
-        """Count episodes that were rolled out."""
+        """Add the cost of episodes that were rolled out."""
         steps = sum(episode.cost for episode in episodes)
         self.episodes += len(episodes)
         self.steps += steps
@@ -58,9 +59,9 @@ class Ledger:
 class Group:
     """Episodes that share a prefix and are compared with one another.
 
-    `start` is the index of its start in the collection. `prefix` is what they share: steps up to
-    `prefix.length` belong to it, later ones are the suffix that is trained on. `seed` is the
-    episode that was cut, None for a fresh group.
+    `start` is the index of their start in the collection. Steps up to `prefix.length` are shared;
+    later steps are the suffix, which is trained on. `seed` is the seed episode that was cut, None
+    for a fresh group.
     """
 
     start: int
@@ -75,7 +76,7 @@ class Group:
 
 
 class Collection(list[Group]):
-    """The groups, in the order of their starts, fresh ones first; and what they cost."""
+    """Groups in the order of their starts, fresh ones first, and the ledger of their costs."""
 
     def __init__(self, groups: Sequence[Group], ledger: Ledger) -> None:
         super().__init__(groups)
@@ -89,12 +90,12 @@ def collect(
     rule: ResetRule | None,
     rng: np.random.Generator,
 ) -> Collection:
-    """One batch of groups, `plan.rollouts` trained episodes per start.
+    """Roll out one batch of groups: `plan.rollouts` trained episodes per start.
 
-    The fresh group is drawn first and stays whole: the episodes to reset are chosen among its
-    failures without being taken out of it, so that it remains an i.i.d. sample. A reset that finds
-    no episode to start from, or gets no step from the rule, is spent on a fresh group of the same
-    size, apart from the first one (which is already known to be, say, all successes).
+    Seed episodes are chosen among the failures of the fresh group. They stay in it, so that it
+    remains an i.i.d. sample. Where there is no seed episode, or the rule accepts none of its steps,
+    the reset is replaced by a *fallback*: a further fresh group of the same size. It is kept apart
+    from the first one, whose outcome (say, all successes) caused the fallback.
 
     Parameters
     ----------
@@ -105,16 +106,16 @@ def collect(
     rule : ResetRule, optional
         Needed if the plan has resets.
     rng : numpy Generator
-        The same generator state gives the same collection. The first trained groups take their
-        randomness from one stream whatever the plan, so a single group that is reset to before
-        its first step is the fresh group of GRPO, episode for episode.
+        The same generator state gives the same collection. The first trained groups use the same
+        random stream under every plan. A single group that is reset to before its first step
+        therefore equals the fresh group of GRPO, episode for episode.
     """
-    # Not rng.spawn, which counts spawns beside the state: a restored state must give them again.
+    # Not rng.spawn: its counter is not part of the state, so a restored state would not repeat it.
     first, second, seeding, choosing = (
         np.random.default_rng(seed) for seed in rng.integers(2**63, size=(4, 2))
     )
     ledger = Ledger()
-    spent = rule.cost if rule is not None else 0
+    cost_before = rule.cost if rule is not None else 0
     fresh_starts = [Prefix(start) for start in starts]
     groups: list[list[Group]] = [[] for _ in starts]
     pools: list[list[Episode]] = [[] for _ in starts]
@@ -133,24 +134,24 @@ def collect(
         cuts = _choose(pools, plan, rule, choosing, ledger)
         prefixes = [
             fresh_starts[number] if cut is None else cut[0].prefix(cut[1])
-            for number, cuts_here in enumerate(cuts)
-            for cut in cuts_here
+            for number, cuts_of_start in enumerate(cuts)
+            for cut in cuts_of_start
         ]
         rolled = iter(simulator.rollout(prefixes, plan.per_reset, second if plan.fresh else first))
         shared = iter(prefixes)
-        for number, cuts_here in enumerate(cuts):
-            for cut in cuts_here:
+        for number, cuts_of_start in enumerate(cuts):
+            for cut in cuts_of_start:
                 seed = None if cut is None else cut[0]
                 group = Group(number, next(shared), next(rolled), seed)
                 groups[number].append(group)
                 ledger.generated(group.episodes, trained=True)
                 ledger.resets_accepted += cut is not None
                 ledger.fallbacks += cut is None
-        ledger.localizer_cost += rule.cost - spent
-    return Collection([group for here in groups for group in here], ledger)
+        ledger.localizer_cost += rule.cost - cost_before
+    return Collection([group for groups_of_start in groups for group in groups_of_start], ledger)
 
 
-#: A seed episode and how many of its steps to keep; None is a fresh start instead.
+#: A seed episode and how many of its steps to keep; None is a fallback.
 Cut = tuple[Episode, int] | None
 
 
@@ -161,7 +162,7 @@ def _choose(
     rng: np.random.Generator,
     ledger: Ledger,
 ) -> list[list[Cut]]:
-    """`plan.resets` cuts for each start, the missing ones None."""
+    """Choose `plan.resets` cuts for each start; None where there is no episode or step to reset."""
     seeds: list[list[Episode]] = []
     for pool in pools:
         eligible = [e for e in pool if e.length and (e.failed or plan.seeds == "any")]
@@ -169,15 +170,18 @@ def _choose(
         if plan.choice == "random":
             order = order[: plan.resets]
         seeds.append([eligible[i] for i in order])
-    asked = [episode for here in seeds for episode in here]
-    ledger.resets_drawn += len(asked)
-    weights = check_weights(rule.weights(asked), asked, type(rule).__name__) if asked else []
+    all_seeds = [episode for seeds_of_start in seeds for episode in seeds_of_start]
+    ledger.resets_drawn += len(all_seeds)
+    weights: list[FloatArray] = []
+    if all_seeds:
+        weights = check_weights(rule.weights(all_seeds), all_seeds, type(rule).__name__)
     steps = iter(pick(weights, rng))
     cuts: list[list[Cut]] = []
-    for here in seeds:
-        found = [(episode, k) for episode, k in zip(here, steps, strict=False) if k is not None]
+    for seeds_of_start in seeds:
+        picked = zip(seeds_of_start, steps, strict=False)
+        possible = [(episode, k) for episode, k in picked if k is not None]
         if plan.choice == "deepest":
-            found.sort(key=lambda cut: -cut[1])  # stable: ties stay in random order
-        chosen: list[Cut] = [*found[: plan.resets]]
+            possible.sort(key=lambda cut: -cut[1])  # stable: ties stay in random order
+        chosen: list[Cut] = [*possible[: plan.resets]]
         cuts.append(chosen + [None] * (plan.resets - len(chosen)))
     return cuts

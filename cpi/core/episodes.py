@@ -1,8 +1,8 @@
-"""Episodes and the prefixes they grow from: the one vocabulary of tabular and language worlds.
+"""Episodes, prefixes and simulators: the vocabulary of tabular and language-model worlds.
 
-A step is whatever a world's steps are: (state, action) in a tabular MDP, a thought in a language
-model. A *reset* is a rollout from a non-empty prefix; the empty prefix is a fresh start, so one
-method, `Simulator.rollout`, serves both.
+A step is a (state, action) pair in a tabular MDP, and a thought in a language model. A *reset* is a
+rollout from a non-empty prefix. The empty prefix is a fresh start, so `Simulator.rollout` serves
+both.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Steps = Sequence[Any] | NDArray[Any]
 
 
 class Prefix(NamedTuple):
-    """A start and the steps kept.
+    """A start and the steps kept after it.
 
-    `start` is a start state or a prompt. `state` is where the next step begins, where start and
-    steps do not say (a tabular MDP that moves at random). `rewards` are those of the kept steps;
-    left out, they are zeros.
+    `start` is a start state or a prompt. `state` is the state in which the next step begins; only
+    worlds with random transitions need it. `rewards` are those of the kept steps; empty means
+    zeros.
     """
 
     start: Any
@@ -42,19 +42,19 @@ class Episode(NamedTuple):
     Attributes
     ----------
     origin : Prefix
-        The prefix it grew from.
+        The prefix that the rollout continued.
     steps : sequence of n steps
-        All of them, those of the origin included.
+        All steps, including those of the origin.
     ret : float
-        Return of all of them.
+        Return of all steps.
     failed : bool
-        Whether the world counts it as a failure; only failures are reset in RRPO and SRPO.
+        Whether it is a failure; RRPO and SRPO reset only failures.
     cost : int
         Units generated after the origin: environment steps, or tokens.
     states : sequence of n, optional
-        The state in which each step was taken, where the steps alone do not determine it.
+        The state in which each step was taken, if the steps alone do not determine it.
     rewards : array (n,), optional
-        Reward of each step; left out, the whole return comes at the end.
+        Reward of each step; empty means that the whole return comes at the end.
     """
 
     origin: Prefix
@@ -71,7 +71,7 @@ class Episode(NamedTuple):
         return len(self.steps)
 
     def prefix(self, k: int) -> Prefix:
-        """The prefix that keeps the first k steps, 0 ≤ k < n: a reset to just before step k + 1.
+        """The prefix of the first k steps, 0 ≤ k < n: a reset to just before step k + 1.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class Episode(NamedTuple):
 
 
 class Simulator(Protocol):
-    """The only door to a world."""
+    """Interface of a world: rollouts from prefixes."""
 
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator

@@ -1,7 +1,7 @@
-"""How a method spends its rollouts: group plans, and the table of algorithms.
+"""Group plans (how a method spends its rollouts), and the table of algorithms.
 
-An algorithm is a plan and a reset rule. `ALGORITHMS` is read by both worlds; a `World` says which
-oracle and which localizer they mean there.
+An algorithm is a plan and a reset rule. `ALGORITHMS` holds for tabular and language-model worlds; a
+`World` supplies the oracle and the localizer.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class GroupPlan:
     Parameters
     ----------
     fresh : int
-        Size of the fresh group. With 0, `resets` seed episodes are rolled out first, which are not
-        trained on but counted.
+        Size of the fresh group. If it is 0, `resets` seed episodes are rolled out first; they
+        count as cost and are not trained on.
     resets : int
         Number of reset groups.
     per_reset : int
-        Size of each.
+        Size of each reset group.
     seeds : {"failed", "any"}
-        Which episodes may be reset: failures (RRPO, SRPO), or all (theory).
+        Episodes that may be reset: failures (RRPO, SRPO), or all (theory).
     choice : {"random", "deepest"}
-        Which of them are, when there are more than `resets`: random ones (the paper), or those
-        with the latest reset step (short continuations: equal tokens buy more of them).
+        Choice of `resets` among more such episodes: at random (the paper), or those with the
+        latest reset step. Late resets have short continuations, so they cost fewer tokens.
 
     Raises
     ------
@@ -68,48 +68,48 @@ class GroupPlan:
 
     @property
     def rollouts(self) -> int:
-        """Episodes trained on per start."""
+        """Number of trained episodes per start."""
         return self.fresh + self.resets * self.per_reset
 
 
 class World(NamedTuple):
-    """What a world brings to the table: its oracle, with its default mask, and its localizer."""
+    """The oracle (with its default mask) and the localizer of a world; None if it has none."""
 
     oracle: OracleReset | None = None
     localizer: Localizer | None = None
 
 
 def random_reset(world: World) -> ResetRule:
-    """Reset to any step."""
+    """Reset to a uniformly random step."""
     return RandomReset()
 
 
 def self_reset(world: World) -> ResetRule:
-    """Reset where the world's localizer says."""
+    """Reset by the weights of the world's localizer."""
     if world.localizer is None:
-        raise ValueError("localizer: the algorithm needs one, and this world names none")
+        raise ValueError("localizer: the algorithm needs one, and this world has none")
     return SelfReset(world.localizer)
 
 
 def oracle_reset(world: World) -> ResetRule:
-    """Reset where the world's oracle says."""
+    """Reset by the weights of the world's oracle."""
     if world.oracle is None:
-        raise ValueError("oracle: the algorithm needs one, and this world names none")
+        raise ValueError("oracle: the algorithm needs one, and this world has none")
     return world.oracle
 
 
 class Algorithm(NamedTuple):
-    """A plan, and the reset rule it means in a world.
+    """A plan and a reset rule.
 
     Attributes
     ----------
     plan : GroupPlan
     rule : function
-        From a `World` to the reset rule.
+        Makes the reset rule from a `World`.
     needs : tuple of {"localizer", "oracle"}
-        What the rule takes from the world; a world makes nothing else for it.
+        Parts of the world that the rule uses; other parts need not exist.
     about : str
-        What is compared, for somebody who has not read of it.
+        What the algorithm compares, for readers new to it.
     """
 
     plan: GroupPlan
@@ -142,7 +142,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         _HALF,
         oracle_reset,
         ("oracle",),
-        "failed completions are reset to a step that an oracle knows, and continuations from there "
+        "failed completions are reset to a step that an oracle picks, and continuations from there "
         "are compared, beside whole completions",
     ),
 }

@@ -1,10 +1,10 @@
-"""Where to reset: one non-negative weight per step of an episode.
+"""Reset rules: one non-negative weight per step of an episode.
 
-The same weights are used in two ways.
+The weights are used in two ways.
 
-- **accept** (theory): a uniformly drawn step of an on-policy episode is kept with probability w, so
-  that resets follow ν_w ∝ d^π·w. The certificates of `cpi.bounds` hold for this one only.
-- **pick** (language models): one step per seed episode, drawn ∝ w.
+- **accept** (theory): draw a step of an on-policy episode uniformly, keep it with probability w.
+  Resets then follow ν_w ∝ d^π·w. The certificates of `cpi.bounds` hold only for this use.
+- **pick** (language models): draw one step per seed episode ∝ w.
 
 Rules see the steps, never the returns.
 """
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from cpi.core.episodes import Episode
 from envs.tabular import FloatArray
 
-#: Weights for each episode's steps, in one call for all of them (one batch of model calls).
+#: Weights for the steps of all episodes in one call (one batch of model calls).
 Localizer = Callable[[Sequence[Episode]], Sequence[FloatArray]]
 
 
 class ResetRule(Protocol):
-    """Weighs the steps of episodes."""
+    """Interface of reset rules: weights for the steps of episodes."""
 
     @property
     def cost(self) -> int:
@@ -38,7 +38,7 @@ class ResetRule(Protocol):
 
 
 class RandomReset:
-    """Every step alike (RRPO, CPI-RR)."""
+    """Equal weights for all steps (RRPO, CPI-RR)."""
 
     cost = 0
 
@@ -48,7 +48,7 @@ class RandomReset:
 
 
 class Oracle(Protocol):
-    """What a world knows about the steps of an episode."""
+    """Interface of oracles: exact information about the steps of an episode."""
 
     def improvement(self, episode: Episode) -> FloatArray:
         """max_a A_h(s_h, a) in the state of each step, shape (n,)."""
@@ -60,15 +60,15 @@ class Oracle(Protocol):
 
 
 class OracleReset:
-    """Resets where an oracle says (CPI-CARO).
+    """Weights 0 or 1 from an oracle (CPI-CARO).
 
     Parameters
     ----------
     oracle : Oracle
     mask : {"improvable", "first_error", "largest"}
         Accept every state with an advantage above `tau`; the first wrong step; the state with the
-        largest advantage, if it is positive. They are different rules: an early first error in a
-        long chain has a tiny advantage.
+        largest advantage, if it is positive. These rules differ: an early first error in a long
+        chain has a tiny advantage.
     tau : float
         Threshold of "improvable".
     """
@@ -93,20 +93,20 @@ class OracleReset:
 
     def _accepted(self, episode: Episode) -> NDArray[np.bool_]:
         if self.mask == "first_error":
-            return _only(self.oracle.errors(episode))
+            return _first_true(self.oracle.errors(episode))
         improvement = self.oracle.improvement(episode)
         if self.mask == "improvable":
             return np.asarray(improvement > self.tau)
-        return _only((improvement > 0) & (improvement == improvement.max(initial=0.0)))
+        return _first_true((improvement > 0) & (improvement == improvement.max(initial=0.0)))
 
 
-def _only(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The first True, alone."""
+def _first_true(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The flags with all but the first True cleared."""
     return np.asarray(flags & (np.cumsum(flags) == 1))
 
 
 class SelfReset:
-    """Resets where a localizer says (SRPO): the model itself, a heuristic, a noisy oracle."""
+    """Weights from a localizer (SRPO): the model itself, a heuristic, a noisy oracle."""
 
     def __init__(self, localizer: Localizer) -> None:
         self.localizer = localizer
@@ -117,40 +117,40 @@ class SelfReset:
         return int(getattr(self.localizer, "cost", 0))
 
     def weights(self, episodes: Sequence[Episode]) -> list[FloatArray]:
-        """The localizer's verdict.
+        """The localizer's weights, checked.
 
         Raises
         ------
         ValueError
-            If a verdict is not one finite weight ≥ 0 per step.
+            If they are not one finite number ≥ 0 for each step of each episode.
         """
         return check_weights(self.localizer(episodes), episodes, "localizer")
 
 
 def check_weights(
-    weights: Sequence[FloatArray], episodes: Sequence[Episode], what: str
+    weights: Sequence[FloatArray], episodes: Sequence[Episode], source: str
 ) -> list[FloatArray]:
-    """The weights as float arrays.
+    """The weights as float arrays; errors name `source`, their origin.
 
     Raises
     ------
     ValueError
         If they are not one finite number ≥ 0 for each step of each episode.
     """
-    verdicts = [np.asarray(w, dtype=np.float64) for w in weights]
-    if len(verdicts) != len(episodes):
-        raise ValueError(f"{what}: {len(verdicts)} verdicts for {len(episodes)} episodes")
-    for number, (episode, w) in enumerate(zip(episodes, verdicts, strict=True)):
+    arrays = [np.asarray(w, dtype=np.float64) for w in weights]
+    if len(arrays) != len(episodes):
+        raise ValueError(f"{source}: {len(arrays)} weight arrays for {len(episodes)} episodes")
+    for number, (episode, w) in enumerate(zip(episodes, arrays, strict=True)):
         if w.shape != (episode.length,) or not (np.isfinite(w).all() and (w >= 0).all()):
             raise ValueError(
-                f"{what}: episode {number} has {episode.length} steps, "
+                f"{source}: episode {number} has {episode.length} steps, "
                 f"its weights are {w}; one finite number ≥ 0 per step is needed"
             )
-    return verdicts
+    return arrays
 
 
 class NoisyLocalizer:
-    """An oracle seen through noise: weight `recall` on its steps, `false_positive` elsewhere."""
+    """A noisy oracle: weight `recall` on the steps of `rule`, `false_positive` elsewhere."""
 
     def __init__(self, rule: ResetRule, recall: float, false_positive: float) -> None:
         for name, value in (("recall", recall), ("false_positive", false_positive)):
@@ -160,7 +160,7 @@ class NoisyLocalizer:
 
     @property
     def cost(self) -> int:
-        """Units generated by the rule behind the noise."""
+        """Units generated by `rule`."""
         return self.rule.cost
 
     def __call__(self, episodes: Sequence[Episode]) -> list[FloatArray]:
@@ -173,7 +173,7 @@ class NoisyLocalizer:
 def accept(
     weights: FloatArray, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Theory's use of weights: draw one step of each episode uniformly, keep it with probability w.
+    """Draw one step of each episode uniformly, keep it with probability w (theory).
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def accept(
     Returns
     -------
     rows, steps : arrays (accepted,)
-        Which episodes were kept, and how many of their steps (0 … H−1). All N were drawn.
+        Indices of the accepted episodes, and how many of their steps to keep (0 … H−1).
 
     Raises
     ------
@@ -199,7 +199,7 @@ def accept(
 
 
 def pick(weights: Sequence[FloatArray], rng: np.random.Generator) -> list[int | None]:
-    """Language models' use of weights: one step per episode, drawn ∝ w.
+    """Draw one step per episode ∝ w (language models).
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Where a policy can be improved, and how much of that a reset rule sees.
+"""Improvable states of a policy, and how much of them a reset rule accepts.
 
     a_h(s)  = E_{a∼π'} A_h(s,a)           advantage of a candidate π' over π in a state
     I_τ     = {(h,s) : max_a A_h(s,a) > τ}                       improvable set
@@ -102,9 +102,9 @@ def switch_free_mass(evaluation: Evaluation, switch: ArrayLike) -> FloatArray:
 
 
 def visit_probability(evaluation: Evaluation, mask: ArrayLike) -> float:
-    """Pr_π(the trajectory meets the set `mask`), shape (S,) or (H, S).
+    """Pr_π(the trajectory visits the set `mask`), shape (S,) or (H, S).
 
-    A discounted trajectory is one that goes on with probability γ after each step.
+    A discounted trajectory continues with probability γ after each step.
     """
     member = np.asarray(mask, dtype=np.float64)
     return float((switch_free_mass(evaluation, member) * member).sum())

@@ -5,11 +5,11 @@
 | dense, or sparse with S ≤ 300       | LAPACK LU                              | direct           |
 | sparse, narrow band (chains, grids) | LAPACK banded LU                       | direct           |
 | sparse otherwise                    | BiCGSTAB, refined to machine precision | residual checked |
-| … where BiCGSTAB does not get there | SuperLU                                | direct           |
+| … where BiCGSTAB stalls             | SuperLU                                | direct           |
 
-Rows of a sparse P that lead only to themselves (absorbing states) are solved for by hand first, so
-that a chain whose every state leads to one "over" state still has a narrow band. ‖(I − γP)⁻¹‖∞ is
-at most 1/(1−γ), so a residual of a few ulp bounds the error by a few ulp times the same factor.
+Rows of a sparse P that lead only to themselves (absorbing states) are eliminated first. A chain
+whose every state leads to one "over" state thus still has a narrow band. ‖(I − γP)⁻¹‖∞ is at most
+1/(1−γ), so a residual of a few ulp bounds the error by a few ulp times the same factor.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from scipy.sparse import linalg as sparse_linalg
 from envs.tabular import FloatArray
 
 DENSE_STATES = 300
-#: Below it one thread factorises nearly as fast as two; on busy cores, where BLAS threads spin
-#: while they wait for each other, ten times faster.
+#: With fewer states one thread factorises nearly as fast as two. On busy cores, where BLAS threads
+#: spin while they wait for each other, it is ten times faster.
 THREAD_STATES = 2000
 BAND_ENTRIES = 5e7  # 400 MB of band storage
 BAND_WIDTH = 64  # to either side; LAPACK's code for wider bands goes to BLAS threads
@@ -81,8 +81,8 @@ def resolvent(transitions: Any, discount: float) -> Resolvent:
 
 
 def _dense(matrix: FloatArray, discount: float) -> Solver:
-    # LAPACK itself: on the small systems that bounds are checked on, scipy.linalg's wrappers would
-    # cost more than the arithmetic.
+    # LAPACK itself: on the small systems of bound checks, scipy.linalg's wrappers would cost more
+    # than the arithmetic.
     system = np.ascontiguousarray(matrix * -discount)
     system.ravel()[:: len(system) + 1] += 1.0
     # LAPACK is column-major: the transpose of a row-major array is factorised without a copy.
@@ -110,20 +110,20 @@ def _without(alone: Any, matrix: Any, diagonal: FloatArray, discount: float) -> 
     scale = 1.0 - discount * diagonal[alone]
     if not rest.any():
         return Resolvent("diagonal", lambda b, transposed: b / scale)
-    inner = _sparse(sparse.csr_array(matrix[rest][:, rest]), discount)
+    reduced = _sparse(sparse.csr_array(matrix[rest][:, rest]), discount)
     into = discount * sparse.csr_array(matrix[rest][:, alone])
 
     def solver(b: FloatArray, transposed: bool) -> FloatArray:
         x = np.empty_like(b, dtype=np.float64)
         if transposed:
-            x[rest] = inner.solver(b[rest], True)
+            x[rest] = reduced.solver(b[rest], True)
             x[alone] = (b[alone] + into.T @ x[rest]) / scale
         else:
             x[alone] = b[alone] / scale
-            x[rest] = inner.solver(b[rest] + into @ x[alone], False)
+            x[rest] = reduced.solver(b[rest] + into @ x[alone], False)
         return x
 
-    return Resolvent(inner.method, solver)
+    return Resolvent(reduced.method, solver)
 
 
 def _sparse(matrix: Any, discount: float) -> Resolvent:
@@ -178,10 +178,10 @@ def _refined_bicgstab(
     """Iterative refinement around BiCGSTAB; None if it stalls above a few ulp of residual.
 
     Each solve starts from a random guess, not from 0, because the first residual is also the shadow
-    vector of the iteration. An occupancy's right-hand side is a bad one: a uniform start is an
-    eigenvector, and a point is orthogonal to its first images, so that the iteration breaks down.
-    It is also scaled, because scipy takes any inner product below ε² for a breakdown. Whether to go
-    on is for the residual to say, not for scipy.
+    vector of the iteration. The right-hand side of an occupancy is a bad shadow vector: a uniform
+    start is an eigenvector, and a point is orthogonal to its first images, so the iteration breaks
+    down. The residual is scaled, because scipy takes any inner product below ε² for a breakdown. It
+    also decides whether to continue; scipy's return code does not.
     """
     norm = partial(np.linalg.norm, ord=1 if transposed else np.inf)  # the inverse is ≤ 1/(1−γ)
     x = np.zeros_like(b, dtype=np.float64)

@@ -64,8 +64,8 @@ def backward_induction(mdp: TabularMDP) -> Optimum:
 def policy_iteration(mdp: TabularMDP) -> Optimum:
     """Optimal values of a discounted MDP, by exact evaluations (Howard 1960).
 
-    An action is replaced only by one that is better by more than an ulp or so, and a round whose
-    values do not rise is the last, so neither ties nor rounding can make it cycle.
+    An action is replaced only by one that is better by more than a few ulp. A round whose values do
+    not rise is the last. Neither ties nor rounding can therefore make it cycle.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def policy_iteration(mdp: TabularMDP) -> Optimum:
     if mdp.discount is None:
         raise ValueError("policy iteration needs a discount; use backward_induction")
     states = np.arange(mdp.num_states)
-    # To look ahead once is cheaper than the round that it saves as a rule.
+    # One look-ahead is cheaper than the round that it usually saves.
     _, actions = _best(action_values(mdp, mdp.rewards.max(axis=1)))
     last = np.full(mdp.num_states, -np.inf)
     while True:
@@ -96,7 +96,7 @@ def _best(Q: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
     if num_states < 1000 or num_actions > 8:
         actions = Q.argmax(axis=1)
         return Q.take(num_actions * np.arange(num_states) + actions), actions
-    # numpy's argmax goes row by row, which for few actions takes two or three times as long.
+    # numpy's argmax goes row by row, which takes two or three times as long for few actions.
     highest, actions = Q[:, 0], np.zeros(num_states, dtype=np.intp)
     for a in range(1, num_actions):
         actions = np.maximum(actions, a * (Q[:, a] > highest))
@@ -113,19 +113,19 @@ def linear_program(mdp: TabularMDP) -> tuple[FloatArray, FloatArray]:
         Optimal values, to the solver's tolerance (about 1e-7).
     measure : array (S, A) or (H, S, A)
         The dual solution: discounted (or summed) visits of an optimal policy that starts once in
-        every state (and step), because the objective weighs all values alike.
+        every state (and step), because the objective has equal weights.
     """
     num_states, num_actions = mdp.rewards.shape
-    own: Any = sparse.kron(sparse.eye_array(num_states), np.ones((num_actions, 1)))
-    ahead: Any = sparse.csr_array(mdp.flat)
+    same_state: Any = sparse.kron(sparse.eye_array(num_states), np.ones((num_actions, 1)))
+    next_state: Any = sparse.csr_array(mdp.flat)
     if mdp.horizon is None:
         rewards = mdp.rewards.ravel()
-        constraint = own - mdp.discount * ahead
+        constraint = same_state - mdp.discount * next_state
     else:
         rewards = np.tile(mdp.rewards.ravel(), mdp.horizon)
-        steps = sparse.eye_array(mdp.horizon)
-        after = sparse.eye_array(mdp.horizon, k=1)
-        constraint = sparse.kron(steps, own) - sparse.kron(after, ahead)
+        same_step = sparse.eye_array(mdp.horizon)
+        next_step = sparse.eye_array(mdp.horizon, k=1)
+        constraint = sparse.kron(same_step, same_state) - sparse.kron(next_step, next_state)
     rows: Any = sparse.csr_array(-constraint)
     solution = linprog(
         np.ones(constraint.shape[1]),

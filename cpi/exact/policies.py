@@ -91,19 +91,19 @@ def mixture(
 def load_policy(mdp: TabularMDP, path: str | Path) -> FloatArray:
     """Read a policy of `mdp` from `.npy`, or from `.npz` with an array named `policy`.
 
-    An array that lacks only the row of the terminal state that `envs.gym.mdp_from_env` adds to an
-    environment gets that row, where no action matters.
+    `envs.gym.mdp_from_env` adds a terminal state to an environment. If only the row of that state
+    is missing, a uniform row is added: no action matters there.
 
     Raises
     ------
     FileNotFoundError, envs.MDPError, PolicyError
-        If there is no such file, it is not numpy's, or it holds no policy of `mdp`.
+        If the file does not exist, is not a numpy file, or holds no policy of `mdp`.
     """
     arrays = load_arrays(path)
     array = arrays.get("policy", arrays.get("array"))
     if array is None:
-        found = ", ".join(arrays) or "nothing"
-        raise PolicyError(f"{path}: no array named policy (found {found})")
+        names = ", ".join(arrays) or "nothing"
+        raise PolicyError(f"{path}: no array named policy (found {names})")
     lacks_last = array.ndim >= 2 and array.shape[-2:] == (mdp.num_states - 1, mdp.num_actions)
     if lacks_last and mdp.terminal[-1]:
         row = np.full((*array.shape[:-2], 1, mdp.num_actions), 1.0 / mdp.num_actions)

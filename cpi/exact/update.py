@@ -26,7 +26,7 @@ UNVISITED = 1e-14
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """The update π → (1 − α w) π + α w π' and everything the bounds say about it.
+    """The update π → (1 − α w) π + α w π', with the exact quantities of the bounds.
 
     Parameters
     ----------
@@ -210,5 +210,5 @@ class Update:
 
 @lru_cache(maxsize=8)
 def _optimum(mdp: TabularMDP) -> Optimum:
-    """Found once for all updates on one MDP (which is hashed by identity)."""
+    """`optimal(mdp)`, computed once per MDP object."""
     return optimal(mdp)

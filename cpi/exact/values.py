@@ -28,7 +28,7 @@ from envs.tabular import FloatArray, TabularMDP, check_distribution
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` returns: each quantity is computed when first asked for, then kept."""
+    """Exact values of a policy; each quantity is computed at first use, then kept."""
 
     mdp: TabularMDP
     policy: FloatArray

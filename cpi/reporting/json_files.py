@@ -9,7 +9,7 @@ from typing import Any
 
 
 def check_writable(path: Path) -> None:
-    """Refuse an impossible output file before the work, not after it."""
+    """Raise OSError if `path` cannot be written; called before the work starts."""
     if path.is_dir():
         raise IsADirectoryError(f"--json: {path} is a folder; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -18,7 +18,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write all of it or nothing: a reader never sees half a file."""
+    """Atomic write: a reader never sees a partial file."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Tables for a person: on a terminal, in a file, in a notebook."""
+"""Tables as text: on a terminal, in a file, in a notebook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PIPE_WIDTH = 150  # a pipe or a file has no width of its own; this fits every st
 
 
 def console(file: TextIO | None = None) -> Console:
-    """A console as wide as the terminal, or wide enough for our tables in a file."""
+    """A console as wide as the terminal; `PIPE_WIDTH` wide for a pipe or a file."""
     stream = sys.stdout if file is None else file
     width = shutil.get_terminal_size().columns if stream.isatty() else PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False)
@@ -21,14 +21,14 @@ def console(file: TextIO | None = None) -> Console:
 
 def plain(renderable: Any) -> str:
     """A table as plain text."""
-    paper = Console(width=PIPE_WIDTH, no_color=True)
-    with paper.capture() as capture:
-        paper.print(renderable)
+    recorder = Console(width=PIPE_WIDTH, no_color=True)
+    with recorder.capture() as capture:
+        recorder.print(renderable)
     return capture.get()
 
 
 def table(title: str, headings: Sequence[str]) -> Any:
-    """An empty table of numbers: plain, narrow, all columns to the right."""
+    """An empty table of numbers: no frame, narrow, right-aligned columns."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

@@ -7,12 +7,13 @@ A policy π = softmax(θ), θ of shape (S, A), collects groups (`cpi.collect`) a
 N the number of trained episodes, Â the advantage within the group. Steps of a shared prefix
 contribute exactly nothing.
 
-`exact_moments` gives E g and E‖g − E g‖² with no sampling error. Given the returns in a group its
-episodes are independent, so it suffices to sum over how often each return occurs, with the mean and
-the mean square of φ given that return; those come from enumerating single trajectories. A reset
-group depends on the fresh group only through the seed episode that was cut, which is a uniform
-draw among its failures: the covariance of the two needs E[φ(ξ)·M(ξ)] over seeds ξ, M(ξ) being the
-mean of the reset group that grows from ξ.
+`exact_moments` gives E g and E‖g − E g‖² with no sampling error. Given the returns in a group, its
+episodes are independent. It therefore suffices to sum over the counts of each return, with the mean
+and the mean square of φ given that return. These come from enumerating single trajectories.
+
+A reset group depends on the fresh group only through its seed episode ξ, a uniform draw among the
+failures. The covariance of the two groups needs E[φ(ξ)·M(ξ)], where M(ξ) is the mean of the reset
+group from ξ.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from cpi.core.plans import GroupPlan
 from cpi.core.resets import ResetRule
 from envs.tabular import FloatArray, TabularMDP
 
-#: More trajectories than this are refused: choose a shorter horizon or fewer branches.
+#: Largest number of trajectories; larger problems are refused.
 MAX_PATHS = 100_000
-#: More combinations of returns within a group than this are refused, too.
+#: Largest number of combinations of returns within a group.
 MAX_TERMS = 200_000
 
 
@@ -98,8 +99,8 @@ class Paths:
     @cached_property
     def joint(self) -> FloatArray:
         """P(path and return), shape (m, T): each path in the row of its return."""
-        own = np.round(self.returns, 9) == self.values[:, None]
-        return np.asarray(own * self.probability)
+        matches = np.round(self.returns, 9) == self.values[:, None]
+        return np.asarray(matches * self.probability)
 
     @cached_property
     def by_value(self) -> FloatArray:
@@ -165,7 +166,7 @@ class Moments:
     variance : float
         E‖g − E g‖², summed over the entries of θ.
     steps : float
-        Expected environment steps generated, seeds that are not trained on included.
+        Expected environment steps generated, including seed episodes that are not trained on.
     """
 
     mean: FloatArray
@@ -179,8 +180,8 @@ class Moments:
     def snr(self, gradient: FloatArray) -> float:
         """Signal over noise, E g · ∇J / (‖∇J‖ sqrt(variance)), of one collection per start.
 
-        Averaging over B starts multiplies it by sqrt(B), so (snr₁/snr₂)² is the ratio of the
-        numbers of collections at which two methods are equally reliable.
+        Averaging over B starts multiplies it by sqrt(B). Two methods are therefore equally reliable
+        when the numbers of their collections have the ratio (snr₁/snr₂)².
         """
         return self.signal(gradient) / math.sqrt(self.variance)
 
@@ -203,7 +204,7 @@ def exact_moments(
     scale: Scale = "group",
     success: float = 1.0,
 ) -> Moments:
-    """E g, its variance and its cost, for a collection from one start drawn from ρ.
+    """E g, its variance and its cost for a collection from one start drawn from ρ.
 
     Parameters
     ----------
@@ -215,20 +216,20 @@ def exact_moments(
     rule : ResetRule
     scale : {"group", "none"}
     success : float
-        Return from which on an episode is no failure.
+        Smallest return of an episode that is not a failure.
 
     Raises
     ------
     ValueError
-        If the plan chooses the deepest reset or the scale is that of the batch (both tie episodes
-        together in ways this sum does not follow), or there are too many trajectories.
+        If the plan chooses the deepest reset or the scale is that of the batch: both make episodes
+        dependent in ways that this sum does not cover. Also if there are too many trajectories.
     """
     if plan.choice != "random" or scale == "batch":
         raise ValueError("exact moments cover choice='random' and scale 'group' or 'none'")
     mean = np.zeros(policy.size)
     square = steps = 0.0
     for s in np.flatnonzero(mdp.start):
-        part = _Start(mdp, policy, int(s), plan, rule, scale, success)
+        part = _StartMoments(mdp, policy, int(s), plan, rule, scale, success)
         m, sq, cost = part.from_seeds() if plan.fresh == 0 else part.from_fresh()
         mean += mdp.start[s] * m
         square += mdp.start[s] * sq
@@ -288,14 +289,14 @@ def _fresh_moments(paths: Paths, size: int, scale: Scale) -> tuple[FloatArray, f
 def _square(
     counts: FloatArray, advantages: FloatArray, mu: FloatArray, squares: FloatArray
 ) -> float:
-    """E‖Σ_i Â_i φ_i‖² given the counts of returns: independent given the returns."""
+    """E‖Σ_i Â_i φ_i‖² given the counts of returns; given these, episodes are independent."""
     total = (counts * advantages) @ mu
-    own = (counts * advantages**2) @ (squares - (mu**2).sum(axis=1))
-    return float(total @ total + own)
+    variance = (counts * advantages**2) @ (squares - (mu**2).sum(axis=1))
+    return float(total @ total + variance)
 
 
-class _Start:
-    """The sums for one start state."""
+class _StartMoments:
+    """Exact moments for one start state."""
 
     def __init__(
         self,
@@ -313,7 +314,7 @@ class _Start:
         self.eligible = failed if plan.seeds == "failed" else np.ones_like(failed)
         if not plan.resets:
             return
-        # The reset group that grows from each trajectory ξ: E h, E‖h‖², expected cost.
+        # The reset group from each seed episode ξ: E h, E‖h‖², expected cost.
         self.fallback = (*_fresh_moments(paths, plan.per_reset, scale), paths.mean_length)
         origin = Prefix(start)
         episodes = [
@@ -323,19 +324,19 @@ class _Start:
         cache: dict[tuple[int, int], tuple[FloatArray, float, float]] = {}
         means, squares, costs = [], [], []
         for seed, w in zip(paths.steps, rule.weights(episodes), strict=True):
-            kept = [(1.0, self.fallback)]
+            reset_groups = [(1.0, self.fallback)]
             if len(seed) and w.sum() > 0:
-                kept = []
+                reset_groups = []
                 for k in np.flatnonzero(w):
                     key = (int(seed[k][0]), int(k))
                     if key not in cache:
                         tail = enumerate_paths(mdp, policy, *key)
                         moments = _fresh_moments(tail, plan.per_reset, scale)
                         cache[key] = (*moments, tail.mean_length)
-                    kept.append((w[k] / w.sum(), cache[key]))
-            means.append(sum(p * moments[0] for p, moments in kept))
-            squares.append(sum(p * moments[1] for p, moments in kept))
-            costs.append(sum(p * moments[2] for p, moments in kept))
+                    reset_groups.append((w[k] / w.sum(), cache[key]))
+            means.append(sum(p * moments[0] for p, moments in reset_groups))
+            squares.append(sum(p * moments[1] for p, moments in reset_groups))
+            costs.append(sum(p * moments[2] for p, moments in reset_groups))
         reset_means = np.array(means)
         self.reset_mean = paths.given_value(reset_means)
         self.reset_square = paths.given_value(np.array(squares))
@@ -372,7 +373,7 @@ class _Start:
         return mean, square, cost
 
     def from_seeds(self) -> tuple[FloatArray, float, float]:
-        """The same where seeds come first: as many as resets, rolled out but not trained on."""
+        """E h, E‖h‖² and cost of a plan without a fresh group; seed episodes add only to cost."""
         paths, plan = self.paths, self.plan
         mean, square = np.zeros(paths.features.shape[1]), 0.0
         cost = plan.resets * paths.mean_length
@@ -388,11 +389,11 @@ class _Start:
         used = min(plan.resets, total)
         unused = plan.resets - used
         share = pool / max(total, 1)
-        one = share @ self.reset_mean
-        mean = used * one + unused * self.fallback[0]
+        one_reset = share @ self.reset_mean
+        mean = used * one_reset + unused * self.fallback[0]
         square = used * float(share @ self.reset_square) + unused * self.fallback[1]
         square += unused * (unused - 1) * float(self.fallback[0] @ self.fallback[0])
-        square += 2 * used * unused * float(one @ self.fallback[0])
+        square += 2 * used * unused * float(one_reset @ self.fallback[0])
         if used > 1:  # two seeds are different episodes: drawn without replacement
             sums = pool @ self.reset_mean
             pairs = float(sums @ sums) - float(pool @ (self.reset_mean**2).sum(axis=1))

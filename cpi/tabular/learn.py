@@ -2,7 +2,7 @@
 
     groups = collect(simulator, starts, plan, rule, rng);   θ ← θ + lr · g(groups)
 
-It is the loop of the language-model trainer, on a policy table, with J known exactly throughout.
+This is the loop of the language-model trainer on a policy table, with exact J after each update.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from cpi.tabular.gradient import group_gradient, softmax_policy
 from cpi.tabular.simulator import TabularOracle, TabularSimulator
 from envs.tabular import FloatArray, TabularMDP
 
-#: Quality of the tabular world's stand-in for a model that localizes its own errors.
+#: Quality of the noisy localizer that stands for a model localizing its own errors.
 RECALL, FALSE_POSITIVE = 0.8, 0.1
 
 
 def tabular_world(evaluation: Evaluation) -> World:
-    """The tabular world's meaning of "oracle" and "self", for the current policy.
+    """Oracle and localizer of the tabular world, for the current policy.
 
-    The oracle resets at improvable states, advantage above half the largest; the localizer is the
-    first-error oracle seen through noise.
+    The oracle resets at states with an advantage above half the largest. The localizer is the
+    first-error oracle with noise.
     """
     oracle = TabularOracle(evaluation)
     return World(
@@ -42,7 +42,7 @@ def tabular_world(evaluation: Evaluation) -> World:
 
 
 class Progress(NamedTuple):
-    """After an update: exact J, ‖g‖, and the costs so far."""
+    """State after an update: exact J, ‖g‖, and the costs so far."""
 
     iteration: int
     J: float
@@ -94,11 +94,11 @@ def learn(
     mdp : TabularMDP
         With a finite horizon.
     algorithm : {"grpo", "rrpo", "srpo", "oracle"}
-        A line of `cpi.ALGORITHMS`.
+        A key of `cpi.ALGORITHMS`.
     theta : array (S, A), optional
         Initial logits; zeros (the uniform policy) by default.
     plan, rule : optional
-        Override those of the algorithm; the rule is made anew for each policy.
+        Override those of the algorithm; `rule` is called for each new policy.
     iterations, starts : int
         Updates, and start states per update (a "batch of prompts").
     lr : float
@@ -106,7 +106,7 @@ def learn(
     scale : {"group", "batch", "none"}
         Normalisation of the advantages.
     success : float, optional
-        Return from which on an episode is no failure; by default the best expected return J*.
+        Smallest return of an episode that is not a failure; by default the optimum J*.
     seed : int
 
     Raises
@@ -127,14 +127,14 @@ def learn(
         policy = softmax_policy(theta)
         simulator = TabularSimulator(mdp, policy, success=success)
         evaluation = evaluate(mdp, policy)
-        here = None
+        reset_rule = None
         if plan.resets:
-            here = (
+            reset_rule = (
                 ALGORITHMS[algorithm].rule(tabular_world(evaluation))
                 if rule is None
                 else rule(evaluation)
             )
-        groups = collect(simulator, simulator.draw_starts(starts, rng), plan, here, rng)
+        groups = collect(simulator, simulator.draw_starts(starts, rng), plan, reset_rule, rng)
         gradient = group_gradient(policy, groups, scale)
         theta = theta + lr * gradient
         ledger = ledger + groups.ledger

@@ -1,4 +1,4 @@
-"""Algorithms: what a training step samples and trains on."""
+"""Training algorithms: each one makes the batches that the trainer optimizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cpi.core.plans import ALGORITHMS
 from llm.algorithms.algorithm import Algorithm, Setup
 from llm.algorithms.batch import Batch
 from llm.algorithms.resets import ResetAlgorithm
-from llm.common.plugins import import_object, users_code
+from llm.common.plugins import import_object, plugin_errors
 from llm.config.algorithms import CLASSES
 from llm.config.train import TrainConfig
 
@@ -14,41 +14,41 @@ __all__ = ["Algorithm", "Batch", "Setup", "about", "algorithm_class", "make_algo
 
 
 def algorithm_class(config: TrainConfig) -> type[Algorithm]:
-    """The class behind `config.algorithm`.
+    """The class that `config.algorithm` names.
 
     Raises
     ------
     ValueError
-        If a user's class cannot be imported, or is no `Algorithm`.
+        If a user's class cannot be imported, or is not an `Algorithm`.
     """
     name = config.algorithm
     if name in ALGORITHMS:
         return ResetAlgorithm
-    found = import_object(CLASSES.get(name, name), "algorithm")
-    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+    plugin = import_object(CLASSES.get(name, name), "algorithm")
+    if not (isinstance(plugin, type) and issubclass(plugin, Algorithm)):
         raise ValueError(
-            f"algorithm: {name} is {found!r}, not a subclass of llm.algorithms.Algorithm"
+            f"algorithm: {name} is {plugin!r}, not a subclass of llm.algorithms.Algorithm"
         )
-    return found
+    return plugin
 
 
 def make_algorithm(config: TrainConfig, setup: Setup) -> Algorithm:
-    """The algorithm of a run, which has seen all training prompts.
+    """Construct the algorithm of a run, and check the training prompts.
 
     Raises
     ------
     ValueError
-        If it cannot be made, or refuses a prompt.
+        If the algorithm cannot be constructed, or refuses a prompt.
     """
     kind = algorithm_class(config)
-    with users_code(f"algorithm: {config.algorithm}", kind):
+    with plugin_errors(f"algorithm: {config.algorithm}", kind):
         algorithm = kind(setup, **config.algorithm_args)
     algorithm.check(setup.prompts)
     return algorithm
 
 
 def about(config: TrainConfig) -> str:
-    """The method of a run in a sentence."""
+    """One sentence on the method of a run."""
     name = config.algorithm
     if name in ALGORITHMS:
         return f"{name.upper()}: {ALGORITHMS[name].about}"

@@ -1,4 +1,4 @@
-"""The interface between algorithms and the trainer."""
+"""Base class of the training algorithms, and what a run passes to its constructor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm.thoughts.simulator import Prompt, ThoughtSimulator
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run gives its algorithm.
+    """Constructor argument of an algorithm.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class Setup:
         Samples completions and verifies them; also has engine, tokenizer and limits.
     task : Task
     prompts : sequence of Prompt
-        Of all training problems.
+        The prompts of all training problems.
     read_out : function
-        The policy's exact values for some prompts, on chain reasoning.
+        Computes the policy's exact values for some prompts, on chain reasoning.
     reporter : Reporter
         Shows progress and messages.
     """
@@ -44,17 +44,18 @@ class Setup:
 
 
 class Algorithm(ABC):
-    """Makes the batch that a training step trains on.
+    """Base class: an algorithm makes the training batch of each step.
 
-    Engine, losses, learning rate, ledger and evaluation are those of every run. A class of your own
-    is named by --algorithm module:Class; --algorithm_args are keyword arguments of its constructor.
+    All algorithms share the engine, losses, learning rate, ledger and evaluation. A class of your
+    own is named by --algorithm module:Class; --algorithm_args are keyword arguments of its
+    constructor.
 
     Attributes
     ----------
     about : str
-        The method in a sentence, for a model card.
+        One sentence on the method, for model cards.
     request : str
-        The words that ask for a second attempt, the longest if there are several; "" for none.
+        The message that asks for a second attempt, the longest if there are several; "" for none.
     """
 
     about: ClassVar[str] = ""
@@ -66,33 +67,35 @@ class Algorithm(ABC):
 
     @classmethod
     def check_task(cls, config: TrainConfig, task: Task) -> None:
-        """Refuse a task, before any model is loaded; a dry run asks the same.
+        """Refuse a task that does not fit, before any model is loaded and in dry runs.
 
         Raises
         ------
         ValueError
-            If the task lacks something; says what else would do.
+            If the task lacks something; the message names alternatives.
         """
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts that it could not train on, before anything is sampled.
+        """Refuse prompts that cannot be trained on, before anything is sampled.
 
         Raises
         ------
         ValueError
-            Names the prompt.
+            The message names the prompt.
         """
 
     @abstractmethod
     def batch(self, step: int, indices: Sequence[int], rng: np.random.Generator) -> Batch:
-        """What a step trains on: a function of these, and of the engine's weights.
+        """Sample the training batch of a step.
+
+        The batch depends only on the arguments and on the engine's weights.
 
         Parameters
         ----------
         step : int
             Counted from 1.
         indices : sequence of int
-            The step's problems, places in `prompts`.
+            The step's problems, as indices into `prompts`.
         rng : numpy Generator
-            Keyed by (seed, step).
+            Seeded by (seed, step).
         """

@@ -1,4 +1,4 @@
-"""What a training step needs of an algorithm, whichever it is: the trainer knows nothing else."""
+"""Interface between algorithms and the trainer: the batch of a training step."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from llm.runs.rollout_records import Record, group_record
 
 
 class Batch(NamedTuple):
-    """What a step trains on, and what is told of it.
+    """Training batch of a step, with its metrics and its cost.
 
     Attributes
     ----------
     rows : list of Row
     metrics : dict of float
     ledger : Ledger
-        What it cost.
+        Cost of sampling the batch.
     records : function
-        Makes the groups plain data, for `llm.runs.rollout_records`.
+        Converts the groups to plain data for `llm.runs.rollout_records`.
     """
 
     rows: list[Row]
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 def records_of_rows(
     step: int, groups: Sequence[Group], advantages: Sequence[FloatArray], rows: Sequence[Row]
 ) -> list[Record]:
-    """The records of groups without resets; what was trained on is read from the rows themselves.
+    """Rollout records of groups without resets; masks show the tokens that the rows train on.
 
     Parameters
     ----------
@@ -43,18 +43,18 @@ def records_of_rows(
     groups : sequence of Group
     advantages : sequence of arrays (G,)
     rows : sequence of Row
-        One an episode, in order.
+        One row per episode, in order.
     """
-    of_episode = iter(rows)
+    remaining_rows = iter(rows)
     records = []
     for number, (group, values) in enumerate(zip(groups, advantages, strict=True)):
         record = group_record(step, number, group, values, reset_planned=False)
-        for told in record["continuations"]:
-            row = next(of_episode)
-            mask = np.zeros(len(told["ids"]), dtype=np.int64)
+        for continuation in record["continuations"]:
+            row = next(remaining_rows)
+            mask = np.zeros(len(continuation["ids"]), dtype=np.int64)
             prompt = len(row.ids) - len(mask)
             trained = slice(row.trained_from - prompt, row.trained_to - prompt)
             mask[trained] = 1 if row.mask is None else row.mask
-            told["mask"], told["tokens"] = mask.tolist(), row.trained
+            continuation["mask"], continuation["tokens"] = mask.tolist(), row.trained
         records.append(record)
     return records

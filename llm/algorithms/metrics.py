@@ -1,4 +1,4 @@
-"""Metrics of a collection, in TRL's names where TRL has one."""
+"""Metrics of a collection, under TRL's names where TRL has them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from llm.thoughts.simulator import is_cut, token_ids
 def collection_metrics(
     collection: Collection, advantages: Sequence[FloatArray], rows: Sequence[Row]
 ) -> dict[str, float]:
-    """What was sampled in a step.
+    """Metrics of the episodes sampled in a step.
 
-    `reward` and `completions/*` are over all trained episodes, whose length includes a reset
-    prefix. `fresh/reward` is what the policy does with a prompt: over the first group of each, if
-    those are fresh ones (a second one is drawn of prompts that do not fail). `entropy` is the
-    mean surprisal of the sampled tokens, an unbiased estimate of the policy's entropy a token.
-    `thoughts/mean` counts the thoughts of an episode: 1 throughout means that no delimiter occurs.
-    `reset/position` is the share of the seed's thoughts that a reset kept, `reset/correction_rate`
-    the share of its continuations that succeed.
+    `reward` and `completions/*` are over all trained episodes; lengths include the reset prefix.
+    `fresh/reward` is the mean reward of rollouts from the prompt. It is over the first group of
+    each prompt, if these are fresh; a prompt without failures has a second fresh group. `entropy`
+    is the mean surprisal of the sampled tokens, an unbiased estimate of the policy's entropy per
+    token. `thoughts/mean` is the number of thoughts per episode; 1 throughout means that no
+    delimiter occurs. `reset/position` is the share of the seed episode's thoughts that the reset
+    kept. `reset/correction_rate` is the share of continuations that succeed.
     """
     episodes = [episode for group in collection for episode in group.episodes]
     lengths = np.array([len(token_ids(episode.steps)) for episode in episodes])
@@ -45,15 +45,17 @@ def collection_metrics(
     if all(group.seed is None for group in first):
         metrics["fresh/reward"] = _mean_reward([e.ret for g in first for e in g.episodes])
     if resets:
-        again = [episode for group, _ in resets for episode in group.episodes]
+        continuations = [episode for group, _ in resets for episode in group.episodes]
         kept = np.array([group.prefix.length for group, _ in resets])
-        whole = np.array([group.seed.length for group, _ in resets if group.seed is not None])
-        metrics["reset/reward"] = _mean_reward([episode.ret for episode in again])
-        metrics["reset/position"] = float((kept / whole).mean())
-        metrics["reset/correction_rate"] = float(np.mean([not e.failed for e in again]))
+        seed_lengths = np.array(
+            [group.seed.length for group, _ in resets if group.seed is not None]
+        )
+        metrics["reset/reward"] = _mean_reward([episode.ret for episode in continuations])
+        metrics["reset/position"] = float((kept / seed_lengths).mean())
+        metrics["reset/correction_rate"] = float(np.mean([not e.failed for e in continuations]))
         metrics["reset/empty_prefix_rate"] = float((kept == 0).mean())
         metrics["reset/informative_group_rate"] = float(np.mean([a.any() for _, a in resets]))
-        metrics["reset/suffix_tokens"] = float(np.mean([e.cost for e in again]))
+        metrics["reset/suffix_tokens"] = float(np.mean([e.cost for e in continuations]))
     return metrics
 
 

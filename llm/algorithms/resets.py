@@ -1,10 +1,9 @@
-"""What a step of grpo, rrpo, srpo or oracle trains on: a plan of rollouts and a rule for resets."""
+"""The algorithms grpo, rrpo, srpo and oracle: a rollout plan and a reset rule."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from llm.common.progress import Staged
 from llm.common.random_streams import (
     LOCALIZE,
     REPLACE,
-    stream,
+    generator,
 )
 from llm.config.train import TrainConfig
 from llm.learner.rows import make_rows
@@ -33,13 +32,10 @@ from llm.runs.rollout_records import step_records
 from llm.tasks import Task
 from llm.thoughts.simulator import Prompt
 
-if TYPE_CHECKING:
-    from llm.config.train import TrainConfig
+#: A run warns if its first steps, this many, have no delimiter, or no usable localizer reply.
+PATIENCE = 3
 
-#: Steps without a delimiter, or without a usable reply of the localizer, after which a run says so.
-UNDIVIDED = UNNAMED = 3
-
-#: Share of replies that name no step above which a localizer might as well not be asked.
+#: A step has no usable localizer reply if more than this share of replies names no step.
 USELESS = 0.9
 
 
@@ -49,8 +45,8 @@ class ResetAlgorithm(Algorithm):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.read_out = setup.read_out
-        self.undivided = 0  # steps so far without a delimiter; -1 once there was one
-        self.unnamed = 0  # the same, of steps without a usable reply
+        self.steps_without_delimiter = 0  # -1 after the first delimiter
+        self.steps_without_reply = 0  # -1 after the first usable reply
 
     @classmethod
     def check_task(cls, config: TrainConfig, task: Task) -> None:
@@ -64,17 +60,17 @@ class ResetAlgorithm(Algorithm):
             check_localizer(config.localizer, task)
 
     def batch(self, step: int, indices: Sequence[int], rng: np.random.Generator) -> Batch:
-        """Fresh groups of the problems with these indices, and reset groups from their failures."""
+        """Sample fresh groups of the problems, and reset groups from their failures."""
         config = self.config
-        collection, verdicts, told = self.collect(step, indices, rng)
+        collection, seed_weights, sampling_metrics = self.collect(step, indices, rng)
         advantages = group_advantages([g.returns for g in collection], config.scale_rewards)
         truncated = config.update.mask_truncated_completions
         rows = make_rows(collection, advantages, mask_truncated_completions=truncated)
         metrics = collection_metrics(collection, advantages, rows)
-        metrics.update(localization_metrics(verdicts, collection))
+        metrics.update(localization_metrics(seed_weights, collection))
         self._watch_thoughts(metrics["thoughts/mean"])
-        if "localize/parse_failure_rate" in told:
-            self._watch_replies(told["localize/parse_failure_rate"])
+        if "localize/parse_failure_rate" in sampling_metrics:
+            self._watch_replies(sampling_metrics["localize/parse_failure_rate"])
         records = partial(
             step_records,
             step,
@@ -82,20 +78,20 @@ class ResetAlgorithm(Algorithm):
             advantages,
             config.group_plan(),
             rule=config.algorithm + (f" {config.localizer}" if config.needs("localizer") else ""),
-            verdicts=verdicts,
+            seed_weights=seed_weights,
             mask_truncated_completions=truncated,
         )
-        return Batch(rows, metrics | told, collection.ledger, records)
+        return Batch(rows, metrics | sampling_metrics, collection.ledger, records)
 
     def collect(
         self, step: int, indices: Sequence[int], rng: np.random.Generator
     ) -> tuple[Collection, list[SeedWeights], dict[str, float]]:
-        """Groups for the problems of a step, what the rule said, and metrics of how it went."""
+        """Sample the groups of a step; also returns the seeds' weights and sampling metrics."""
         config, seed = self.config, self.config.seed
         prompted = PromptedLocalizer(
-            self.simulator, stream(seed, step, LOCALIZE), config.localization
+            self.simulator, generator(seed, step, LOCALIZE), config.localization
         )
-        verdicts: list[SeedWeights] = []
+        seed_weights: list[SeedWeights] = []
 
         def groups(problems: Sequence[int]) -> Collection:
             prompts = [self.prompts[i] for i in problems]
@@ -107,45 +103,47 @@ class ResetAlgorithm(Algorithm):
             )
             rule = RecordingRule(ALGORITHMS[config.algorithm].rule(world), self.task, self.reporter)
             simulator = Staged(self.simulator, self.reporter, "generate", "reset")
-            found = collect(simulator, prompts, config.group_plan(), rule, rng)
-            verdicts.extend(rule.verdicts)
-            return found
+            sampled = collect(simulator, prompts, config.group_plan(), rule, rng)
+            seed_weights.extend(rule.seed_weights)
+            return sampled
 
-        collection, told = sample_with_signal(
+        collection, metrics = sample_with_signal(
             groups,
             indices,
             len(self.prompts),
             config.dynamic_sampling,
-            stream(seed, step, REPLACE),
+            generator(seed, step, REPLACE),
         )
         if prompted.asked:
-            told["localize/parse_failure_rate"] = prompted.failed / prompted.asked
-        return collection, verdicts, told
+            metrics["localize/parse_failure_rate"] = prompted.failed / prompted.asked
+        return collection, seed_weights, metrics
 
     def _oracle(self, prompts: Sequence[Prompt]) -> OracleReset | None:
-        """Resets to the right place: by the task's checker, or by exact values on chains."""
+        """Oracle resets: by the task's step checker, or by exact values on chain reasoning."""
         mask, tau = self.config.oracle.mask, self.config.oracle.tau
         if mask == "first_error":
             return checker_rule(self.task)
         return OracleReset(ExactOracle(self.task, self.read_out(prompts), prompts), mask, tau)
 
     def _watch_thoughts(self, mean: float) -> None:
-        """Say once that no episode of the first steps has a second thought."""
-        self.undivided = self.undivided + 1 if mean <= 1 and self.undivided >= 0 else -1
-        if self.undivided == UNDIVIDED and self.config.group_plan().resets:
+        """Warn once if no episode of the first steps has a second thought."""
+        steps = self.steps_without_delimiter
+        self.steps_without_delimiter = steps + 1 if mean <= 1 and steps >= 0 else -1
+        if self.steps_without_delimiter == PATIENCE and self.config.group_plan().resets:
             self.reporter.message(
-                f"warning: in {UNDIVIDED} steps no completion had the delimiter "
+                f"warning: in {PATIENCE} steps no completion had the delimiter "
                 f"{self.task.delimiter!r}: with one thought each, {self.config.algorithm} resets "
                 "to the prompt, which is GRPO for more tokens. Ask for it in the prompt, or name "
                 "another (--task_args.delimiter for a data set)"
             )
 
     def _watch_replies(self, failed: float) -> None:
-        """Say once that the localizer's replies of the first steps name no step."""
-        self.unnamed = self.unnamed + 1 if failed > USELESS and self.unnamed >= 0 else -1
-        if self.unnamed == UNNAMED:
+        """Warn once if the localizer's replies of the first steps name no step."""
+        steps = self.steps_without_reply
+        self.steps_without_reply = steps + 1 if failed > USELESS and steps >= 0 else -1
+        if self.steps_without_reply == PATIENCE:
             self.reporter.message(
-                f"warning: in {UNNAMED} steps {failed:.0%} of the localizer's replies named no "
+                f"warning: in {PATIENCE} steps {failed:.0%} of the localizer's replies named no "
                 "step, and those resets are random: RRPO for more tokens. Raise "
                 "--localization.max_tokens if replies are cut, or take --localizer surprisal"
             )

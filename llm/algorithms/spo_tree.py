@@ -1,21 +1,25 @@
-"""SPO-tree: segments of a fixed number of tokens that branch, compared with their siblings.
+"""SPO-tree: a tree of fixed-length segments, each compared with its siblings.
 
 Guo et al. (2025), "Segment Policy Optimization: Effective Segment-Level Credit Assignment in RL for
-Large Language Models", arXiv:2505.23564. From the prompt grow b₁ segments of M tokens, from each
-that has not stopped b₂ more, …, and the last level goes on to the end. The value of a leaf is its
-reward, that of any other node the mean of its children's, and the advantage of a segment is its
-value less its parent's: the siblings' mean, so that they are a group like any other. Only tokens
-that were sampled with a probability below ρ are trained (0.9), for at the others nothing was
-decided.
+Large Language Models", arXiv:2505.23564. A prompt branches into b₁ segments of M tokens. Each
+segment that has not stopped branches into b₂ more, and so on; the last level continues to the end.
+The value of a leaf is its reward. The value of any other node is the mean over its children. The
+advantage of a segment is its value minus its parent's, so siblings are a group like any other. Only
+tokens sampled with a probability below ρ (0.9) are trained: at the others, nothing was decided.
 
-V(parent) = mean V(children) is not the mean over the leaves below where some children stop early
-and have fewer of them: each child stands for the same share of the policy.
+Each child stands for the same share of the policy. V(parent) = mean V(children) therefore differs
+from the mean over leaves where some children stop early and have fewer leaves.
 
-What differs from the paper: the loss, its average over tokens and the advantages' scale are the
-run's (`scale_rewards: none` leaves them as the paper's main ones, V(child) − V(parent)); a tree is
-trained on whole in the step that grew it (there: 512 segments at a time, from a buffer); segments
-without an advantage count in the average as those of other methods do; M is 64 by default (there:
-600, for completions of up to 4,096). Thoughts, and limits on them, play no part.
+Differences from the paper:
+
+- The loss, its average over tokens and the scale of advantages are the run's. `scale_rewards: none`
+  gives the paper's main choice, V(child) − V(parent).
+- A whole tree is trained in the step that grew it. The paper trains 512 segments at a time, from a
+  buffer.
+- Segments without an advantage count in the average, as with other algorithms.
+- M is 64 by default. The paper uses 600, for completions of up to 4,096 tokens.
+
+Thoughts, and limits on them, play no part.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -42,13 +46,10 @@ from llm.thoughts.simulator import (
     token_ids,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(eq=False)
 class Node:
-    """A prompt and the segments so far; its reward, if it is a leaf, and its children if not."""
+    """A tree node: a prompt and the segments so far. A leaf has a reward, other nodes children."""
 
     prefix: Prefix
     reward: float = 0.0
@@ -56,20 +57,20 @@ class Node:
 
     @property
     def value(self) -> float:
-        """V: the reward that the policy gets from here, as far as the tree knows."""
+        """V: the tree's estimate of the policy's mean reward from this node."""
         if not self.children:
             return self.reward
         return float(np.mean([child.value for child in self.children]))
 
-    def inner(self) -> Iterator[Node]:
-        """The nodes with children, each before those below it."""
+    def inner_nodes(self) -> Iterator[Node]:
+        """The nodes with children, parents first."""
         if self.children:
             yield self
             for child in self.children:
-                yield from child.inner()
+                yield from child.inner_nodes()
 
     def leaves(self) -> Iterator[Node]:
-        """The nodes without."""
+        """The nodes without children."""
         if not self.children:
             yield self
         for child in self.children:
@@ -77,7 +78,7 @@ class Node:
 
 
 class SPOTree(Algorithm):
-    """Batches of segments."""
+    """Makes batches of segments."""
 
     about = (
         "SPO-tree (Guo et al. 2025, arXiv 2505.23564): segments of a tree of completions are "
@@ -85,17 +86,17 @@ class SPOTree(Algorithm):
     )
 
     def batch(self, step: int, indices: Sequence[int], rng: np.random.Generator) -> Batch:
-        """The segments of a tree for each problem."""
+        """Grow a tree for each problem, and train on its segments."""
         roots = self.grow([self.prompts[i] for i in indices], rng)
         groups = [
             Group(number, node.prefix, [self._episode(node, child) for child in node.children])
             for number, root in enumerate(roots)
-            for node in root.inner()
+            for node in root.inner_nodes()
         ]
         advantages = group_advantages([g.returns for g in groups], self.config.scale_rewards)
         truncated = self.config.update.mask_truncated_completions
-        whole = make_rows(groups, advantages, mask_truncated_completions=truncated)
-        rows = [undecided(row, self.config.spo_tree.rho) for row in whole]
+        full_rows = make_rows(groups, advantages, mask_truncated_completions=truncated)
+        rows = [mask_likely_tokens(row, self.config.spo_tree.rho) for row in full_rows]
         leaves = [list(root.leaves()) for root in roots]
         ledger = Ledger(
             episodes=sum(map(len, leaves)),
@@ -103,8 +104,8 @@ class SPOTree(Algorithm):
             trained_episodes=sum(map(len, leaves)),
             trained_steps=sum(row.trained for row in rows),
         )
-        metrics = self._metrics(roots, groups, advantages, whole)
-        if tokens := sum(row.trained for row in whole):
+        metrics = self._metrics(roots, groups, advantages, full_rows)
+        if tokens := sum(row.trained for row in full_rows):
             metrics["spo_tree/masked_rate"] = 1 - ledger.trained_steps / tokens
         return Batch(
             rows, metrics, ledger, partial(records_of_rows, step, groups, advantages, rows)
@@ -113,7 +114,7 @@ class SPOTree(Algorithm):
     # ------------------------------------------------------------------ the trees
 
     def grow(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> list[Node]:
-        """A tree for each prompt, level by level; one engine call for a level of all trees."""
+        """Grow a tree for each prompt, with one engine call per level for all trees."""
         options = self.config.spo_tree
         roots = [Node(Prefix(prompt)) for prompt in prompts]
         growing = roots
@@ -122,7 +123,7 @@ class SPOTree(Algorithm):
             seeds = rng.integers(MAX_SEED, size=len(growing))
             params = [
                 SamplingParams(
-                    max_tokens=self._room(node) if last else options.segment_tokens,
+                    max_tokens=self._max_tokens(node) if last else options.segment_tokens,
                     n=branches,
                     temperature=self.simulator.temperature,
                     top_p=self.simulator.top_p,
@@ -133,9 +134,9 @@ class SPOTree(Algorithm):
             ]
             contexts = [[*n.prefix.start.ids, *token_ids(n.prefix.steps)] for n in growing]
             with self.reporter.stage("generate") as stage:
-                rolled = self.simulator.engine.generate(contexts, params)
-                stage.advance(sum(len(c.ids) for group in rolled for c in group))
-            for node, completions in zip(growing, rolled, strict=True):
+                generated = self.simulator.engine.generate(contexts, params)
+                stage.advance(sum(len(c.ids) for group in generated for c in group))
+            for node, completions in zip(growing, generated, strict=True):
                 node.children = [self._child(node, c, last) for c in completions]
             growing = [
                 child
@@ -146,11 +147,11 @@ class SPOTree(Algorithm):
             if not growing:
                 break
         for root in roots:
-            self._judge(list(root.leaves()))
+            self._verify(list(root.leaves()))
         return roots
 
-    def _room(self, node: Node) -> int:
-        """Most tokens that may follow."""
+    def _max_tokens(self, node: Node) -> int:
+        """Maximum number of tokens after a node."""
         return self.simulator.limits.max_completion_length - len(token_ids(node.prefix.steps))
 
     def _child(self, node: Node, completion: Completion, last: bool) -> Node:
@@ -160,11 +161,11 @@ class SPOTree(Algorithm):
         segment = Thought(ids, completion.logprobs, text, end)
         return Node(Prefix(node.prefix.start, (*node.prefix.steps, segment)))
 
-    def _judge(self, leaves: Sequence[Node]) -> None:
-        """Rewards of whole completions."""
-        verdicts = self.simulator.judge([(leaf.prefix, leaf.prefix.steps) for leaf in leaves])
-        for leaf, verdict in zip(leaves, verdicts, strict=True):
-            leaf.reward = verdict.reward
+    def _verify(self, leaves: Sequence[Node]) -> None:
+        """Set the rewards of leaves, which are complete completions."""
+        completions = [(leaf.prefix, leaf.prefix.steps) for leaf in leaves]
+        for leaf, verification in zip(leaves, self.simulator.verify(completions), strict=True):
+            leaf.reward = verification.reward
 
     def _episode(self, node: Node, child: Node) -> Episode:
         """A segment as an episode of its siblings' group, whose return is its value."""
@@ -172,7 +173,7 @@ class SPOTree(Algorithm):
         failed = value < self.simulator.task.success
         return Episode(node.prefix, steps, value, failed, len(steps[-1].ids))
 
-    # ------------------------------------------------------------------ its metrics
+    # ------------------------------------------------------------------ metrics
 
     def _metrics(
         self,
@@ -181,34 +182,36 @@ class SPOTree(Algorithm):
         advantages: Sequence[FloatArray],
         rows: Sequence[Row],
     ) -> dict[str, float]:
-        """Of whole completions: the leaves; `reward` is the value of the prompts.
+        """Metrics of completions, one for each leaf; `reward` is the mean value of the prompts.
 
-        `frac_reward_zero_std` counts prompts without any advantage,
-        `spo_tree/informative_group_rate` groups of siblings with one. `spo_tree/masked_rate` is the
-        share of the segments' tokens that the probability mask leaves out.
+        `frac_reward_zero_std` is the share of prompts without any advantage.
+        `spo_tree/informative_group_rate` is the share of sibling groups with one.
+        `spo_tree/masked_rate` is the share of the segments' tokens that the probability mask
+        leaves out.
         """
-        ends = [
-            Group(number, root.prefix, [self._whole(root, leaf) for leaf in root.leaves()])
+        completions = [
+            Group(number, root.prefix, [self._completion(root, leaf) for leaf in root.leaves()])
             for number, root in enumerate(roots)
         ]
-        of_prompt: list[list[FloatArray]] = [[] for _ in roots]
+        by_prompt: list[list[FloatArray]] = [[] for _ in roots]
         for group, values in zip(groups, advantages, strict=True):
-            of_prompt[group.start].append(values)
-        together = [np.concatenate(values) for values in of_prompt]
-        metrics = collection_metrics(Collection(ends, Ledger()), together, rows)
+            by_prompt[group.start].append(values)
+        prompt_advantages = [np.concatenate(values) for values in by_prompt]
+        metrics = collection_metrics(Collection(completions, Ledger()), prompt_advantages, rows)
         value = float(np.mean([root.value for root in roots]))
         metrics["reward"] = metrics["fresh/reward"] = value
-        metrics["spo_tree/leaves"] = float(np.mean([len(group.episodes) for group in ends]))
+        metrics["spo_tree/leaves"] = float(np.mean([len(group.episodes) for group in completions]))
         metrics["spo_tree/segments"] = len(rows) / len(roots)
         metrics["spo_tree/informative_group_rate"] = float(np.mean([a.any() for a in advantages]))
         return metrics
 
-    def _whole(self, root: Node, leaf: Node) -> Episode:
+    def _completion(self, root: Node, leaf: Node) -> Episode:
+        """The path from root to leaf as one episode."""
         steps, failed = leaf.prefix.steps, leaf.reward < self.simulator.task.success
         return Episode(root.prefix, steps, leaf.reward, failed, len(token_ids(steps)))
 
 
-def undecided(row: Row, rho: float) -> Row:
-    """The row, trained on only where the engine sampled with a probability below rho."""
+def mask_likely_tokens(row: Row, rho: float) -> Row:
+    """Train the row only on tokens that were sampled with a probability below rho."""
     mask = np.exp(row.logprobs) < rho
     return row._replace(mask=mask, logprobs=row.logprobs[mask])

@@ -1,7 +1,7 @@
-"""A second turn: the prompt that goes on after an attempt and asks for another one.
+"""Second turns: prompts that continue after an attempt and ask for another one.
 
-The attempt's tokens are those that were sampled, never tokenised again; only the request is new. So
-what a second attempt is trained on is, token for token, what it was sampled from.
+The attempt's tokens are kept as sampled and never tokenised again; only the request is new. So a
+second attempt is trained after exactly the tokens that it was sampled from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llm.tasks import Example, Task, checked
 from llm.tasks.task import PromptText
 from llm.thoughts.simulator import Prompt, ThoughtSimulator, token_ids
 
-#: Stands for an attempt in a rendered chat; no template and no request has such a character.
+#: Placeholder for an attempt in a rendered chat: a private-use character, not found in texts.
 ATTEMPT = "\ue000"
 
 
@@ -24,37 +24,43 @@ def next_turn(simulator: ThoughtSimulator, attempt: Episode, request: str) -> Pr
     Parameters
     ----------
     simulator : ThoughtSimulator
-        Of the attempt; gives tokenizer and task.
+        The simulator that sampled the attempt; has its tokenizer and task.
     attempt : Episode
-        From an empty prefix.
+        An episode from an empty prefix.
     request : str
-        The user's words; a task may have others, see `llm.tasks.Task.follow_up`.
+        The user's message. A task may replace it, see `llm.tasks.Task.follow_up`.
     """
     start: Prompt = attempt.origin.start
-    said = token_ids(attempt.steps)
+    attempt_ids = token_ids(attempt.steps)
     bridge = _bridge(simulator.tokenizer, simulator.task, start.example, request)
-    # The template ends the attempt with a token that the model has most likely sampled itself.
-    if said and bridge[:1] == said[-1:] and said[-1] in simulator.stop_token_ids:
+    # The template ends the attempt with a stop token; do not repeat one that the model sampled.
+    stopped = bool(attempt_ids) and attempt_ids[-1] in simulator.stop_token_ids
+    if stopped and bridge[:1] == attempt_ids[-1:]:
         bridge = bridge[1:]
-    return Prompt((*start.ids, *said, *bridge), start.example)
+    return Prompt((*start.ids, *attempt_ids, *bridge), start.example)
 
 
-def shown(simulator: ThoughtSimulator, turn: Prompt) -> Prompt:
-    """The prompt with all that the model was given in its example, for people to read."""
+def with_readable_prompt(simulator: ThoughtSimulator, turn: Prompt) -> Prompt:
+    """The prompt, its example showing the full text that the model was given."""
     text = simulator.tokenizer.decode(turn.ids)
     return turn._replace(example=turn.example._replace(prompt=text))
 
 
 def check_room(simulator: ThoughtSimulator, prompts: Sequence[Prompt], request: str) -> None:
-    """`check_two_attempts` for the tokenizer, the task and the limits of a simulator."""
-    most, room = simulator.limits.max_completion_length, simulator.engine.max_model_len
-    check_two_attempts(simulator.tokenizer, simulator.task, prompts, request, most, room)
+    """`check_two_attempts` with the tokenizer, task and limits of a simulator."""
+    length, max_model_len = simulator.limits.max_completion_length, simulator.engine.max_model_len
+    check_two_attempts(simulator.tokenizer, simulator.task, prompts, request, length, max_model_len)
 
 
 def check_two_attempts(
-    tokenizer: Any, task: Task, prompts: Sequence[Prompt], request: str, most: int, room: int
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    request: str,
+    max_completion_length: int,
+    max_model_len: int,
 ) -> int:
-    """Refuse prompts after which two attempts and the request do not fit, before any is sampled.
+    """Refuse prompts that leave no room for two attempts and the request between them.
 
     Parameters
     ----------
@@ -63,15 +69,15 @@ def check_two_attempts(
     prompts : sequence of Prompt
     request : str
         As in `next_turn`.
-    most : int
-        Tokens of an attempt.
-    room : int
-        Tokens that the model takes.
+    max_completion_length : int
+        Maximum number of tokens of an attempt.
+    max_model_len : int
+        Maximum number of tokens of the model's context.
 
     Returns
     -------
     int
-        Most tokens of a request.
+        Tokens of the longest request.
 
     Raises
     ------
@@ -80,32 +86,33 @@ def check_two_attempts(
     """
     longest = 0
     for prompt in prompts:
-        asked = len(_bridge(tokenizer, task, prompt.example, request))
-        longest = max(longest, asked)
-        if len(prompt.ids) + asked + 2 * most > room:
+        request_tokens = len(_bridge(tokenizer, task, prompt.example, request))
+        longest = max(longest, request_tokens)
+        if len(prompt.ids) + request_tokens + 2 * max_completion_length > max_model_len:
             raise ValueError(
-                f"sampling.max_completion_length: two attempts of {most} tokens, the "
-                f"{len(prompt.ids)} of prompt {prompt.example.id!r} and {asked} that ask for the "
-                f"second are more than the model's {room}; lower it or drop the prompt"
+                f"sampling.max_completion_length: two attempts of {max_completion_length} tokens, "
+                f"the {len(prompt.ids)} of prompt {prompt.example.id!r} and {request_tokens} that "
+                f"ask for the second are more than the model's {max_model_len}; lower it or drop "
+                "the prompt"
             )
     return longest
 
 
 def _bridge(tokenizer: Any, task: Task, example: Example, request: str) -> list[int]:
-    """The tokens between an attempt and the next."""
+    """The tokens between an attempt and the next one."""
     text = checked.follow_up(task, example, request)
     if text is None:
-        chats = not isinstance(example.prompt, str)
-        text = _rendered(tokenizer, example.prompt, request) if chats else f"\n\n{request}\n\n"
+        plain = isinstance(example.prompt, str)
+        text = f"\n\n{request}\n\n" if plain else _chat_bridge(tokenizer, example.prompt, request)
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _rendered(tokenizer: Any, messages: PromptText, request: str) -> str:
-    """What the chat template puts between an attempt and the next."""
+def _chat_bridge(tokenizer: Any, messages: PromptText, request: str) -> str:
+    """The text that the chat template puts between an attempt and the next one."""
     turns = [*messages, _message("assistant", ATTEMPT), _message("user", request)]
     chat = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    _, found, after = chat.rpartition(ATTEMPT)
-    if not found:
+    _, attempt, after = chat.rpartition(ATTEMPT)
+    if not attempt:
         raise ValueError(
             "prompt: the model's chat template leaves out what the assistant has said, so nothing "
             "can be asked about it; give the tokenizer a template for several turns"

@@ -1,4 +1,4 @@
-"""What a run refuses before anything is sampled; a dry run asks the same."""
+"""Checks of runs and dry runs before anything is sampled."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 def check_task(
     config: TrainConfig, task: Task, examples: Mapping[str, Sequence[Example]] | None
 ) -> None:
-    """Refuse what the task cannot do.
+    """Refuse settings that the task does not support.
 
     Parameters
     ----------
     config : TrainConfig
     task : Task
     examples : mapping of split to its examples, optional
-        None if they are out of reach.
+        None if they are unavailable.
 
     Raises
     ------
     ValueError
-        Says what else would do.
+        The message names alternatives.
     """
     algorithm_class(config).check_task(config, task)
     if examples is None:
@@ -42,28 +42,30 @@ def check_task(
         )
 
 
-def check_lengths(prompts: Sequence[Prompt], most: int, room: int) -> None:
+def check_lengths(
+    prompts: Sequence[Prompt], max_completion_length: int, max_model_len: int
+) -> None:
     """Refuse prompts that leave no room for a completion.
 
     Parameters
     ----------
     prompts : sequence of Prompt
-    most : int
-        Tokens of a completion.
-    room : int
-        Tokens that the model takes.
+    max_completion_length : int
+        Maximum number of tokens of a completion.
+    max_model_len : int
+        Maximum number of tokens of the model's context.
 
     Raises
     ------
     ValueError
-        Names the prompt.
+        The message names the prompt.
     """
     for prompt in prompts:
         if not prompt.ids:
             raise ValueError(f"task: the prompt of {prompt.example.id!r} has no token")
-        if len(prompt.ids) + most > room:
+        if len(prompt.ids) + max_completion_length > max_model_len:
             raise ValueError(
-                f"sampling.max_completion_length: {most} and the {len(prompt.ids)} tokens of "
-                f"prompt {prompt.example.id!r} are more than the model's {room}; lower it or drop "
-                "the prompt"
+                f"sampling.max_completion_length: {max_completion_length} and the "
+                f"{len(prompt.ids)} tokens of prompt {prompt.example.id!r} are more than the "
+                f"model's {max_model_len}; lower it or drop the prompt"
             )

@@ -1,1 +1,1 @@
-"""The chain-reasoning world: a tiny model for it, and the exact values of any model on it."""
+"""Chain reasoning: a tiny model for it, and the exact values of any model on it."""

@@ -1,7 +1,7 @@
 r"""A small language model for chain reasoning: its tokenizer and its architecture.
 
-Every number, operation, space, line break, `\boxed{` and `}` is one token, so a step of the chain
-MDP is two or three tokens of which one is a choice.
+Every number, operation, space, line break, `\boxed{` and `}` is one token. So a step of the chain
+MDP has two or three tokens, of which one is a choice.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from typing import Any
 
 from envs.reasoning import ChainTask
 
-#: Sizes of the default model, 0.4 M parameters; vLLM's CPU attention wants a head_dim of ≥ 32.
+#: Sizes of the default model of 0.4 M parameters. vLLM's CPU attention needs a head_dim ≥ 32.
 HIDDEN_SIZE, LAYERS, HEAD_DIM = 96, 3, 32
 
-#: Longest prompt and completion together, in tokens.
+#: Maximum number of tokens of prompt and completion together.
 MAX_POSITIONS = 512
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 
 def chain_tokenizer(chain: ChainTask, numbers: int | None = None) -> Any:
-    """A Transformers tokenizer for the texts of a task.
+    """Transformers tokenizer for the texts of a task.
 
     Parameters
     ----------
     chain : ChainTask
     numbers : int, optional
-        Numbers 0 … numbers−1 are tokens: the values, and the step numbers that a localization
-        names. By default twice the modulus.
+        Numbers 0 … numbers−1 are tokens: values, and step numbers for localization. By default
+        twice the modulus.
 
     Returns
     -------
@@ -61,9 +61,9 @@ def chain_model(
     tied: bool = True,
     seed: int = 0,
 ) -> Any:
-    """An untrained Qwen3 model for a tokenizer, in float32.
+    """Untrained Qwen3 model for a tokenizer, in float32.
 
-    Not Qwen2: `AutoTokenizer` gives models of that type Qwen2's tokenizer, whatever was saved.
+    Not Qwen2: for that type, `AutoTokenizer` loads Qwen2's tokenizer instead of the saved one.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def chain_model(
     tied : bool
         Whether the output embedding is the input embedding.
     seed : int
-        Of the weights.
+        Seed of the weights.
 
     Raises
     ------

@@ -1,15 +1,16 @@
 """Exact values of a language model on chain reasoning.
 
-With a verifier that wants every step right, an episode succeeds exactly if each thought is the
-right one given that those before were. So whatever the model writes elsewhere, only
+If the verifier requires every step to be right, an episode succeeds exactly if all its thoughts are
+right. So only these probabilities matter:
 
     q_k = P(the right thought k | problem, right thoughts 1 … k−1)
 
-matters: V is 0 after a wrong step, and Π_{j>k} q_j after k right ones. One teacher-forced pass over
-the solution gives every q of a problem, at the run's temperature, to rounding.
+V is 0 after a wrong step, and Π_{j>k} q_j after k right ones. One teacher-forced pass over the
+solution gives every q of a problem at the run's temperature, exact up to rounding.
 
-A right thought is its tokens as the tokenizer writes them. Where the same text can be written in
-another way (in other tokens, or with a special token that no text shows), q is a lower bound.
+The probability of a thought is that of its tokens as the tokenizer encodes the text. If the same
+text has other encodings (other tokens, or special tokens that decode to nothing), q is a lower
+bound.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from llm.thoughts.simulator import Prompt
 if TYPE_CHECKING:
     from llm.thoughts.options import SamplingOptions
 
-#: Problems in a pass.
+#: Problems per forward pass.
 BATCH = 64
 
 
@@ -45,7 +46,7 @@ class Readout:
     Attributes
     ----------
     q : array (P, n)
-        Probability of the right thought after right ones.
+        Probability of the right thought k after right thoughts 1 … k−1.
     """
 
     q: FloatArray
@@ -69,38 +70,38 @@ class Readout:
 
     @property
     def success(self) -> FloatArray:
-        """J of each problem, shape (P,)."""
+        """Success probability J of each problem, shape (P,)."""
         return self.V[:, 0]
 
     def coverage(self, tau: float) -> float:
-        """p_π(τ): the share of the n steps of an episode whose state is improvable by more than τ.
+        """p_π(τ): mean share of the steps of an episode in states with an advantage above τ.
 
-        States after a wrong step have no advantage. The mean is over problems.
+        States after a wrong step have no advantage. The mean is over episodes and problems.
         """
         return float((self.reach * (self.improvement > tau)).mean())
 
 
 def exact_task(task: Task) -> ChainReasoning:
-    """The task, if a language model has exact values on it.
+    """Check that a language model has exact values on a task; returns the task.
 
     Raises
     ------
     ValueError
-        If it is not chain reasoning, or pays for answers: values then depend on all that a model
-        can write.
+        If it is not chain reasoning, or only its answers are verified. Values then depend on all
+        texts that the model can generate.
     """
     if not isinstance(task, ChainReasoning):
         raise ValueError(f"task: {type(task).__name__} has no exact values, chain reasoning has")
-    if task.judged != "steps":
+    if task.verify_mode != "steps":
         raise ValueError(
-            f"task_args.verify: {task.judged!r} pays for lucky answers too; exact values are there "
-            "for 'steps'"
+            f"task_args.verify: {task.verify_mode!r} also rewards lucky answers; exact values need "
+            "'steps'"
         )
     return task
 
 
 def solution_ids(tokenizer: Any, task: ChainReasoning, prompt: Prompt) -> list[list[int]]:
-    """The tokens of each right thought."""
+    """Token ids of each thought of the solution."""
     texts = task.solution(prompt.example)
     return [list(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
 
@@ -108,12 +109,12 @@ def solution_ids(tokenizer: Any, task: ChainReasoning, prompt: Prompt) -> list[l
 def check_sampling(
     sampling: SamplingOptions, tokenizer: Any, task: ChainReasoning, prompts: Sequence[Prompt]
 ) -> None:
-    """Refuse sampling in which right thoughts do not have the probabilities that are read out.
+    """Refuse sampling options under which the read-out probabilities are wrong.
 
     Raises
     ------
     ValueError
-        If tokens come from a truncated distribution, or a limit cuts a right solution.
+        If tokens are sampled from a truncated distribution, or a limit cuts off a solution.
     """
     if sampling.top_p < 1:
         raise ValueError(
@@ -143,12 +144,12 @@ def read_out(
     prompts: Sequence[Prompt],
     device: torch.device,
 ) -> Readout:
-    """Read the step policy of a model out.
+    """Read out the step policy of a model.
 
     Parameters
     ----------
     logprobs : function of a MicroBatch
-        The trainer's, at the run's temperature.
+        Log-probs of the trained tokens at the run's temperature.
     tokenizer : Transformers tokenizer
     task : Task
         `ChainReasoning` with verify="steps".
@@ -158,7 +159,7 @@ def read_out(
     Raises
     ------
     ValueError
-        If the task is another; see `exact_task`.
+        If the task has no exact values; see `exact_task`.
     """
     task = exact_task(task)
     rows, lengths = [], []
@@ -173,18 +174,18 @@ def read_out(
         scores = logprobs(batch).double().cpu().numpy()
         ends = np.cumsum([rows[i].trained for i in batch.members])
         for member, end in zip(batch.members, ends, strict=True):
-            own = scores[end - rows[member].trained : end]
+            token_scores = scores[end - rows[member].trained : end]
             starts = np.concatenate([[0], np.cumsum(lengths[member])[:-1]])
-            q[member] = np.exp(np.add.reduceat(own, starts))
+            q[member] = np.exp(np.add.reduceat(token_scores, starts))
     return Readout(np.minimum(q, 1.0))
 
 
 def step_mdp(task: ChainReasoning, prompts: Sequence[Prompt]) -> TabularMDP:
-    """P problems as one tabular MDP: each is a block of its states, and starts equally often.
+    """P problems as one tabular MDP: each is a block of states, and all start equally often.
 
-    Block p is `ChainTask.mdp` of problem p, and no transition leaves a block, so that J is the mean
-    of the problems' own. With `step_policy`, `cpi.evaluate` gives a model's exact V, A and p_π, and
-    every bound of `cpi.bounds` can be checked on it.
+    Block p is `ChainTask.mdp` of problem p. No transition leaves a block, so J is the mean over
+    problems. With `step_policy`, `cpi.evaluate` gives the exact V, A and p_π of a model, and every
+    bound of `cpi.bounds` can be checked on it.
     """
     problems = [task.chain.mdp(prompt.example.data, "steps") for prompt in prompts]
     return TabularMDP(
@@ -197,18 +198,17 @@ def step_mdp(task: ChainReasoning, prompts: Sequence[Prompt]) -> TabularMDP:
 
 
 def step_policy(task: ChainReasoning, prompts: Sequence[Prompt], q: FloatArray) -> FloatArray:
-    """A model's step policy in `step_mdp`, shape (S, M).
+    """Step policy of a model in `step_mdp`, shape (S, M).
 
-    After right steps it has the model's probability of the right value; the rest of its mass,
-    malformed steps included, lies on one wrong value. After a wrong step nothing matters, and it is
-    uniform.
+    After right steps, the right value has the model's probability. One wrong value has the rest,
+    which includes malformed steps. After a wrong step, the policy does not matter and is uniform.
 
     Parameters
     ----------
     task : ChainReasoning
     prompts : sequence of P Prompt
     q : array (P, n)
-        As in `Readout`.
+        See `Readout`.
     """
     chain, modulus = task.chain, task.chain.modulus
     states = chain.num_states(prompts[0].example.data)
@@ -225,27 +225,27 @@ def step_policy(task: ChainReasoning, prompts: Sequence[Prompt], q: FloatArray) 
 
 
 class ExactOracle(CheckerOracle):
-    """What exact values know of a model's episodes: an oracle with every mask.
+    """Oracle from exact values, with every mask.
 
     Parameters
     ----------
     task : Task
     readout : Readout
-        Of the current policy, for
+        Read-out of the current policy on `prompts`.
     prompts : sequence of Prompt
-        the prompts that episodes may start from.
+        Prompts from which episodes may start.
     """
 
     def __init__(self, task: Task, readout: Readout, prompts: Sequence[Prompt]) -> None:
         super().__init__(task)
-        names = [prompt.example.id for prompt in prompts]
-        self._best = dict(zip(names, readout.improvement, strict=True))
+        ids = [prompt.example.id for prompt in prompts]
+        self._improvement = dict(zip(ids, readout.improvement, strict=True))
 
     def improvement(self, episode: Episode) -> FloatArray:
         """max_a A in the state before each thought, shape (n,): 0 after a wrong one."""
         wrong: NDArray[np.bool_] = self.errors(episode)
         clean: NDArray[np.bool_] = np.cumsum(wrong) - wrong == 0
-        known = self._best[episode.origin.start.example.id][: episode.length]
-        best = np.zeros(episode.length)
-        best[: len(known)] = known
-        return np.where(clean, best, 0.0)
+        exact = self._improvement[episode.origin.start.example.id][: episode.length]
+        improvement = np.zeros(episode.length)
+        improvement[: len(exact)] = exact  # 0 beyond the last step of the problem
+        return np.where(clean, improvement, 0.0)

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of language models: statistics, progress, files, random generators."""
+"""Helpers independent of language models: statistics, progress, files, random generators."""

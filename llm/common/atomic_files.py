@@ -1,4 +1,4 @@
-"""Files of a run, written so that a full disk leaves no half of one and is said by name."""
+"""Atomic writes; errors name the file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, errors: str = "strict") -> None:
-    """Write a text file, all of it or nothing; `errors` is what `open` takes."""
+    """Write a text file atomically; `errors` is passed on to `open`."""
     part = path.with_name(path.name + ".part")
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -17,14 +17,14 @@ def write_whole(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Write at the end of a text file."""
+    """Append to a text file; not atomic."""
     with _named(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of writing, unlike those of opening, do not say what was written."""
+    """Add the file name to an OSError; failed writes, unlike failed opens, lack it."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the commands of `llm` have in common: how they begin, and how they end with an error."""
+"""Start-up and error handling shared by the commands of `llm`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Callable
 from llm.common.errors import ReportedError
 from llm.common.package_check import check_package
 
-#: Errors whose message is for the user.
+#: Errors reported to the user in one line, without a traceback.
 EXPECTED = (ValueError, OSError, ReportedError)
 
 
 def prepare(prog: str) -> None:
-    """Begin a command: see that this is our package, and let idle threads sleep.
+    """Start a command: check the package and let idle threads sleep.
 
-    Must come before torch is loaded, which reads the environment then. On shared cores, threads
-    that spin make two of them many times slower than one.
+    Call it before torch is imported: torch reads the environment at import. On shared cores,
+    spinning threads make two threads many times slower than one.
     """
     check_package(prog)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def quiet_transformers() -> None:
-    """No progress bars and no advice of Transformers; loads it."""
+    """Import Transformers and disable its progress bars and warnings."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -34,15 +34,16 @@ def quiet_transformers() -> None:
 def run_command(
     prog: str, work: Callable[[], int], interrupted: Callable[[], str] = lambda: "interrupted"
 ) -> int:
-    """Do the work of a command; returns the exit code.
+    """Run a command, report its errors in one line, and return the exit code.
 
     Parameters
     ----------
     prog : str
+        Name of the command, for messages.
     work : function
         Returns an exit code.
     interrupted : function
-        What to say after Ctrl-C, whose exit code is 130.
+        Returns the message after Ctrl-C; the exit code is then 130.
     """
     try:
         return work()

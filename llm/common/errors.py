@@ -1,4 +1,4 @@
-"""The base class of errors that commands report in one line."""
+"""Base class of errors that commands report in one line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import ClassVar
 
 
 class ReportedError(RuntimeError):
-    """Something went wrong outside the program; the message says what, and what to do.
+    """A failure outside the program; the message gives the cause and the cure.
 
     Attributes
     ----------
     exit_code : int
-        Of a command that ends with it.
+        Exit code of a command that ends with this error.
     """
 
     exit_code: ClassVar[int] = 2

@@ -1,4 +1,4 @@
-"""PyPI has another package called `llm`; installed over this one, it takes the place of parts."""
+"""Detects PyPI's other package `llm`, which can overwrite files of this one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import sys
 
 
 def check_package(prog: str) -> None:
-    """Stop a command that finds the other package where ours should be.
+    """Exit if the imported package `llm` is not this project's.
 
     Raises
     ------
     SystemExit
-        With what to do about it.
+        With code 2, after printing the cure.
     """
     import llm
 

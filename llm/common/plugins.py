@@ -1,4 +1,4 @@
-"""What a user plugs in: found by its import path `module:name`, and called so that it may fail."""
+"""Plug-ins: import of `module:name` paths, and errors of a user's code as ValueErrors."""
 
 from __future__ import annotations
 
@@ -11,55 +11,56 @@ from pathlib import Path
 from typing import Any
 
 
-def import_object(path: str, what: str) -> Any:
-    """The object behind `module:name`; modules of the working directory are found too.
+def import_object(path: str, option: str) -> Any:
+    """Import the object `module:name`; the working directory is searched last.
 
     Parameters
     ----------
     path : str
-    what : str
-        The option that named it, for messages.
+    option : str
+        Name of the option that holds the path, for messages.
 
     Raises
     ------
     ValueError
-        If the path has another form, the module cannot be imported or has no such name.
+        If the path has another form, the import fails, or the module lacks the name.
     """
     module_name, _, name = path.partition(":")
-    if not module_name or not name or module_name.startswith("."):  # it is relative to nothing
-        raise ValueError(f"{what}: {path!r} is not of the form module:name")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    if not module_name or not name or module_name.startswith("."):  # no package to be relative to
+        raise ValueError(f"{option}: {path!r} is not of the form module:name")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"{what}: cannot import {module_name}: {error}") from error
-    except Exception as error:  # the module's own
+        raise ValueError(f"{option}: cannot import {module_name}: {error}") from error
+    except Exception as error:  # any other error raised by the module
         raise ValueError(
-            f"{what}: cannot import {module_name}: {type(error).__name__}: {error}"
+            f"{option}: cannot import {module_name}: {type(error).__name__}: {error}"
         ) from error
     try:
         return getattr(module, name)
     except AttributeError:
-        raise ValueError(f"{what}: module {module_name} has no {name}") from None
+        raise ValueError(f"{option}: module {module_name} has no {name}") from None
 
 
 @contextmanager
-def users_code(what: str, code: Any) -> Iterator[None]:
-    """Around a call of a user's own code: what it raises becomes a ValueError that says where.
+def plugin_errors(label: str, code: Any) -> Iterator[None]:
+    """Turn errors of a user's code into ValueErrors that name its file and line.
 
     Parameters
     ----------
-    what : str
-        Begins the message.
+    label : str
+        Start of the message.
     code : function or object
-        What is called, or whose method is; errors are placed in its file.
+        The called function, or the object whose method is called. The reported line is the last
+        one of the traceback in its file.
 
     Raises
     ------
     ValueError
-        For any error; `sys.exit` is one, too.
+        For any error, `sys.exit` included.
     """
     try:
         yield
@@ -68,4 +69,4 @@ def users_code(what: str, code: Any) -> Iterator[None]:
         file = getattr(module, "__file__", None)
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         place = f" ({file}, line {lines[-1]})" if lines else ""
-        raise ValueError(f"{what}: {type(error).__name__}: {error}{place}") from error
+        raise ValueError(f"{label}: {type(error).__name__}: {error}{place}") from error

@@ -1,4 +1,4 @@
-"""Progress of a run: bars under a table that grows on a terminal, a line a step elsewhere."""
+"""Progress of a run: a table with progress bars on a terminal, else one line per step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cpi.reporting.tables import console as make_console
 #: Stages of a step, in order.
 STAGES = ("generate", "localize", "reset", "retry", "train")
 
-#: What the tables and the lines show, with a heading and a format.
+#: Displayed metrics: name, heading and format.
 SHOWN = {
     "reward": ("reward", ".3f"),
     "fresh/reward": ("fresh", ".3f"),
@@ -47,37 +47,37 @@ SHOWN = {
     "step_time": ("seconds", ".2f"),
 }
 
-#: Least width of a column, and steps between headings.
+#: Minimum width of a column; number of steps between headings.
 CELL, HEADINGS_EVERY = 8, 20
 
 
 class Stage:
-    """A stage of a step under way: tokens done and seconds since it began."""
+    """A stage in progress: number of tokens done, and its start time."""
 
-    def __init__(self, shown: Callable[[int], None]) -> None:
-        self._shown = shown
+    def __init__(self, on_advance: Callable[[int], None]) -> None:
+        self._on_advance = on_advance
         self.tokens = 0
         self.began = time.perf_counter()
 
     def advance(self, tokens: int) -> None:
-        """Count tokens that are done."""
+        """Count tokens as done."""
         self.tokens += tokens
-        self._shown(tokens)
+        self._on_advance(tokens)
 
 
 class Reporter:
-    """Shows a run; a context manager.
+    """Context manager that displays the progress of a run.
 
     Parameters
     ----------
     steps : int
-        Of the whole run.
+        Number of steps of the whole run.
     console : rich Console, optional
 
     Attributes
     ----------
     timings : dict of str to (tokens, seconds)
-        Of the stages since `clear_timings`.
+        Totals of each stage since the last `clear_timings`.
     """
 
     def __init__(self, steps: int, console: Console | None = None) -> None:
@@ -95,14 +95,14 @@ class Reporter:
             disable=not self.console.is_terminal,
         )
         self._run = self._bars.add_task("run", total=steps, note=f"{steps} steps")
-        # One bar for each kind of stage, used again: the display keeps its height. Made in the
-        # order of stages, whichever comes first, and shown when it does.
+        # One bar per stage, reused in each step, so that the display keeps its height. Bars are
+        # created in the order of STAGES and hidden until their stage first runs.
         self._stages: dict[str, TaskID] = {}
         for name in STAGES:
             self._bar(name)
         self._began = False
         self._headings: list[str] = []
-        self._rows = 0  # since the headings
+        self._rows = 0  # rows since the last headings
 
     def __enter__(self) -> Reporter:
         self._bars.start()
@@ -115,17 +115,17 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         if not self._began:
-            self._bars.live.transient = True  # nothing to look back at
+            self._bars.live.transient = True  # no progress to keep on screen
         self._bars.stop()
 
     def message(self, text: str) -> None:
-        """A line that stays; an indented one is a command to copy, and is not broken."""
+        """Print a line above the bars; an indented line is a command to copy and is not wrapped."""
         prose = self.console.is_terminal and not text.startswith(" ")
         self.console.print(text, markup=False, soft_wrap=not prose)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
-        """Time a stage; `total` is its number of tokens, where that is known."""
+        """Time a stage; `total` is its number of tokens, if known."""
         self._began = True
         bar = self._bar(name)
         self._bars.reset(bar, total=total, note="", visible=True)
@@ -149,18 +149,18 @@ class Reporter:
         )
 
     def _bar(self, name: str) -> TaskID:
-        """The bar of a kind of stage."""
+        """The bar of a stage, created at its first use."""
         if name not in self._stages:
             self._stages[name] = self._bars.add_task(name, start=False, note="", visible=False)
         return self._stages[name]
 
     def _later(self, bar: TaskID) -> Iterator[TaskID]:
-        """Bars of later stages, which show what became of the step before."""
+        """Bars of later stages; they still show the previous step."""
         bars = list(self._stages.values())
         yield from bars[bars.index(bar) + 1 :]
 
     def clear_timings(self) -> dict[str, float]:
-        """Seconds and tokens a second of the stages since the last call, as metrics."""
+        """Seconds and tokens per second of each stage since the last call, as metrics."""
         metrics = {}
         for name, (tokens, seconds) in self.timings.items():
             metrics[f"time/{name}"] = seconds
@@ -169,7 +169,7 @@ class Reporter:
         return metrics
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show a step's metrics."""
+        """Show the metrics of a step."""
         shown = {
             heading: _cell(metrics[name], form)
             for name, (heading, form) in SHOWN.items()
@@ -183,22 +183,22 @@ class Reporter:
             self.message(f"step {step}/{self.steps}  {words}")
 
     def _row(self, shown: Mapping[str, str]) -> None:
-        """Values under headings: one line a step if the width allows."""
+        """Print values under headings: one line per step if the width allows."""
         order = ["step", *(heading for heading, _ in SHOWN.values())]
-        known = [heading for heading in order if heading in shown or heading in self._headings]
-        lines = _lines(known, self.console.width)
-        again = known != self._headings or self._rows == HEADINGS_EVERY or len(lines) > 1
-        self._headings, self._rows = known, 1 if again else self._rows + 1
+        headings = [heading for heading in order if heading in shown or heading in self._headings]
+        lines = _lines(headings, self.console.width)
+        repeat = headings != self._headings or self._rows == HEADINGS_EVERY or len(lines) > 1
+        self._headings, self._rows = headings, 1 if repeat else self._rows + 1
         for line in lines:
-            if again:
-                headings = "  ".join(heading.rjust(width) for heading, width in line)
-                self.console.print(Text(headings, style="dim"))
+            if repeat:
+                head = "  ".join(heading.rjust(width) for heading, width in line)
+                self.console.print(Text(head, style="dim"))
             self.console.print(
                 Text("  ".join(shown.get(heading, "").rjust(width) for heading, width in line))
             )
 
     def summary(self, folder: Path) -> None:
-        """Show what became of the run, and where to look next."""
+        """Show first and last metrics of the run, and where its files are."""
         path = folder / "metrics.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         if not rows:
@@ -220,7 +220,7 @@ class Reporter:
 
 
 class Staged:
-    """A simulator whose calls are shown as stages, one after the other."""
+    """A simulator that shows its n-th call as the n-th of the given stages."""
 
     def __init__(self, simulator: Simulator, reporter: Reporter, *stages: str) -> None:
         self.simulator, self.reporter = simulator, reporter
@@ -237,19 +237,19 @@ class Staged:
 
 
 def _cell(value: float, form: str) -> str:
-    """A value, in figures that fit a column."""
+    """Format a value; in scientific notation if it exceeds the width of a column."""
     text = format(value, form)
     return text if len(text) <= CELL else format(value, ".1e")
 
 
 def _lines(headings: Sequence[str], width: int) -> list[list[tuple[str, int]]]:
-    """Headings and the widths of their columns, on as few lines as `width` allows."""
+    """Distribute columns over as few lines as `width` allows: (heading, column width) per line."""
     for number in range(1, len(headings) + 1):
         columns = -(-len(headings) // number)
-        lines = [headings[at : at + columns] for at in range(0, len(headings), columns)]
+        lines = [headings[start : start + columns] for start in range(0, len(headings), columns)]
         widths = [
-            max(CELL, *(len(heading) for line in lines for heading in line[at : at + 1]))
-            for at in range(columns)
+            max(CELL, *(len(heading) for line in lines for heading in line[column : column + 1]))
+            for column in range(columns)
         ]
         if sum(widths) + 2 * (columns - 1) <= width:
             break

@@ -1,13 +1,16 @@
-"""Random streams: each use of each step has its own, so that a resumed run needs no state."""
+"""Random generators keyed by seed, step and use.
+
+A resumed run recreates them from the key, so checkpoints store no generator state.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: What keys a stream besides seed and step.
+#: Uses: the third part of the key, after seed and step.
 COLLECT, LOCALIZE, UPDATE, EVALUATE, REPLACE = range(5)
 
 
-def stream(seed: int, step: int, use: int) -> np.random.Generator:
-    """The generator of a use of a step."""
+def generator(seed: int, step: int, use: int) -> np.random.Generator:
+    """A new generator for one use in one step."""
     return np.random.default_rng([seed, step, use])

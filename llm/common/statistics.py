@@ -1,4 +1,7 @@
-"""Intervals by the bootstrap: over problems by percentiles; over a few random seeds by t."""
+"""Confidence intervals and pass@k.
+
+Percentile bootstrap over problems, bootstrap-t over a few random seeds, Clopper-Pearson for shares.
+"""
 
 from __future__ import annotations
 
@@ -11,56 +14,55 @@ import numpy as np
 
 from envs.tabular import FloatArray
 
-#: Of the intervals; and the samples of problems that they take.
+#: Level of the percentile intervals, and their number of bootstrap resamples.
 LEVEL, RESAMPLES = 0.95, 5000
 
 
 def mean_over_problems(values: FloatArray) -> Estimate:
-    """Mean of one value a problem, and its interval."""
+    """Mean of one value per problem, with its percentile interval."""
     return _estimate(values, np.mean, vectorized=True)
 
 
 def bootstrap(statistic: Callable[[Any], float], problems: int) -> Estimate:
-    """A statistic of some problems (their numbers, with repetitions), and its interval."""
+    """A statistic with its percentile interval; `statistic` takes resampled problem indices."""
     return _estimate(np.arange(problems), statistic, vectorized=False)
 
 
 def _estimate(data: Any, statistic: Callable[..., Any], vectorized: bool) -> Estimate:
-    """A statistic and its percentile interval; of one problem it is the value alone."""
+    """A statistic with its percentile interval, which has width 0 for a single problem."""
     from scipy import stats
 
     value = float(statistic(data))
     if len(data) < 2:
         return Estimate(value, value, value)
-    found = stats.bootstrap(
+    percentiles = stats.bootstrap(
         (data,), statistic, vectorized=vectorized, method="percentile", confidence_level=LEVEL,
         n_resamples=RESAMPLES, batch=500, rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    return Estimate(value, float(found.low), float(found.high))
+    return Estimate(value, float(percentiles.low), float(percentiles.high))
 
 
 def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap-t interval of the mean of a few values (Efron & Tibshirani 1993, ch. 12.5).
 
-    Of 8 normal values it covers the truth about as often as it says; an interval by percentiles
-    does so 88 times in 100.
+    For 8 normal values its coverage is about 95 %; that of a percentile interval is 88 %.
     """
     values = np.asarray(values, dtype=float)
     n = len(values)
     if n < 2:
         return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).choice(values, (10_000, n))
-    errors = drawn.std(axis=1, ddof=1) / np.sqrt(n)
-    some = errors > 1e-12  # a sample of one value n times over has no error of its own
-    if not some.any():
+    resamples = np.random.default_rng(seed).choice(values, (10_000, n))
+    errors = resamples.std(axis=1, ddof=1) / np.sqrt(n)
+    varied = errors > 1e-12  # a resample of n equal values has standard error 0
+    if not varied.any():
         return float(values.mean()), float(values.mean())
-    t = (drawn.mean(axis=1)[some] - values.mean()) / errors[some]
+    t = (resamples.mean(axis=1)[varied] - values.mean()) / errors[varied]
     high, low = np.quantile(t, [0.025, 0.975]) * values.std(ddof=1) / np.sqrt(n)
     return float(values.mean() - low), float(values.mean() - high)
 
 
-def shown(estimate: Estimate | None, sign: str = "") -> str:
-    """For a table."""
+def format_estimate(estimate: Estimate | None, sign: str = "") -> str:
+    """Table cell: the value and its interval, or a dash; `sign` is a format specifier."""
     if estimate is None:
         return "–"
     e = estimate
@@ -69,23 +71,23 @@ def shown(estimate: Estimate | None, sign: str = "") -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and an interval for the truth."""
+    """A value and a confidence interval for its true value."""
 
     value: float
     low: float
     high: float
 
     def miss(self, truth: float) -> float:
-        """How far the truth lies outside; 0 inside."""
+        """Distance of `truth` from the interval; 0 inside."""
         return max(self.low - truth, truth - self.high, 0.0)
 
 
 def proportion(successes: int, trials: int, delta: float) -> Estimate:
-    """Share of successes and its two-sided interval of level 1 − δ (Clopper & Pearson 1934).
+    """Share of successes, with its two-sided interval of level 1 − δ (Clopper & Pearson 1934).
 
-    Trials must be independent, not alike: a sum of different Bernoulli variables has lighter tails
-    than the binomial of the same mean (Hoeffding 1956, Thm 4), so the interval also holds for a
-    mean over fixed problems.
+    Trials must be independent but need not have equal success probabilities. A sum of different
+    Bernoulli variables has lighter tails than the binomial of the same mean (Hoeffding 1956, Thm
+    4). So the interval also holds for a mean over fixed problems.
     """
     from scipy.stats import beta
 
@@ -96,7 +98,9 @@ def proportion(successes: int, trials: int, delta: float) -> Estimate:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that one of k of n samples passes, of which c do: 1 − C(n−c, k) / C(n, k).
+    """Probability that k of n samples, c of them correct, include a correct one.
+
+    It equals 1 − C(n−c, k) / C(n, k).
 
     Chen et al. (2021), "Evaluating Large Language Models Trained on Code", eq. 1.
 

@@ -1,1 +1,1 @@
-"""`python -m llm.compare`: arms of a comparison, its runs and its report."""
+"""`python -m llm.compare`: arms, runs and report of a comparison."""

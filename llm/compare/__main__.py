@@ -1,12 +1,12 @@
 """`python -m llm.compare`: GRPO, RRPO, SRPO and oracles on chain reasoning, at equal tokens.
 
-One run is an arm in a regime with a seed; each leaves one JSON file, and a file that is there is
-not made again. Progress is the exact success probability on held-out problems
-(`llm.chain.readout`), against steps and against all generated tokens: fresh rollouts, seeds, resets
-and localizations. Every run of a regime ends when it has spent the regime's tokens.
+A run has an arm, a regime and a seed, and writes one JSON file. Existing files are not made again.
+Progress is the exact success probability on held-out problems (`llm.chain.readout`). It is recorded
+against steps and against all generated tokens: fresh rollouts, seed episodes, resets and
+localizations. A run ends when it has generated the token budget of its regime.
 
-Three regimes were chosen by `cpi.signal` before any run, the fourth for what early trials had
-found; the learning rate, one for all, by `--tune` on seeds that no comparison uses.
+Three regimes were chosen by `cpi.signal` before any run, the fourth after early trials. One
+learning rate for all runs was chosen by `--tune`, on seeds that no comparison uses.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ and number of generated tokens; progress is the exact success probability on hel
 
 EPILOG = """\
 examples:
-  python -m llm.compare --quick                      does it work? a minute
-  python -m llm.compare                              all: about an hour and a half on two cores
+  python -m llm.compare --quick                      smoke test of one minute
+  python -m llm.compare                              all runs: about 1.5 hours on two cores
   python -m llm.compare --regimes [long] --arms [grpo,deepest-checker] --seeds 16
-  python -m llm.compare --arms [dapo,spo-tree,score,critique-grpo]   other methods beside them
-  python -m llm.compare --tune                       the learning rates, on seeds of their own
+  python -m llm.compare --arms [dapo,spo-tree,score,critique-grpo]   other methods
+  python -m llm.compare --tune                       learning rates, on separate seeds
 
-Runs that are there are not made again, so an interrupted comparison goes on where it was."""
+Existing runs are not made again, so an interrupted comparison resumes where it stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(
         PROG,
         lambda: _compare(argv),
-        lambda: "stopped; the same command goes on with what is missing",
+        lambda: "interrupted; the same command resumes with the missing runs",
     )
 
 
 def _compare(argv: Sequence[str] | None) -> int:
-    """Make the runs that are missing and print the tables; returns the exit code."""
+    """Make the missing runs and print the tables; returns the exit code."""
     from llm.config.command_line import parse
 
     config = parse(CompareConfig, argv, PROG, DESCRIPTION, EPILOG)
@@ -59,12 +59,12 @@ def _compare(argv: Sequence[str] | None) -> int:
     from llm.models.shipped import locate
     from llm.runs.folder import command
 
-    load_tokenizer(locate(config.model))  # a wrong name is told once, not by each run
-    open_runs = {path: s for path, s in runs(config).items() if not done(path, s)}
+    load_tokenizer(locate(config.model))  # reports a wrong name once, not in each run
+    missing = {path: s for path, s in runs(config).items() if not done(path, s)}
     pool = Parallel(n_jobs=config.jobs, return_as="generator_unordered")
-    asked = command()
-    work = pool(delayed(make)(path, settings, asked) for path, settings in open_runs.items())
-    for _ in track(work, "runs", total=len(open_runs), console=console(sys.stderr)):
+    argv_of_parent = command()
+    work = pool(delayed(make)(path, settings, argv_of_parent) for path, settings in missing.items())
+    for _ in track(work, "runs", total=len(missing), console=console(sys.stderr)):
         pass
     folder = Path(config.output)
     if config.tune:

@@ -1,4 +1,4 @@
-"""What `llm.compare` compares: arms, regimes, and a run's settings."""
+"""Arms and regimes of `llm.compare`, and the settings of a run."""
 
 from __future__ import annotations
 
@@ -21,23 +21,38 @@ from llm.thoughts.options import SamplingOptions
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared: an algorithm, where it resets, and how it spends its rollouts."""
+    """Arm of the comparison: an algorithm, a localizer and a plan of rollouts.
+
+    Attributes
+    ----------
+    algorithm, localizer : str
+    mask : str
+        Mask of the oracle.
+    tau : float
+        Threshold of the mask "improvable".
+    plan : PlanOptions
+    rate : float
+        Factor on the common learning rate.
+    lora_r : int
+        Rank of LoRA adapters; 0 for none.
+    more : function of a Regime
+        Further settings in that regime, by their names in `TrainConfig`.
+    """
 
     algorithm: str
     localizer: str = "checker"
     mask: str = "first_error"
     tau: float = 0.0
     plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
-    rate: float = 1.0  # times the learning rate of all
+    rate: float = 1.0
     lora_r: int = 0
-    #: Settings of its own in a regime, by their names in `TrainConfig`.
     more: Callable[[Regime], dict[str, Any]] = lambda regime: {}
 
 
-#: Two reset groups beside the fresh one, from the failures with the latest errors, or any.
+#: One fresh group and two reset groups, from the failures with the latest errors or any failures.
 DEEPEST = PlanOptions(fresh=4, resets=2, per_reset=4, choice="deepest")
 RANDOM = PlanOptions(fresh=4, resets=2, per_reset=4, choice="random")
-#: All rollouts from one reset; its seed is not trained on.
+#: All rollouts from one reset; the seed episode is not trained on.
 ONE = PlanOptions(fresh=0, resets=1, per_reset=8)
 
 ARMS: dict[str, Arm] = {
@@ -56,28 +71,28 @@ ARMS: dict[str, Arm] = {
     "deepest-checker": Arm("oracle", plan=DEEPEST),
     "one-prompted": Arm("srpo", "prompted", plan=ONE),
     "one-checker": Arm("oracle", plan=ONE),
-    # What might keep the prompted localizer's skill, which training to solve does not.
+    # May keep the prompted localizer accurate, which degrades as the model learns to solve.
     "srpo-prompted-slow": Arm("srpo", "prompted", rate=0.25),
     "srpo-prompted-lora": Arm("srpo", "prompted", lora_r=16),
 }
 
-#: Other methods, with the presets' settings: eight rollouts a prompt are trained on, or a tree has
-#: eight leaves. They are compared if they are named.
+#: Other methods, with the settings of the presets. They train on eight rollouts per prompt, or on a
+#: tree of eight leaves. They run only if `--arms` names them.
 BASELINES: dict[str, Arm] = {
     "dapo": Arm(
         "grpo",
         more=lambda _: {
-            "loss": LossConfig("dapo", epsilon_high=0.28),  # which on policy clips nothing
+            "loss": LossConfig("dapo", epsilon_high=0.28),  # never clips on policy
             "update": UpdateOptions(mask_truncated_completions=True),
             "dynamic_sampling": 3,
         },
     ),
-    # Two segments: the first half of the steps, of two tokens each, and the rest.
+    # Two segments: the first half of the steps (two tokens each), and the rest.
     "spo-tree": Arm(
         "spo_tree",
         more=lambda regime: {"spo_tree": SPOTreeOptions([4, 2], 2 * math.ceil(regime.length / 2))},
     ),
-    # About half of the tokens are for stage I: eight rollouts a prompt of steps and an answer.
+    # Stage I gets about half of the tokens: eight rollouts per prompt, of the steps and an answer.
     "score": Arm(
         "score",
         more=lambda regime: {
@@ -90,17 +105,17 @@ BASELINES: dict[str, Arm] = {
     "critique-grpo": Arm("critique_grpo"),
 }
 
-#: Arms that were run and cannot be any more: their records are read all the same. Rehearsal added
-#: the likelihood of texts that localize errors to the loss. It lost in all nine comparisons.
+#: Arms that can no longer be run, but whose records are still read. Rehearsal added the likelihood
+#: of texts that localize errors to the loss. It was worse in all nine comparisons.
 RETIRED = ("srpo-prompted-rehearsal",)
 
-#: Every arm that has records, in the order of tables.
+#: Every arm with records, in table order.
 RECORDED = (*ARMS, *BASELINES, *RETIRED)
 
 #: Arms that can be run.
 KNOWN = ARMS | BASELINES
 
-#: What the learning rate is chosen with.
+#: Arms, rates and seeds for the choice of the learning rate.
 TUNING_ARMS = ("grpo", "rrpo", "oracle-first_error")
 TUNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 TUNING_SEEDS = (1000, 1001, 1002, 1003)
@@ -108,7 +123,7 @@ TUNING_SEEDS = (1000, 1001, 1002, 1003)
 
 @dataclass(frozen=True)
 class Regime:
-    """Problems of one length, and what theory said of resets there before any run.
+    """Problems of one length, with the prediction that theory made before any run.
 
     Parameters
     ----------
@@ -117,11 +132,11 @@ class Regime:
     token_budget : int
         Tokens that every run generates.
     prediction : str
-        Worth of one collection of the first-error oracle (4 + 1×4) in collections of GRPO at equal
+        Worth of one collection of the first-error oracle (4 + 1×4), in GRPO collections at equal
         generated steps, by `cpi.signal` at q = ½.
     prompts_per_step : int
     arms : tuple of str
-        What is compared here unless arms are named.
+        Default arms in this regime.
     """
 
     length: int
@@ -131,14 +146,14 @@ class Regime:
     arms: tuple[str, ...] = tuple(ARMS)
 
 
-#: Plans and localizers that tell whether it pays to reset the failures with the latest errors.
+#: Arms that show whether it pays to reset the failures with the latest errors.
 LATEST = (
     "grpo", "rrpo", "srpo-prompted", "oracle-first_error", "random-rrpo", "random-checker",
     "deepest-rrpo", "deepest-surprisal", "deepest-prompted", "deepest-checker",
 )  # fmt: skip
 
-#: The first three were chosen by the theory before any run, the last for early trials, which had
-#: found that it pays there.
+#: The first three were chosen by theory before any run. The last was chosen after early trials in
+#: which such resets paid.
 REGIMES: dict[str, Regime] = {
     "short": Regime(3, 15_000, "GRPO ahead (0.78)"),
     "middle": Regime(4, 25_000, "no difference (0.96)"),
@@ -146,20 +161,20 @@ REGIMES: dict[str, Regime] = {
     "few": Regime(8, 120_000, "first-error resets ahead (1.43)", prompts_per_step=4, arms=LATEST),
 }
 
-#: Of all arms in all regimes: the largest at which every run of `--tune` ends above ½. That it is
-#: one for all was decided after 9 of 144 runs of *middle* at 1e-3, the best mean there, had failed.
+#: Learning rate of all arms in all regimes: the largest at which all runs of `--tune` end above ½.
+#: A common rate was chosen after 9 of 144 runs of *middle* had failed at 1e-3, its best mean.
 LEARNING_RATE = 5e-4
-#: With AdamW's usual 1e-8, a lone group with a signal after steps without any makes a step of full
-#: length in every weight, and a quarter of early runs on long problems lost all success to one.
+#: With AdamW's default of 1e-8, the first signal after steps without one moves every weight by a
+#: full step. In a quarter of early runs on long problems, such a step ended all success.
 ADAM_EPSILON = 1e-4
-#: Steps no run reaches: the token budget ends it.
+#: More steps than a run can reach; the token budget ends it earlier.
 MANY = 100_000
 
 
 def run_config(
     arm: Arm, regime: Regime, model: str, learning_rate: float, seed: int
 ) -> TrainConfig:
-    """The settings of one run; only the arm's own differ between arms."""
+    """Settings of a run; those that do not define the arm are the same for all arms."""
     n = regime.length
     return TrainConfig(
         model=model,
@@ -189,7 +204,7 @@ def run_config(
 
 
 def predicted(arm: str, length: int, q: float = 0.5) -> float | None:
-    """Worth of an arm's collection in GRPO's, equal steps, where `cpi.signal` has its rule."""
+    """Worth of an arm's collection in GRPO collections at equal steps; None if unknown."""
     known = {
         "rrpo": (GroupPlan(4, 1, 4), "rrpo"),
         "oracle-first_error": (GroupPlan(4, 1, 4), "oracle"),

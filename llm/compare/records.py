@@ -1,7 +1,8 @@
-"""Records of runs: JSON files while a comparison goes on, one packed file a regime afterwards.
+"""Records of runs: JSON files during a comparison, one packed file per regime afterwards.
 
-A packed file is gzip JSON lines. The first line holds what all records share, each further line the
-name of a record and the rest of it. The same records give the same bytes.
+A packed file is gzip-compressed JSON Lines. The first line holds the entries that all records
+share. Each further line holds the name and the remaining entries of a record. Equal records give
+equal bytes.
 """
 
 from __future__ import annotations
@@ -14,30 +15,30 @@ from typing import Any
 
 Record = dict[str, Any]
 
-#: Ending of packed files.
+#: Suffix of packed files.
 PACKED = ".jsonl.gz"
 
-#: Settings that a record has at least.
+#: Settings that every record must have.
 SETTINGS = ("model", "task_args", "token_budget", "prompts_per_step", "seed")
 
 
 def read_records_of(place: Path) -> dict[str, Record]:
-    """The records of a folder, or of the packed file of its name.
+    """Read the records of a folder, or of the packed file with its name.
 
     Parameters
     ----------
     place : Path
-        results/compare/short: that folder with all below it, or else short.jsonl.gz beside it.
+        For results/compare/short: that folder with its subfolders, else short.jsonl.gz beside it.
 
     Returns
     -------
     dict of name to record
-        Sorted by name; a name is a path within `place` without its ending.
+        Sorted by name; a name is a path within `place` without its suffix.
 
     Raises
     ------
     ValueError
-        If a record is damaged; names it, and what to do.
+        If a record is damaged; names it and the cure.
     """
     file = place.with_name(place.name + PACKED)
     if not place.is_dir() and file.is_file():
@@ -49,12 +50,12 @@ def read_records_of(place: Path) -> dict[str, Record]:
 
 
 def read_record(path: Path) -> Record:
-    """The record of a run, from its JSON file.
+    """Read the record of a run from its JSON file.
 
     Raises
     ------
     ValueError
-        If it is none; names the file.
+        If the file holds no record; names the file.
     """
     try:
         record = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -81,12 +82,12 @@ def pack(records: Mapping[str, Record], file: Path) -> None:
 
 
 def unpack(file: Path) -> dict[str, Record]:
-    """The records of a packed file, by name.
+    """Read the records of a packed file, by name.
 
     Raises
     ------
     ValueError
-        If it is damaged; names the file.
+        If the file is damaged; names it.
     """
     try:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
@@ -104,7 +105,7 @@ def unpack(file: Path) -> dict[str, Record]:
 
 
 def _check(record: Record) -> None:
-    """Raise an error of any kind if this is no record."""
+    """Raise any exception if this is not a record."""
     if not set(SETTINGS) <= record["config"].keys():
         raise ValueError("settings are missing")
     if not len(record["curve"]["tokens"]) == len(record["curve"]["success"]) > 0:
@@ -112,32 +113,32 @@ def _check(record: Record) -> None:
 
 
 def _shared(values: Iterable[Any]) -> dict[str, Any]:
-    """The entries, at any depth of dictionaries, that all of these have and that are equal."""
+    """Entries, at any depth of dictionaries, that are equal in all of the values."""
     first, *others = values
-    found = {}
+    shared = {}
     for key, value in first.items():
         if not all(key in other for other in others):
             continue
         if all(isinstance(each, dict) for each in (value, *(other[key] for other in others))):
-            found[key] = _shared([value, *(other[key] for other in others)])
+            shared[key] = _shared([value, *(other[key] for other in others)])
         elif all(other[key] == value and type(other[key]) is type(value) for other in others):
-            found[key] = value
-    return found
+            shared[key] = value
+    return shared
 
 
 def _without(record: Mapping[str, Any], shared: Mapping[str, Any]) -> Record:
-    """A record less its shared entries."""
+    """A record without its shared entries."""
     rest = {}
     for key, value in record.items():
         if key not in shared:
             rest[key] = value
-        elif isinstance(value, dict) and (own := _without(value, shared[key])):
-            rest[key] = own
+        elif isinstance(value, dict) and (remaining := _without(value, shared[key])):
+            rest[key] = remaining
     return rest
 
 
 def _joined(shared: Mapping[str, Any], rest: Mapping[str, Any]) -> Record:
-    """A record from shared entries and its own."""
+    """A record from the shared and the remaining entries."""
     joined: Record = {
         key: _joined(value, rest.get(key, {})) if isinstance(value, dict) else value
         for key, value in shared.items()

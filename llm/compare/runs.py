@@ -1,4 +1,4 @@
-"""Runs of a comparison: which there are, which are done, and how one is made."""
+"""Runs of a comparison: their settings, which are done, and how to make one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from llm.compare.records import Record, read_record
 from llm.config.resume import recorded
 from llm.config.train import TrainConfig
 
-#: Times that success is read out on the way through the budget.
+#: Number of read-outs of success, spread over the token budget.
 READINGS = 60
 
 
@@ -36,7 +36,7 @@ QUICK = ("grpo", "oracle-first_error")
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """One run: its curve, its ledger, its settings and what made it."""
+    """Make one run; returns its learning curve, token ledger, settings and environment."""
     import torch
     import transformers
     from rich.console import Console
@@ -53,8 +53,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
     }
     folder = tempfile.mkdtemp(prefix="compare-")
     try:
-        with Path(os.devnull).open("w") as nowhere:
-            reporter = Reporter(config.steps, Console(file=nowhere))
+        with Path(os.devnull).open("w") as devnull:
+            reporter = Reporter(config.steps, Console(file=devnull))
             trainer = Trainer(dataclasses.replace(config, output=folder), reporter)
             exact: list[float] = []
             while True:
@@ -82,32 +82,31 @@ def run(config: TrainConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """A comparison.
+    """Options of a comparison.
 
     Parameters
     ----------
     model : str
-        The base model.
+        Base model.
     regimes : list of str
-        short, middle, long, few.
+        Any of short, middle, long, few.
     arms : list of str
-        By default the regime's: algorithm-localizer (or -mask of the oracle), or plan-localizer,
-        where random and deepest are two reset groups of 4 at any failed answers or at those with
-        the latest errors, and one is 8 continuations of one. Other methods, if named: dapo,
-        spo-tree, score, critique-grpo.
+        Names are algorithm-localizer (or -mask of the oracle), or plan-localizer; by default the
+        arms of the regime. The plans random and deepest have two reset groups of 4, from any
+        failed answers or those with the latest errors; the plan one has 8 continuations of one
+        reset. Other methods must be named: dapo, spo-tree, score, critique-grpo.
     seeds : int
         Runs of each arm in each regime.
     first_seed : int
-        They are first_seed, first_seed + 1, …
+        Seeds are first_seed, first_seed + 1, …
     jobs : int
-        Runs at a time, a core each.
+        Parallel runs, one core each.
     output : str
-        Folder of the results, one JSON file a run.
+        Folder of the results, one JSON file per run.
     quick : bool
-        Two seeds of a tenth of the tokens, and two arms unless some are named, to see that it
-        works.
+        Smoke test: two seeds, a tenth of the tokens, and two arms unless some are named.
     tune : bool
-        Instead, try learning rates with three arms on four other seeds, and say which to take.
+        Instead, try learning rates with three arms on four other seeds, and mark the one to use.
     """
 
     model: str = "chain-base"
@@ -121,14 +120,15 @@ class CompareConfig:
     tune: bool = False
 
     def __post_init__(self) -> None:
-        for what, names, known in (("regimes", self.regimes, REGIMES), ("arms", self.arms, KNOWN)):
+        options = (("regimes", self.regimes, REGIMES), ("arms", self.arms, KNOWN))
+        for option, names, known in options:
             for name in names:
                 if name not in known:
-                    raise ValueError(f"{what}: {name!r} is none of {', '.join(known)}")
+                    raise ValueError(f"{option}: {name!r} is none of {', '.join(known)}")
             if not names:
-                raise ValueError(f"{what}: none named; leave it out for all")
-        others = CompareConfig.arms, CompareConfig.seeds, CompareConfig.first_seed
-        if self.tune and (self.quick or (self.arms, self.seeds, self.first_seed) != others):
+                raise ValueError(f"{option}: none named; leave it out for all")
+        defaults = CompareConfig.arms, CompareConfig.seeds, CompareConfig.first_seed
+        if self.tune and (self.quick or (self.arms, self.seeds, self.first_seed) != defaults):
             raise ValueError(
                 f"tune: it has its own arms ({', '.join(TUNING_ARMS)}), seeds and budget; leave "
                 "--arms, --seeds, --first_seed and --quick out"
@@ -145,9 +145,9 @@ class CompareConfig:
 
 
 def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
-    """Where each run leaves its result, and its settings; a seed of all arms before the next."""
+    """Result file and settings of each run, ordered by regime, seed and arm."""
     folder = Path(config.output)
-    found = {}
+    planned = {}
     for name in config.regimes:
         regime = REGIMES[name]
         if config.tune:
@@ -155,27 +155,27 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
                 for seed in TUNING_SEEDS:
                     for arm in TUNING_ARMS:
                         path = folder / "tuning" / f"{name}-{rate:g}" / f"{arm}-s{seed}.json"
-                        found[path] = run_config(ARMS[arm], regime, config.model, rate, seed)
+                        planned[path] = run_config(ARMS[arm], regime, config.model, rate, seed)
             continue
-        usual = QUICK if config.quick else regime.arms
-        arms = usual if config.arms == CompareConfig.arms else config.arms
+        default = QUICK if config.quick else regime.arms
+        arms = default if config.arms == CompareConfig.arms else config.arms
         seeds = 2 if config.quick else config.seeds
         if config.quick:
             regime = dataclasses.replace(regime, token_budget=regime.token_budget // 10)
         for seed in range(config.first_seed, config.first_seed + seeds):
             for arm in arms:
                 path = folder / name / f"{arm}-s{seed}.json"
-                found[path] = run_config(KNOWN[arm], regime, config.model, LEARNING_RATE, seed)
-    return found
+                planned[path] = run_config(KNOWN[arm], regime, config.model, LEARNING_RATE, seed)
+    return planned
 
 
 def done(path: Path, settings: TrainConfig) -> bool:
-    """Whether a result is there; it must be of these settings, see `check_settings`.
+    """Whether the result of a run exists.
 
     Raises
     ------
     ValueError
-        If it is of others.
+        If it has other settings; see `check_settings`.
     """
     if not path.exists():
         return False
@@ -186,25 +186,25 @@ def done(path: Path, settings: TrainConfig) -> bool:
 def check_settings(record: Record, settings: TrainConfig, name: str) -> None:
     """Refuse a record that was made with other settings.
 
-    A setting that did not exist when it was made counts at its default.
+    Settings that are newer than the record count at their defaults.
 
     Raises
     ------
     ValueError
-        Names the record and the settings.
+        If settings differ; names the record and these settings.
     """
-    found, wanted = recorded(record["config"]), settings.plain()
-    if found != wanted:
-        odd = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
+    actual, expected = recorded(record["config"]), settings.plain()
+    if actual != expected:
+        different = sorted(k for k in actual | expected if actual.get(k) != expected.get(k))
         raise ValueError(
-            f"output: {name} was made with other settings ({', '.join(odd)}); remove it, or name "
-            "another --output"
+            f"output: {name} was made with other settings ({', '.join(different)}); remove it, or "
+            "name another --output"
         )
 
 
 def make(path: Path, settings: TrainConfig, command: list[str]) -> None:
-    """Make a run and write its result, with the command that asked for it."""
+    """Make a run and write its result, with the command line of the comparison."""
     record = run(settings)
-    record["environment"]["command"] = command  # a worker process has another
+    record["environment"]["command"] = command  # that of the worker process differs
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)

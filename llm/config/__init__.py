@@ -1,1 +1,1 @@
-"""Settings of a training run, and how a command line becomes settings."""
+"""Settings of a training run, and the parser of the command line."""

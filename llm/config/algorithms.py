@@ -1,14 +1,14 @@
 """The names that `--algorithm` takes.
 
-A plan-and-rule algorithm is a line of `cpi.ALGORITHMS`. Any other is a class, named here by its
-import path, so that settings can be read without loading it.
+A plan-and-rule algorithm is an entry of `cpi.ALGORITHMS`. Any other algorithm is a class. It is
+listed here by its import path, so that settings can be read without importing it.
 """
 
 from __future__ import annotations
 
 from cpi.core.plans import ALGORITHMS
 
-#: Outside the plan-and-rule scheme: name → `module:Class`, an `llm.algorithms.Algorithm`.
+#: Algorithms outside the plan-and-rule scheme: name → `module:Class` of an `Algorithm`.
 CLASSES: dict[str, str] = {
     "score": "llm.algorithms.score:Score",
     "critique_grpo": "llm.algorithms.critique_grpo:CritiqueGRPO",
@@ -17,12 +17,12 @@ CLASSES: dict[str, str] = {
 
 
 def check_algorithm(name: str) -> None:
-    """Refuse a name that is in no table and is no import path.
+    """Refuse a name that is in neither table and is no import path.
 
     Raises
     ------
     ValueError
-        Lists the names.
+        Lists the valid names.
     """
     if name not in ALGORITHMS and name not in CLASSES and ":" not in name:
         names = ", ".join([*ALGORITHMS, *CLASSES])

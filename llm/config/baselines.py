@@ -1,12 +1,11 @@
 """Options of the algorithms outside the plan-and-rule scheme.
 
-What the options mean is said in `llm/algorithms/`.
+`llm/algorithms/` explains the algorithms.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,26 +16,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AlgorithmOptions(ABC):
-    """Options of an algorithm that has a section of its own in `TrainConfig`."""
+class AlgorithmOptions:
+    """Options of an algorithm with its own section in `TrainConfig`."""
 
     @property
-    @abstractmethod
     def rollouts(self) -> int:
         """Episodes trained on per prompt."""
+        raise NotImplementedError
 
     @property
     def turns(self) -> int:
-        """Completions in a conversation."""
+        """Completions per conversation."""
         return 1
 
     @property
     def needs_reference(self) -> bool:
-        """Whether some rows of some step have a KL term of their own."""
+        """Whether any row has a KL term of its own."""
         return False
 
     def check(self, sampling: SamplingOptions) -> None:
-        """Refuse options that do not go with the limits of a completion.
+        """Refuse options that do not fit the limits of a completion.
 
         Raises
         ------
@@ -44,23 +43,23 @@ class AlgorithmOptions(ABC):
             Names the option.
         """
 
-    @abstractmethod
     def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
-        """What one prompt asks for; see `llm.planning.demand.demand`."""
+        """Generate calls and rows of one prompt; see `llm.planning.demand.demand`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class ScoreOptions(AlgorithmOptions):
-    """SCoRe, two attempts; see `llm.algorithms.score`.
+    """SCoRe: pairs of attempts; see `llm.algorithms.score`.
 
     Parameters
     ----------
     attempts : int
-        First attempts a prompt, each of which gets a second one.
+        First attempts per prompt; each is followed by a second attempt.
     alpha : float
-        Weight of the second attempt's bonus, alpha times its gain in reward over the first.
+        Weight of the second attempt's bonus: alpha times its gain in reward over the first.
     stage1_steps : int
-        Training steps of stage I, the first ones.
+        Number of initial training steps that form stage I.
     kl : float
         Coefficient of the first attempts' KL term in stage I.
     """
@@ -81,16 +80,16 @@ class ScoreOptions(AlgorithmOptions):
 
     @property
     def turns(self) -> int:
-        """Completions in a conversation."""
+        """Completions per conversation."""
         return 2
 
     @property
     def needs_reference(self) -> bool:
-        """Whether some rows of some step have a KL term of their own: those of stage I."""
+        """Whether any row has a KL term of its own: the rows of stage I."""
         return bool(self.stage1_steps and self.kl)
 
     def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
-        """What a prompt asks for; see `llm.planning.demand.demand`."""
+        """Generate calls and rows of one prompt; see `llm.planning.demand.demand`."""
         length = int(share * limits.longest)
         first = Call("first attempt", 1, self.attempts, 0, length)
         second = Call("second attempt", self.attempts, 1, length + request, length)
@@ -99,16 +98,16 @@ class ScoreOptions(AlgorithmOptions):
 
 @dataclass(frozen=True)
 class CritiqueGRPOOptions(AlgorithmOptions):
-    """Critique-GRPO, answers and refinements of them; see `llm.algorithms.critique_grpo`.
+    """Critique-GRPO: answers and their refinements; see `llm.algorithms.critique_grpo`.
 
     Parameters
     ----------
     answers : int
-        Answers a prompt, each of which is refined.
+        Answers per prompt; each is refined once.
     refinements : int
-        How many of the refinements are trained on.
+        Number of refinements trained on.
     gamma : float
-        Of the shaping f(p) = p/(p + gamma) of a refinement's tokens.
+        Constant of the shaping f(p) = p/(p + gamma) of a refinement's tokens.
     """
 
     answers: int = 7
@@ -132,30 +131,30 @@ class CritiqueGRPOOptions(AlgorithmOptions):
 
     @property
     def turns(self) -> int:
-        """Completions in a conversation: an answer, and its refinement."""
+        """Completions per conversation: an answer and its refinement."""
         return 2 if self.refinements else 1
 
     def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
-        """What a prompt asks for; see `llm.planning.demand.demand`."""
+        """Generate calls and rows of one prompt; see `llm.planning.demand.demand`."""
         length = int(share * limits.longest)
         answers = Call("answer", 1, self.answers, 0, length)
         if not self.refinements:
             return Demand([answers], [answers.rows])
         refined = Call("refinement", self.answers, 1, length + request, length)
-        # Every answer is refined, few refinements are trained on, and that without the answer.
+        # Every answer is refined. Few refinements are trained on, and without the answer before.
         return Demand([answers, refined], [answers.rows, Rows(self.refinements, 0, length)])
 
 
 @dataclass(frozen=True)
 class SPOTreeOptions(AlgorithmOptions):
-    """SPO-tree, segments that branch; see `llm.algorithms.spo_tree`.
+    """SPO-tree: a tree of segments; see `llm.algorithms.spo_tree`.
 
     Parameters
     ----------
     branches : list of int
-        Segments that grow from the prompt, from each of these, and so on.
+        Segments from the prompt, from each segment of the first level, and so on.
     segment_tokens : int
-        Tokens of a segment; those of the last level go on to the end.
+        Tokens of a segment; a segment of the last level continues to the end.
     rho : float
         Tokens sampled with this probability or more are not trained on; above 1, all are.
     """
@@ -180,33 +179,34 @@ class SPOTreeOptions(AlgorithmOptions):
         return self.branches[0]
 
     def check(self, sampling: SamplingOptions) -> None:
-        """Refuse levels that leave no tokens for the last one."""
-        inner = len(self.branches) - 1
-        if self.segment_tokens * inner >= sampling.max_completion_length:
+        """Refuse segments that leave no tokens for the last level."""
+        levels = len(self.branches) - 1
+        if self.segment_tokens * levels >= sampling.max_completion_length:
             raise ValueError(
-                f"spo_tree.segment_tokens: {inner} levels of {self.segment_tokens} tokens leave "
+                f"spo_tree.segment_tokens: {levels} levels of {self.segment_tokens} tokens leave "
                 "nothing for the last of sampling.max_completion_length, "
                 f"{sampling.max_completion_length}; give fewer, or fewer branches"
             )
 
     def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
-        """What a prompt asks for; see `llm.planning.demand.demand`."""
+        """Generate calls and rows of one prompt; see `llm.planning.demand.demand`."""
         length, nodes, calls = int(share * limits.max_completion_length), 1, list[Call]()
         for level, branches in enumerate(self.branches):
             before = level * self.segment_tokens
-            left = max(0, length - before)
-            new = left if level == len(self.branches) - 1 else min(self.segment_tokens, left)
-            nodes *= left > 0  # else all have stopped
+            remaining = max(0, length - before)
+            last = level == len(self.branches) - 1
+            new = remaining if last else min(self.segment_tokens, remaining)
+            nodes *= remaining > 0  # 0 if all completions have ended before this level
             calls.append(Call(f"level {level + 1}", nodes, branches, before, new))
             nodes *= branches
         return Demand(calls, [call.rows for call in calls])
 
 
-def _at_least(name: str, options: object, **least: int) -> None:
-    for option, value in least.items():
-        if getattr(options, option) < value:
+def _at_least(name: str, options: object, **minima: int) -> None:
+    for option, minimum in minima.items():
+        if getattr(options, option) < minimum:
             raise ValueError(
-                f"{name}.{option}: {getattr(options, option)} is not a whole number ≥ {value}"
+                f"{name}.{option}: {getattr(options, option)} is not a whole number ≥ {minimum}"
             )
 
 

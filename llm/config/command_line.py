@@ -1,8 +1,8 @@
 """Command lines over dataclasses: typed flags, YAML files, presets.
 
-`--config` may be given several times, and names a file or a preset of `llm/presets/`; a file may
-name parents (`config: [one.yaml, two.yaml]`, relative to its folder), which come before it. Later
-files win over earlier ones, and flags over all files, wherever they stand on the command line.
+`--config` names a file or a preset of `llm/presets/`, and may be given several times. A file may
+name parents, relative to its folder: `config: [one.yaml, two.yaml]`. Parents come before the file.
+Later files win over earlier ones. Flags win over all files, wherever they stand.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ def parse(
     epilog: str = "",
     named_presets: Sequence[str] = (),
 ) -> Settings:
-    """Settings from a command line, by default this process's.
+    """Parse a command line into settings.
 
     Parameters
     ----------
     settings : dataclass
-        Its docstring, in numpydoc form, is the help.
+        Its numpydoc docstring is the help text.
     argv : sequence of str, optional
+        By default the arguments of this process.
     prog, description, epilog : str
     named_presets : sequence of str
-        Presets of these settings, for the help.
+        Presets of these settings, for the help text.
 
     Raises
     ------
     ValueError
-        If an option is unknown or a value makes no sense; the message is one line.
+        If an option is unknown or a value is invalid; the message is one line.
     SystemExit
         After --help.
     """
@@ -55,7 +56,7 @@ def parse(
     set_parsing_settings(docstring_parse_style=_numpydoc())
 
     class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-        """Leaves description and examples as they are written."""
+        """Keeps the line breaks of description and examples."""
 
     parser = ArgumentParser(
         prog=prog,
@@ -64,8 +65,8 @@ def parse(
         exit_on_error=False,
         formatter_class=Formatter,
     )
-    named = f", or the name of a preset: {', '.join(named_presets)}" if named_presets else ""
-    help_ = f"A YAML file{named}."
+    preset_help = f", or the name of a preset: {', '.join(named_presets)}" if named_presets else ""
+    help_ = f"A YAML file{preset_help}."
     parser.add_argument("--config", action="config", help=help_)
     parser.add_class_arguments(settings, None)
     try:
@@ -85,23 +86,23 @@ def _numpydoc() -> Any:
 
 
 def _files_first(argv: Sequence[str]) -> list[str]:
-    """The arguments with `--config` ones in front, presets by their path."""
+    """The arguments, with all `--config` first and presets replaced by their paths."""
     files: list[str] = []
     others: list[str] = []
-    rest = iter(argv)
-    for argument in rest:
+    arguments = iter(argv)
+    for argument in arguments:
         if argument == "--config":
-            files.append(next(rest, ""))
+            files.append(next(arguments, ""))
         elif argument.startswith("--config="):
             files.append(argument.removeprefix("--config="))
         else:
             others.append(argument)
-    paths = [path for file in files for found in _find(file) for path in _with_parents(found)]
+    paths = [path for file in files for named in _files_of(file) for path in _with_parents(named)]
     return [part for path in paths for part in ("--config", str(path))] + others
 
 
 def _switches(settings: Any, prefix: str = "--") -> Iterator[str]:
-    """Flags of the settings that are true or false."""
+    """The boolean flags of the settings."""
     for name, kind in get_type_hints(settings).items():
         if kind in (bool, bool | None):
             yield prefix + name
@@ -110,7 +111,7 @@ def _switches(settings: Any, prefix: str = "--") -> Iterator[str]:
 
 
 def _switched_on(argv: Sequence[str], switches: Collection[str]) -> list[str]:
-    """The arguments, `--quick` alone as `--quick=true`: the parser wants a value."""
+    """The arguments, with a bare `--quick` as `--quick=true`: the parser requires a value."""
     following = [*argv, "--"][1:]
     return [
         f"{argument}=true" if argument in switches and after.startswith("--") else argument
@@ -118,8 +119,8 @@ def _switched_on(argv: Sequence[str], switches: Collection[str]) -> list[str]:
     ]
 
 
-def _find(file: str) -> list[Path]:
-    """The file of this path, or those of the preset of this name."""
+def _files_of(file: str) -> list[Path]:
+    """The file at this path, or the files of the preset of this name."""
     if Path(file).is_file():
         return [Path(file)]
     known = presets()
@@ -131,7 +132,7 @@ def _find(file: str) -> list[Path]:
 
 
 def _with_parents(path: Path, children: tuple[Path, ...] = ()) -> list[Path]:
-    """A file and before it its parents, theirs before them."""
+    """A file, preceded by its parents, each preceded by its own parents."""
     import yaml
 
     if path.resolve() in children:
@@ -140,12 +141,12 @@ def _with_parents(path: Path, children: tuple[Path, ...] = ()) -> list[Path]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
-    named = content.get("config") if isinstance(content, Mapping) else None
-    parents = [named] if isinstance(named, str) else named or []
-    found: list[Path] = []
+    entry = content.get("config") if isinstance(content, Mapping) else None
+    parents = [entry] if isinstance(entry, str) else entry or []
+    ancestors: list[Path] = []
     for parent in parents:
-        place = path.parent / str(parent)
-        if not place.is_file():
+        parent_path = path.parent / str(parent)
+        if not parent_path.is_file():
             raise ValueError(f"--config: {path} has the parent {parent!r}, which is not a file")
-        found += _with_parents(place, (*children, path.resolve()))
-    return [*found, path]
+        ancestors += _with_parents(parent_path, (*children, path.resolve()))
+    return [*ancestors, path]

@@ -1,4 +1,4 @@
-"""What a training step asks for, as plain data: generate calls, and rows to train on."""
+"""Demand of a training step, as plain data: generate calls, and rows to train on."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 
 class Call(NamedTuple):
-    """A generate call.
+    """A call of `Engine.generate`.
 
     Attributes
     ----------
     name : str
-        What it generates.
+        What the call generates.
     requests, samples : int
-        Requests, and samples of each.
+        Number of requests, and samples per request.
     context, new : int
-        Tokens of a sequence between the prompt and what is generated, and of what is.
+        Tokens per sequence: between the prompt and the generated part, and generated.
     """
 
     name: str
@@ -26,23 +26,24 @@ class Call(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Generated, in all."""
+        """Tokens that the call generates in all."""
         return self.requests * self.samples * self.new
 
     @property
     def rows(self) -> Rows:
-        """What trains on all that it generates, after what it was generated from."""
+        """Rows that train on all generated tokens, each with its context."""
         return Rows(self.requests * self.samples, self.context, self.new)
 
 
 class Rows(NamedTuple):
-    """Rows of a kind.
+    """Rows of equal size.
 
     Attributes
     ----------
     number : int
+        Number of rows.
     context, trained : int
-        Tokens of one between its prompt and those that are trained on, and of those.
+        Tokens per row: between the prompt and the trained part, and trained on.
     """
 
     number: int
@@ -51,13 +52,13 @@ class Rows(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """The calls of a step in their order, and the rows that it trains on."""
+    """The calls of a step, in order, and the rows that it trains on."""
 
     calls: list[Call]
     rows: list[Rows]
 
     @property
     def longest(self) -> tuple[int, int]:
-        """Most tokens of a row beside its prompt, and most that are trained on."""
-        whole = max(rows.context + rows.trained for rows in self.rows)
-        return whole, max(rows.trained for rows in self.rows)
+        """Most tokens of a row without its prompt, and most trained tokens of a row."""
+        completion = max(rows.context + rows.trained for rows in self.rows)
+        return completion, max(rows.trained for rows in self.rows)

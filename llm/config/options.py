@@ -1,4 +1,4 @@
-"""Options of a training run that belong to no other room."""
+"""Options of a training run: overrides of the plan, and evaluation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class PlanOptions:
     fresh : int, optional
         Size of the fresh group (num_generations of GRPO).
     resets : int, optional
-        Reset groups a prompt.
+        Reset groups per prompt.
     per_reset : int, optional
-        Size of each.
+        Size of each reset group.
     seeds : {"failed", "any"}, optional
-        Which episodes may be reset.
+        Episodes that may be reset.
     choice : {"random", "deepest"}, optional
-        Which of them are.
+        Which of these episodes are reset.
     """
 
     fresh: int | None = None
@@ -38,11 +38,11 @@ class EvaluationOptions:
     Parameters
     ----------
     steps : int
-        Evaluate every so many steps, before the first and after the last; 0 never.
+        Steps between evaluations, also before the first step and after the last; 0 for none.
     problems : int
-        How many of the task's test problems.
+        Number of test problems of the task.
     samples : int
-        Completions of each; pass@1 and pass@samples are estimated from them.
+        Completions per problem; pass@1 and pass@samples are estimated from them.
     """
 
     steps: int = 10

@@ -1,8 +1,8 @@
-"""Presets: settings that `--config` knows by name.
+"""Presets: settings with a name that `--config` accepts.
 
-A file in `llm/presets/` is a preset. The paper's runs have no files of their own:
-MODEL-PROBLEMS-METHOD is the setting that all of them share and one file of each folder in
-`llm/presets/parts/`, so that they differ in nothing else.
+Each file in `llm/presets/` is a preset. The presets of the paper's runs are composed. The preset
+MODEL-PROBLEMS-METHOD merges `llm/presets/parts/paper.yaml` with one file from each folder of
+`llm/presets/parts/`. The runs therefore differ in nothing else.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ PRESETS = Path(__file__).parents[1] / "presets"
 
 
 def presets() -> dict[str, list[Path]]:
-    """Name → its files, of which later ones win."""
-    found = {path.stem: [path] for path in PRESETS.glob("*.yaml")}
+    """Name → files of the preset; later files win."""
+    files = {path.stem: [path] for path in PRESETS.glob("*.yaml")}
     parts = PRESETS / "parts"
     kinds = (sorted((parts / kind).glob("*.yaml")) for kind in ("models", "problems", "methods"))
     for model, problems, method in product(*kinds):
         name = f"{model.stem}-{problems.stem}-{method.stem}"
-        # Problems win over the method: how many steps they take decides how long its stages are.
-        found[name] = [parts / "paper.yaml", model, method, problems]
-    return dict(sorted(found.items()))
+        # Problems win over the method: the number of steps sets the length of the method's stages.
+        files[name] = [parts / "paper.yaml", model, method, problems]
+    return dict(sorted(files.items()))

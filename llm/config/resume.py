@@ -1,4 +1,4 @@
-"""Which settings a resumed run may change."""
+"""Settings that a resumed run may change."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from llm.config.train import TrainConfig
 
-#: What may differ between a run and its continuation.
+#: Settings that a resumed run may change.
 MAY_CHANGE = (
-    "steps",  # unless the schedule of the learning rate depends on it
+    "steps",  # unless the learning-rate schedule depends on it
     "token_budget",
     "resume",
     "save_steps",
@@ -18,12 +18,12 @@ MAY_CHANGE = (
     "report_to",
     "output",
     "evaluation",
-    "vllm",  # where it runs, not what it samples
+    "vllm",  # affects where the engine runs, not what it samples
 )
 
 
 def recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from a file, in which one that did not exist when it was made is at its default."""
+    """Settings from a file; options that the file predates get their defaults."""
 
     def filled(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         sections = {
@@ -36,22 +36,22 @@ def recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         name: value
         for name, value in settings.items()
-        if not (name == "rehearsal" and not value["file"])  # an option that is gone, at its default
+        if not (name == "rehearsal" and not value["file"])  # a removed option, at its default
     }
     return filled(TrainConfig(model="its").plain(), kept)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What a continuation may not change and does, as `name: old is now new`."""
-    found = []
-    scheduled = new.get("optimizer", {}).get("lr_scheduler_type", "constant")
+    """Changed settings that forbid resuming, as `name: old is now new`."""
+    changes = []
+    schedule = new.get("optimizer", {}).get("lr_scheduler_type", "constant")
     for name in old.keys() | new.keys():
         was, now = old.get(name), new.get(name)
-        lasting = name == "steps" and not scheduled.startswith("constant")
-        if not prefix and name in MAY_CHANGE and not lasting:
+        fixed = name == "steps" and not schedule.startswith("constant")
+        if not prefix and name in MAY_CHANGE and not fixed:
             continue
         if isinstance(was, Mapping) and isinstance(now, Mapping):
-            found += differences(was, now, f"{prefix}{name}.")
+            changes += differences(was, now, f"{prefix}{name}.")
         elif was != now:
-            found.append(f"{prefix}{name}: {was!r} is now {now!r}")
-    return sorted(found)
+            changes.append(f"{prefix}{name}: {was!r} is now {now!r}")
+    return sorted(changes)

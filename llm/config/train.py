@@ -1,4 +1,4 @@
-"""The settings of a training run: one dataclass, read from YAML files and flags."""
+"""Settings of a training run: one dataclass, read from YAML files and flags."""
 
 from __future__ import annotations
 
@@ -31,57 +31,57 @@ from llm.thoughts.options import SamplingOptions
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run.
+    """Settings of a training run.
 
     Parameters
     ----------
     model : str
         Folder or hub name of a causal language model.
     algorithm : str
-        grpo, rrpo, srpo, oracle (lines of `cpi.ALGORITHMS`: a plan of rollouts and a rule for
+        grpo, rrpo, srpo, oracle (entries of `cpi.ALGORITHMS`: a plan of rollouts and a rule for
         resets); score, critique_grpo, spo_tree (baselines); or module:Class of your own, an
         `llm.algorithms.Algorithm`.
     algorithm_args : dict
         Arguments of your own algorithm, as in --algorithm_args.depth 3.
     localizer : str
-        Where srpo resets: prompted, surprisal, random, checker, or module:function.
+        How srpo finds the reset step: prompted, surprisal, random, checker, or module:function.
     task : str
-        "chain"; a data set's: gsm8k, numina_olympiads … (see llm/tasks/data); a YAML file that
-        declares your own; or module:Class of an `llm.tasks.Task`.
+        "chain"; a data set such as gsm8k or numina_olympiads (see llm/tasks/data); a YAML file
+        that declares your own data set; or module:Class of an `llm.tasks.Task`.
     task_args : dict
         Arguments of the task, as in --task_args.length 6, or --task_args.path my.jsonl for a data
         set: every key of its declaration.
     engine : {"transformers", "vllm"}
-        What samples.
+        Engine that samples.
     steps : int
         Training steps.
     token_budget : int, optional
-        End before them, after the step in which this many tokens were generated, localizations
+        The run also ends after the step in which this many tokens were generated, localizations
         included.
     prompts_per_step : int
-        Problems a step; the plan says how many rollouts each gets.
+        Problems per step; the plan sets the number of rollouts of each.
     seed : int
-        Of everything random.
+        Seed of all random numbers.
     output : str
         Folder of the run; by default runs/TASK-ALGORITHM-sSEED.
     resume : str
-        "never"; "auto", from the newest checkpoint of the output folder; or a checkpoint's folder.
+        "never"; "auto" for the newest checkpoint of the output folder; or a checkpoint's folder.
     save_steps : int
         Steps between checkpoints.
     save_total_limit : int
-        Checkpoints kept.
+        Number of checkpoints kept.
     rollout_steps : int
-        Steps between records of rollouts; 0 keeps none.
+        Steps between rollout records; 0 for none.
     report_to : {"none", "tensorboard"}
         Also write TensorBoard events.
     scale_rewards : {"group", "batch", "none"}
         Divide advantages by the standard deviation of the group, the batch, or not.
     dynamic_sampling : int
-        Most rounds of a step in which prompts without a signal are replaced by others (DAPO).
+        Most rounds per step that replace prompts without a signal by other prompts (DAPO).
     gradient_checkpointing : bool
-        Trade time for memory.
+        Recompute activations in the backward pass: slower, with less memory.
     bf16 : bool, optional
-        Compute in bfloat16; by default where a GPU has it.
+        Compute in bfloat16; by default if the GPU supports it.
     plan : PlanOptions
     sampling : SamplingOptions
     localization : LocalizationOptions
@@ -172,19 +172,19 @@ class TrainConfig:
 
     @property
     def section(self) -> AlgorithmOptions | None:
-        """The options of the algorithm, if it has a section of its own."""
+        """Options of the algorithm, if it has its own section."""
         return getattr(self, self.algorithm, None) if self.algorithm in CLASSES else None
 
     @property
     def turns(self) -> int:
-        """Completions in a conversation."""
+        """Completions per conversation."""
         return 1 if self.section is None else self.section.turns
 
     def group_plan(self) -> GroupPlan:
-        """The algorithm's plan with the overrides of `plan`.
+        """The plan of the algorithm, with the overrides of `plan`.
 
-        A class with a section of options has a plan without resets; a user's class is planned as
-        eight fresh rollouts a prompt unless `plan` says otherwise.
+        An algorithm with its own section has a plan without resets. A user's class has eight fresh
+        rollouts per prompt, unless `plan` overrides them.
         """
         if self.section is not None:
             return GroupPlan(fresh=self.section.rollouts)
@@ -193,24 +193,24 @@ class TrainConfig:
         overrides = {name: v for name, v in asdict(self.plan).items() if v is not None}
         return dataclasses.replace(plan, **overrides)
 
-    def needs(self, what: Literal["localizer", "oracle"]) -> bool:
-        """Whether the algorithm's reset rule takes this from the world."""
-        return self.algorithm in ALGORITHMS and what in ALGORITHMS[self.algorithm].needs
+    def needs(self, source: Literal["localizer", "oracle"]) -> bool:
+        """Whether the algorithm's reset rule needs a localizer, or an oracle."""
+        return self.algorithm in ALGORITHMS and source in ALGORITHMS[self.algorithm].needs
 
     @property
     def needs_reference(self) -> bool:
-        """Whether some rows of some step have a KL term."""
+        """Whether any row has a KL term."""
         return bool(self.loss.beta or (self.section is not None and self.section.needs_reference))
 
     def _check_section(self, options: AlgorithmOptions) -> None:
-        """Refuse settings that have no meaning for an algorithm with a section."""
+        """Refuse settings without a meaning for an algorithm with its own section."""
         name = self.algorithm
         given = [option for option, value in asdict(self.plan).items() if value is not None]
         if given:
-            own = dataclasses.fields(options)[0].name
+            option = dataclasses.fields(options)[0].name
             raise ValueError(
                 f"plan.{given[0]}: {name} has no plan of fresh and reset rollouts; how many it "
-                f"draws are options of its own, --{name}.{own} …"
+                f"draws are options of its own, --{name}.{option} …"
             )
         if self.dynamic_sampling:
             raise ValueError(
@@ -221,24 +221,24 @@ class TrainConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the run's files go."""
+        """Folder of the run."""
         task = Path(self.task.rpartition(":")[2]).stem
         algorithm = self.algorithm.rpartition(":")[2]
         return Path(self.output or f"runs/{task}-{algorithm}-s{self.seed}").expanduser()
 
     def to_yaml(self) -> str:
-        """All settings; `--config` reads it back."""
+        """All settings as YAML, which `--config` reads back."""
         import yaml
 
         class Dumper(yaml.SafeDumper):
-            """Quotes what jsonargparse, unlike PyYAML, would read as a number, such as 1e3."""
+            """Quotes strings such as 1e3: for jsonargparse, unlike PyYAML, they are numbers."""
 
         number = re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$")
         Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
         return yaml.dump(asdict(self), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
     def plain(self) -> dict[str, Any]:
-        """All settings, as they come back from a file."""
+        """All settings as JSON data, equal to those read from a file."""
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return settings
 
@@ -246,5 +246,5 @@ class TrainConfig:
 def parse_config(
     argv: Sequence[str] | None, prog: str, description: str = "", epilog: str = ""
 ) -> TrainConfig:
-    """The settings of a command line; see `llm.config.command_line.parse`."""
+    """Parse a command line; see `llm.config.command_line.parse`."""
     return parse(TrainConfig, argv, prog, description, epilog, list(presets()))

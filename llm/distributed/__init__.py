@@ -1,1 +1,1 @@
-"""Several processes in one training run, and operations that give the same bits every time."""
+"""Multi-process training runs, and deterministic GPU operations."""

@@ -1,21 +1,21 @@
-"""Several processes, one training run: `torchrun --nproc_per_node 8 -m llm.train …`.
+"""Training by several processes: `torchrun --nproc_per_node 8 -m llm.train …`.
 
-Every process does everything, with the same random numbers, so all of them know all rows, verdicts
-and metrics. Three things are divided:
+All ranks run the same program with the same random numbers, and hold the same rows, rewards and
+metrics. Three things are sharded:
 
-- samples and verdicts: each process has its share of what is asked (`share`), and all of them get
-  all answers (`llm.engines.sharded`, `llm.tasks.shared`);
-- the policy, its gradients and the optimizer's state: FSDP2 (`llm.models.fsdp`);
-- rows of an optimizer step (`llm.learner.rows.deal`).
+- sampling and verification: each rank serves a share of the requests, and all ranks gather the
+  results (`scatter_gather`, used by `llm.engines.sharded` and `llm.tasks.shared`);
+- the policy, its gradients and the optimizer's state, by FSDP2 (`llm.models.fsdp`);
+- the rows of an optimizer step (`llm.learner.rows.shard_micro_batches`).
 
-Files are written by the first process alone (`first`). A process that stands alone is a job of one:
-it gathers from nobody but itself, and none of this costs it anything.
+Only rank 0 writes files (`on_main_process`). A single process is a job of world size 1 and needs no
+communication.
 
-Who plugs in a localizer or a task must see to it that it is the same function everywhere: one that
-draws random numbers draws the same from Python's, numpy's and torch's global generators, which are
-seeded every step. That all processes ask for the same samples is verified with every request.
+A plug-in localizer or task must return the same on all ranks. It may draw from the global random
+generators of Python, numpy and torch, which are seeded alike at every step. Each request verifies
+that all ranks request the same samples.
 
-Objects travel by pickle, between processes of one job; files never hold any.
+Ranks exchange pickled objects; no file holds a pickle.
 """
 
 from __future__ import annotations
@@ -38,56 +38,56 @@ from llm.common.errors import ReportedError
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: How long a process waits for the others' samples. One that ends is noticed at once.
-PATIENCE = timedelta(hours=2)
+#: Longest wait for the other ranks' samples; a rank that ends is noticed at once.
+TIMEOUT = timedelta(hours=2)
 
 
 class JobError(ReportedError):
-    """The processes of the job have lost each other; the message says how."""
+    """A rank lost its connection to the others; the message gives the cause."""
 
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Join the others, if `torchrun` started several processes; on GPUs, take the one of our own.
+    """Join the process group if `torchrun` started several processes; select the GPU of this rank.
 
     Raises
     ------
     ValueError
         If there are more processes than GPUs.
     """
-    if not _have_others():
+    if not _several_processes():
         yield
         return
     device = None
     if torch.cuda.is_available():
         processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if processes > gpus:
-            raise ValueError(f"--nproc_per_node: {processes} processes, and {gpus} GPUs are here")
+            raise ValueError(f"--nproc_per_node: {processes} processes, but only {gpus} GPUs")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    # Objects go by gloo, on GPUs as well: they need none of their memory.
+    # Objects are exchanged by gloo, also on GPUs, because it needs no GPU memory.
     backend = "cpu:gloo,cuda:nccl" if device else "gloo"
     with losing_others():
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=TIMEOUT)
     yield
-    # Not after an error: there may be nobody to take leave of. Together, because torchrun stops
-    # who is left behind.
+    # Skipped after an error, as other ranks may be gone. The gather is a barrier: torchrun stops a
+    # rank that is still running when the others have ended.
     gather(None)
     dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """How many processes train this policy."""
+    """Number of processes that train this policy."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is; the first, 0, writes the files and speaks."""
+    """Rank of this process; rank 0 writes the files and prints."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def gather(value: T) -> list[T]:
-    """Everybody's value, by rank; tensors on the CPU."""
+    """Values of all ranks, in order; tensors must be on the CPU."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -97,62 +97,62 @@ def gather(value: T) -> list[T]:
 
 
 def on_main_process(work: Callable[[], T]) -> T:
-    """What a function returns, or raises, in the first process: nobody else calls it."""
+    """Run on rank 0, broadcast the result or the exception."""
     if world_size() == 1:
         return work()
     outcome = [_attempt(work) if rank() == 0 else None]
     with losing_others():
         dist.broadcast_object_list(outcome, src=0)
-    return _agreed(outcome)[0]
+    return _values_or_raise(outcome)[0]
 
 
 def on_every_process(work: Callable[[], None]) -> None:
-    """Everybody does its part; what one raises, all raise."""
+    """Run on every rank; if one raises, all raise its exception."""
     if world_size() == 1:
         work()
     else:
-        _agreed(gather(_attempt(work)))
+        _values_or_raise(gather(_attempt(work)))
 
 
 def scatter_gather(
     items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], same: Iterable[bytes]
 ) -> list[R]:
-    """`work(items)`, of which each process does a part.
+    """Compute `work(items)` in shards, one per rank, and gather the results.
 
     Parameters
     ----------
     items : sequence
-        The same everywhere.
+        Must be the same on all ranks.
     work : function of a sequence
-        Returns a result for each item, which does not depend on the other items.
+        Returns one result per item, which must not depend on the other items.
     same : iterable of bytes
-        What shows that the items are the same everywhere.
+        Content of the items, to verify that all ranks have the same.
 
     Raises
     ------
     RuntimeError
-        If they are not.
+        If the items differ between ranks.
     Exception
-        What `work` raised anywhere is raised everywhere.
+        An exception of `work` on any rank is raised on all ranks.
     """
     size = world_size()
     if size == 1:
         return list(work(items))
     digest = hashlib.sha256()
-    for seen in same:
-        digest.update(seen + b"\0")
-    mine = items[rank() :: size]
-    outcomes = gather((digest.digest(), _attempt(lambda: list(work(mine)) if mine else [])))
+    for content in same:
+        digest.update(content + b"\0")
+    shard = items[rank() :: size]
+    outcomes = gather((digest.digest(), _attempt(lambda: list(work(shard)) if shard else [])))
     if len({digest for digest, _ in outcomes}) > 1:
         raise on_all_ranks(
             RuntimeError(
-                "the processes of this job disagree about what is to be sampled; a task or a "
-                "localizer of yours does not give the same answer twice: seed it"
+                "the processes of this job disagree about the requested samples; a task or a "
+                "localizer of yours does not return the same on all of them: seed it"
             )
         )
     results: list[Any] = [None] * len(items)
-    for each, part in enumerate(_agreed([outcome for _, outcome in outcomes])):
-        results[each::size] = part
+    for source, part in enumerate(_values_or_raise([outcome for _, outcome in outcomes])):
+        results[source::size] = part
     return results
 
 
@@ -167,13 +167,13 @@ def _attempt(work: Callable[[], Any]) -> _Outcome:
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:  # of any kind: it is a user's class
+        except Exception:  # of any type, as the class may be a user's
             error = RuntimeError(f"{type(error).__name__}: {error}")
         return _Outcome(None, error)
 
 
-def _agreed(outcomes: Sequence[Any]) -> list[Any]:
-    """The values, or the first error."""
+def _values_or_raise(outcomes: Sequence[Any]) -> list[Any]:
+    """The values of all ranks; raises the first error, if any."""
     for outcome in outcomes:
         if outcome.error is not None:
             raise on_all_ranks(outcome.error)
@@ -181,10 +181,10 @@ def _agreed(outcomes: Sequence[Any]) -> list[Any]:
 
 
 def leave(code: int) -> NoReturn:
-    """End a process of a job, all of Python's work done, without the destructors of C++.
+    """End this process after Python's exit handlers, without running C++ destructors.
 
-    A thread of a library's that one of them finds running aborts the process, and torchrun then
-    takes a finished job for a failed one.
+    A destructor that finds a library's thread still running aborts the process. Torchrun would then
+    report a finished job as failed.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -199,13 +199,13 @@ E = TypeVar("E", bound=Exception)
 
 
 def on_all_ranks(error: E) -> E:
-    """Mark an error that every process raises at this point."""
+    """Mark an error as raised on all ranks at this point."""
     error.on_all_ranks = True  # type: ignore[attr-defined]
     return error
 
 
 def still_together(error: BaseException) -> bool:
-    """Whether all processes have met this error and can go on doing things together."""
+    """Whether all ranks raised this error, so that collective operations still work."""
     if world_size() == 1 or getattr(error, "on_all_ranks", False):
         return True
     return error.__cause__ is not None and still_together(error.__cause__)
@@ -213,30 +213,30 @@ def still_together(error: BaseException) -> bool:
 
 @contextmanager
 def losing_others() -> Iterator[None]:
-    """Around what the processes do together: that others are gone is a `JobError`."""
+    """Turn a lost connection to other ranks, in a collective operation, into a `JobError`."""
     try:
         yield
-    except RuntimeError as error:  # gloo's are of no class of their own
-        known = isinstance(error, dist.DistError) or any(sign in str(error) for sign in SIGNS)
-        if known and _have_others():
+    except RuntimeError as error:  # gloo has no error class of its own
+        lost = isinstance(error, dist.DistError) or any(text in str(error) for text in LOST)
+        if lost and _several_processes():
             raise JobError("another process of this job ended") from error
         raise
 
 
-#: What gloo says when a process is gone.
-SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+#: Parts of gloo's messages after a process has ended.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 def first_to_fail() -> bool:
-    """Whether no process of the job has called this before: who fails first says so, alone."""
+    """Whether this is the first rank to call this; only the first failure is reported."""
     if not dist.is_initialized():
         return os.environ.get("RANK", "0") == "0"
     try:
         return bool(dist.distributed_c10d._get_default_store().add("failed", 1) == 1)
-    except RuntimeError:  # the store went with torchrun
+    except RuntimeError:  # torchrun has ended, and the store with it
         return True
 
 
-def _have_others() -> bool:
-    """Whether torchrun has started several processes, joined or not yet."""
+def _several_processes() -> bool:
+    """Whether torchrun started several processes; they need not have joined yet."""
     return os.environ.get("WORLD_SIZE", "1") != "1"

@@ -1,4 +1,4 @@
-"""Inference engines behind one protocol: Transformers (embedded) and vLLM."""
+"""Inference engines behind one protocol: Transformers (in this process) and vLLM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_engine(
     adapters: Any = None,
     **vllm: Any,
 ) -> Engine:
-    """The engine of this name.
+    """Start the engine of this name.
 
     Parameters
     ----------
@@ -36,16 +36,18 @@ def make_engine(
         Weights in bfloat16 instead of float32.
     seed : int
     lora : bool
-        Whether vLLM is to apply `adapters` (peft.LoraConfig) itself.
+        Whether vLLM applies the LoRA adapters itself, instead of merged weights.
+    adapters : peft.LoraConfig, optional
+        Configuration of the adapters; used only if `lora`.
     **vllm
-        Further arguments of `VLLMEngine`.
+        Other arguments of `VLLMEngine`.
 
     Raises
     ------
     ValueError
-        If there is no such engine.
+        If no engine has this name.
     EngineError
-        If it does not start.
+        If the engine does not start.
     """
     if name == "transformers":
         import torch

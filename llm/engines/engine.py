@@ -1,9 +1,9 @@
-"""What an inference engine is: prompts as token ids in, sampled tokens with log-probs out.
+"""Protocol of inference engines: token ids of prompts in, sampled tokens with log-probs out.
 
-Two engines speak this protocol, `TransformersEngine` (embedded, the default) and `VLLMEngine`. Both
-sample from the model's own distribution at the request's temperature and top-p, return the log-prob
-of each sampled token *under that distribution*, and repeat their samples for a repeated seed,
-whatever else is in the batch (up to rounding of the logits).
+Two engines implement it: `TransformersEngine`, in this process and the default, and `VLLMEngine`.
+Both sample from the model at the temperature and top-p of the request. They return the log-prob of
+each sampled token *under that distribution*. A repeated seed gives the same samples, whatever else
+is in the batch, up to rounding of the logits.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from llm.common.errors import ReportedError
 if TYPE_CHECKING:
     import torch
 
-#: Any seeds will do, neighbours too: an engine keys the stream of a sample by the pair (seed, j).
-#: (vLLM by itself would use seed + j; see `llm.engines.vllm`.)
+#: Largest seed. Neighbouring seeds are independent, as engines key sample j by the pair (seed, j).
+#: (vLLM's own key is seed + j; see `llm.engines.vllm`.)
 MAX_SEED = 2**62
 
 
 class EngineError(ReportedError):
-    """The engine cannot go on; the message says why and what to do."""
+    """The engine cannot continue; the message gives the cause and the cure."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to continue one prompt; names and meaning are vLLM's.
+    """Sampling parameters of one prompt, with the names and meanings of vLLM.
 
     Parameters
     ----------
     max_tokens : int
-        Longest completion, ≥ 1.
+        Maximum length of a completion, ≥ 1.
     n : int
         Number of samples.
     temperature : float
-        Divides the logits; 0 is greedy, and log-probs are those at temperature 1, without top-p.
+        Divides the logits. At 0 decoding is greedy, with log-probs at temperature 1 without top-p.
     top_p : float
         Sample from the fewest tokens whose probabilities sum to at least this, in (0, 1].
     stop_token_ids : tuple of int
-        A completion ends with the first of these, which is its last token. EOS must be named here.
+        A completion ends after the first of these tokens, and includes it. EOS must be listed.
     seed : int
-        In 0 … 2⁶²; sample j depends on (seed, j) alone.
+        In 0 … 2⁶²; the random numbers of sample j depend only on (seed, j).
 
     Raises
     ------
@@ -78,12 +78,12 @@ class Completion(NamedTuple):
     Attributes
     ----------
     ids : array (T,), int64
-        Its tokens, the stop token included.
+        Sampled tokens, including the stop token.
     logprobs : array (T,), float64
-        Log-prob of each under the distribution it was drawn from (temperature, top-p included), in
-        nats.
+        Log-probs of the tokens in nats, under the distribution they were drawn from (after
+        temperature and top-p).
     finish_reason : {"stop", "length"}
-        Whether its last token is a stop token; "length" is a cut.
+        "stop" if the last token is a stop token; "length" if `max_tokens` was reached.
     """
 
     ids: NDArray[np.int64]
@@ -93,10 +93,10 @@ class Completion(NamedTuple):
 
 @dataclass
 class EngineStats:
-    """Work done since the engine started; differences of two are work done between them.
+    """Counts of tokens and seconds since the engine started; subtract two for an interval.
 
-    `prompt_tokens` counts the prompt of every sample, `cached_tokens` those of them that were not
-    computed anew because a sample or a request before had computed them.
+    `prompt_tokens` counts the prompt of every sample. `cached_tokens` counts those of them that an
+    earlier sample or request had already computed.
     """
 
     prompt_tokens: int = 0
@@ -111,15 +111,16 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """Samples from a language model, and takes new weights.
+    """Samples from a language model whose weights can be replaced.
 
     Attributes
     ----------
     max_model_len : int
-        Most tokens of a prompt and its completion together.
+        Maximum number of tokens of a prompt and its completion together.
     dtype : torch.dtype
-        Of the weights that `sync_weights` expects.
+        Type of the weights that `sync_weights` expects.
     stats : EngineStats
+        Work done so far.
     """
 
     max_model_len: int
@@ -129,7 +130,7 @@ class Engine(Protocol):
     def generate(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
     ) -> list[list[Completion]]:
-        """`params[i].n` completions of `prompts[i]`, in order; one batch.
+        """Sample `params[i].n` completions of each `prompts[i]`, in order.
 
         Raises
         ------
@@ -142,22 +143,23 @@ class Engine(Protocol):
         ...
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Take these weights, and forget all that was cached under the old ones.
+        """Replace the weights, and drop caches computed with the old ones.
 
-        The whole state dict of the Hugging Face model: `lm_head.weight` also where embeddings are
-        tied.
+        `state_dict` is the full one of the Hugging Face model. It has `lm_head.weight` even if
+        embeddings are tied.
 
         Raises
         ------
         ValueError
-            If a name is missing or unknown, or a shape or dtype differs. Nothing has changed then.
+            If a name is missing or unknown, or a shape or dtype differs. The weights are then
+            unchanged.
         EngineError
             If the engine is closed or has died.
         """
         ...
 
     def sleep(self) -> None:
-        """Free device memory until `wake`, where the device supports it; else do nothing."""
+        """Free device memory until `wake`, if the device supports it."""
         ...
 
     def wake(self) -> None:
@@ -165,7 +167,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free everything. May be called twice."""
+        """Free all resources; may be called twice."""
         ...
 
 
@@ -175,13 +177,13 @@ def check_requests(
     max_model_len: int,
     vocab_size: int,
 ) -> None:
-    """Refuse requests that no engine could serve.
+    """Check requests against the limits of the model.
 
     Raises
     ------
     ValueError
         If there is not one `SamplingParams` per prompt, or a prompt is empty, too long, or has a
-        token that the model does not know.
+        token outside the vocabulary.
     """
     if len(prompts) != len(params):
         raise ValueError(f"params: {len(params)} for {len(prompts)} prompts")
@@ -194,7 +196,7 @@ def check_requests(
                 f"max_tokens={p.max_tokens} in max_model_len={max_model_len}; shorten the prompt "
                 "or max_tokens, or raise max_model_len"
             )
-        # An id that no embedding answers to would be the end of an engine in another process.
+        # An id without an embedding would crash an engine in another process.
         ids = np.asarray(prompt)
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= vocab_size:
@@ -209,15 +211,15 @@ def check_state(
     state_dict: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
 ) -> None:
-    """Refuse weights that do not fit, before any of them is loaded.
+    """Check names, shapes and types of new weights, before any is loaded.
 
     Parameters
     ----------
     expected : mapping of name to tensor
-        Of the right shapes; values are not looked at (they may be on the meta device).
+        Tensors of the expected shapes; they may be on the meta device.
     state_dict : mapping of name to tensor
     dtype : torch.dtype
-        Of the engine's floating-point weights.
+        Type of the engine's floating-point weights.
 
     Raises
     ------
@@ -228,8 +230,8 @@ def check_state(
     unknown = sorted(state_dict.keys() - expected.keys())
     if missing or unknown:
         raise ValueError(
-            f"state_dict: not this engine's model; missing {_some(missing)}, "
-            f"unknown {_some(unknown)}"
+            f"state_dict: not this engine's model; missing {_first_names(missing)}, "
+            f"unknown {_first_names(unknown)}"
         )
     for name, tensor in state_dict.items():
         if tensor.shape != expected[name].shape:
@@ -241,7 +243,7 @@ def check_state(
             raise ValueError(f"state_dict: {name} is {tensor.dtype}, the engine's is {dtype}")
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     if not names:
         return "none"
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""The embedded engine on a model in training: no copy of it, and no weights to hand over."""
+"""A Transformers engine that shares the model in training, without a copy or weight transfer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from llm.engines.transformers import TransformersEngine
 
 
 class LiveEngine(TransformersEngine):
-    """A `TransformersEngine` that samples from the very model it is given.
+    """A `TransformersEngine` that samples from the given model itself.
 
     Parameters
     ----------
     model : PreTrainedModel or PeftModel
-        A causal language model; what is sampled follows its weights.
+        A causal language model; samples always use its current weights.
     max_num_seqs : int
-        Most samples in a batch; more are done in turns.
+        Maximum number of samples in a batch; more are split into several batches.
     """
 
     def __init__(self, model: Any, *, max_num_seqs: int = 256) -> None:
-        # Not the parent's, which copies the model.
+        # super().__init__ is skipped because it copies the model.
         self._model = model
         self.dtype = model.dtype
         self.max_num_seqs = max_num_seqs
@@ -32,9 +32,9 @@ class LiveEngine(TransformersEngine):
     def generate(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; in between the model is in evaluation mode.
+        """See `Engine.generate`; runs the model in evaluation mode.
 
-        So there is no dropout, and no gradient checkpointing, which does without a cache.
+        This disables dropout, and gradient checkpointing, which would disable the KV cache.
         """
         training = self._model.training
         self._model.eval()

@@ -7,30 +7,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class VLLMOptions:
-    """The vLLM engine.
+    """Options of the vLLM engine.
 
     Parameters
     ----------
     tensor_parallel_size : int
-        Devices that share a model.
+        Number of GPUs that share one copy of the model.
     separate_process : bool
-        Run the engine in a process of its own; implied by more than one device, and where several
-        processes train together (each has an engine of its own).
+        Run the engine in a separate process. Implied by more than one GPU per engine, and by
+        training with several processes, each of which has its own engine.
     first_device : int, optional
-        Engines have GPUs of their own, from this one on: tensor_parallel_size for each process of
-        the job. By default an engine shares the GPU of its process and sleeps during updates.
+        First of the GPUs reserved for engines: tensor_parallel_size for each process of the job. By
+        default an engine shares the GPU of its process and sleeps during updates.
     lora : bool
-        vLLM applies the adapters of lora.r itself, and a sync sends them alone; by default they are
-        merged into the weights that it gets.
+        Send only the LoRA adapters (lora.r) to vLLM, which applies them itself. By default they are
+        merged into the weights that are sent.
     gpu_memory_utilization : float
-        Share of each GPU's memory for the engine.
+        Fraction of the memory of each GPU for the engine.
     max_num_seqs : int
-        Most sequences at once.
+        Maximum number of sequences at once.
     max_model_len : int, optional
-        Most tokens of prompt and completion; by default the model's.
+        Maximum tokens of prompt and completion; by default the limit of the model.
     enforce_eager : bool, optional
-        Do not compile: a GPU starts within seconds then, and samples more slowly. By default on
-        CPUs alone.
+        Do not compile the model. The engine then starts within seconds but samples more slowly. By
+        default true on CPUs only.
     """
 
     tensor_parallel_size: int = 1
@@ -47,7 +47,7 @@ class VLLMOptions:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"vllm.{name}: {value} is not a whole number ≥ 1")
         if self.first_device is not None and self.first_device < 0:
-            raise ValueError(f"vllm.first_device: {self.first_device} is not a number of a GPU")
+            raise ValueError(f"vllm.first_device: {self.first_device} is not a GPU number ≥ 0")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(
                 f"vllm.gpu_memory_utilization: {self.gpu_memory_utilization} is not in (0, 1]"

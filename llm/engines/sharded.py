@@ -1,4 +1,4 @@
-"""An engine for each process of a job, each of which answers its share of the requests."""
+"""One engine per rank; each serves a shard of the requests."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from llm.engines.engine import Completion, Engine, EngineStats, SamplingParams
 
 
 class ShardedEngine:
-    """An `Engine` made of one for each process: all of them ask, each answers every n-th request.
+    """An `Engine` over one engine per rank; all ranks call it with the same requests.
 
-    A sample depends on its request alone, which has its seed, so the samples are those that one
-    engine would draw (up to rounding of the logits). All samples of a request are one process's, as
-    they share the prompt: with fewer requests than processes, some have nothing to do.
+    With n ranks, each serves every n-th request. A sample depends only on its request, which holds
+    the seed, so samples equal those of a single engine (up to rounding of the logits). One rank
+    draws all samples of a request, as they share the prompt. With fewer requests than ranks, some
+    ranks are idle.
 
     Parameters
     ----------
     engine : Engine
-        This process's.
+        The engine of this rank.
 
     Attributes
     ----------
     stats : EngineStats
-        The sums over all processes, seconds included.
+        Sums over all ranks, also of seconds.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -38,7 +39,7 @@ class ShardedEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; errors of one process's engine are raised everywhere."""
+        """See `Engine.generate`; an error of one rank's engine is raised on all ranks."""
         if len(prompts) != len(params):
             raise ValueError(f"params: {len(params)} for {len(prompts)} prompts")
 
@@ -48,19 +49,16 @@ class ShardedEngine:
             return self.engine.generate([p for p, _ in requests], [p for _, p in requests])
 
         completions = scatter_gather(
-            list(zip(prompts, params, strict=True)), work, _seen(prompts, params)
+            list(zip(prompts, params, strict=True)), work, _content(prompts, params)
         )
-        everywhere = gather(self.engine.stats)
+        stats = gather(self.engine.stats)
         self.stats = EngineStats(
-            **{
-                f.name: sum(getattr(each, f.name) for each in everywhere)
-                for f in fields(self.stats)
-            }
+            **{f.name: sum(getattr(each, f.name) for each in stats) for f in fields(self.stats)}
         )
         return completions
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """See `Engine.sync_weights`: each process gives its engine the whole weights."""
+        """See `Engine.sync_weights`: each rank passes the full weights to its engine."""
         on_every_process(lambda: self.engine.sync_weights(state_dict))
 
     def sleep(self) -> None:
@@ -76,7 +74,8 @@ class ShardedEngine:
         self.engine.close()
 
 
-def _seen(prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> Iterator[bytes]:
+def _content(prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> Iterator[bytes]:
+    """Bytes of all requests, to verify that all ranks have the same."""
     for prompt, p in zip(prompts, params, strict=True):
         yield np.asarray(prompt, dtype=np.int64).tobytes()
         yield repr(p).encode()

@@ -1,11 +1,11 @@
-"""The embedded engine: batched sampling from a Transformers model with a KV cache.
+"""Batched sampling, in this process, from a Transformers model with a KV cache.
 
-It owns a copy of the model, so that training may go on while the weights it samples from stay put
-until `sync_weights`. Prompts are padded on the left; each distinct prompt is computed once, however
-many samples grow from it; rows that have ended leave the batch.
+The engine owns a copy of the model, so its weights change only in `sync_weights`. Prompts are
+padded on the left. Each distinct prompt is computed once for all its samples. Completed rows are
+removed from the batch.
 
-Sample j of a request draws its t-th token with the t-th number of the stream keyed (seed, j), by
-inversion of the distribution function, so it does not depend on what else is in the batch.
+Sample j of a request draws its t-th token by inverting the distribution function at the t-th number
+of the random stream keyed (seed, j). So a sample does not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from llm.engines.engine import (
     check_state,
 )
 
-#: Ended rows leave once they are this share of the batch: leaving copies the cache of the others.
+#: Completed rows are removed once they are this share of the batch, as removal copies the cache.
 DROP_SHARE = 0.1
 
 
 class TransformersEngine:
-    """An `Engine` in this process, on any device that torch has.
+    """An `Engine` in this process, on any torch device.
 
     Parameters
     ----------
     model : PreTrainedModel, str or Path
-        A causal language model, which is copied, or the folder or hub name of one.
+        A causal language model, which is copied, or its folder or hub name.
     device : str or torch.device, optional
-        By default that of the model, or the CPU.
+        By default the device of the model, or the CPU.
     dtype : torch.dtype, optional
-        Of the weights; by default those of the model.
+        Type of the weights; by default as in the model.
     max_num_seqs : int
-        Most samples in a batch; more are done in turns.
+        Maximum number of samples in a batch; more are split into several batches.
     max_model_len : int, optional
         By default the model's `max_position_embeddings`.
     """
@@ -83,8 +83,8 @@ class TransformersEngine:
         check_requests(prompts, params, self.max_model_len, self._vocab_size)
         began = time.perf_counter()
         completions: list[list[Completion]] = [[] for _ in prompts]
-        for turn in self._turns(prompts, params):
-            rows = [(i, j) for i in turn for j in range(params[i].n)]
+        for batch in self._batches(prompts, params):
+            rows = [(i, j) for i in batch for j in range(params[i].n)]
             for (i, _), completion in zip(rows, self._sample(prompts, params, rows), strict=True):
                 completions[i].append(completion)
                 self.stats.prompt_tokens += len(prompts[i])
@@ -93,19 +93,19 @@ class TransformersEngine:
         return completions
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """See `Engine.sync_weights`; nothing is cached between calls, so nothing to forget."""
+        """See `Engine.sync_weights`; there is no cache between calls to drop."""
         self._check_open()
-        own = self._model.state_dict()
-        check_state(own, state_dict, self.dtype)
+        weights = self._model.state_dict()
+        check_state(weights, state_dict, self.dtype)
         with torch.no_grad():
-            for name, tensor in own.items():
+            for name, tensor in weights.items():
                 tensor.copy_(state_dict[name])
 
     def sleep(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def wake(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def close(self) -> None:
         """Drop the model."""
@@ -115,23 +115,24 @@ class TransformersEngine:
         if self._model is None:
             raise EngineError("the engine is closed; make a new one")
 
-    def _turns(
+    def _batches(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
     ) -> Iterator[list[int]]:
-        """Requests in batches of at most `max_num_seqs` samples (a larger request goes alone).
+        """Split requests into batches of at most `max_num_seqs` samples.
 
-        Prompts of like length share a batch, so that little of it is padding.
+        A larger request is a batch by itself. Prompts of similar length share a batch, to limit
+        padding.
         """
-        turn: list[int] = []
+        batch: list[int] = []
         size = 0
         for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
-            if turn and size + params[i].n > self.max_num_seqs:
-                yield turn
-                turn, size = [], 0
-            turn.append(i)
+            if batch and size + params[i].n > self.max_num_seqs:
+                yield batch
+                batch, size = [], 0
+            batch.append(i)
             size += params[i].n
-        if turn:
-            yield turn
+        if batch:
+            yield batch
 
     def _sample(
         self,
@@ -139,7 +140,7 @@ class TransformersEngine:
         params: Sequence[SamplingParams],
         rows: Sequence[tuple[int, int]],
     ) -> list[Completion]:
-        """One completion for each (request, sample)."""
+        """Sample one completion per row, each a pair (request, sample)."""
         device = self._model.device
         distinct: dict[tuple[int, ...], int] = {}
         source = [distinct.setdefault(tuple(prompts[i]), len(distinct)) for i, _ in rows]
@@ -150,17 +151,17 @@ class TransformersEngine:
         uniforms = np.zeros((len(rows), limits.max()))
         for row, (_, j) in enumerate(rows):
             if chosen[row].temperature > 0:
-                stream = np.random.Philox(key=np.array([chosen[row].seed, j], dtype=np.uint64))
-                uniforms[row, : limits[row]] = np.random.Generator(stream).random(limits[row])
+                bits = np.random.Philox(key=np.array([chosen[row].seed, j], dtype=np.uint64))
+                uniforms[row, : limits[row]] = np.random.Generator(bits).random(limits[row])
         draw = _Sampler(chosen, device)
         stops = _StopTable(chosen)
 
         longest = max(map(len, distinct))
         ids = torch.zeros((len(distinct), longest), dtype=torch.long)
         mask = torch.zeros((len(distinct), longest), dtype=torch.long)
-        for prompt, at in distinct.items():
-            ids[at, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[at, longest - len(prompt) :] = 1
+        for prompt, place in distinct.items():
+            ids[place, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[place, longest - len(prompt) :] = 1
         ids, mask = ids.to(device), mask.to(device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         output = self._model(
@@ -175,7 +176,7 @@ class TransformersEngine:
         if not hasattr(cache, "batch_select_indices"):
             raise EngineError(
                 f"{type(self._model).__name__} keeps no cache of keys and values that this engine "
-                "knows; use a causal language model that does, or --engine vllm"
+                "can use; use a causal language model that does, or --engine vllm"
             )
         cache.batch_select_indices(index)
         logits, mask, position = output.logits[index, -1], mask[index], positions[index, -1]
@@ -184,27 +185,27 @@ class TransformersEngine:
         logprobs = np.zeros((len(rows), limits.max()))
         lengths = np.zeros(len(rows), dtype=np.int64)
         stopped = np.zeros(len(rows), dtype=bool)
-        live = np.arange(len(rows))  # the row of the answer that each row of the batch fills
+        live = np.arange(len(rows))  # for each row of the batch, its index in `rows`
         one = torch.ones((len(rows), 1), dtype=torch.long, device=device)
         t = 0
         while True:
             drawn, scores = draw(logits, uniforms[live, t], live)
             new = drawn.cpu().numpy()
-            open_ = ~stopped[live] & (t < limits[live])
-            here = live[open_]
-            tokens[here, t] = new[open_]
-            logprobs[here, t] = scores.cpu().numpy()[open_]
-            lengths[here] = t + 1
-            stopped[here] = stops(new[open_], here)
+            unfinished = ~stopped[live] & (t < limits[live])
+            active = live[unfinished]
+            tokens[active, t] = new[unfinished]
+            logprobs[active, t] = scores.cpu().numpy()[unfinished]
+            lengths[active] = t + 1
+            stopped[active] = stops(new[unfinished], active)
             t += 1
-            going = ~stopped[live] & (t < limits[live])
-            if not going.any():
+            unfinished = ~stopped[live] & (t < limits[live])
+            if not unfinished.any():
                 break
-            if (~going).sum() > DROP_SHARE * len(live):
-                keep = torch.from_numpy(np.flatnonzero(going)).to(device)
+            if (~unfinished).sum() > DROP_SHARE * len(live):
+                keep = torch.from_numpy(np.flatnonzero(unfinished)).to(device)
                 cache.batch_select_indices(keep)
                 mask, position, drawn = mask[keep], position[keep], drawn[keep]
-                live = live[going]
+                live = live[unfinished]
             mask = torch.cat([mask, one[: len(live)]], dim=1)
             position = position + 1
             output = self._model(
@@ -222,7 +223,7 @@ class TransformersEngine:
 
 
 class _Sampler:
-    """Draws a token a row, by inversion, and says its log-prob; float64 where it sums."""
+    """Draws one token per row, by inversion in float64, with its log-prob."""
 
     def __init__(self, params: Sequence[SamplingParams], device: torch.device) -> None:
         self.greedy = torch.tensor([p.temperature == 0 for p in params], device=device)
@@ -236,7 +237,7 @@ class _Sampler:
     def __call__(
         self, logits: torch.Tensor, u: NDArray[np.float64], rows: NDArray[np.intp]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and log-probs, shape (B,), for logits (B, V) of `rows`."""
+        """Tokens and log-probs (B,) from logits (B, V) and uniform numbers (B,) of `rows`."""
         logits = logits.float()
         index = torch.from_numpy(rows).to(logits.device)
         if not self.plain:
@@ -247,7 +248,7 @@ class _Sampler:
         mass = logprobs.double().exp_().cumsum_(-1)
         point = torch.from_numpy(u).to(mass.device)[:, None] * mass[:, -1:]
         drawn = torch.searchsorted(mass, point, right=True)[:, 0]
-        # Rounding could put the point on the last boundary.
+        # After rounding, the point can lie on the last boundary.
         drawn = drawn.clamp_(max=logits.shape[-1] - 1)
         if self.any_greedy:
             drawn = torch.where(self.greedy[index], logprobs.argmax(-1), drawn)
@@ -255,19 +256,21 @@ class _Sampler:
 
 
 def _truncate(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """The distribution over the fewest tokens that hold at least `top_p`, renormalised."""
+    """Renormalised distribution over the fewest tokens of total probability ≥ `top_p`."""
     ranked, order = logprobs.sort(-1, descending=True)
     before = ranked.exp().cumsum(-1) - ranked.exp()
-    out = (before >= top_p[:, None]) & (top_p[:, None] < 1)
-    out[:, 0] = False
-    return logprobs.masked_fill(out.scatter(-1, order, out), float("-inf")).log_softmax(-1)
+    excluded = (before >= top_p[:, None]) & (top_p[:, None] < 1)
+    excluded[:, 0] = False
+    excluded = excluded.scatter(-1, order, excluded)
+    return logprobs.masked_fill(excluded, float("-inf")).log_softmax(-1)
 
 
 class _StopTable:
-    """Whether a token ends the completion of a row."""
+    """Stop tokens of each row."""
 
     def __init__(self, params: Sequence[SamplingParams]) -> None:
         self.sets = [frozenset(p.stop_token_ids) for p in params]
 
     def __call__(self, tokens: NDArray[np.int64], rows: NDArray[np.intp]) -> list[bool]:
+        """Whether each token ends the completion of its row."""
         return [int(token) in self.sets[row] for token, row in zip(tokens, rows, strict=True)]

@@ -1,11 +1,12 @@
-"""vLLM behind the `Engine` protocol: in this process, in one of its own, or tensor-parallel.
+"""vLLM as an `Engine`: in this process, in a separate process, or tensor-parallel.
 
-vLLM takes its host process for its own; `llm.engines.vllm_process` keeps that as it was, and
-watches processes of the engine's own.
+vLLM changes global state of its host process. `llm.engines.vllm_process` restores that state, and
+watches separate engine processes.
 
-Sample j of a request is a vLLM request of its own, seeded by a hash of (seed, j). Neighbouring
-seeds then share nothing (vLLM's own rule, seed + j, would make them overlap, and its CPU generators
-look at the last 32 bits alone), and every sample reports what the prefix cache saved it.
+Each sample j of a request is one vLLM request, seeded by a hash of (seed, j). With vLLM's own rule,
+seed + j, neighbouring seeds would share samples. The last 32 bits of the hashes must differ too, as
+vLLM's CPU generators use no others. With one request per sample, vLLM reports the prefix-cache hits
+of each sample.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from llm.engines.engine import (
     check_state,
 )
 from llm.engines.vllm_process import (
-    Printed,
+    OutputLog,
     caller_untouched,
     cpu_settings,
-    death,
+    dead_process,
     devices,
     environment,
     groups,
@@ -55,39 +56,38 @@ class VLLMEngine:
     model : str or Path
         Folder or hub name of a causal language model.
     dtype : str
-        Of weights and computation; "auto" is float32 on a CPU and bfloat16 on a GPU.
+        Type of weights and computation; "auto" is float32 on a CPU and bfloat16 on a GPU.
     max_model_len : int, optional
-        By default what the model's configuration says.
+        By default the limit in the model's configuration.
     seed : int
-        vLLM's own; requests carry theirs, so no sample depends on it.
+        Global seed of vLLM. No sample depends on it, as each request has its own seed.
     tensor_parallel_size : int
-        Processes (GPUs) that share the model; more than one implies `separate_process`.
+        Number of GPUs (processes) that share the model; more than one implies `separate_process`.
     separate_process : bool
-        Run the engine in a process of its own. Weights then travel through a temporary folder, in
-        `TMPDIR`. A script that makes such an engine needs the `if __name__ == "__main__"` guard.
-        Implied where several processes train together: each has an engine of its own. Needed for
-        architectures that vLLM runs by the classes of Transformers, such as OLMo's: it alters them.
+        Run the engine in a separate process. Weights are then sent through a temporary folder in
+        `TMPDIR`. A script that starts such an engine needs the `if __name__ == "__main__"` guard.
+        Implied by training with several processes, each of which has its own engine. Needed for
+        architectures that vLLM runs with classes of Transformers, such as OLMo, as it patches them.
     first_device : int, optional
-        The engine has GPUs of its own from this one on, as many as it needs; under torchrun, those
-        of further processes follow. Weights travel by NCCL, and the engine never sleeps. By default
-        it shares the GPU of its process. Not yet run on GPUs.
+        First of the GPUs reserved for this engine; under torchrun, those of the next ranks follow.
+        Weights are sent by NCCL, and the engine never sleeps. By default the engine shares the GPU
+        of its process. Not yet run on GPUs.
     adapters : peft.LoraConfig, optional
-        `sync_weights` takes LoRA adapters of this kind, as
-        `llm.models.policy.adapter_state_dict` gives them, and vLLM applies them to the model's own
-        weights.
+        Configuration of LoRA adapters. If given, `sync_weights` takes the result of
+        `llm.models.policy.adapter_state_dict`, and vLLM applies the adapters to the base weights.
     gpu_memory_utilization : float
-        Share of the GPU's memory that vLLM takes, weights included.
+        Fraction of the GPU's memory that vLLM reserves, including weights.
     max_num_seqs : int
-        Most samples in a batch.
+        Maximum number of samples in a batch.
     block_size : int, optional
-        Tokens in a block of the prefix cache, of which only whole blocks are found again; by
-        default 32 on a CPU (the least it likes) and vLLM's own on a GPU.
+        Tokens per block of the prefix cache, which reuses full blocks only. By default 32 on a CPU,
+        the smallest supported size, and vLLM's default on a GPU.
     enforce_eager : bool, optional
-        Do not compile; by default on a CPU, where it takes minutes.
+        Do not compile the model; by default true on a CPU, where compilation takes minutes.
     kv_cache_gib : float
-        Size of the cache on a CPU.
+        Size of the KV cache on a CPU, in GiB.
     log_level : str
-        "ERROR" is quiet; at any other level vLLM logs, and prints, as it likes.
+        At "ERROR" and "CRITICAL" output goes to a file; at other levels vLLM logs to the terminal.
 
     Raises
     ------
@@ -121,23 +121,23 @@ class VLLMEngine:
         self._asleep = False
         several = tensor_parallel_size > 1 or world_size() > 1
         self._separate = separate_process or several or first_device is not None
-        self._send = self._sender(adapters, tensor_parallel_size, first_device)
+        self._send = self._weight_sender(adapters, tensor_parallel_size, first_device)
         self._shares_device = first_device is None
         self.stats = EngineStats()
-        ours = devices(first_device, tensor_parallel_size)
+        visible = devices(first_device, tensor_parallel_size)
         if not self._separate:
             groups.prepare()
         quiet = log_level.upper() in ("ERROR", "CRITICAL")
         with (
             caller_untouched(),
-            environment(settings(self._separate, log_level, quiet) | ours) as configure,
-            Printed(quiet) as self._printed,
+            environment(settings(self._separate, log_level, quiet) | visible) as configure,
+            OutputLog(quiet) as self._log,
         ):
             cpu = import_vllm(log_level)
             self._eager = cpu if enforce_eager is None else enforce_eager
             self._expected = _meta_state(model)
-            # The sampler has one compiled function, the rank of a token, which nobody reads here;
-            # it takes 4 to 18 s of the first call, and a C++ compiler.
+            # The sampler compiles one function, the rank of a token, which is not used here.
+            # Compiling it would add 4 to 18 s to the first call and need a C++ compiler.
             self._compiles = not (cpu and self._eager)
             if not self._compiles:
                 configure({"TORCH_COMPILE_DISABLE": "1"})
@@ -154,8 +154,8 @@ class VLLMEngine:
                 max_num_seqs=max_num_seqs,
                 enforce_eager=self._eager,
                 **({"block_size": block_size or 32} if cpu or block_size else {}),
-                # On a CPU, vLLM cannot take back the random number that a seeded request draws when
-                # a batch ends in the middle of its prompt, and dies; so prompts are not split.
+                # On a CPU, vLLM crashes if a batch ends within the prompt of a seeded request: it
+                # cannot undo the random number drawn there. So prompts are not split.
                 **({"enable_chunked_prefill": False} if cpu else {}),
                 **getattr(self._send, "options", {}),
             )
@@ -164,28 +164,28 @@ class VLLMEngine:
         self._vocab_size: int = self._llm.model_config.get_vocab_size()
         if self._separate:
             self._processes = watch(self._llm.llm_engine.engine_core)
-            weakref.finalize(self, self._printed.discard)  # if nobody calls `close`
+            weakref.finalize(self, self._log.discard)  # in case `close` is never called
         else:
-            self._printed.discard()
+            self._log.discard()
             groups.engines.add(self)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; one call of vLLM's."""
+        """See `Engine.generate`; makes one call of vLLM."""
         llm = self._awake()
         check_requests(prompts, params, self.max_model_len, self._vocab_size)
         began = time.perf_counter()
         requests, sampling = [], []
         for prompt, p in zip(prompts, params, strict=True):
             ids = np.asarray(prompt, dtype=np.int64).tolist()
-            # vLLM refuses stop ids outside the vocabulary, which no sample can end with anyway.
+            # vLLM rejects stop ids outside the vocabulary; no sample can contain them anyway.
             stops = [token for token in p.stop_token_ids if 0 <= token < self._vocab_size]
             for j in range(p.n):
                 requests.append({"prompt_token_ids": ids})
                 sampling.append(_sampling_params(p, j, stops))
         try:
-            with self._guarded():
+            with self._isolated():
                 outputs = llm.generate(
                     requests,
                     sampling,
@@ -193,33 +193,33 @@ class VLLMEngine:
                     lora_request=getattr(self._send, "request", None),
                 )
         except BaseException as error:
-            self._abandon(error)
+            self._abort_requests(error)
 
-        answers = iter(outputs)
+        samples = iter(outputs)
         completions = []
         for p in params:
-            completions.append([self._completion(next(answers), p) for _ in range(p.n)])
+            completions.append([self._completion(next(samples), p) for _ in range(p.n)])
         self.stats.seconds += time.perf_counter() - began
         return completions
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """See `Engine.sync_weights`; of adapters, where it has been started for some."""
+        """See `Engine.sync_weights`; takes the adapters alone if started with `adapters`."""
         llm = self._awake()
         if not isinstance(self._send, Adapters):
             check_state(self._expected, state_dict, self.dtype)
         try:
-            with self._guarded():
+            with self._isolated():
                 self._send(llm, state_dict)
-                # What the old weights made of a prefix says nothing about the new ones.
+                # Cached prefixes were computed with the old weights.
                 if not llm.reset_prefix_cache():
                     raise RuntimeError("its prefix cache is in use")
         except Exception as error:
-            # Half of the weights may be new.
-            message = self._died() or f"vLLM did not take the new weights: {_first_line(error)}"
-            self._give_up(message, error)
+            # The engine is unusable: some of the weights may already be replaced.
+            message = self._death() or f"vLLM did not load the new weights: {_first_line(error)}"
+            self._fail(message, error)
 
     def sleep(self) -> None:
-        """Free the GPU's memory until `wake`: weights move to the CPU, cached prefixes are lost."""
+        """Free GPU memory until `wake`: moves weights to the CPU, drops cached prefixes."""
         if self._sleeps and not self._asleep:
             self._call("sleep")
             self._asleep = True
@@ -231,7 +231,7 @@ class VLLMEngine:
             self._call("wake_up")
 
     def close(self) -> None:
-        """Free everything. May be called twice."""
+        """Free all resources; may be called twice."""
         if self._llm is None:
             return
         llm, self._llm = self._llm, None
@@ -243,15 +243,15 @@ class VLLMEngine:
                 shut_in_process(client)
                 del client, llm
                 groups.leave(self)
-        self._printed.discard()
+        self._log.discard()
 
-    def _sender(self, adapters: Any, workers: int, first_device: int | None) -> Any:
-        """What takes new weights to the engine."""
+    def _weight_sender(self, adapters: Any, workers: int, first_device: int | None) -> Any:
+        """Function (llm, state_dict) that sends new weights to vLLM."""
         if adapters is not None:
             return Adapters(adapters)
         if first_device is not None:
             return Transfer(workers)
-        return Folder() if self._separate else _hand_over
+        return Folder() if self._separate else _reload_weights
 
     def _start(self, **options: Any) -> Any:
         from vllm import LLM
@@ -259,17 +259,17 @@ class VLLMEngine:
 
         self._sleeps = self._shares_device and current_platform.is_sleep_mode_available()
         try:
-            if not self._separate and _by_transformers(options["model"]):
+            if not self._separate and _runs_transformers_class(options["model"]):
                 raise ValueError(
-                    "it runs this architecture by a class of Transformers, which it alters for the "
-                    "whole process; set vllm.separate_process true"
+                    "it runs this architecture with a class of Transformers, which it patches for "
+                    "the whole process; set vllm.separate_process true"
                 )
             with starting():
                 return LLM(
                     **options,
                     enable_prefix_caching=True,
                     enable_sleep_mode=self._sleeps,
-                    # Ids go in and come out; a model's generation_config.json changes no sampling.
+                    # Requests and samples are ids; generation_config.json must not change sampling.
                     skip_tokenizer_init=True,
                     generation_config="vllm",
                     logprobs_mode="processed_logprobs",
@@ -281,8 +281,8 @@ class VLLMEngine:
             if not isinstance(error, Exception):  # Ctrl-C
                 raise
             raise EngineError(
-                f"vLLM does not start {options['model']}: {_first_line(error)}{_cure(error)}"
-                f"{self._printed.hint}"
+                f"vLLM does not start {options['model']}: {_first_line(error)}{_advice(error)}"
+                f"{self._log.hint}"
             ) from error
 
     def _awake(self) -> Any:
@@ -295,15 +295,15 @@ class VLLMEngine:
     def _call(self, method: str) -> None:
         llm = self._awake()
         try:
-            with self._guarded():
+            with self._isolated():
                 getattr(llm, method)()
         except Exception as error:
-            message = self._died() or f"vLLM's {method} failed: {_first_line(error)}"
-            self._give_up(message, error)
+            message = self._death() or f"vLLM's {method} failed: {_first_line(error)}"
+            self._fail(message, error)
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Around every call: in process, vLLM draws from torch's global generator and compiles."""
+    def _isolated(self) -> Iterator[None]:
+        """Keep global state and avoid compilation during a call of vLLM in this process."""
         if self._separate:
             yield
             return
@@ -317,7 +317,7 @@ class VLLMEngine:
         sample = output.outputs[0]
         ids = np.array(sample.token_ids, dtype=np.int64)
         if sample.finish_reason not in ("stop", "length") or not len(ids):
-            self._give_up(f"vLLM ended a request with {sample.finish_reason!r}", None)
+            self._fail(f"vLLM ended a request with {sample.finish_reason!r}", None)
         self.stats.prompt_tokens += len(output.prompt_token_ids)
         self.stats.cached_tokens += output.num_cached_tokens or 0
         self.stats.generated_tokens += len(ids)
@@ -327,31 +327,32 @@ class VLLMEngine:
             "stop" if sample.token_ids[-1] in p.stop_token_ids else "length",
         )
 
-    def _abandon(self, error: BaseException) -> NoReturn:
-        """Raise what `generate` met, and leave no request behind for the next call to find."""
+    def _abort_requests(self, error: BaseException) -> NoReturn:
+        """Raise the error of `generate`, after removing its unfinished requests."""
         interrupted = not isinstance(error, Exception)
-        if not interrupted and (message := self._died()):
-            self._give_up(message, error)
+        if not interrupted and (message := self._death()):
+            self._fail(message, error)
         engine = self._llm.llm_engine
         with suppress(Exception):
             engine.abort_request(list(engine.output_processor.request_states), internal=True)
         if interrupted or isinstance(error, ValueError):
             raise error
-        self._give_up(f"vLLM failed: {_first_line(error)}", error)
+        self._fail(f"vLLM failed: {_first_line(error)}", error)
 
-    def _died(self) -> str | None:
-        """Why the engine's process is gone, if it is."""
-        return death(self._processes) if self._separate else None
+    def _death(self) -> str | None:
+        """How the engine's process ended, if it did."""
+        return dead_process(self._processes) if self._separate else None
 
-    def _give_up(self, message: str, error: BaseException | None) -> NoReturn:
-        hint = self._printed.hint if self._separate else ""
-        self._printed.keep()
+    def _fail(self, message: str, error: BaseException | None) -> NoReturn:
+        """Close the engine and raise an EngineError."""
+        hint = self._log.hint if self._separate else ""
+        self._log.keep()
         self.close()
         raise EngineError(f"{message}; start a new engine{hint}") from error
 
 
-def _by_transformers(model: str) -> bool:
-    """Whether vLLM has no implementation of its own of the model's architecture."""
+def _runs_transformers_class(model: str) -> bool:
+    """Whether vLLM has no implementation of the architecture and uses that of Transformers."""
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
@@ -363,7 +364,7 @@ def _by_transformers(model: str) -> bool:
 
 
 def _meta_state(model: str | Path) -> dict[str, torch.Tensor]:
-    """Names and shapes of the model's weights, as tensors without values."""
+    """The model's weights on the meta device: names and shapes without values."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model)
@@ -372,7 +373,7 @@ def _meta_state(model: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _sampling_params(p: SamplingParams, j: int, stops: list[int]) -> Any:
-    """Sample j of `p` as vLLM's parameters; those not named, top-k and penalties, are off."""
+    """vLLM's parameters for sample j of `p`; top-k and penalties stay off."""
     from vllm import SamplingParams as VLLMParams
 
     return VLLMParams(
@@ -381,15 +382,15 @@ def _sampling_params(p: SamplingParams, j: int, stops: list[int]) -> Any:
         top_p=p.top_p,
         seed=None if p.temperature == 0 else _stream(p.seed, j),
         stop_token_ids=stops,
-        ignore_eos=True,  # EOS counts where it is named
-        logprobs=0,  # of the sampled token alone
-        flat_logprobs=True,  # as plain lists: thousands of dictionaries cost a tenth of the time
+        ignore_eos=True,  # EOS stops only if listed in stop_token_ids
+        logprobs=0,  # of the sampled token only
+        flat_logprobs=True,  # lists; building dictionaries takes 10 % of the time
         detokenize=False,
     )
 
 
 def _stream(seed: int, j: int) -> int:
-    """A seed for sample j: SplitMix64's j-th output, less a bit for the sign."""
+    """Seed of sample j in 63 bits: the j-th output of SplitMix64, without its last bit."""
     mask = 2**64 - 1
     x = (seed + (j + 1) * 0x9E3779B97F4A7C15) & mask
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -397,23 +398,23 @@ def _stream(seed: int, j: int) -> int:
     return (x ^ (x >> 31)) >> 1
 
 
-def _hand_over(llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
-    """Weights for an engine in this process."""
+def _reload_weights(llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Load new weights into an engine in this process."""
     weights = list(state_dict.items())
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
 
 
-def _cure(error: BaseException) -> str:
-    """What helps where vLLM does not say it."""
-    # Seen on a GPU: of an engine with sleep mode, something outlives it in its process.
-    once = "one instance per process" in str(error)
-    return " (an earlier one counts); set vllm.separate_process true" if once else ""
+def _advice(error: BaseException) -> str:
+    """Cure for an error of vLLM whose message gives none; else empty."""
+    # Seen on a GPU: the allocator of an engine with sleep mode outlives the engine in its process.
+    second = "one instance per process" in str(error)
+    return " (closed ones count); set vllm.separate_process true" if second else ""
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says first; pydantic says first how many there are."""
+    """First line of an error's message; for a pydantic error, its first entry."""
     if callable(errors := getattr(error, "errors", None)):
-        found = errors()[0]
-        return ": ".join([*map(str, found["loc"]), *found["msg"].split("\n")[:1]])
+        first = errors()[0]
+        return ": ".join([*map(str, first["loc"]), *first["msg"].split("\n")[:1]])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

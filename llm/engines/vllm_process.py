@@ -1,28 +1,27 @@
-"""vLLM's manners: keeps the caller's process as it was, and watches vLLM's own processes.
+"""Side effects of vLLM: restores the caller's process, and watches engine processes.
 
-vLLM takes the process that it runs in for its own. Each part here undoes or prevents one thing that
-was seen to go wrong:
+vLLM changes global state of the process that starts it. Each part here undoes or prevents one
+observed problem:
 
-- `caller_untouched`: a start or a call reseeds Python's, numpy's and torch's global random
-  generators, replaces `torch.set_num_threads`, sets the default dtype and the excepthook, and
-  warns. A run would not repeat, and tests that make errors of warnings would fail.
-- `environment`, `settings`, `cpu_settings`, `devices`: some of it can be told in environment
-  variables alone, and it sets more (LD_PRELOAD, LOCAL_WORLD_SIZE), which the caller's children
-  would inherit. Those of torchrun would have its processes look for those of the caller's job.
-- `import_vllm`: it configures logging when it is imported, which closes the caller's handlers, and
-  remembers the environment in which an engine of before was started.
-- `Printed`: its C++ parts print through a progress display or a pipe, whatever the log level; where
-  it fails, what they printed is often the only reason given.
+- `caller_untouched`: a start or a call reseeds the global random generators of Python, numpy and
+  torch. It also replaces `torch.set_num_threads`, sets the default dtype and the excepthook, and
+  emits warnings. Runs would not be reproducible, and tests that forbid warnings would fail.
+- `environment`, `settings`, `cpu_settings`, `devices`: some options exist only as environment
+  variables. vLLM sets others itself (LD_PRELOAD, LOCAL_WORLD_SIZE), which later child processes
+  would inherit. With torchrun's variables, engine processes would try to join the training job.
+- `import_vllm`: the import configures logging, which closes the caller's log handlers. vLLM also
+  caches the environment of an earlier engine.
+- `OutputLog`: C++ code prints at any log level, and so breaks progress bars and pipes. After a
+  failure, this output often holds the only explanation.
 - `groups`, `shut_in_process`: engines in one process share the process groups of
-  `torch.distributed`, and its own `shutdown` of one would end those of all, or the caller's.
-- `shut_processes`: it leaves a socket to the garbage collector, which complains.
-- `starting`: a Ctrl-C while it waits for its processes is swallowed. A terminal sends them one,
-  too, and they end, although a caller may want them to finish its step.
-- `watch`, `death`: when a process of the engine dies, those who wait for its answer would wait for
-  ever.
+  `torch.distributed`. vLLM's `shutdown` of one engine would destroy those of all, or the caller's.
+- `shut_processes`: vLLM leaves a socket to the garbage collector, which warns about it.
+- `starting`: vLLM swallows a Ctrl-C while it waits for its processes. A terminal also sends Ctrl-C
+  to these processes. They would end, although the caller may still need them to finish a step.
+- `watch`, `dead_process`: when an engine process dies, callers would wait for its answer for ever.
 
-What stays changed: with an engine in this process, `torch.distributed` holds a group of one until
-the last is closed.
+One change remains: with an engine in this process, `torch.distributed` holds a group of size 1
+until the last engine is closed.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ NOT_INSTALLED = (
 )
 
 
-#: What torchrun tells its processes, with TORCHELASTIC_…
+#: Variables that torchrun sets for its processes, besides TORCHELASTIC_….
 TORCHRUN = {
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
     *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
@@ -65,7 +64,7 @@ TORCHRUN = {
 
 
 def import_vllm(log_level: str) -> bool:
-    """Import vLLM, quietly, and say whether it is the CPU build."""
+    """Import vLLM without log output; return whether it is the CPU build."""
     logging.getLogger("vllm").setLevel(log_level.upper())
     try:
         importlib.import_module("vllm")
@@ -75,30 +74,30 @@ def import_vllm(log_level: str) -> bool:
         if error.name == "vllm":
             raise EngineError(NOT_INSTALLED) from error
         raise EngineError(f"vLLM is installed but does not import: {error}") from error
-    # vLLM reads the environment when it needs it, but an engine of before has made it remember.
+    # vLLM reads the environment when needed, unless an earlier engine enabled its cache.
     envs.disable_envs_cache()
     return bool(platforms.current_platform.is_cpu())
 
 
 def settings(separate: bool, log_level: str, quiet: bool) -> dict[str, str]:
-    """Environment variables for the start: vLLM has no other way to be told these things."""
+    """Environment variables for the start; vLLM has no other options for these settings."""
     settings = {
-        # Whether the engine gets its own process.
+        # Whether the engine runs in a separate process.
         "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(separate)),
-        # By default it reports to its makers who runs what.
+        # By default vLLM reports usage statistics to its developers.
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": log_level.upper(),
     }
     if quiet:
-        # Its log configuration would close the caller's log handlers.
+        # vLLM's log configuration would close the caller's log handlers.
         settings["VLLM_CONFIGURE_LOGGING"] = "0"
     return settings
 
 
 def cpu_settings(processes: int) -> dict[str, str]:
-    """How processes of the engine share the cores, unless the environment says it already."""
+    """Environment variables that divide the cores among engine processes, if not already set."""
     settings = {
-        # Trainer and engine take turns, so neither keeps cores from the other.
+        # Trainer and engine never compute at the same time, so both may use all cores.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)),
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -107,21 +106,21 @@ def cpu_settings(processes: int) -> dict[str, str]:
 
 
 def devices(first: int | None, number: int) -> dict[str, str]:
-    """Which GPUs processes of the engine see, where vLLM would not take the right ones by itself.
+    """Set CUDA_VISIBLE_DEVICES for engine processes, if vLLM's default would be wrong.
 
     Parameters
     ----------
     first : int, optional
-        Of those for engines; by default an engine shares that of its process.
+        First GPU reserved for engines; by default an engine shares the GPU of its process.
     number : int
-        Of GPUs that an engine needs.
+        Number of GPUs per engine.
 
     Raises
     ------
     ValueError
-        If there are not as many.
+        If there are too few GPUs.
     """
-    here = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     several = os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
     if not torch.cuda.is_available() or (first is None and not several):
         return {}
@@ -133,19 +132,20 @@ def devices(first: int | None, number: int) -> dict[str, str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if visible == [""]:
         visible = [str(device) for device in range(torch.cuda.device_count())]
-    begin = here if first is None else first + here * number
+    begin = local_rank if first is None else first + local_rank * number
     chosen = visible[begin : begin + number]
     if len(chosen) < number:
         raise ValueError(
-            f"vllm.first_device: the engine of process {here} would be on GPUs {begin} to "
-            f"{begin + number - 1}, and {len(visible)} are here; lower it, or start fewer processes"
+            f"vllm.first_device: the engine of process {local_rank} would need GPUs {begin} to "
+            f"{begin + number - 1}, but they end at {len(visible) - 1}; lower it, or start fewer "
+            "processes"
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
 
 
 @contextmanager
 def caller_untouched() -> Iterator[None]:
-    """Put back the global state of Python, numpy and torch that vLLM sets; hide its warnings."""
+    """Restore the global state of Python, numpy and torch that vLLM sets; hide its warnings."""
     python, numpy_, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
@@ -171,19 +171,19 @@ def caller_untouched() -> Iterator[None]:
 
 @contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, str]], None]]:
-    """Set variables, and put the environment back but for those that vLLM keeps for itself.
+    """Set environment variables, hide those of torchrun, and restore the environment at the end.
 
-    It sets LD_PRELOAD and LOCAL_WORLD_SIZE, say, which are not only its own business. What torchrun
-    has set is not to be seen meanwhile. Yields a function that sets more.
+    Variables VLLM_… that vLLM adds are kept; others, such as LD_PRELOAD and LOCAL_WORLD_SIZE, are
+    removed. Yields a function that sets more variables.
     """
     before = dict(os.environ)
     for name in before:
         if name in TORCHRUN or name.startswith("TORCHELASTIC_"):
             del os.environ[name]
-    ours: set[str] = set()
+    added: set[str] = set()
 
     def configure(more: Mapping[str, str]) -> None:
-        ours.update(more)
+        added.update(more)
         os.environ.update(more)
 
     configure(settings)
@@ -191,16 +191,16 @@ def environment(settings: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, 
         yield configure
     finally:
         for name in set(os.environ) - set(before):
-            if not name.startswith("VLLM_") or name in ours:
+            if not name.startswith("VLLM_") or name in added:
                 del os.environ[name]
         os.environ.update(before)
 
 
-class Printed:
-    """What vLLM and its processes print goes to a file, on the level of file descriptors.
+class OutputLog:
+    """Redirects the output of vLLM and its processes to a file, by file descriptor.
 
-    Its C++ parts know nothing of Python's streams or levels. The file is there to look at where
-    something fails, and goes with the engine where nothing does.
+    C++ code bypasses Python's streams and log levels. The file is kept after a failure and deleted
+    with the engine otherwise.
     """
 
     def __init__(self, quiet: bool) -> None:
@@ -212,21 +212,21 @@ class Printed:
 
     @property
     def hint(self) -> str:
-        """The end of an error message: where to look."""
+        """End of an error message that names the file; empty if nothing was printed."""
         if self._path and self._path.exists() and self._path.stat().st_size:
             return f"; what it printed is in {self._path}"
         return ""
 
     def keep(self) -> None:
-        """Leave the file to the user."""
+        """Keep the file for the user."""
         self._path = None
 
     def discard(self) -> None:
-        """Delete the file, unless it was to be kept."""
+        """Delete the file, except after `keep`."""
         if self._path:
             self._path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Printed:
+    def __enter__(self) -> OutputLog:
         if self._path:
             _flush()
             self._saved = [os.dup(1), os.dup(2)]
@@ -254,25 +254,25 @@ def _flush() -> None:
 
 
 class _Stopped(BaseException):
-    """A signal that came while an engine was starting, under a name that vLLM does not know."""
+    """A signal during the start of an engine; vLLM does not catch this class."""
 
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Let a signal end the start of an engine, and keep Ctrl-C from the processes it starts.
+    """Let signals interrupt the start of an engine, and block Ctrl-C in the processes it starts.
 
-    Signals are handled as the caller does, once vLLM has cleared up.
+    The caller's signal handler runs after vLLM has cleaned up.
 
     Raises
     ------
     KeyboardInterrupt
-        If the caller's handler raised nothing.
+        If a signal came and the caller's handler raised nothing.
     """
     start = BaseProcess.start
 
-    def deaf(process: BaseProcess) -> None:
-        # What a thread blocks is blocked in a process that it starts. The tracker, which comes with
-        # the first of them, would unblock it.
+    def start_blocking_sigint(process: BaseProcess) -> None:
+        # A new process inherits the signals that this thread blocks. The resource tracker must be
+        # running already, because its start unblocks SIGINT.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -284,10 +284,10 @@ def starting() -> Iterator[None]:
         raise _Stopped(number)
 
     handlers = {}
-    if threading.current_thread() is threading.main_thread():  # no other may set any
-        found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        handlers = {number: handler for number, handler in found.items() if callable(handler)}
-    BaseProcess.start = deaf  # type: ignore[method-assign,assignment]
+    if threading.current_thread() is threading.main_thread():  # others cannot set handlers
+        current = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: handler for number, handler in current.items() if callable(handler)}
+    BaseProcess.start = start_blocking_sigint  # type: ignore[method-assign,assignment]
     try:
         for number in handlers:
             signal.signal(number, stop)
@@ -302,35 +302,35 @@ def starting() -> Iterator[None]:
 
 
 class Groups:
-    """vLLM's process groups in this process: its engines share them, the last one removes them."""
+    """Process groups of the vLLM engines in this process; the last engine destroys them."""
 
     def __init__(self) -> None:
         self.engines: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._ours = False
+        self._owned = False  # whether vLLM, not the caller, initialized torch.distributed
 
     def prepare(self) -> None:
-        """Before an engine starts."""
+        """Call before an engine starts."""
         if self.engines:
             return
-        torch_has_one = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if torch_has_one and (size := torch.distributed.get_world_size()) > 1:
+        callers = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if callers and (size := torch.distributed.get_world_size()) > 1:
             raise EngineError(
-                f"separate_process: vLLM cannot share a process that torch.distributed joins with "
+                f"separate_process: vLLM cannot run in a process whose torch.distributed group has "
                 f"{size - 1} more; set separate_process=True"
             )
-        self._ours = not torch_has_one
+        self._owned = not callers
 
     def leave(self, engine: Any) -> None:
-        """After an engine has stopped."""
+        """Call after an engine has stopped."""
         from vllm.distributed import parallel_state
 
         self.engines.discard(engine)
-        gc.unfreeze()  # vLLM froze what it had made
+        gc.unfreeze()  # vLLM froze the objects it had created
         if not self.engines:
             parallel_state.destroy_model_parallel()
-            if self._ours:
+            if self._owned:
                 parallel_state.destroy_distributed_environment()
-            elif parallel_state._WORLD is not None:  # vLLM has no way to forget the caller's
+            elif parallel_state._WORLD is not None:  # no public way to drop the caller's
                 parallel_state._WORLD.destroy()
                 parallel_state._WORLD = None
         gc.collect()
@@ -342,7 +342,7 @@ groups = Groups()
 
 
 def shut_in_process(client: Any) -> None:
-    """Stop an engine in this process; its own `shutdown` would also end the groups of others."""
+    """Stop an engine in this process; its `shutdown` would destroy groups of other engines."""
     client._finalizer.detach()
     core = client.engine_core
     core.structured_output_manager.clear_backend()
@@ -351,26 +351,26 @@ def shut_in_process(client: Any) -> None:
 
 
 def shut_processes(client: Any) -> None:
-    """Stop an engine in processes of its own."""
+    """Stop an engine in separate processes."""
     client.shutdown()
-    # vLLM leaves its sockets' context to the garbage collector, which complains.
+    # vLLM leaves the context of its sockets to the garbage collector, which warns about it.
     client.output_queue_thread.join(timeout=5)
     client.ctx.destroy(linger=0)
 
 
 def watch(client: Any) -> list[Any]:
-    """The engine's processes; who waits for one that dies is woken with an error.
+    """Watch the engine's processes, and return them; if one dies, pending calls get an error.
 
-    vLLM notices the death too, but then leaves those who wait for an answer waiting.
+    vLLM also notices the death, but leaves pending calls waiting.
     """
     from vllm.v1.engine.exceptions import EngineDeadError
 
     processes = list(client.resources.engine_manager.processes)
-    answers, calls = client.outputs_queue, client.utility_results
+    outputs, calls = client.outputs_queue, client.utility_results
 
     def watch() -> None:
         connection.wait([process.sentinel for process in processes])
-        answers.put_nowait(EngineDeadError())
+        outputs.put_nowait(EngineDeadError())
         for call in list(calls.values()):
             if not call.done():
                 call.set_exception(EngineDeadError())
@@ -379,9 +379,9 @@ def watch(client: Any) -> list[Any]:
     return processes
 
 
-def death(processes: Sequence[Any]) -> str | None:
-    """Which of the engine's processes is gone and how, if one is."""
-    # What woke us can be faster than the news of an exit.
+def dead_process(processes: Sequence[Any]) -> str | None:
+    """Describe an engine process that ended and how, if one did."""
+    # Wait, because the error can arrive before the exit code.
     end = time.monotonic() + 1
     while time.monotonic() < end:
         for process in processes:

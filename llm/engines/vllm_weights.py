@@ -1,9 +1,9 @@
-"""How new weights reach a vLLM engine that cannot be handed tensors, or need not be.
+"""Transfer of new weights to a vLLM engine.
 
-- `Folder`: the whole model through a temporary folder, to processes of the engine's own.
-- `Adapters`: LoRA adapters through a folder as well; vLLM applies them to the weights it has.
-- `Transfer`: from GPU to GPU by vLLM's weight-transfer API (NCCL), where the engine has GPUs of its
-  own. Not yet run on GPUs.
+- `Folder`: the full model through a temporary folder, to separate engine processes.
+- `Adapters`: LoRA adapters through a temporary folder; vLLM applies them to its base weights.
+- `Transfer`: from GPU to GPU by vLLM's weight-transfer API (NCCL), if the engine has reserved GPUs.
+  Not yet run on GPUs.
 
 Each is called with the engine's `LLM` and a state dict.
 """
@@ -18,22 +18,22 @@ from typing import Any
 
 import torch
 
-#: What vLLM reserves room for.
+#: LoRA ranks that vLLM can reserve memory for.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class Folder:
-    """Writes the model, tells the engine to read it."""
+    """Sends the model through a temporary folder."""
 
     def __call__(self, llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Send all of it."""
+        """Send all weights."""
         with tempfile.TemporaryDirectory(prefix="vllm-weights-") as folder:
             _save(state_dict, Path(folder) / "model.safetensors")
             llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
 
 class Adapters:
-    """Writes LoRA adapters, tells the engine to use them for all that is asked from then on.
+    """Sends LoRA adapters, which apply to all later requests.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Adapters:
     Attributes
     ----------
     request : vllm LoRARequest or None
-        Names the adapters to use.
+        The current adapters, to pass to `LLM.generate`.
     """
 
     def __init__(self, config: Any) -> None:
@@ -53,11 +53,11 @@ class Adapters:
         }
 
     def __call__(self, llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Send them."""
+        """Send new adapters, and remove the old ones."""
         from vllm.lora.request import LoRARequest
 
         engine, old = llm.llm_engine, self.request
-        # By a new name, so that no prefix of the old adapters' counts as theirs.
+        # A new name, so that prefixes cached with the old adapters are not reused.
         number = 1 if old is None else old.lora_int_id + 1
         with tempfile.TemporaryDirectory(prefix="vllm-adapters-") as folder:
             self.config.save_pretrained(folder)
@@ -66,7 +66,7 @@ class Adapters:
                 engine.remove_lora(old.lora_int_id)
             self.request = LoRARequest(f"policy-{number}", number, folder)
             engine.add_lora(self.request)
-            # So that they are not dropped, and looked for in a folder that has gone.
+            # Pinned, as an evicted adapter would be reloaded from the deleted folder.
             engine.pin_lora(number)
 
 
@@ -76,7 +76,7 @@ class Transfer:
     Parameters
     ----------
     workers : int
-        Of the engine; each has a GPU.
+        Number of the engine's workers; each has one GPU.
     """
 
     options: Mapping[str, Any] = {"weight_transfer_config": {"backend": "nccl"}}
@@ -87,7 +87,7 @@ class Transfer:
         self._weights: Mapping[str, torch.Tensor] = {}
 
     def __call__(self, llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Send all of it; connects at the first call."""
+        """Send all weights; the first call connects."""
         self._weights = state_dict
         if self._trainer is None:
             self._trainer = self._connect(llm)
@@ -115,13 +115,13 @@ class Transfer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        # Each process of a job feeds an engine of its own, so each is the first of its transfer.
+        # Each rank of the job has its own engine and NCCL group, and is rank 0 of that group.
         info = NCCLTrainerInitInfo("127.0.0.1", port, world_size=1 + self.workers, rank=0)
         return WeightTransferTrainerFactory.trainer_init(info, client=_Client(llm), source=Source())
 
 
 class _Client:
-    """vLLM's `VLLMWeightSyncClient` protocol over its `LLM`."""
+    """Adapts `LLM` to vLLM's protocol `VLLMWeightSyncClient`."""
 
     def __init__(self, llm: Any) -> None:
         self.llm = llm
@@ -140,12 +140,12 @@ class _Client:
 
 
 def reserved_rank(r: int) -> int:
-    """The rank that vLLM reserves room for, where adapters have rank `r`.
+    """Smallest LoRA rank ≥ `r` that vLLM can reserve memory for.
 
     Raises
     ------
     ValueError
-        If that is more than it can.
+        If `r` exceeds the largest supported rank.
     """
     if r > RANKS[-1]:
         raise ValueError(f"lora.r: {r} is more than vLLM's {RANKS[-1]}; unset vllm.lora")
@@ -159,7 +159,7 @@ def _save(state_dict: Mapping[str, torch.Tensor], file: Path) -> None:
     seen: set[int] = set()
     tensors = {}
     for name, tensor in state_dict.items():
-        own = tensor.detach().cpu().contiguous()
-        tensors[name] = own.clone() if own.data_ptr() in seen else own
-        seen.add(own.data_ptr())
+        copy = tensor.detach().cpu().contiguous()
+        tensors[name] = copy.clone() if copy.data_ptr() in seen else copy
+        seen.add(copy.data_ptr())
     save_file(tensors, file)

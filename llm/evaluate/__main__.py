@@ -1,4 +1,4 @@
-"""`python -m llm.evaluate MODEL_OR_RUN --tasks ...`: how good a model is on held-out problems.
+"""`python -m llm.evaluate MODEL_OR_RUN --tasks ...`: evaluate a model on held-out problems.
 
 The evaluation loop is in `llm.evaluate.runner`, self-correction in `llm.evaluate.correction`,
 tables and intervals in `llm.evaluate.report`.
@@ -27,27 +27,27 @@ PROG = "python -m llm.evaluate"
 
 DESCRIPTION = """\
 Evaluate a language model on the test problems of tasks: pass@k by the unbiased estimator, with
-bootstrap intervals over problems, and self-correction. Interrupt it at any time, and the same
-command goes on with the problems that are left."""
+bootstrap intervals over problems, and self-correction. After an interruption, the same command
+resumes with the remaining problems."""
 
 EPILOG = """\
 examples:
-  python -m llm.evaluate runs/chain-srpo-s0                      its newest checkpoint, its own task
+  python -m llm.evaluate runs/chain-srpo-s0                      newest checkpoint, task of the run
   python -m llm.evaluate runs/chain-srpo-s0 --step 0 --greedy
   python -m llm.evaluate chain-base --tasks chain length=4 chain length=8
   python -m llm.evaluate MODEL --tasks my_tasks:Sums --samples 16 --k 1 16 --engine vllm
   python -m llm.evaluate runs/chain-srpo-s0 --correct 3          self-correction, 3 rounds
 
---correct K: a failed completion is given to the localizer (by default the model is asked for its
-first wrong step), the thoughts before that step are kept, one continuation is drawn; up to K times.
-Which attempts fail is the verifier's word, the only bit of it that is used: right answers are left
-alone, so accuracy cannot fall, and a deployed model would have to find that out by itself. What it
-gains is therefore held against what the same tokens buy otherwise, under the same stopping rule:
-fresh attempts (pass@k) and resets to random steps, which are rolled out for 4K rounds since they
-cost no localization. Tokens are generated ones, localizations included, prompts not.
+--correct K: the localizer picks the first wrong step of a failed completion; by default, it prompts
+the model. The thoughts before that step are kept, and one continuation is drawn. This is repeated
+for up to K rounds. The verifier decides which attempts failed. Right attempts are left alone, so
+accuracy cannot fall; a deployed model would have no verifier. The gain is compared with two
+controls at equal tokens, which also stop at the first right attempt: fresh attempts (pass@k), and
+resets to random steps. The latter run for 4K rounds, since they spend no tokens on localization.
+Tokens are generated ones: localizations count, prompts do not.
 
-files, in --output: TASK-greedy.jsonl, TASK-sampled.jsonl, TASK-correct-K-LOCALIZER.jsonl
-with a line a problem, results.json with the numbers, settings, versions and commit.
+Files in --output: TASK-greedy.jsonl, TASK-sampled.jsonl and TASK-correct-K-LOCALIZER.jsonl, with
+one line per problem; and results.json with results, settings, versions and commit.
 Exit codes: 0 done, 2 bad input, 130 interrupted."""
 
 
@@ -77,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def interrupted() -> str:
-        kept = f"; what is finished is in {folder}, and the same command goes on" if folder else ""
-        return f"interrupted{kept}"
+        cure = f"; what is finished is in {folder}, and the same command resumes" if folder else ""
+        return f"interrupted{cure}"
 
     return run_command(PROG, evaluate, interrupted)
 
 
 class Progress:
-    """A bar for each measurement on a terminal, a line a batch elsewhere."""
+    """Progress display: one bar per measurement on a terminal, else one line per batch."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -96,7 +96,7 @@ class Progress:
             TextColumn("problems"), TimeRemainingColumn(), console=self.console,
             disable=not self.console.is_terminal,
         )  # fmt: skip
-        self.known: dict[str, Any] = {}
+        self.bar_ids: dict[str, Any] = {}
 
     def __enter__(self) -> Progress:
         self.bars.start()
@@ -105,87 +105,87 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show how many problems are done."""
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Show how many problems of a measurement are finished."""
         if self.bars.disable:
-            self.console.print(f"{what}: {done} of {total} problems", markup=False)
+            self.console.print(f"{name}: {done} of {total} problems", markup=False)
             return
-        if what not in self.known:
-            self.known[what] = self.bars.add_task(what, total=total)
-        self.bars.update(self.known[what], completed=done)
+        if name not in self.bar_ids:
+            self.bar_ids[name] = self.bars.add_task(name, total=total)
+        self.bars.update(self.bar_ids[name], completed=done)
 
 
 def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]:
-    """Tasks from a command line: names, each followed by its arguments (`TaskSpec.with_argument`).
+    """Read tasks from the command line: names, each followed by its arguments.
 
-    A run's own task has the run's arguments, as far as none are given; it is what is evaluated if
-    no task is named.
+    Without names, the task of the run is evaluated. The arguments of that task default to the
+    run's. See `TaskSpec.with_argument` for their format.
 
     Raises
     ------
     ValueError
-        If there is none, an argument stands before the first, or is wrong.
+        If there is no task, or an argument is invalid or comes before the first task.
     """
     from llm.evaluate.options import TaskSpec
 
-    own = {} if saved.config is None else {saved.config.task: saved.config.task_args}
+    run_args = {} if saved.config is None else {saved.config.task: saved.config.task_args}
     specs: list[TaskSpec] = []
-    for word in list(own) if words is None else words:
+    for word in list(run_args) if words is None else words:
         if "=" not in word:
-            specs.append(TaskSpec(word, dict(own.get(word, {})), word))
+            specs.append(TaskSpec(word, dict(run_args.get(word, {})), word))
         elif specs:
             specs[-1] = specs[-1].with_argument(word)
         else:
             raise ValueError(f"tasks: {word!r} is an argument of no task; name the task before it")
     if not specs:
         if not Path(saved.model).exists() and Path(saved.model).parent != Path():
-            raise FileNotFoundError(f"{saved.name}: no run and no model is there")
+            raise FileNotFoundError(f"{saved.name}: no such run or model")
         raise ValueError(
-            "tasks: none named; give --tasks chain, a data set's (gsm8k, math_level5 ...), a YAML "
-            "file, or module:Class of your own"
+            "tasks: none named; give --tasks with chain, a data set (gsm8k, math_level5 ...), a "
+            "YAML file, or your own module:Class"
         )
     return specs
 
 
 def read_options(args: argparse.Namespace, saved: SavedModel) -> EvaluateOptions:
-    """Options of a command line, those not given from the run's settings or the defaults."""
+    """Read options from the command line; others are the run's settings or the defaults."""
     from llm.evaluate.options import EvaluateOptions
 
-    own: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if (config := saved.config) is not None:
-        own = {name: getattr(config, name) for name in (*GROUPS, "bf16")}
+        values = {name: getattr(config, name) for name in (*GROUPS, "bf16")}
     given = {name: value for name, value in vars(args).items() if value is not None}
-    defaults = EvaluateOptions(**own)
+    defaults = EvaluateOptions(**values)
     for group in GROUPS:
         changes = {
             name.removeprefix(f"{group}."): value
             for name, value in given.items()
             if name.startswith(f"{group}.")
         }
-        own[group] = dataclasses.replace(getattr(defaults, group), **changes)
+        values[group] = dataclasses.replace(getattr(defaults, group), **changes)
     plain = {f.name for f in dataclasses.fields(EvaluateOptions)} - set(GROUPS)
-    own |= {name: value for name, value in given.items() if name in plain}
-    return EvaluateOptions(**{**own, "k": tuple(own.get("k", ()))})
+    values |= {name: value for name, value in given.items() if name in plain}
+    return EvaluateOptions(**{**values, "k": tuple(values.get("k", ()))})
 
 
 def default_output(saved: SavedModel) -> Path:
-    """A folder of the run, one for each step; or one of the model's name."""
+    """Default folder: one per step in the run's folder, or one named after the model."""
     if saved.step is not None:
         return saved.run / "evaluations" / f"step-{saved.step:06d}"
     return Path("evaluations") / Path(saved.name).name
 
 
 def write_results(path: Path, report: EvaluationReport) -> None:
-    """Write results, beside those of earlier commands whose records are still of this model."""
+    """Write results; keep those of earlier commands whose records exist and are of this model."""
     record = report.to_json()
     try:
-        before = json.loads(path.read_bytes())["results"]
+        earlier = json.loads(path.read_bytes())["results"]
     except (OSError, ValueError, KeyError, TypeError):
-        before = []
+        earlier = []
     new = {result.records for result in report.results}
     record["results"] += [
         old
-        for old in before
+        for old in earlier
         if old["records"] not in new
         and old["settings"]["model"] == report.revision
         and (path.parent / old["records"]).is_file()
@@ -193,12 +193,12 @@ def write_results(path: Path, report: EvaluationReport) -> None:
     write_json(path, record)
 
 
-#: Groups of options, as in llm.train.
+#: Groups of options that llm.train has too.
 GROUPS = ("sampling", "localization", "vllm")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Argument parser of the command."""
     parser = argparse.ArgumentParser(
         prog=PROG,
         description=DESCRIPTION,
@@ -209,38 +209,57 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "model",
         metavar="MODEL_OR_RUN",
-        help="a training run's folder, a model's folder or hub name, or chain-base",
+        help="folder of a training run, folder or hub name of a model, or chain-base",
     )
-    add("--step", type=int, metavar="N", help="a run's checkpoint (default: the newest)")
+    add("--step", type=int, metavar="N", help="checkpoint of a run (default: the newest)")
     add(
         "--tasks",
         nargs="+",
         metavar="TASK",
-        help="names as --task of llm.train takes them, each followed by its arguments NAME=VALUE "
-        "or NAME.KEY=VALUE, as verifier_args.allow_code=true (default: the run's)",
+        help="names as in --task of llm.train, each followed by its arguments NAME=VALUE or "
+        "NAME.KEY=VALUE, such as verifier_args.allow_code=true (default: the run's)",
     )
-    add("--samples", type=int, metavar="N", help="sampled completions of each problem (default: 8)")
-    add("--greedy", action="store_true", default=None, help="also a greedy completion of each")
-    add("--k", type=int, nargs="+", metavar="K", help="of pass@k (default: powers of two)")
-    add("--problems", type=int, metavar="P", help="at most so many of each task (default: all)")
+    add("--samples", type=int, metavar="N", help="sampled completions per problem (default: 8)")
+    add(
+        "--greedy",
+        action="store_true",
+        default=None,
+        help="also a greedy completion of each problem",
+    )
+    add(
+        "--k",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="values of k for pass@k (default: powers of two)",
+    )
+    add(
+        "--problems",
+        type=int,
+        metavar="P",
+        help="maximum number of problems per task (default: all)",
+    )
     add("--correct", type=int, metavar="K", help="rounds of self-correction")
     add(
         "--localizer",
         metavar="NAME",
-        help="where it resets: prompted (default), surprisal, random, checker or module:function",
+        help="localizer of self-correction: prompted (default), surprisal, random, checker or "
+        "module:function",
     )
-    add("--seed", type=int, metavar="S", help="of all random numbers (default: 0)")
-    add("--engine", choices=["transformers", "vllm"], help="what samples (default: transformers)")
+    add("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
+    add(
+        "--engine", choices=["transformers", "vllm"], help="sampling engine (default: transformers)"
+    )
     add(
         "--bf16",
         action=argparse.BooleanOptionalAction,
-        help="compute in bfloat16 (default: as the run, or where a GPU has it)",
+        help="compute in bfloat16 (default: as in the run, or if the GPU supports it)",
     )
     add(
         "--batch_size",
         type=int,
         metavar="N",
-        help="completions between two times that results are written (default: 256)",
+        help="completions per batch; records are written after each batch (default: 256)",
     )
     add(
         "--completions",
@@ -250,14 +269,15 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--output",
         metavar="DIR",
-        help="for records and results (default: RUN/evaluations/step-N, or evaluations/MODEL)",
+        help="folder of records and results (default: RUN/evaluations/step-N, or "
+        "evaluations/MODEL)",
     )
     _add_groups(parser)
     return parser
 
 
 def _add_groups(parser: argparse.ArgumentParser) -> None:
-    """Options of sampling, localization and vllm, from the dataclasses that llm.train reads."""
+    """Add the options of sampling, localization and vllm that llm.train has too."""
     from docstring_parser import DocstringStyle, parse
 
     from llm.engines.options import VLLMOptions
@@ -268,21 +288,21 @@ def _add_groups(parser: argparse.ArgumentParser) -> None:
         GROUPS, (SamplingOptions, LocalizationOptions, VLLMOptions), strict=True
     ):
         help_text = parse(options.__doc__ or "", DocstringStyle.NUMPYDOC)
-        about = {p.arg_name: " ".join((p.description or "").split()) for p in help_text.params}
+        help_of = {p.arg_name: " ".join((p.description or "").split()) for p in help_text.params}
         section = parser.add_argument_group(
-            f"{group} (default: the run's, or as llm.train)", help_text.short_description
+            f"{group} (default: the run's, or as in llm.train)", help_text.short_description
         )
         hints = get_type_hints(options)
         for f in dataclasses.fields(options):
             name = f"--{group}.{f.name}"
             if hints[f.name] in (bool, bool | None):
-                section.add_argument(name, action="store_true", default=None, help=about[f.name])
+                section.add_argument(name, action="store_true", default=None, help=help_of[f.name])
                 continue
             kind = float if hints[f.name] is float else int
             default = "" if f.default is None else f" (default: {f.default})"
             section.add_argument(
                 name, type=kind, metavar="X" if kind is float else "N",
-                help=about[f.name].rstrip(".") + default,
+                help=help_of[f.name].rstrip(".") + default,
             )  # fmt: skip
 
 

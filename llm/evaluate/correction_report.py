@@ -1,4 +1,4 @@
-"""What self-correction gained, round by round, and what its tokens would have bought otherwise."""
+"""Summary of self-correction: the gain of each round, and controls at equal tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cpi.reporting.tables import table
-from llm.common.statistics import Estimate, bootstrap, mean_over_problems, shown
+from llm.common.statistics import Estimate, bootstrap, format_estimate, mean_over_problems
 from llm.evaluate.correction import (
     Curve,
     Round,
@@ -20,32 +20,32 @@ from llm.evaluate.correction import (
     stack,
 )
 
-#: Names of the arm that resets to a random step, and of fresh attempts.
+#: Names of the controls: resets to a random step, and fresh attempts.
 RANDOM, FRESH = "random", "fresh"
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """All problems' attempts after a round of correction; round 0 is the first completions.
+    """State of all attempts after a round of correction; round 0 is the first completions.
 
     Attributes
     ----------
     round : int
     right : Estimate
-        Share of the attempts.
+        Share of right attempts.
     wrong_to_right : float or None
-        Share of the attempts that were wrong before; wrong → wrong is the rest, and right → right
-        is all, since right ones are left alone. None if none was wrong.
+        Share right after the round, of the attempts that were wrong before it. None in round 0, or
+        if none was wrong. Right attempts are left alone, so they stay right.
     tokens, localizer_tokens : float
-        Generated up to here for an attempt, all and by the localizer.
+        Tokens generated per attempt up to this round: all, and those of the localizer.
     kept, empty, unnamed : float or None
-        Of this round's resets: mean share of the thoughts kept, share that keep none, share for
-        which the localizer named no step (a reply that cannot be parsed).
+        Over the resets of this round: mean share of thoughts kept, share that keep none, and share
+        without a named step (a reply that cannot be parsed).
     exact, within_1, clean : float or None
-        Share of the resets at the first wrong step, at most one from it, and with nothing wrong in
-        what is kept, where a checker knows.
+        Share of the resets at the first wrong step, at most one step from it, and at or before it.
+        None without a checker.
     landed : dict
-        How many resets kept 0, 1, 2 … thoughts.
+        Number of resets that kept 0, 1, 2 … thoughts.
     """
 
     round: int
@@ -64,10 +64,21 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class Control:
-    """What the tokens of all rounds buy otherwise.
+    """A control at the number of tokens that all rounds of correction take.
 
-    `right` is the control's share at that many tokens, `gain` the correction's less that; `reached`
-    is false if the control was not rolled out so far, and what is told is its end, at `tokens`.
+    Attributes
+    ----------
+    name : str
+    right : float
+        The control's share of right attempts at that number of tokens.
+    gain : Estimate
+        The correction's share minus `right`.
+    tokens : float
+        Tokens per attempt at which `right` is read.
+    reached : bool
+        Whether the control was rolled out that far. If not, `right` and `tokens` are its last ones.
+    curve : dict
+        The control's "right" and "tokens" after each round or attempt.
     """
 
     name: str
@@ -80,7 +91,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Correction:
-    """Rounds of correction by a localizer, and the controls."""
+    """Results of correction with a localizer, and of the controls."""
 
     localizer: str
     rounds: list[RoundResult]
@@ -90,54 +101,59 @@ class Correction:
 def summarize_correction(
     records: Sequence[dict[str, Any]], localizer: str, rounds: int
 ) -> Correction:
-    """Rounds and controls, from the records' `correction`."""
-    told = [record["correction"][localizer] for record in records]
-    curves = [reset_curve(record, here, rounds) for record, here in zip(records, told, strict=True)]
+    """Summarize rounds and controls from the `correction` entries of records."""
+    histories = [record["correction"][localizer] for record in records]
+    curves = [
+        reset_curve(record, history, rounds)
+        for record, history in zip(records, histories, strict=True)
+    ]
     results = []
-    spoken, wrong = 0.0, sum(record["n"] - record["c"] for record in records)
+    localizing, wrong = 0.0, sum(record["n"] - record["c"] for record in records)
     attempts = sum(record["n"] for record in records)
     for number in range(rounds + 1):
-        here = [rounds_[number - 1] for rounds_ in told if 0 < number <= len(rounds_)]
-        spoken += sum(sum(r["localizer_tokens"]) for r in here) / attempts
-        mended = sum(sum(r["right"]) for r in here)
-        share = mended / wrong if number and wrong else None
-        wrong -= mended
+        resets = [history[number - 1] for history in histories if 0 < number <= len(history)]
+        localizing += sum(sum(r["localizer_tokens"]) for r in resets) / attempts
+        corrected = sum(sum(r["right"]) for r in resets)
+        share = corrected / wrong if number and wrong else None
+        wrong -= corrected
         right = mean_over_problems(np.array([curve.right[number] for curve in curves]))
         tokens = float(np.mean([curve.tokens[number] for curve in curves]))
-        results.append(RoundResult(number, right, share, tokens, float(spoken), **_landing(here)))
-    others = {FRESH: [fresh_curve(record) for record in records]}
+        results.append(
+            RoundResult(number, right, share, tokens, float(localizing), **_landing(resets))
+        )
+    control_curves = {FRESH: [fresh_curve(record) for record in records]}
     if localizer != RANDOM:
-        others[RANDOM] = [
+        control_curves[RANDOM] = [
             reset_curve(record, record["correction"][RANDOM], control_rounds(rounds))
             for record in records
         ]
-    controls = [compare(name, curves, other) for name, other in others.items()]
+    controls = [compare(name, curves, control) for name, control in control_curves.items()]
     return Correction(localizer, results, controls)
 
 
 def control_rounds(rounds: int) -> int:
-    """Rounds of random resets that correction is held against: they cost no localization."""
+    """Rounds of the control by random resets; more, since they spend no tokens on localization."""
     return 4 * rounds
 
 
-def compare(name: str, own: Sequence[Curve], other: Sequence[Curve]) -> Control:
-    """A control's accuracy at the tokens that all rounds of correction take."""
-    ours, others = stack(own), stack(other)
+def compare(name: str, correction: Sequence[Curve], control: Sequence[Curve]) -> Control:
+    """Compare correction with a control, at the tokens that all rounds of correction take."""
+    corrections, controls = stack(correction), stack(control)
 
     def gain(chosen: Any) -> float:
-        mine = mean(ours, chosen)
-        return float(mine.right[-1]) - mean(others, chosen).at(mine.tokens[-1])[0]
+        corrected = mean(corrections, chosen)
+        return float(corrected.right[-1]) - mean(controls, chosen).at(corrected.tokens[-1])[0]
 
-    everything = np.arange(len(own))
-    spent, whole = float(mean(ours, everything).tokens[-1]), mean(others, everything)
-    right, reached = whole.at(spent)
-    curve = {"right": whole.right.tolist(), "tokens": whole.tokens.tolist()}
-    tokens = min(spent, float(whole.tokens[-1]))
-    return Control(name, right, bootstrap(gain, len(own)), tokens, reached, curve)
+    problems = np.arange(len(correction))
+    spent, mean_control = float(mean(corrections, problems).tokens[-1]), mean(controls, problems)
+    right, reached = mean_control.at(spent)
+    curve = {"right": mean_control.right.tolist(), "tokens": mean_control.tokens.tolist()}
+    tokens = min(spent, float(mean_control.tokens[-1]))
+    return Control(name, right, bootstrap(gain, len(correction)), tokens, reached, curve)
 
 
 def _landing(rounds: Sequence[Round]) -> dict[str, Any]:
-    """Where the resets of a round landed."""
+    """Fields of `RoundResult` about the resets of a round."""
 
     def joined(name: str) -> list[Any]:
         return [value for r in rounds for value in r[name]]  # type: ignore[literal-required]
@@ -157,33 +173,33 @@ def _landing(rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def correction_tables(task: str, correction: Correction) -> list[Any]:
-    """Rounds, and controls."""
+    """Tables of the rounds and of the controls."""
     rounds = table(
-        f"{task}: self-correction by {correction.localizer}; told only that an attempt "
-        "failed, so right → right is 100 %",
+        f"{task}: self-correction by {correction.localizer}; only failed attempts are reset, so "
+        "right → right is 100 %",
         ["round", "right", "wrong → right", "wrong → wrong", "tokens", "localizing", "kept",
          "none kept", "no step", "at 1st error", "±1", "clean prefix"],
     )  # fmt: skip
     for r in correction.rounds:
         still = None if r.wrong_to_right is None else 1 - r.wrong_to_right
         rounds.add_row(
-            str(r.round), shown(r.right), _share(r.wrong_to_right), _share(still),
+            str(r.round), format_estimate(r.right), _share(r.wrong_to_right), _share(still),
             f"{r.tokens:.1f}", f"{r.localizer_tokens:.1f}", _share(r.kept), _share(r.empty),
             _share(r.unnamed), _share(r.exact), _share(r.within_1), _share(r.clean),
         )  # fmt: skip
     last = correction.rounds[-1]
     controls = table(
-        f"{task}: {last.tokens:.1f} tokens an attempt, spent otherwise",
-        ["until right", "right", "correction's gain", "tokens"],
+        f"{task}: correction and controls at {last.tokens:.1f} tokens per attempt",
+        ["method", "right", "correction's gain", "tokens"],
     )
     controls.add_row(f"correction, {last.round} rounds", f"{last.right.value:.3f}", "", "")
     names = {FRESH: "fresh attempts (pass@k)", RANDOM: "resets to a random step"}
     for control in correction.controls:
-        reached = "" if control.reached else " (not more: give more --samples)"
+        reached = "" if control.reached else " (its end; raise --samples)"
         if not control.reached and control.name == RANDOM:
-            reached = " (all its rounds)"
+            reached = " (its last round)"
         controls.add_row(
-            names[control.name], f"{control.right:.3f}", shown(control.gain, "+"),
+            names[control.name], f"{control.right:.3f}", format_estimate(control.gain, "+"),
             f"{control.tokens:.1f}{reached}",
         )  # fmt: skip
     return [rounds, "", controls]

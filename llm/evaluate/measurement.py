@@ -1,4 +1,4 @@
-"""What an evaluation measures: a task, how it is sampled, and its problems."""
+"""Measurements of an evaluation: tasks, their problems and how they are sampled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,26 @@ from llm.tasks import Example, Task, checked, make_task
 
 @dataclass(frozen=True)
 class Measurement:
-    """A task, its problems, and a way to decode."""
+    """A task, its problems and a decoding method.
+
+    Attributes
+    ----------
+    spec : TaskSpec
+    task : Task
+    examples : list of Example
+        Problems to evaluate.
+    of : int
+        Number of test problems of the task.
+    how : str
+        "greedy", "sampled" or "correct-ROUNDS-LOCALIZER"; part of the file name.
+    samples : int
+        Completions per problem.
+    temperature, top_p : float
+    correct : int
+        Rounds of self-correction.
+    notes : tuple of str
+        Remarks for the report.
+    """
 
     spec: TaskSpec
     task: Task
@@ -29,27 +48,27 @@ class Measurement:
 
     @property
     def file(self) -> str:
-        """Of its records."""
+        """Name of the file of records."""
         return f"{slug(self.spec.label)}-{slug(self.how)}.jsonl"
 
     @property
     def decoding(self) -> str:
-        """For people."""
+        """Decoding method, as shown in tables."""
         if self.temperature == 0:
             return "greedy"
         return f"T={self.temperature:g}, top-p {self.top_p:g}"
 
 
 def trained_on(saved: SavedModel) -> tuple[set[str], tuple[str, ...]]:
-    """Texts of the problems that a run was trained on, and a note if they cannot be had."""
+    """Texts of the training problems of a run, and a note if they cannot be loaded."""
     if saved.config is None:
         return set(), ()
     try:
         task = make_task(saved.config.task, **saved.config.task_args)
         return {_text(example) for example in checked.examples(task, "train")}, ()
     except ValueError as error:
-        why = " ".join(str(error).split())
-        return set(), (f"whether it was trained on some of these is not known: {why}",)
+        reason = " ".join(str(error).split())
+        return set(), (f"whether it was trained on some of these is not known: {reason}",)
 
 
 def _text(example: Example) -> str:
@@ -59,28 +78,28 @@ def _text(example: Example) -> str:
 def measurements(
     saved: SavedModel, specs: Sequence[TaskSpec], options: EvaluateOptions
 ) -> list[Measurement]:
-    """All that is to be measured; never on problems that a run was trained on.
+    """Plan the measurements of an evaluation; training problems are left out.
 
     Raises
     ------
     ValueError
-        If a task cannot be made, has no test problems, cannot be corrected as is wanted, or two
-        would be one in tables and files.
+        If a task cannot be made, has no test problems or does not support the localizer, or if two
+        tasks have the same label.
     """
-    found = []
+    planned = []
     trained, unknown = trained_on(saved)
     for spec in specs:
         if [slug(other.label) for other in specs].count(slug(spec.label)) > 1:
             raise ValueError(f"tasks: {spec.label} is named twice, or like another; once will do")
         task = make_task(spec.name, **spec.args)
-        everything = checked.examples(task, "test")
-        if not everything:
+        examples = checked.examples(task, "test")
+        if not examples:
             raise ValueError(f"tasks: {spec.label} has no test problems to evaluate on")
-        unseen = [example for example in everything if _text(example) not in trained]
+        unseen = [example for example in examples if _text(example) not in trained]
         notes = unknown
-        if len(unseen) < len(everything):
-            seen = len(everything) - len(unseen)
-            notes = (f"{seen} of {len(everything)} test problems left out: {saved.name} was "
+        if len(unseen) < len(examples):
+            seen = len(examples) - len(unseen)
+            notes = (f"{seen} of {len(examples)} test problems left out: {saved.name} was "
                      "trained on them",)  # fmt: skip
         if not unseen:
             raise ValueError(
@@ -89,10 +108,10 @@ def measurements(
             )
         if options.correct:
             check_localizer(options.localizer, task)
-        part = unseen[: options.problems]
+        chosen = unseen[: options.problems]
         if options.greedy:
-            found.append(
-                Measurement(spec, task, part, len(everything), "greedy", 1, 0.0, 1.0, notes=notes)
+            planned.append(
+                Measurement(spec, task, chosen, len(examples), "greedy", 1, 0.0, 1.0, notes=notes)
             )
         if options.samples:
             how = "sampled"
@@ -100,7 +119,7 @@ def measurements(
                 how = f"correct-{options.correct}-{options.localizer}"
             t, top_p = options.sampling.temperature, options.sampling.top_p
             n, rounds = options.samples, options.correct
-            found.append(
-                Measurement(spec, task, part, len(everything), how, n, t, top_p, rounds, notes)
+            planned.append(
+                Measurement(spec, task, chosen, len(examples), how, n, t, top_p, rounds, notes)
             )
-    return found
+    return planned

@@ -1,4 +1,4 @@
-"""The options of an evaluation."""
+"""Options and tasks of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from llm.thoughts.options import SamplingOptions
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """How to evaluate; the command's options.
+    """Options of an evaluation.
 
     Parameters
     ----------
     samples : int
-        Sampled completions of each problem; 0 for none.
+        Sampled completions per problem; 0 for none.
     greedy : bool
-        Also a greedy completion of each.
+        Also decode one greedy completion per problem.
     k : tuple of int
-        pass@k to tell; by default the powers of two up to `samples`, and `samples`.
+        Values of k for pass@k; by default the powers of two up to `samples`, and `samples`.
     problems : int, optional
-        At most so many of each task.
+        Maximum number of problems per task.
     correct : int
         Rounds of self-correction; 0 for none.
     localizer : str
-        Where correction resets; see `llm.resets.localizers`.
+        Localizer of self-correction; see `llm.resets.localizers`.
     seed : int
     engine : {"transformers", "vllm"}
     bf16 : bool, optional
         Compute in bfloat16; by default where a GPU has it.
     batch_size : int
-        Completions between two times that results are written.
+        Completions per batch; records are written after each batch.
     completions : bool
-        Keep the texts.
+        Keep the texts in the records.
     sampling : SamplingOptions
     localization : LocalizationOptions
     vllm : VLLMOptions
@@ -59,17 +59,17 @@ class EvaluateOptions:
     vllm: VLLMOptions = field(default_factory=VLLMOptions)
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 0), ("correct", 0), ("seed", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ {least}")
+        for name, minimum in (("samples", 0), ("correct", 0), ("seed", 0), ("batch_size", 1)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a whole number ≥ {minimum}")
         if self.problems is not None and self.problems < 1:
             raise ValueError(f"problems: {self.problems} is not a whole number ≥ 1")
         if not (self.samples or self.greedy):
             raise ValueError("samples: 0, and no --greedy: nothing would be measured; give one")
         if self.correct and not self.samples:
             raise ValueError(
-                f"correct: {self.correct}, but samples is 0; it is sampled completions that are "
-                "corrected: give --samples"
+                f"correct: {self.correct}, but samples is 0; only sampled completions can be "
+                "corrected; give --samples"
             )
         for k in self.k:
             if not 1 <= k <= max(self.samples, 1):
@@ -77,42 +77,44 @@ class EvaluateOptions:
 
     @property
     def ks(self) -> list[int]:
-        """All k of which pass@k is told."""
+        """All values of k for pass@k."""
         powers = [2**i for i in range(self.samples.bit_length())]
         return sorted(set(self.k) or {*powers, self.samples} - {0} or {1})
 
 
 class TaskSpec(NamedTuple):
-    """A task by name, its arguments, and what it is called in tables and files."""
+    """A task's name, its arguments, and its label in tables and file names."""
 
     name: str
     args: dict[str, Any]
     label: str
 
     def with_argument(self, word: str) -> TaskSpec:
-        """The task with one more argument, NAME=VALUE; NAME.KEY=VALUE is a part of NAME.
+        """The task with one more argument, NAME=VALUE; NAME.KEY=VALUE sets an entry of NAME.
 
         Raises
         ------
         ValueError
-            If the value is not YAML, or the argument has no parts.
+            If the value is not YAML, or the argument has no entries.
         """
         import yaml
 
         name, _, value = word.partition("=")
         *groups, key = name.split(".")
-        args = inner = copy.deepcopy(self.args)
+        args = entries = copy.deepcopy(self.args)
         for group in groups:
-            inner = inner.setdefault(group, {})
-            if not isinstance(inner, dict):
-                raise ValueError(f"tasks: {word!r}: {group} is {inner!r}, which has no part {key}")
+            entries = entries.setdefault(group, {})
+            if not isinstance(entries, dict):
+                raise ValueError(
+                    f"tasks: {word!r}: {group} is {entries!r}, which has no part {key}"
+                )
         try:
-            inner[key] = yaml.safe_load(value)
+            entries[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ValueError(f"tasks: {value!r} of {word!r} is not a YAML value") from None
         return self._replace(args=args, label=f"{self.label} {word}")
 
 
 def slug(name: str) -> str:
-    """A name as part of a file's."""
+    """A name with all characters replaced that do not belong in a file name."""
     return re.sub(r"[^\w=.,+-]+", "-", name)

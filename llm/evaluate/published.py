@@ -1,8 +1,8 @@
-"""The paper's published numbers, to hold one's own against where the task is the same.
+"""The paper's published numbers, shown beside results on the same tasks.
 
-Of Samanta et al. (2026), arXiv 2605.25507: averages over its ten benchmarks, and LiveCodeBench v6
-medium. Other models, other hardware, other prompts, and other problems where a benchmark is a draw
-from a data set: they say what order of size to expect and nothing about a method.
+From Samanta et al. (2026), arXiv 2605.25507: means over ten benchmarks, and LiveCodeBench v6
+medium. Models, hardware and prompts differ, as do the problems where a benchmark is a random draw.
+So the numbers show the order of magnitude to expect and do not compare methods.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-#: The ten whose mean is published, by the name that `--task` takes.
+#: The ten benchmarks whose mean is published, by their names for `--task`.
 TEN = (
     "numina_olympiads",
     "acereason_math",
@@ -26,15 +26,15 @@ TEN = (
 )
 
 
-#: Arguments of a task, and of its verifier, that change nothing of what is measured.
-HARMLESS, HARMLESS_OF_VERIFIERS = {"verifier_args", "train"}, {"allow_code", "jobs", "workers"}
+#: Arguments of a task, and of its verifier, that do not change the benchmark.
+IGNORED, IGNORED_OF_VERIFIERS = {"verifier_args", "train"}, {"allow_code", "jobs", "workers"}
 
 
 @dataclass(frozen=True)
 class Published:
     """A published measure: the mean over some tasks, in percent, by method.
 
-    `verifier_args` are what makes a verifier of ours measure the same.
+    `verifier_args` are the arguments with which the verifier computes the same measure.
     """
 
     measure: str
@@ -68,28 +68,28 @@ PUBLISHED = (
 
 
 class Measured(NamedTuple):
-    """A mean reward in [0, 1], and the arguments that the task was given."""
+    """A mean reward in [0, 1], and the arguments of the task."""
 
     reward: float
     task_args: Mapping[str, Any]
 
-    def is_that_of(self, paper: Published) -> bool:
-        """Whether it measures what the paper does: another draw is another benchmark."""
-        own = dict(self.task_args.get("verifier_args", {}))
-        own = {name: value for name, value in own.items() if name not in HARMLESS_OF_VERIFIERS}
-        return self.task_args.keys() <= HARMLESS and own == paper.verifier_args
+    def matches(self, paper: Published) -> bool:
+        """Whether the benchmark is the paper's; another random draw is another benchmark."""
+        args = dict(self.task_args.get("verifier_args", {}))
+        args = {name: value for name, value in args.items() if name not in IGNORED_OF_VERIFIERS}
+        return self.task_args.keys() <= IGNORED and args == paper.verifier_args
 
 
 def comparisons(measured: Mapping[str, Measured]) -> list[tuple[Published, float]]:
-    """Published measures of which all tasks are here, and the mean of our rewards on them.
+    """Published measures whose tasks were all measured, each with the mean of the rewards.
 
     Parameters
     ----------
     measured : mapping of task to Measured
-        On all of its test problems.
+        Results on all test problems of each task.
     """
     return [
         (paper, sum(measured[name].reward for name in paper.tasks) / len(paper.tasks))
         for paper in PUBLISHED
-        if all(name in measured and measured[name].is_that_of(paper) for name in paper.tasks)
+        if all(name in measured and measured[name].matches(paper) for name in paper.tasks)
     ]

@@ -1,7 +1,7 @@
-"""Finished problems of an evaluation: a file that a kill at any time leaves usable.
+"""Records of the finished problems of an evaluation; a killed process leaves a usable file.
 
-The first line is a header with the settings, each other one a problem. A line is whole or, where a
-process was killed, the last one and torn; `Records` drops it, and that problem is done again.
+The first line is a header with the settings; each other line is one problem. A killed process may
+leave a partial last line. `EvaluationRecords` drops it, and that problem is evaluated again.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from llm.thoughts.simulator import Prompt
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """Of a prompt's token ids."""
+    """Hash of the token ids of a prompt."""
     return hashlib.sha256(json.dumps([int(i) for i in prompt.ids]).encode()).hexdigest()[:16]
 
 
 class EvaluationRecords:
-    """The finished problems of one measurement, and the file that they are in.
+    """Finished problems of one measurement, stored in a JSON Lines file.
 
     Parameters
     ----------
     path : Path
     settings : mapping
-        JSON; all that the numbers depend on.
+        JSON; all settings that the results depend on.
     prompts : sequence of Prompt
-        The problems, by number. A record is of a problem with the same id and the same prompt.
+        The problems, by number. Id and prompt of a record must match those of its problem.
     digests : sequence of str
-        Of the problems with their answers (`llm.tasks.digest`); a record has the same.
+        Digest of each problem with its answer (`llm.tasks.digest`), which must match too.
     about : mapping
         JSON that goes into the header of a new file and is not compared.
 
     Attributes
     ----------
     done : dict of int to record
-        By number of the problem.
+        Finished records by number of the problem.
 
     Raises
     ------
     ValueError
-        If the file is of other settings or problems, or is damaged elsewhere than at its end.
+        If the file has other settings or problems, or is damaged before its last line.
     OSError
-        If it cannot be read or written.
+        If the file cannot be read or written.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class EvaluationRecords:
         about: Mapping[str, Any],
     ) -> None:
         self.path, self.prompts, self.digests = path, prompts, digests
-        # As JSON gives them back: lists for tuples.
-        own = json.loads(json.dumps(settings))
+        # A round trip through JSON turns tuples into lists.
+        plain = json.loads(json.dumps(settings))
         self.done: dict[int, dict[str, Any]] = {}
-        lines = self._whole_lines()
+        lines = self._complete_lines()
         if not lines:
-            write_whole(path, json.dumps({"settings": own, **about}) + "\n")
+            write_whole(path, json.dumps({"settings": plain, **about}) + "\n")
             return
-        if changed := differences(lines[0].get("settings", {}), own):
+        if changed := differences(lines[0].get("settings", {}), plain):
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise ValueError(
                 f"output: {path} was made with other settings ({'; '.join(changed[:3])}{more}); "
@@ -79,40 +79,41 @@ class EvaluationRecords:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the problems that are not done."""
+        """Numbers of the unfinished problems."""
         return [i for i in range(len(self.prompts)) if i not in self.done]
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Keep what has become of some problems."""
+        """Append records of finished problems."""
         new = list(records)
         append(self.path, "".join(json.dumps(record) + "\n" for record in new))
         self.done.update({record["index"]: record for record in new})
 
     def in_order(self) -> list[dict[str, Any]]:
-        """All of them, by number."""
+        """All records, by number of the problem."""
         return [self.done[i] for i in sorted(self.done)]
 
-    def _whole_lines(self) -> list[dict[str, Any]]:
-        """The file's lines, after what is torn at its end is gone from it."""
+    def _complete_lines(self) -> list[dict[str, Any]]:
+        """Complete lines of the file; truncates a partial last line."""
         if not self.path.exists():
             return []
-        # A byte that is no text is part of what was torn, or of what is damaged.
+        # Undecodable bytes belong to a partial or a damaged line, which is handled below.
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_whole(self.path, whole)
-        found = []
-        for number, line in enumerate(whole.split("\n")[:-1], 1):
+        complete = text[: text.rfind("\n") + 1]
+        if complete != text:
+            write_whole(self.path, complete)
+        records = []
+        for number, line in enumerate(complete.split("\n")[:-1], 1):
             try:
                 record = json.loads(line)
             except ValueError as error:
                 raise self._damaged(number, str(error)) from error
             if not isinstance(record, dict):
                 raise self._damaged(number, "not an object")
-            found.append(record)
-        return found
+            records.append(record)
+        return records
 
     def _check(self, number: int, record: Mapping[str, Any]) -> None:
+        """Raise unless a record is complete and of the current problem."""
         missing = [name for name in ("index", "id", "prompt", "problem") if name not in record]
         if missing:
             raise self._damaged(number, f"no {missing[0]}")
@@ -128,10 +129,10 @@ class EvaluationRecords:
             )
         if record["problem"] != self.digests[index]:
             raise ValueError(
-                f"output: {self.path}: line {number}: the answer of {record['id']!r}, or the way "
-                "it is judged, has changed since; give another --output"
+                f"output: {self.path}: line {number}: the answer of {record['id']!r}, or its "
+                "verifier, has changed since; give another --output"
             )
 
     def _damaged(self, number: int, problem: str) -> ValueError:
-        cure = "remove the line, and its problem is done again" if number > 1 else "delete the file"
+        cure = "delete the line to redo its problem" if number > 1 else "delete the file"
         return ValueError(f"output: {self.path}: line {number} is damaged ({problem}); {cure}")

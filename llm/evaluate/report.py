@@ -1,4 +1,4 @@
-"""What `llm.evaluate` found: numbers with intervals from records, and tables of them."""
+"""Report of `llm.evaluate`: results with intervals, computed from records, and their tables."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from llm.common.statistics import (
     LEVEL,
     RESAMPLES,
     Estimate,
+    format_estimate,
     mean_over_problems,
     pass_at_k,
-    shown,
 )
 from llm.evaluate.correction_report import Correction, correction_tables, summarize_correction
 from llm.evaluate.published import Measured, Published, comparisons
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A measurement: a task, decoded in a way.
+    """Result of a measurement.
 
     Attributes
     ----------
     task : str
-        With the arguments that were given.
+        Label of the task: its name and arguments.
     decoding : str
         "greedy", or temperature and top-p.
     problems, of, samples : int
-        Problems measured, problems that the task has, and completions of each.
+        Problems measured, test problems of the task, and completions per problem.
     pass_at : dict of k to Estimate
     reward, tokens, cut, unjudged : float
-        Means over completions: reward, generated tokens, share that a limit cut, share of which the
-        verifier could give no verdict (they count as wrong).
+        Means over completions: reward, generated tokens, share cut off by a limit, and share whose
+        verification failed (these count as wrong).
     correction : Correction or None
     notes : list of str
-        What the task says of its problems.
+        Remarks on the problems.
     settings : dict
     records : str
         Name of the file of records.
@@ -66,7 +66,7 @@ class Result:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All measurements; prints as tables (also in a notebook)."""
+    """Results of all measurements; prints as tables (also in a notebook)."""
 
     model: str
     step: int | None
@@ -77,22 +77,22 @@ class EvaluationReport:
 
     @property
     def published(self) -> list[tuple[Published, float]]:
-        """The paper's numbers for what was measured here, and ours."""
-        found = {
+        """Published numbers for the tasks that were measured in full, with the measured ones."""
+        measured = {
             result.settings["task"]: Measured(result.reward, result.settings["task_args"])
-            for result in self.results  # sampled ones come after greedy ones, and win
+            for result in self.results  # a sampled result replaces the greedy one before it
             if result.problems == result.of
         }
-        return comparisons(found)
+        return comparisons(measured)
 
     @property
     def name(self) -> str:
-        """Of the model, with its step."""
+        """Name of the model, with its step."""
         return self.model if self.step is None else f"{self.model}, step {self.step}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        published = [{**asdict(paper), "here": 100 * ours} for paper, ours in self.published]
+        """The report as JSON data."""
+        published = [{**asdict(paper), "here": 100 * reward} for paper, reward in self.published]
         more = {"level": LEVEL, "resamples": RESAMPLES, "published": published}
         return {**asdict(self), **more}
 
@@ -100,9 +100,9 @@ class EvaluationReport:
         from rich.console import Group
         from rich.text import Text
 
-        parts: list[Any] = [self._passes()]
+        parts: list[Any] = [self._results_table()]
         notes = dict.fromkeys(f"{r.task}: {note}" for r in self.results for note in r.notes)
-        parts += map(Text, notes)  # greedy and sampled have the same
+        parts += map(Text, notes)  # without duplicates: greedy and sampled share theirs
         for result in self.results:
             if result.correction is not None:
                 parts += ["", *correction_tables(result.task, result.correction)]
@@ -113,22 +113,22 @@ class EvaluationReport:
     def __str__(self) -> str:
         return plain(self)
 
-    def _passes(self) -> Any:
-        from rich.text import Text  # an argument may have [brackets]
+    def _results_table(self) -> Any:
+        from rich.text import Text  # no markup: an argument may have [brackets]
 
         ks = sorted({k for result in self.results for k in result.pass_at})
-        some = any(result.unjudged for result in self.results)
+        any_unjudged = any(result.unjudged for result in self.results)
         rows = table(
             f"{self.name}: held-out problems; {LEVEL:.0%} bootstrap intervals over problems",
             ["task", "decoding", "problems", "samples", *(f"pass@{k}" for k in ks), "reward",
-             "tokens", "cut", *(["unjudged"] if some else [])],
+             "tokens", "cut", *(["unjudged"] if any_unjudged else [])],
         )  # fmt: skip
         for result in self.results:
             rows.add_row(
                 Text(result.task), result.decoding, str(result.problems), str(result.samples),
-                *(shown(result.pass_at.get(k)) for k in ks),
+                *(format_estimate(result.pass_at.get(k)) for k in ks),
                 f"{result.reward:.3f}", f"{result.tokens:.1f}", f"{result.cut:.0%}",
-                *([f"{result.unjudged:.0%}"] if some else []),
+                *([f"{result.unjudged:.0%}"] if any_unjudged else []),
             )  # fmt: skip
         return rows
 
@@ -139,7 +139,7 @@ def summarize(
     ks: Sequence[int],
     settings: dict[str, Any],
 ) -> Result:
-    """The numbers of a measurement, from its records."""
+    """Compute the result of a measurement from its records."""
     n = measurement.samples
     pass_at = {
         k: mean_over_problems(np.array([pass_at_k(n, record["c"], k) for record in records]))
@@ -163,11 +163,11 @@ def summarize(
 
 def _published_table(published: Sequence[tuple[Published, float]]) -> Any:
     rows = table(
-        "Published numbers (%), of other models on other hardware, beside this model's: a rough "
-        "orientation, no comparison of methods",
+        "Published numbers (%), of other models on other hardware, beside this model's: an order "
+        "of magnitude, no comparison of methods",
         ["measure", "model", *(methods := ["base", "GRPO", "RRPO", "SRPO"]), "here"],
     )
-    for paper, ours in published:
+    for paper, reward in published:
         cells = [f"{v:.1f}" if (v := paper.percent.get(m)) is not None else "–" for m in methods]
-        rows.add_row(paper.measure, paper.model, *cells, f"{100 * ours:.1f}")
+        rows.add_row(paper.measure, paper.model, *cells, f"{100 * reward:.1f}")
     return rows

@@ -1,9 +1,9 @@
-"""Measuring a model on held-out problems, a batch at a time, so that nothing finished is lost.
+"""Evaluation loop: measures a model on held-out problems and writes records after each batch.
 
-The random numbers of a problem are keyed by its number (and seed, round, sample), never by its
-batch. So an evaluation that was interrupted goes on to what it would have given anyway, and more
-problems leave the numbers of the first ones as they were. (In bfloat16 the rounding of logits
-depends on the batch, and now and then another token comes of it.)
+The random numbers of a problem are keyed by its number, seed, round and sample, never by its batch.
+So a resumed evaluation gives the same results as an uninterrupted one. More problems leave the
+results of the first ones unchanged. In bfloat16, however, the rounding of logits depends on the
+batch, which occasionally changes a token.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from cpi.core.episodes import Episode, Prefix
 from llm.engines import Engine, make_engine
 from llm.evaluate.correction import (
-    Judge,
-    asking,
+    GroupLocalizer,
     correct,
-    stream,
-    weighing,
+    localize_by_prompt,
+    localize_by_weights,
+    seed_of,
 )
 from llm.evaluate.correction_report import RANDOM, control_rounds
 from llm.evaluate.measurement import Measurement, measurements
@@ -49,21 +49,21 @@ from llm.thoughts.simulator import (
     token_ids,
 )
 
-#: What keys a random stream besides the seed: the first completions, the arms of correction.
+#: Uses of random numbers, part of the key of a seed: first completions, and arms of correction.
 SAMPLE, ARM = 0, 1
 
 
 class EvaluationRunner:
-    """A model, loaded, to be measured.
+    """Measures a loaded model.
 
     Parameters
     ----------
-    saved : Saved
+    saved : SavedModel
     options : EvaluateOptions
     folder : Path
-        Of the records; made if absent.
+        Folder of the records; made if absent.
     about : dict
-        JSON for the headers of new records.
+        JSON for the headers of new record files.
 
     Raises
     ------
@@ -86,18 +86,19 @@ class EvaluationRunner:
         self.engine.close()
 
     def measure(self, measurement: Measurement, progress: Callable[[int], None]) -> Result:
-        """Do what is missing of a measurement, and sum all of it up.
+        """Evaluate the remaining problems and summarize.
 
         Parameters
         ----------
         measurement : Measurement
         progress : function of int
-            Told the number of problems that are done, after each batch.
+            Called after each batch with the number of finished problems.
 
         Raises
         ------
         ValueError
-            If the folder holds records of other settings, or a prompt leaves no room.
+            If the folder holds records of other settings, or a prompt leaves no room for a
+            completion.
         """
         simulator = ThoughtSimulator(
             self.engine, self.tokenizer, measurement.task, self.options.sampling.limits(),
@@ -122,7 +123,7 @@ class EvaluationRunner:
         return summarize(measurement, records.in_order(), self.options.ks, settings)
 
     def settings(self, measurement: Measurement) -> dict[str, Any]:
-        """All that the numbers depend on, but the problems themselves."""
+        """Settings that the results depend on, except the problems."""
         options = self.options
         sampling = {**asdict(options.sampling), "temperature": measurement.temperature}
         settings = {
@@ -151,44 +152,45 @@ class EvaluationRunner:
         prompts: Sequence[Prompt],
         numbers: Sequence[int],
     ) -> list[dict[str, Any]]:
-        """The records of some problems."""
+        """Evaluate problems by number; returns their records."""
         seed = self.options.seed
         groups = simulator.seeded(
             [Prefix(prompts[i]) for i in numbers], measurement.samples,
-            [stream(seed, SAMPLE, i) for i in numbers],
+            [seed_of(seed, SAMPLE, i) for i in numbers],
         )  # fmt: skip
         records = [
             self._record(i, prompts[i], group) for i, group in zip(numbers, groups, strict=True)
         ]
-        _, unjudged = simulator.verdicts()
+        _, failures = simulator.take_verification_counts()
         for i, record in zip(numbers, records, strict=True):
-            record["unjudged"] = [why for example, why in unjudged if example is prompts[i].example]
+            record["unjudged"] = [why for example, why in failures if example is prompts[i].example]
         if measurement.correct:
             for record in records:
                 record["correction"] = {}
-            for arm, (name, judge, rounds) in enumerate(self._arms(measurement, simulator)):
-                told = correct(simulator, judge, groups, rounds, (seed, ARM, arm), numbers)
-                for record, here in zip(records, told, strict=True):
-                    record["correction"][name] = here
+            for arm, (name, localize, rounds) in enumerate(self._arms(measurement, simulator)):
+                histories = correct(simulator, localize, groups, rounds, (seed, ARM, arm), numbers)
+                for record, history in zip(records, histories, strict=True):
+                    record["correction"][name] = history
         return records
 
     def _arms(
         self, measurement: Measurement, simulator: ThoughtSimulator
-    ) -> list[tuple[str, Judge, int]]:
-        """What corrects, and what it is held against: name, judge, rounds."""
+    ) -> list[tuple[str, GroupLocalizer, int]]:
+        """Correction and its control by random resets: name, localizer and rounds of each."""
         options = self.options
         prompted = PromptedLocalizer(simulator, np.random.default_rng(0), options.localization)
         if options.localizer == "prompted":
-            judge = asking(prompted)
+            localize = localize_by_prompt(prompted)
         else:
-            judge = weighing(make_localizer(options.localizer, measurement.task, prompted))
-        arms = [(options.localizer, judge, measurement.correct)]
+            localizer = make_localizer(options.localizer, measurement.task, prompted)
+            localize = localize_by_weights(localizer)
+        arms = [(options.localizer, localize, measurement.correct)]
         if options.localizer != RANDOM:
-            arms.append((RANDOM, weighing(random), control_rounds(measurement.correct)))
+            arms.append((RANDOM, localize_by_weights(random), control_rounds(measurement.correct)))
         return arms
 
     def _record(self, number: int, prompt: Prompt, group: Sequence[Episode]) -> dict[str, Any]:
-        """What became of a problem's completions."""
+        """Record of a problem and its first completions."""
         record = {
             "index": number,
             "id": prompt.example.id,
@@ -209,28 +211,32 @@ class EvaluationRunner:
         return record
 
     def _check_lengths(self, prompts: Sequence[Prompt]) -> None:
-        most, room = self.options.sampling.max_completion_length, self.engine.max_model_len
+        completion, capacity = (
+            self.options.sampling.max_completion_length,
+            self.engine.max_model_len,
+        )
         for prompt in prompts:
             if not prompt.ids:
                 raise ValueError(f"tasks: the prompt of {prompt.example.id!r} has no token")
-            if len(prompt.ids) + most > room:
+            if len(prompt.ids) + completion > capacity:
                 raise ValueError(
-                    f"sampling.max_completion_length: {most} and the {len(prompt.ids)} tokens of "
-                    f"prompt {prompt.example.id!r} are more than the model's {room}; lower it"
+                    f"sampling.max_completion_length: {completion} and the {len(prompt.ids)} "
+                    f"tokens of prompt {prompt.example.id!r} are more than the model's {capacity}; "
+                    "lower it"
                 )
 
 
 def open_engine(saved: SavedModel, options: EvaluateOptions, bf16: bool) -> Engine:
-    """An engine with the weights of a model, or of a run's checkpoint."""
+    """Start an engine with the weights of a model or of a run's checkpoint."""
     import torch
 
-    # Not on the GPU, which the engine wants for itself.
+    # The engine needs all memory of the GPU.
     cpu = torch.device("cpu")
     policy = None
     if saved.checkpoint is not None:
         policy = saved.policy(cpu, bf16)
     elif options.engine == "transformers":
-        load_policy(saved.model, device=cpu)  # refuses a model that lacks weights
+        load_policy(saved.model, device=cpu)  # rejects a model that lacks weights
     vllm = asdict(options.vllm)
     engine = make_engine(options.engine, saved.model, bf16=bf16, seed=options.seed, **vllm)
     if policy is not None:
@@ -247,46 +253,47 @@ def evaluate_model(
     specs: Sequence[TaskSpec],
     options: EvaluateOptions,
     folder: Path,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> EvaluationReport:
-    """Measure a model on the test problems of some tasks; go on where an earlier call stopped.
+    """Evaluate a model on the test problems of some tasks, resuming an interrupted evaluation.
 
     Parameters
     ----------
-    saved : Saved
-        From `llm.runs.saved_model.find`.
+    saved : SavedModel
+        From `llm.runs.saved_model.find_model`.
     specs : sequence of TaskSpec
     options : EvaluateOptions
     folder : Path
-        For the records, a file for each measurement.
-    progress : function of (what, problems done, problems)
+        Folder of the records, one file per measurement.
+    progress : function of (measurement, finished problems, all problems)
 
     Raises
     ------
     ValueError, OSError, EngineError, llm.runs.checkpoints.CheckpointError
-        If something is not as it must be; what is finished stays.
+        If an input is invalid or the model cannot be loaded. Finished problems stay recorded.
     """
     from llm.runs.folder import alone, environment
 
-    wanted = measurements(saved, specs, options)
+    planned = measurements(saved, specs, options)
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"output: {folder} cannot be written, by {parent}; choose another")
-    here = environment()
-    about = {"of": saved.name, "step": saved.step, "environment": here}
-    evaluation = EvaluationRunner(saved, options, folder, about)
+    current = environment()
+    about = {"of": saved.name, "step": saved.step, "environment": current}
+    runner = EvaluationRunner(saved, options, folder, about)
     results = []
     try:
         with alone(folder):
-            for each in wanted:
+            for measurement in planned:
 
-                def told(done: int, each: Measurement = each) -> None:
-                    progress(f"{each.spec.label}, {each.how}", done, len(each.examples))
+                def report(done: int, measurement: Measurement = measurement) -> None:
+                    name = f"{measurement.spec.label}, {measurement.how}"
+                    progress(name, done, len(measurement.examples))
 
-                results.append(evaluation.measure(each, told))
+                results.append(runner.measure(measurement, report))
     finally:
-        evaluation.close()
+        runner.close()
     return EvaluationReport(
-        saved.name, saved.step, evaluation.revision, results, here,
+        saved.name, saved.step, runner.revision, results, current,
         asdict(dataclasses.replace(options, k=tuple(options.ks))),
     )  # fmt: skip

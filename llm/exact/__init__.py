@@ -1,1 +1,1 @@
-"""`python -m llm.exact`: the exact bridge from theory to a training run on chain reasoning."""
+"""`python -m llm.exact`: compares a training run on chain reasoning with exact theory."""

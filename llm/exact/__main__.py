@@ -1,12 +1,13 @@
-"""`python -m llm.exact RUN`: what theory says of a training run, beside what happened.
+"""`python -m llm.exact RUN`: compares a training run with exact theory.
 
 Chain reasoning is a chain MDP, so the step policy of each checkpoint can be read out
-(`llm.chain.readout`), and what `cpi` computes of it is exact: J, V, A, p_π(τ), certificates. What
-training gained from one checkpoint to the next is told in three ways (`llm.exact.gains`):
-predicted, by the first-order gain at the old occupancy and the interval that theory guarantees;
-exact; and measured, by sampled completions. Those also tell where the run's localizer would reset.
+(`llm.chain.readout`). From it, `cpi` computes exact values: J, V, A, p_π(τ) and certificates. The
+improvement from one checkpoint to the next is reported in three ways (`llm.exact.gains`). It is
+predicted from the first-order gain at the old occupancy, with an interval that theory guarantees.
+It is computed exactly. And it is measured on sampled completions, which also show where the
+localizer of the run would reset.
 
-Reading out and sampling are both in float32, whatever the run computed in.
+Read-out and sampling use float32, whatever the run used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from llm.runs.checkpoint_folders import checkpoints_of
 
 PROG = "python -m llm.exact"
 
-#: Completions of each problem.
+#: Completions per problem.
 SAMPLES = 32
 
 
@@ -35,25 +36,25 @@ examples:
 The run must be on chain reasoning with verify="steps", and have kept its checkpoints:
   python -m llm.train --config chain --model MODEL --save_steps 5 --save_total_limit 99
 
-improvement since the checkpoint before, π → π':
+improvement since the previous checkpoint, π → π':
   exact      J(π') − J(π), from the probabilities of right steps
-  predicted  L = H·E[a] over the states that π visits, a = E_π' A^π the advantage of π', and the
-             interval L ± Σ_h span(a_h)·min(1, Σ_{t<h} E TV(π'_t, π_t)), which no pair of policies
-             leaves (Kakade & Langford 2002, Lemma 6.1); it does not look at where π' goes
-  measured   difference of sampled success rates, problems fixed, the same random numbers for both;
-             Clopper-Pearson intervals, all of them right at once with probability 95 %
+  predicted  L = H·E[a] over the states that π visits, where a = E_π' A^π is the advantage of π'.
+             The interval L ± Σ_h span(a_h)·min(1, Σ_{t<h} E TV(π'_t, π_t)) holds for every pair of
+             policies (Kakade & Langford 2002, Lemma 6.1). It does not use the states that π' visits
+  measured   difference of sampled success rates, on the same problems with the same random numbers.
+             Clopper-Pearson intervals, jointly of level 95 %
 
 resets, from failed episodes among the samples:
-  precision  share of the localizer's weight that lies on improvable steps (advantage above τ)
-  recall     weight on improvable steps over their frequency p_π(τ), failed episode or not
-  hits       share of its resets that are at the first wrong step
-  no step    share of the replies of a prompted model that name no step: all weigh 1 then
-  certified  gain p·t·q·τ²/(2H) that one conservative step from here is sure of, with recall t and
-             precision q: 1 and p for random resets, 1 and 1 for an oracle that knows I_τ. Training
-             takes other, larger steps; `gained` is what the next ones made of it
+  precision  share of the localizer's weight on improvable steps (advantage above τ)
+  recall     weight on improvable steps over their frequency p_π(τ) in all episodes
+  hits       share of resets at the first wrong step
+  no step    share of the replies of a prompted model that name no step; all steps then weigh 1
+  certified  guaranteed gain p·t·q·τ²/(2H) of one conservative step from this checkpoint, with
+             recall t and precision q. Random resets have t = 1, q = p; an oracle of I_τ has
+             t = q = 1. Training takes other, larger steps; `gained next` is their gain
 
-The exit code is 0; 1 if an exact improvement lies outside the predicted interval, which would be a
-mistake in theory or code; 2 for bad input.
+Exit codes: 0 done; 1 if an exact improvement lies outside the predicted interval, which would be an
+error in theory or code; 2 bad input.
 """
 
 
@@ -70,23 +71,23 @@ def _exact(args: argparse.Namespace) -> int:
 
     if args.json is not None:
         check_writable(args.json)
-    checkpoints_of(args.run)  # before anything large is loaded
+    checkpoints_of(args.run)  # reports a bad folder before the slow imports
     from llm.exact.bridge import exact_bridge
 
     err = console(sys.stderr)
     bars = Progress(console=err, transient=True, disable=not err.is_terminal)
     bar = bars.add_task("loading", total=1.0)
 
-    def show(share: float, what: str) -> None:
-        if bars.disable and what != bars.tasks[0].description:
-            err.print(what)  # a bar needs a terminal
-        bars.update(bar, completed=share, description=what)
+    def show(share: float, phase: str) -> None:
+        if bars.disable and phase != bars.tasks[0].description:
+            err.print(phase)  # a bar needs a terminal
+        bars.update(bar, completed=share, description=phase)
 
     with bars:
         report = exact_bridge(args.run, args.tau, args.samples, args.problems, show)
     out = console()
     out.print(report)
-    out.print(report.verdict(), style="bold")
+    out.print(report.conclusion(), style="bold")
     if args.json is not None:
         write_json(args.json, report.to_json())
         out.print(f"Written to {args.json}", markup=False)
@@ -94,32 +95,32 @@ def _exact(args: argparse.Namespace) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Argument parser of the command."""
     parser = argparse.ArgumentParser(
         prog=PROG,
-        description="The exact bridge: exact values of every checkpoint of a chain-reasoning run, "
-        "and\nwhat training gained from each to the next: predicted, exact, measured.",
+        description="Exact values of every checkpoint of a chain-reasoning run, and the improvement"
+        "\nfrom each checkpoint to the next: predicted, exact and measured.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="a run's folder")
+    add("run", type=Path, metavar="RUN", help="folder of a training run")
     add(
         "--tau",
         type=float,
         metavar="T",
-        help="threshold of improvable states (default: half the largest advantage that the first "
-        "checkpoint meets)",
+        help="threshold of improvable states (default: half the largest advantage in the states "
+        "that the first checkpoint visits)",
     )
     add(
         "--samples",
         type=int,
         default=SAMPLES,
         metavar="N",
-        help=f"completions of each problem at each checkpoint (default: {SAMPLES})",
+        help=f"completions per problem and checkpoint (default: {SAMPLES})",
     )
     add("--problems", type=int, metavar="P", help="held-out problems (default: the run's)")
-    add("--json", type=Path, metavar="FILE", help="also write everything to FILE")
+    add("--json", type=Path, metavar="FILE", help="also write the report to FILE")
     return parser
 
 

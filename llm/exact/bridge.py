@@ -1,4 +1,4 @@
-"""The exact bridge: exact, predicted and measured improvement of every checkpoint of a run."""
+"""Exact, predicted and measured improvement of every checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from llm.config.train import TrainConfig
 
 
-#: Completions between two signs of progress.
+#: Completions between two progress updates.
 CHUNK = 1024
 
 
-#: Keys of the random streams. They are the same at each checkpoint: only the policy differs.
+#: Keys of the random numbers, which are the same at each checkpoint: only the policy differs.
 SAMPLE, LOCALIZE = range(2)
 
 
 class Policies:
-    """The policies of a run, one checkpoint at a time: read out, sampled, asked where to reset."""
+    """Policies of a run, loaded one checkpoint at a time: read-out, samples and reset weights."""
 
     def __init__(self, config: TrainConfig, problems: int | None) -> None:
         from llm.chain.readout import check_sampling, exact_task, step_mdp
@@ -78,7 +78,7 @@ class Policies:
         check_sampling(sampling, self.tokenizer, self.task, self.prompts)
 
     def load(self, checkpoint: Path) -> tuple[Readout, Evaluation]:
-        """Become the policy of a checkpoint; its exact values."""
+        """Load a checkpoint; return its read-out and exact values."""
         from llm.chain.readout import read_out, step_policy
         from llm.models.logprobs import completion_logprobs
         from llm.models.policy import load_trainable, merged_state_dict
@@ -96,20 +96,20 @@ class Policies:
         return readout, evaluate(self.mdp, step_policy(self.task, self.prompts, readout.q))
 
     def sample(self, n: int, progress: Callable[[float], None]) -> list[list[Episode]]:
-        """`n` episodes of each problem, by the same random numbers at each checkpoint."""
+        """Sample `n` episodes per problem, with the same random numbers at each checkpoint."""
         from cpi.core.episodes import Prefix
 
         rng = np.random.default_rng([self.config.seed, SAMPLE])
         groups: list[list[Episode]] = []
         size = max(1, CHUNK // n)
         for at in range(0, len(self.prompts), size):
-            part = [Prefix(prompt) for prompt in self.prompts[at : at + size]]
-            groups += self.simulator.rollout(part, n, rng)
+            prefixes = [Prefix(prompt) for prompt in self.prompts[at : at + size]]
+            groups += self.simulator.rollout(prefixes, n, rng)
             progress(len(groups) / len(self.prompts))
         return groups
 
     def localize(self, episodes: Sequence[Episode]) -> tuple[list[FloatArray], float | None]:
-        """Weights of the run's localizer; the share of a model's replies that name no step."""
+        """Reset weights of the run's localizer, and the share of replies that name no step."""
         from llm.resets.localizers import make_localizer
         from llm.resets.prompted import PromptedLocalizer
 
@@ -121,17 +121,17 @@ class Policies:
 
 
 def reset_weights(localizer: Localizer, episodes: Sequence[Episode]) -> list[FloatArray]:
-    """A localizer's weights for failed episodes, as chances in [0, 1]; 0 for the others.
+    """A localizer's weights for failed episodes, scaled to [0, 1]; 0 for the other episodes.
 
-    If one is above 1, all are divided by the largest.
+    If a weight is above 1, all are divided by the largest.
     """
     from cpi.core.resets import SelfReset
 
     failed = [episode for episode in episodes if episode.failed]
-    verdicts = SelfReset(localizer).weights(failed) if failed else []
-    largest = max([1.0, *(float(w.max()) for w in verdicts)])
-    found = iter(verdicts)
-    return [next(found) / largest if e.failed else np.zeros(e.length) for e in episodes]
+    failed_weights = SelfReset(localizer).weights(failed) if failed else []
+    largest = max([1.0, *(float(w.max()) for w in failed_weights)])
+    remaining = iter(failed_weights)
+    return [next(remaining) / largest if e.failed else np.zeros(e.length) for e in episodes]
 
 
 def exact_bridge(
@@ -139,27 +139,27 @@ def exact_bridge(
     tau: float | None = None,
     samples: int = 32,
     problems: int | None = None,
-    progress: Callable[[float, str], None] = lambda share, what: None,
+    progress: Callable[[float, str], None] = lambda share, phase: None,
 ) -> ExactReport:
     """Exact, predicted and measured improvement of every checkpoint of a run, and its resets.
 
     Parameters
     ----------
     run : Path
-        The run's folder.
+        Folder of the run.
     tau : float, optional
-        Threshold τ of improvable states; by default half the largest advantage that the first
-        checkpoint meets. One for all checkpoints.
+        Threshold τ of improvable states, one for all checkpoints. By default half the largest
+        advantage in the states that the first checkpoint visits.
     samples : int
-        Completions of each problem at each checkpoint.
+        Completions per problem and checkpoint.
     problems : int, optional
-        How many held-out problems; by default as many as the run was evaluated on.
-    progress : function of (share done, what is done)
+        Number of held-out problems; by default as many as the run was evaluated on.
+    progress : function of (share done, current phase)
 
     Raises
     ------
     ValueError, OSError, llm.runs.checkpoints.CheckpointError
-        If there is nothing to load, or nothing exact to say.
+        If no checkpoint can be loaded, or the run has no exact values.
     """
     from llm.config.train import parse_config
     from llm.runs.checkpoint_folders import checkpoints_of
@@ -167,35 +167,35 @@ def exact_bridge(
 
     if samples < 1:
         raise ValueError(f"samples: {samples} is not a whole number ≥ 1")
-    found = checkpoints_of(run)
+    checkpoints = checkpoints_of(run)
     config = parse_config([f"--config={run / 'config.yaml'}"], "llm.exact")
     quiet_transformers()
     policies = Policies(config, problems)
     rows: list[Row] = []
-    before: tuple[Evaluation, NDArray[np.bool_]] | None = None
-    for number, (step, path) in enumerate(found.items()):
+    previous: tuple[Evaluation, NDArray[np.bool_]] | None = None
+    for number, (step, path) in enumerate(checkpoints.items()):
 
-        def sampled(share: float, number: int = number, step: int = step) -> None:
-            progress((number + share) / len(found), f"step {step}")
+        def show_share(share: float, number: int = number, step: int = step) -> None:
+            progress((number + share) / len(checkpoints), f"step {step}")
 
-        sampled(0.0)
+        show_share(0.0)
         readout, base = policies.load(path)
-        if before is None:
+        if previous is None:
             tau = threshold(base, tau)
         assert tau is not None
-        groups = policies.sample(samples, sampled)
+        groups = policies.sample(samples, show_share)
         solved = np.array([[not episode.failed for episode in group] for group in groups])
         gain = None
-        if before is not None:
-            delta = ERROR / (len(found) - 1)
+        if previous is not None:
+            delta = ERROR / (len(checkpoints) - 1)
             gain = Gain(
-                base.J - before[0].J,
-                predicted_gain(Update(before[0], base.policy), len(groups)),
-                measured_gain(before[1], solved, delta),
+                base.J - previous[0].J,
+                predicted_gain(Update(previous[0], base.policy), len(groups)),
+                measured_gain(previous[1], solved, delta),
             )
-        success = proportion(int(solved.sum()), solved.size, ERROR / len(found))
-        rows.append(judge(policies, step, readout, base, tau, groups, success, gain))
-        before = base, solved
+        success = proportion(int(solved.sum()), solved.size, ERROR / len(checkpoints))
+        rows.append(checkpoint_row(policies, step, readout, base, tau, groups, success, gain))
+        previous = base, solved
     assert tau is not None
     return ExactReport(
         str(run), policies.task.length, [prompt.example.id for prompt in policies.prompts],
@@ -204,7 +204,7 @@ def exact_bridge(
     )  # fmt: skip
 
 
-def judge(
+def checkpoint_row(
     policies: Policies,
     step: int,
     readout: Readout,
@@ -214,7 +214,7 @@ def judge(
     success: Estimate,
     gain: Gain | None,
 ) -> Row:
-    """The row of a checkpoint: what is known of its policy, and of resets from it."""
+    """Row of a checkpoint: exact values of its policy and quality of its resets."""
     from cpi.core.resets import OracleReset
     from llm.chain.readout import ExactOracle
     from llm.resets.oracles import first_error

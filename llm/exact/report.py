@@ -1,4 +1,4 @@
-"""What `llm.exact` found of a run: a row a checkpoint, two tables, a verdict."""
+"""Report of `llm.exact`: one row per checkpoint, two tables and a conclusion."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cpi.reporting.tables import plain, table
 from llm.common.statistics import Estimate
 from llm.exact.gains import ResetQuality
 
-#: Joint error of the measured intervals of a run.
+#: Joint error probability of the measured intervals of a run.
 ERROR = 0.05
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What became of J since the checkpoint before."""
+    """Improvement of J since the previous checkpoint."""
 
     exact: float
     predicted: Estimate
@@ -25,7 +25,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Row:
-    """A checkpoint.
+    """Results of a checkpoint.
 
     Attributes
     ----------
@@ -33,17 +33,17 @@ class Row:
     J : float
         Exact success probability, mean over problems.
     success : Estimate
-        The same, from samples.
+        Sampled success rate.
     largest, coverage, visit : float
-        Largest advantage met, p_π(τ), and the probability that an episode visits I_τ.
+        Largest advantage in visited states, p_π(τ), and probability that an episode visits I_τ.
     gain : Gain or None
-        None at the first.
+        None for the first checkpoint.
     resets : ResetQuality
-        The localizer's.
+        Quality of the localizer.
     unusable : float or None
-        Share of the prompted localizer's replies that name no step.
+        Share of the prompted localizer's replies that name no step; None for other localizers.
     certified : dict
-        Gain of one step under resets that are "random", the "localizer"'s, the "oracle"'s.
+        Guaranteed gain of one step with resets by "random", "localizer" and "oracle".
     q : lists (P, n)
         Probability of each right step, from which all exact numbers follow.
     """
@@ -63,10 +63,28 @@ class Row:
 
 @dataclass(frozen=True)
 class ExactReport:
-    """All checkpoints of a run; prints as two tables and a verdict (also in a notebook).
+    """Results of all checkpoints of a run; prints as two tables and a conclusion.
 
-    `rounding` is by how much an exact number may miss an interval, `problems` names the held-out
-    problems, `config` is the run's and `environment` this computation's.
+    Attributes
+    ----------
+    run : str
+        Folder of the run.
+    horizon : int
+        Steps of a problem.
+    problems : list of str
+        Ids of the held-out problems.
+    samples : int
+        Completions per problem and checkpoint.
+    tau : float
+        Threshold of improvable states.
+    localizer : str
+    rounding : float
+        How far an exact number may lie outside an interval because of rounding.
+    rows : list of Row
+    config : dict
+        Settings of the run.
+    environment : dict
+        Software and machine of this report, not of the run.
     """
 
     run: str
@@ -82,22 +100,22 @@ class ExactReport:
 
     @property
     def gains(self) -> list[Gain]:
-        """One fewer than checkpoints."""
+        """Gains between successive checkpoints."""
         return [row.gain for row in self.rows if row.gain is not None]
 
     @property
     def violations(self) -> int:
-        """Exact improvements outside the predicted interval; 0, says the theorem."""
+        """Number of exact improvements outside the predicted interval; 0 by the theorem."""
         return sum(gain.predicted.miss(gain.exact) > self.rounding for gain in self.gains)
 
-    def verdict(self) -> str:
-        """How many exact numbers lie inside which interval."""
+    def conclusion(self) -> str:
+        """How many exact numbers lie inside each kind of interval."""
         J = _inside([row.success.miss(row.J) for row in self.rows], self.rounding)
         if not self.gains:
-            return f"One checkpoint, no improvement to judge. Exact J inside the measured one: {J}."
+            return f"One checkpoint, no improvement. Exact J inside the measured interval: {J}."
         predicted = _inside([g.predicted.miss(g.exact) for g in self.gains], self.rounding)
         measured = _inside([g.measured.miss(g.exact) for g in self.gains], self.rounding)
-        theorem = "THE THEOREM, OR OUR CODE, IS WRONG" if self.violations else "it is a theorem"
+        theorem = "THE THEOREM OR OUR CODE IS WRONG" if self.violations else "it is a theorem"
         level = f"joint level {1 - ERROR:.0%}"
         return (
             f"Exact improvements inside the predicted interval: {predicted}; {theorem}.\n"
@@ -106,8 +124,8 @@ class ExactReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**asdict(self), "level": 1 - ERROR, "verdict": self.verdict()}
+        """The report as JSON data."""
+        return {**asdict(self), "level": 1 - ERROR, "verdict": self.conclusion()}
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -143,23 +161,23 @@ class ExactReport:
             ["step", "p_w", "precision", "recall", "hits", "no step", "certified: random",
              "localizer", "oracle", "gained next"],
         )  # fmt: skip
-        nexts: list[Row | None] = [*self.rows[1:], None]
-        for row, after in zip(self.rows, nexts, strict=True):
+        next_rows: list[Row | None] = [*self.rows[1:], None]
+        for row, next_row in zip(self.rows, next_rows, strict=True):
             resets = row.resets
             rows.add_row(
                 str(row.step), f"{resets.accepted:.3f}", f"{resets.precision:.3f}",
                 f"{resets.recall:.3f}", _share(resets.hit_rate), _share(row.unusable),
                 *(f"{gain:.1e}" if gain else "0" for gain in row.certified.values()),
-                "–" if after is None or after.gain is None else f"{after.gain.exact:+.4f}",
+                "–" if next_row is None or next_row.gain is None else f"{next_row.gain.exact:+.4f}",
             )  # fmt: skip
         return rows
 
     def __str__(self) -> str:
-        return plain(self) + self.verdict()
+        return plain(self) + self.conclusion()
 
 
 def _cells(gain: Gain | None) -> list[str]:
-    """Exact, predicted, sampled."""
+    """Cells of the exact, predicted and sampled gain."""
     if gain is None:
         return ["–"] * 3
     predicted = gain.predicted

@@ -1,1 +1,1 @@
-"""`python -m llm.export`: a run as a Hugging Face model with its card."""
+"""`python -m llm.export`: export a run as a Hugging Face model with a model card."""

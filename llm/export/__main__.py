@@ -1,7 +1,8 @@
-"""`python -m llm.export RUN`: a run's checkpoint as a Hugging Face model that others can load.
+"""`python -m llm.export RUN`: export a run's checkpoint as a Hugging Face model.
 
-Adapters are merged, or written alone. What was written is loaded again, by plain Transformers, and
-compared with the run's policy before it gets its name: a folder that is there is whole and right.
+Adapters are merged, or written alone. Before the folder gets its final name, plain Transformers
+loads it, and its log-probs are compared with the run's policy. An existing folder is therefore
+complete and verified.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ examples:
   python -m llm.export runs/lora --dtype bfloat16 --out my-model
 
 The folder has weights (safetensors; adapters merged, unless --adapter), the run's tokenizer, a
-generation config that samples and stops as the run did, and a model card with what the model was
-trained on and how, and what was measured: in the run, and by `llm.evaluate`, so evaluate first.
-Before the folder gets its name, it is loaded with plain Transformers and must give the tokens and
-the log-probs of the run's policy. Exit codes: 0 done, 1 not the same model, 2 bad input."""
+generation config that samples and stops as the run did, and a model card. The card describes the
+training and lists the results of the run and of `llm.evaluate`, so evaluate first. Before the
+folder gets its name, plain Transformers loads it; tokens and log-probs must equal those of the
+run's policy. Exit codes: 0 done, 1 the written model differs, 2 bad input."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote: where, in which dtype, and how far log-probs are off (nats)."""
+    """Result of `export`: folder, dtype, and mean and maximum log-prob difference in nats."""
 
     folder: Path
     dtype: str
@@ -65,29 +66,30 @@ def export(
     adapter: bool = False,
     dtype: str | None = None,
     force: bool = False,
-    progress: Callable[[str], None] = lambda what: None,
+    progress: Callable[[str], None] = lambda message: None,
 ) -> Exported:
-    """Write a run's checkpoint as a model folder, all of it or nothing.
+    """Write a run's checkpoint as a model folder, atomically.
 
     Parameters
     ----------
-    saved : Saved
-        Of a run, from `llm.runs.saved_model.find`.
+    saved : SavedModel
+        A run's checkpoint, from `llm.runs.saved_model.find_model`.
     out : Path
     adapter : bool
-        Only the LoRA adapters, for the base model.
+        Write only the LoRA adapters.
     dtype : {"float32", "bfloat16", "float16"}, optional
-        Of the weights; by default that of the checkpoint, in which nothing is rounded.
+        Dtype of the weights; by default the checkpoint's, without rounding.
     force : bool
-        Replace a model that is there.
+        Replace an existing model in `out`.
     progress : function of str
+        Receives a message at each stage.
 
     Raises
     ------
     ValueError, OSError, llm.runs.checkpoints.CheckpointError
-        If something is not as it must be.
+        If an input is invalid, or a file cannot be read or written.
     ExportError
-        If the written model is another one.
+        If the written model differs from the run's policy.
     """
     import torch
 
@@ -122,7 +124,7 @@ def export(
     prompts = [Prompt(encode(tokenizer, e.prompt), e) for e in examples[:PROMPTS]]
     probes = [probe(policy, prompt.ids) for prompt in prompts]
     expected = [scores(policy, ids) for ids in probes]
-    # Under adapters the base is not written; it must be loaded in the dtype that the run had it in.
+    # Adapters are exported without their base, which must be loaded in the run's dtype.
     base = next(p.dtype for p in policy.parameters() if not adapter or not p.requires_grad)
     loaded = base if adapter else target
     exact = base == target == torch.float32
@@ -138,11 +140,11 @@ def export(
             write_merged(policy, part, target, saved, task, tokenizer)
         tokenizer.save_pretrained(part)
         del policy
-        progress("loading it again")
+        progress("loading the written model")
         check_tokenizer(part, tokenizer, prompts)
         model = load(part, adapter, loaded).to(device)
-        found = [scores(model, ids) for ids in probes]
-        mean, most = compare(expected, found, exact)
+        actual = [scores(model, ids) for ids in probes]
+        mean, largest = compare(expected, actual, exact)
         state = checkpoints.load(saved.checkpoint, []).state
         name = str(target).removeprefix("torch.")
         card = model_card(
@@ -151,28 +153,29 @@ def export(
         )  # fmt: skip
         (part / "README.md").write_text(card, encoding="utf-8")
         for file in part.iterdir():
-            # safetensors lets nobody else read; do as the user's umask says.
+            # safetensors files are private; the user's umask decides, as for the card.
             file.chmod((part / "README.md").stat().st_mode)
         replace(part, out)
     except BaseException:  # on Ctrl-C as well
         shutil.rmtree(part, ignore_errors=True)
         raise
-    return Exported(out, name, mean, most)
+    return Exported(out, name, mean, largest)
 
 
 def check_out(out: Path, saved: SavedModel, force: bool) -> None:
-    """Refuse a folder that would be lost, or cannot be made, before any work.
+    """Refuse, before any work, an output folder that would destroy data or cannot be made.
 
     Raises
     ------
     ValueError
+        If the folder cannot be used; the message names a cure.
     """
-    own = out.absolute().resolve()
+    target = out.absolute().resolve()
     for name, folder in (("the run", saved.run), ("the base model", Path(saved.model))):
-        other = folder.absolute().resolve()
-        if own == other or own in other.parents:
+        protected = folder.absolute().resolve()
+        if target == protected or target in protected.parents:
             raise ValueError(f"out: {out} is, or holds, the folder of {name}; choose another")
-    if own.parent == (saved.run / "checkpoints").absolute().resolve():
+    if target.parent == (saved.run / "checkpoints").absolute().resolve():
         raise ValueError(f"out: {out} is among the run's checkpoints; choose another")
     parent = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not parent.is_dir():
@@ -189,7 +192,7 @@ def check_out(out: Path, saved: SavedModel, force: bool) -> None:
 
 
 def replace(part: Path, out: Path) -> None:
-    """Give what is written its name."""
+    """Rename the written folder to its final name, in place of an older one."""
     if not out.exists():
         part.rename(out)
         return
@@ -201,30 +204,30 @@ def replace(part: Path, out: Path) -> None:
 
 
 def write_adapter(policy: Any, folder: Path, dtype: torch.dtype) -> None:
-    """The adapters alone."""
+    """Write the adapters alone."""
     from llm.models.policy import trainable
 
     for adapters in policy.peft_config.values():
         base = Path(adapters.base_model_name_or_path)
-        if base.is_dir():  # or they would be found from this folder only
+        if base.is_dir():  # a relative path would hold in the current folder only
             adapters.base_model_name_or_path = str(base.absolute())
     for parameter in trainable(policy).values():
         parameter.data = parameter.data.to(dtype)
     policy.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's; ours comes
+    (folder / "README.md").unlink(missing_ok=True)  # peft's card; the model card replaces it
 
 
 def write_merged(
     policy: Any, folder: Path, dtype: torch.dtype, saved: SavedModel, task: Task, tokenizer: Any
 ) -> None:
-    """All weights, and how to sample from them."""
+    """Write all weights, and the generation config."""
     from peft import PeftModel
     from transformers import AutoConfig
 
     from llm.models.policy import merged_state_dict
 
     state = merged_state_dict(policy, dtype)
-    # Unloaded, not merged: that would be done in the dtype of the base.
+    # PEFT's own merge would round to the base's dtype; `merged_state_dict` merges in float32.
     model = policy.unload() if isinstance(policy, PeftModel) else policy
     model.to(dtype).load_state_dict(state)
     model.config.use_cache = AutoConfig.from_pretrained(saved.model).use_cache
@@ -233,9 +236,9 @@ def write_merged(
 
 
 def generation_config(base: Any, saved: SavedModel, task: Task, tokenizer: Any) -> Any:
-    """How the run sampled and stopped; nothing else of the base model's is kept.
+    """Generation config with the run's sampling and stop tokens.
 
-    A repetition penalty or a top-k, which many chat models come with, would be another policy.
+    The base model's own repetition penalty or top-k is dropped, as it would change the policy.
     """
     from transformers import GenerationConfig
 
@@ -272,26 +275,26 @@ def _export(args: argparse.Namespace) -> int:
     out = Path(args.out).expanduser() if args.out else default_out(saved, args.adapter)
     done = export(
         saved, out, adapter=args.adapter, dtype=args.dtype, force=args.force,
-        progress=lambda what: err.print(what, markup=False),
+        progress=lambda message: err.print(message, markup=False),
     )  # fmt: skip
     size = sum(file.stat().st_size for file in done.folder.iterdir())
-    told = console()
-    told.print(
-        f"parity ok: log-probs are those of the run's policy, mean {done.mean:.1e}, max "
-        f"{done.max:.1e} nats off"
+    out_console = console()
+    out_console.print(
+        f"parity ok: |Δ log-prob| to the run's policy, mean {done.mean:.1e}, max "
+        f"{done.max:.1e} nats"
     )
-    told.print(f"{done.dtype}, {size / 1e6:,.1f} MB, in {done.folder}", markup=False)
+    out_console.print(f"{done.dtype}, {size / 1e6:,.1f} MB, in {done.folder}", markup=False)
     return 0
 
 
 def default_out(saved: SavedModel, adapter: bool) -> Path:
-    """A folder of the run."""
+    """Default output: a folder of the run, named by step."""
     step = saved.step or 0
     return saved.run / "export" / (f"step-{step:06d}" + ("-adapter" if adapter else ""))
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     parser = argparse.ArgumentParser(
         prog=PROG,
         description="Write a training run's checkpoint as a Hugging Face model: weights, "
@@ -301,15 +304,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder")
-    add("--step", type=int, metavar="N", help="its checkpoint (default: the newest)")
-    add("--adapter", action="store_true", help="only the LoRA adapters, not merged")
+    add("--step", type=int, metavar="N", help="step of the checkpoint (default: the newest)")
+    add("--adapter", action="store_true", help="write only the LoRA adapters, unmerged")
     add(
         "--out",
         metavar="DIR",
-        help="the model's folder (default: RUN/export/step-N, or step-N-adapter)",
+        help="output folder (default: RUN/export/step-N, or step-N-adapter)",
     )
-    add("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's, unrounded)")
-    add("--force", action="store_true", help="replace a model that is in DIR")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        help="dtype of the weights (default: the checkpoint's, without rounding)",
+    )
+    add("--force", action="store_true", help="replace an existing model in DIR")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Whether a written model is the run's: its tokens, and its log-probs."""
+"""Check that a written model has the tokens and log-probs of the run's policy."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     from llm.thoughts.simulator import Prompt
 
-#: Probes of parity: prompts, and tokens that the policy adds to each.
+#: Size of the parity check: prompts, and tokens that the policy generates for each.
 PROMPTS, PROBE_TOKENS = 4, 24
 
 
 class ExportError(ReportedError):
-    """What was written is not the run's model."""
+    """The written model differs from the run's policy."""
 
     exit_code = 1
 
 
 def load(folder: Path, adapter: bool, dtype: torch.dtype) -> Any:
-    """The written model, as anybody would load it who follows the card."""
+    """Load the written model as the model card describes."""
     from transformers import AutoModelForCausalLM
 
     if adapter:
@@ -35,7 +35,7 @@ def load(folder: Path, adapter: bool, dtype: torch.dtype) -> Any:
 
 
 def probe(policy: Any, prompt: Sequence[int]) -> list[int]:
-    """A prompt, and what the policy finds most likely to follow."""
+    """A prompt with the policy's greedy continuation."""
     import torch
 
     ids = list(prompt)
@@ -49,7 +49,7 @@ def probe(policy: Any, prompt: Sequence[int]) -> list[int]:
 
 
 def scores(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    """Log-probs of all tokens but the first, on the CPU."""
+    """Log-probs of all tokens after the first, in float64 on the CPU."""
     import torch
 
     tokens = torch.tensor(ids, device=next(model.parameters()).device)
@@ -59,45 +59,45 @@ def scores(model: Any, ids: Sequence[int]) -> torch.Tensor:
 
 
 def compare(
-    expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor], exact: bool
+    expected: Sequence[torch.Tensor], actual: Sequence[torch.Tensor], exact: bool
 ) -> tuple[float, float]:
-    """Mean and largest difference of log-probs.
+    """Mean and largest absolute difference of log-probs, in nats.
 
     Raises
     ------
     ExportError
-        If it is more than rounding.
+        If the difference exceeds rounding.
     """
     import torch
 
     from llm.learner.parity import BFLOAT16_MEAN, FLOAT32_MAX
 
-    off = (torch.cat(list(expected)) - torch.cat(list(found))).abs()
-    mean, most = float(off.mean()), float(off.max())
-    if not (most <= FLOAT32_MAX if exact else mean <= BFLOAT16_MEAN):  # a NaN is not, either
+    difference = (torch.cat(list(expected)) - torch.cat(list(actual))).abs()
+    mean, largest = float(difference.mean()), float(difference.max())
+    if not (largest <= FLOAT32_MAX if exact else mean <= BFLOAT16_MEAN):  # refuses NaN as well
         raise ExportError(
-            f"parity: log-probs of the written model are off by {mean:.1e} nats in the mean, "
-            f"{most:.1e} at most; nothing is exported"
+            f"parity: log-probs of the written model differ by {mean:.1e} nats in the mean, "
+            f"{largest:.1e} at most; nothing is exported"
         )
-    return mean, most
+    return mean, largest
 
 
 def check_tokenizer(folder: Path, tokenizer: Any, prompts: Sequence[Prompt]) -> None:
-    """Load the written tokenizer as anybody would, and see whether it is the run's.
+    """Check that AutoTokenizer loads the run's tokenizer from a folder.
 
     Raises
     ------
     ExportError
-        If it is another one.
+        If it loads a different one.
     """
     from llm.models.policy import load_tokenizer
     from llm.thoughts.simulator import encode
 
-    again = load_tokenizer(str(folder))
-    same = again.get_vocab() == tokenizer.get_vocab() and again.chat_template == (
+    written = load_tokenizer(str(folder))
+    same = written.get_vocab() == tokenizer.get_vocab() and written.chat_template == (
         tokenizer.chat_template
     )
-    if not same or any(encode(again, p.example.prompt) != p.ids for p in prompts):
+    if not same or any(encode(written, p.example.prompt) != p.ids for p in prompts):
         raise ExportError(
             "tokenizer: AutoTokenizer reads the written one differently, so the model would see "
             "other tokens than in the run; nothing is exported"

@@ -1,4 +1,4 @@
-"""The model card of an exported checkpoint: trained on what, how, and what was measured."""
+"""Model card of an exported checkpoint: data, training and results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llm.config.train import TrainConfig
     from llm.runs.saved_model import SavedModel
 
-#: The licence of the models in `SHIPPED`, which is the project's.
+#: Licence of the models in `SHIPPED`, the same as the project's.
 LICENSE = "mit"
 
 PAPER = (
@@ -36,20 +36,20 @@ def model_card(
     loaded: str,
     prompt: PromptText,
 ) -> str:
-    """The README.md of an exported checkpoint.
+    """Write the README.md of an exported checkpoint.
 
     Parameters
     ----------
-    saved : Saved
-        Of a run.
+    saved : SavedModel
+        A run's checkpoint.
     state : mapping
-        The checkpoint's.
+        State of the checkpoint.
     adapter : bool
-        Whether it is adapters alone.
+        Whether only adapters are exported.
     dtype, loaded : str
-        Of what is written; and in which it is to be loaded, with the base of adapters.
+        Dtype of the written weights, and dtype for loading the model.
     prompt : str or messages
-        One of the task's, for the example.
+        Prompt of the task for the usage example.
     """
     config = saved.config
     assert config is not None
@@ -74,14 +74,14 @@ def model_card(
 
 
 def base_name(saved: SavedModel) -> str:
-    """The base model's name, without the folders of this machine."""
+    """Name of the base model, without local folders."""
     assert saved.config is not None
     given = saved.config.model
     return given if given in SHIPPED or not Path(saved.model).is_dir() else Path(given).name
 
 
 def license_of(saved: SavedModel) -> str | None:
-    """What the base model's card says, if it is here; ours for our own."""
+    """Licence from the base model's card, None if unavailable; `LICENSE` for shipped models."""
     import yaml
     from transformers.utils import cached_file
 
@@ -95,8 +95,8 @@ def license_of(saved: SavedModel) -> str | None:
         header = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
     except (OSError, ValueError, IndexError, yaml.YAMLError):
         return None
-    found = header.get("license") if isinstance(header, dict) else None
-    return found if isinstance(found, str) else None
+    name = header.get("license") if isinstance(header, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _header(saved: SavedModel, config: TrainConfig, adapter: bool) -> str:
@@ -108,8 +108,8 @@ def _header(saved: SavedModel, config: TrainConfig, adapter: bool) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["credit-resets", "reinforcement-learning", config.algorithm],
     }
-    if (found := license_of(saved)) is not None:
-        header["license"] = found
+    if (name := license_of(saved)) is not None:
+        header["license"] = name
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -131,7 +131,7 @@ def _usage(prompt: PromptText, adapter: bool, dtype: str) -> str:
     )
     lines = [
         *imports, "",
-        'folder = "."  # of this file',
+        'folder = "."  # the folder of this file',
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         f'model = {classes[1]}.from_pretrained(folder, dtype="{dtype}")',
         *encode,
@@ -140,26 +140,26 @@ def _usage(prompt: PromptText, adapter: bool, dtype: str) -> str:
     ]  # fmt: skip
     code = "```python\n" + "\n".join(lines) + "\n```"
     if adapter:
-        return code + "\n\nHow the run sampled and stopped is among the settings below."
+        return code + "\n\nThe settings below include the run's sampling and stop tokens."
     return code + (
-        "\n\nThe generation config samples as in training and stops where its episodes did. "
-        "vLLM loads the folder, too."
+        "\n\nThe generation config has the sampling and the stop tokens of training. "
+        "vLLM can load the folder as well."
     )
 
 
 def _training(saved: SavedModel, config: TrainConfig, state: Mapping[str, Any], dtype: str) -> str:
     plan, ledger = config.group_plan(), state["ledger"]
-    rollouts = f"{plan.fresh} whole completions a prompt"
+    rollouts = f"{plan.fresh} fresh completions a prompt"
     if plan.resets:
         rollouts += f" and {plan.resets} × {plan.per_reset} continuations from resets"
     if config.section is not None:
         rollouts = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(config.section).items())
-    which = ", ".join(f"{name}={value}" for name, value in config.task_args.items())
+    task_args = ", ".join(f"{name}={value}" for name, value in config.task_args.items())
     rows = {
         "algorithm": config.algorithm
         + (f", localizer {config.localizer}" if config.needs("localizer") else ""),
         "rollouts": rollouts,
-        "task": config.task + (f" ({which})" if which else ""),
+        "task": config.task + (f" ({task_args})" if task_args else ""),
         "steps": f"{saved.step} of {config.steps}, {config.prompts_per_step} prompts each",
         "weights": (f"LoRA, rank {config.lora.r}" if config.lora.r else "all") + f"; here {dtype}",
         "optimizer": f"AdamW, learning rate {config.optimizer.learning_rate:g}, "
@@ -200,19 +200,19 @@ def _results(saved: SavedModel) -> str:
 
 
 def _metrics(saved: SavedModel) -> Iterator[dict[str, Any]]:
-    """Recorded steps with an evaluation, up to this one."""
+    """Metrics of steps with an evaluation, up to the checkpoint's step."""
     path = saved.run / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # a killed run left it half-written
+            continue  # partial line of a killed run
         if row["step"] <= saved.step and "eval/pass@1" in row:
             yield row
 
 
 def _evaluated(saved: SavedModel) -> Iterator[tuple[str, ...]]:
-    """Rows of what `llm.evaluate` has found of this very checkpoint."""
+    """Table rows with the results of `llm.evaluate` for this checkpoint."""
     revision = saved.revision()
     for path in sorted((saved.run / "evaluations").glob("**/results.json")):
         try:
@@ -233,22 +233,24 @@ def _evaluated(saved: SavedModel) -> Iterator[tuple[str, ...]]:
 def _versions(saved: SavedModel) -> str:
     path = saved.run / "environment.json"
     starts = json.loads(path.read_bytes()) if path.is_file() else []
-    now = environment()
-    places = {"trained with": starts[-1] if starts else {}, "exported with": now}
+    environments = {
+        "trained with": starts[-1] if starts else {},
+        "exported with": environment(),
+    }
     rows = [
-        (name, *(str(place.get("versions", {}).get(name, "–")) for place in places.values()))
+        (name, *(str(e.get("versions", {}).get(name, "–")) for e in environments.values()))
         for name in PACKAGES
-        if any(name in place.get("versions", {}) for place in places.values())
+        if any(name in e.get("versions", {}) for e in environments.values())
     ]
     rows += [
-        (name, *(str(place.get(name) or "–") for place in places.values()))
+        (name, *(str(e.get(name) or "–") for e in environments.values()))
         for name in ("python", "commit", "device", "time")
     ]
-    return _table(("", *places), rows) + "\n\nA `+` after a commit: with changes to it."
+    return _table(("", *environments), rows) + "\n\nA `+` after a commit: uncommitted changes."
 
 
 def _settings(saved: SavedModel, config: TrainConfig) -> str:
-    """All of them, without the folders of this machine."""
+    """All settings as YAML, without local folders."""
     public = dataclasses.replace(config, model=base_name(saved), output="", resume="never")
     return public.to_yaml()
 

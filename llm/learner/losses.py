@@ -1,20 +1,20 @@
 """Policy losses over a flat list of trained tokens, in TRL's names (`trl.GRPOConfig`, 1.16).
 
-Only tokens that are trained on exist here: N of them, each in one of R rows (sequences). Prompts,
-reset prefixes and padding never enter. With the ratio r_t = π(token t)/π_old(token t) and the
-advantage A of its row, a token loses
+The inputs are the N trained tokens, each in one of R rows (sequences). Prompts, reset prefixes and
+padding never enter. With the ratio r_t = π(token t)/π_old(token t) and the advantage A of its row,
+the loss of a token is
 
     −min(r A, clip(r, 1 − ε_low, 1 + ε_high) A)        grpo, dr_grpo, dapo, bnpo
     −stop(min(r, ε_high)) A log π                      cispo (MiniMax-M1, arXiv:2506.13585)
-    −f(π) A,  f(π) = π/(π + γ)                         rows of another policy, whatever the type
+    −f(π) A,  f(π) = π/(π + γ)                         rows of another policy, for all types
 
 times the correction between engine and trainer, plus β times the k3 estimate of KL(π ‖ reference).
-`importance_sampling_level="sequence"` has one ratio a row, the geometric mean of its tokens' (GSPO,
-arXiv:2507.18071; with loss_type="grpo").
+`importance_sampling_level="sequence"` has one ratio per row, the geometric mean of its tokens'
+ratios (GSPO, arXiv:2507.18071; with loss_type="grpo").
 
-The loss is Σ weight · token loss, and `loss_weights` computes the weights once for a whole
-optimizer step. So micro-batches of whole rows simply add up, in the loss, in gradients, and in the
-records that `loss_metrics` reads, however the step is split.
+The loss is Σ weight · token loss. `loss_weights` computes the weights once for a whole optimizer
+step. Micro-batches of whole rows therefore add up, however the step is split: losses, gradients,
+and the token values that `loss_metrics` reads.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class LossInputs:
     logprobs : Tensor (N,)
         log π of each token, with a graph.
     old_logprobs : Tensor (N,) or None
-        log π_old, the policy before the first step on this batch; None: there was no step yet.
+        log π_old of the policy before the first step on this batch; None before that step.
     sampling_logprobs : Tensor (N,) or None
-        What the engine says it sampled with; NaN where it does not say, None if it never does.
+        The engine's log-probs; NaN where it has none, None if it has none at all.
     ref_logprobs : Tensor (N,) or None
-        The reference's, for beta > 0.
+        The reference's log-probs, for beta > 0.
     advantages : Tensor (R,)
     row : Tensor (N,) of int64
         Each token's row, in 0, …, R − 1.
     weights : Tensor (N,)
         Each token's weight in the loss: `loss_weights(…)[row]`.
     gammas : Tensor (R,) or None
-        Where γ > 0, the row was sampled by another policy, or after another prompt, so that it has
-        no ratio: its tokens lose −f(π) A with f(π) = π/(π + γ), which is never clipped and whose
-        gradient fades where a token is likely already (LUFFY, arXiv:2504.14945).
+        γ > 0 marks a row sampled by another policy, or after another prompt. It has no ratio. The
+        loss of its tokens is −f(π) A with f(π) = π/(π + γ) (LUFFY, arXiv:2504.14945). It is never
+        clipped, and its gradient fades for tokens that are already likely.
     betas : Tensor (R,) or None
         Coefficient of each row's KL term; None: `LossConfig.beta`.
     """
@@ -90,20 +90,22 @@ class LossInputs:
 
 @dataclass(frozen=True, eq=False)
 class LossOutputs:
-    """A loss, and what it saw at each token.
+    """A loss, and values at each token.
 
     Attributes
     ----------
     loss : Tensor ()
         Σ weight · token loss.
     tokens : dict of Tensor (N,)
-        Without a graph, for `loss_metrics`; concatenate those of micro-batches first:
-        "ratio" π/π_old, its token's or its row's; "ratio_share", the part of one ratio that the
-        token stands for, 1 or 1/(tokens in the row); "clipped_low" and "clipped_high", or
-        "clipped_cispo", 1 where the gradient is (or, for CISPO, the ratio was) cut; "…_in_row",
-        the mean of that over the row; with beta, "kl"; with the engine's log-probabilities,
-        "sampling_logp_difference" |log π_old − log π_engine|; if that is corrected, "is_ratio" as
-        applied, and "is_ratio_share".
+        Values without a graph, for `loss_metrics`; concatenate them over micro-batches.
+
+        - "ratio": π/π_old of the token or of its row;
+        - "ratio_share": the token's share of that ratio, 1 or 1/(tokens in the row);
+        - "clipped_low" and "clipped_high", or "clipped_cispo": 1 where the gradient (for CISPO,
+          the ratio) is cut; "…_in_row" is the mean over the row;
+        - "kl": the KL estimate, with beta;
+        - "sampling_logp_difference": |log π_old − log π_engine|, with the engine's log-probs;
+        - "is_ratio" and "is_ratio_share": the correction as applied, and the token's share of it.
     """
 
     loss: Tensor
@@ -113,17 +115,17 @@ class LossOutputs:
 def loss_weights(
     row_lengths: Tensor, loss_type: LossType, max_completion_length: int | None = None
 ) -> Tensor:
-    """Weight in the loss of every token of each row, for one optimizer step.
+    """Weight in the loss of each row's tokens, for one optimizer step.
 
     Parameters
     ----------
     row_lengths : Tensor (R,) of integers
-        Trained tokens in each row of the whole step, before it is split into micro-batches. A row
-        without any still counts as a row.
+        Trained tokens in each row of the whole step, before it is split into micro-batches. Rows
+        without trained tokens count, too.
     loss_type : str
         See `LossConfig`.
     max_completion_length : int, optional
-        Tokens that a row could have; "dr_grpo" needs it.
+        Maximum number of tokens of a row; "dr_grpo" needs it.
 
     Returns
     -------
@@ -133,8 +135,8 @@ def loss_weights(
 
     Notes
     -----
-    TRL's "bnpo" divides by the tokens of the micro-batch at hand, so that its loss depends on how a
-    step is split. Here it is divided by those of the step, and equals "dapo".
+    TRL's "bnpo" divides by the tokens of the micro-batch, so its loss depends on how a step is
+    split. Here "bnpo" divides by the tokens of the step, and equals "dapo".
     """
     check_choice("loss_type", loss_type, LossType)
     if row_lengths.ndim != 1 or row_lengths.is_floating_point() or bool((row_lengths < 0).any()):
@@ -153,19 +155,22 @@ def loss_weights(
 
 
 def policy_loss(inputs: LossInputs, config: LossConfig) -> LossOutputs:
-    """Σ weight · token loss, with the gradient of `inputs.logprobs` alone.
+    """Σ weight · token loss; only `inputs.logprobs` has a gradient.
 
     Parameters
     ----------
     inputs : LossInputs
-        The tokens of a micro-batch; there may be none.
+        The tokens of a micro-batch, which may be empty.
     config : LossConfig
 
     Returns
     -------
     LossOutputs
-        For TRL's, see `GRPOTrainer._compute_loss`; for the correction, which TRL computes before
-        the first step, `GRPOTrainer._generate_and_score_completions`.
+
+    Notes
+    -----
+    TRL's loss is `GRPOTrainer._compute_loss`. TRL computes the correction before the first step, in
+    `GRPOTrainer._generate_and_score_completions`.
     """
     logprobs, row, rows = inputs.logprobs, inputs.row, len(inputs.advantages)
     advantages = inputs.advantages.to(logprobs.dtype)[row]
@@ -183,7 +188,7 @@ def policy_loss(inputs: LossInputs, config: LossConfig) -> LossOutputs:
         gamma = inputs.gammas.to(logprobs.dtype)[row]
         shaped = gamma > 0
         probs = logprobs.exp()
-        # Where γ is 0 the branch not taken must have no NaN, for its gradient is 0 times it.
+        # `where` multiplies the gradient of the unused branch by 0, which would keep a NaN.
         f = probs / (probs + torch.where(shaped, gamma, 1.0))
         losses = torch.where(shaped, -f * advantages, losses)
         clipped = {name: flags.masked_fill(shaped, 0.0) for name, flags in clipped.items()}
@@ -195,7 +200,7 @@ def policy_loss(inputs: LossInputs, config: LossConfig) -> LossOutputs:
         mismatch = old - inputs.sampling_logprobs.detach()
         tokens["sampling_logp_difference"] = mismatch.abs()
         if config.vllm_importance_sampling_correction:
-            # What the engine does not know is not corrected, as in TRL. A NaN of ours stays one.
+            # Without an engine log-prob there is no correction, as in TRL. A NaN of π_old stays.
             known = torch.where(inputs.sampling_logprobs.isnan(), 0.0, mismatch)
             by_row = config.vllm_importance_sampling_mode.startswith("sequence_")
             correction = _limited((_row_sum(known, row, rows) if by_row else known).exp(), config)
@@ -229,9 +234,9 @@ def loss_metrics(tokens: dict[str, Tensor]) -> dict[str, float]:
     Returns
     -------
     dict of float
-        Empty without tokens. Means are over tokens, and over rows where rows have ratios;
-        "clip_ratio/low_min" and "clip_ratio/high_max" are of rows' means. Unlike in TRL, rows
-        without trained tokens do not count.
+        Empty without tokens. Means are over tokens, or over rows where rows have ratios.
+        "clip_ratio/low_min" and "clip_ratio/high_max" are extremes of the rows' means. Unlike in
+        TRL, rows without trained tokens do not count.
     """
     metrics: dict[str, float] = {}
     if not tokens["ratio"].numel():
@@ -269,7 +274,7 @@ def loss_metrics(tokens: dict[str, Tensor]) -> dict[str, float]:
 def _surrogate(
     logprobs: Tensor, ratio: Tensor, advantages: Tensor, config: LossConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss (N,) of each token by its advantage, and where it was clipped."""
+    """Advantage loss of each token (N,), and flags of clipped tokens."""
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
     if config.loss_type == "cispo":
         losses = -ratio.detach().clamp(max=high) * advantages * logprobs
@@ -285,6 +290,7 @@ def _surrogate(
 
 
 def _limited(ratio: Tensor, config: LossConfig) -> Tensor:
+    """The correction ratio; outside its limits it is truncated or set to 0."""
     low, high = config.vllm_importance_sampling_clip_min, config.vllm_importance_sampling_clip_max
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     if config.vllm_importance_sampling_mode.endswith("_truncate"):

@@ -13,7 +13,7 @@ from llm.models.policy import trainable
 def make_optimizer(
     policy: Any, options: OptimizerOptions, num_updates: int
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW over the trainable parameters, and the schedule of its learning rate.
+    """AdamW over the trainable parameters, and its learning-rate schedule.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def make_optimizer(
     Raises
     ------
     ValueError
-        If there is no such schedule, or it is not one of steps alone.
+        If there is no such schedule, or it depends on more than the step.
     """
     from transformers import get_scheduler
 
@@ -48,6 +48,6 @@ def make_optimizer(
     if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         raise ValueError(
             f"optimizer.lr_scheduler_type: {options.lr_scheduler_type} follows a metric, and "
-            "here is none; constant is the default"
+            "training has none; constant is the default"
         )
     return optimizer, scheduler

@@ -1,4 +1,4 @@
-"""Options of loss, update and optimizer, under the names that TRL gives them."""
+"""Options of the loss, the update and the optimizer, under TRL's names."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class OptimizerOptions:
     Parameters
     ----------
     learning_rate : float
-        Its highest, where the schedule changes it.
+        The highest learning rate of the schedule.
     weight_decay : float
-        Decoupled from the gradient.
+        Weight decay, decoupled from the gradient.
     adam_beta1 : float
         Decay of the mean of gradients.
     adam_beta2 : float
-        Decay of the mean of their squares.
+        Decay of the mean of squared gradients.
     adam_epsilon : float
-        Added to the root of the latter.
+        Added to the root of the mean of squared gradients.
     lr_scheduler_type : str
         A schedule of `transformers.get_scheduler`: constant, linear, cosine, constant_with_warmup …
     warmup_steps : int
-        Optimizer steps in which the schedule's learning rate rises from 0.
+        Optimizer steps in which the learning rate rises from 0.
     """
 
     learning_rate: float = 5e-5
@@ -58,32 +58,31 @@ LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the loss of a token is; names, meanings and defaults are TRL's.
+    """Settings of the token loss; names, meanings and defaults are TRL's.
 
     Attributes
     ----------
     loss_type : {"grpo", "dr_grpo", "dapo", "bnpo", "cispo"}
-        Clipping or CISPO's truncation here, and how tokens are averaged in `loss_weights`.
+        Selects clipping or CISPO's truncation, and the average over tokens in `loss_weights`.
     importance_sampling_level : {"token", "sequence"}
-        A ratio π/π_old for each token, or one for each row. Summed over tokens ("dapo", …), a row's
-        ratio counts once a token; GSPO as published is "grpo" with "sequence".
+        One ratio π/π_old per token, or one per row. GSPO as published is "grpo" with "sequence":
+        in sums over tokens ("dapo", …), a row's ratio counts once for each of its tokens.
     epsilon : float
         The ratio is clipped to [1 − epsilon, 1 + epsilon_high].
     epsilon_high : float or None
         None is `epsilon`. For "cispo" it is the largest ratio itself (5.0 in ScaleRL,
-        arXiv:2510.13786) and must be given: TRL's default would cut every ratio, on policy or not,
-        to 0.2.
+        arXiv:2510.13786). It must then be given: TRL's default would cut all ratios to 0.2.
     beta : float
         Coefficient of the KL term; 0 needs no reference.
     use_bias_correction_kl : bool
-        Multiply the KL term by the ratio, gradient included, which makes its gradient that of the
+        Multiply the KL term by the ratio, gradient included. The result has the gradient of the
         KL itself (DeepSeek-V3.2, arXiv:2512.02556).
     vllm_importance_sampling_correction : bool
-        Weigh each token's loss by π_old/π_engine, where the engine's log-probabilities are given.
+        Weigh each token's loss by π_old/π_engine, where the engine reports log-probs.
     vllm_importance_sampling_mode : {"token_truncate", "token_mask", "sequence_truncate", \
 "sequence_mask"}
-        The ratio of each token or the product over a row's trained tokens; outside [clip_min,
-        clip_max] moved to the nearest of them ("truncate") or set to 0 ("mask").
+        Use the ratio of each token, or the product over a row's trained tokens. Outside [clip_min,
+        clip_max], clamp the ratio ("truncate") or set it to 0 ("mask").
     vllm_importance_sampling_clip_max : float or None
         Upper limit of that ratio; None is no limit.
     vllm_importance_sampling_clip_min : float or None
@@ -138,23 +137,23 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class UpdateOptions:
-    """How a batch of rows becomes optimizer steps (TRL's names).
+    """How a batch of rows is split into optimizer steps (TRL's names).
 
     Parameters
     ----------
     num_iterations : int
-        Passes over the batch (μ of GRPO). All optimizer steps after the first are off-policy, and
-        rely on the clipped ratio.
+        Passes over the batch (μ of GRPO). Optimizer steps after the first are off-policy, and rely
+        on the clipped ratio.
     steps_per_generation : int
-        Optimizer steps a pass, each on a part of the rows.
+        Optimizer steps per pass, each on a part of the rows.
     per_device_train_batch_size : int
-        Rows that go through the model at once, in each process.
+        Rows per forward pass of each process.
     max_grad_norm : float
-        Longest gradient; 0 does not clip.
+        Maximum norm of the gradient; 0 does not clip.
     mask_truncated_completions : bool
-        Do not train on completions that a limit has cut.
+        Do not train on completions that were cut at a limit.
     full_determinism : bool
-        On a GPU, use operations that give the same bits every time, where the fastest do not.
+        On a GPU, use bitwise reproducible operations, even if others are faster.
     """
 
     num_iterations: int = 1
@@ -173,6 +172,6 @@ class UpdateOptions:
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
-    """Refuse a value that is not in a Literal."""
+    """Refuse a value that is not among the choices of a Literal."""
     if value not in get_args(choices):
         raise ValueError(f"{name}: {value!r} is not one of {', '.join(get_args(choices))}")

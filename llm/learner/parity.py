@@ -1,9 +1,8 @@
-"""Parity: whether the engine and the trainer mean the same distribution.
+"""Parity check: engine and trainer compute the same distribution.
 
-An engine that holds other weights than the trainer (a failed sync, a stale cache, another
-temperature, logits that only one of them scales) still produces plausible text, and training goes
-quietly wrong. So the engine's log-probs of a few samples of its own are compared with the
-trainer's, at the run's temperature and without top-p.
+They may differ after a failed sync, with a stale cache, another temperature, or logits that only
+one of them scales. The engine's text then still looks plausible, and training goes wrong silently.
+So both score a few of the engine's samples, at the run's temperature and without top-p.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from llm.common.errors import ReportedError
 from llm.engines.engine import Engine, SamplingParams
 from llm.learner.rows import MicroBatch, Row, micro_batches
 
-#: Largest difference allowed for float32 weights, and largest mean difference for bfloat16, whose
-#: eight bits of mantissa move single log-probs by tenths.
+#: Limits on the largest difference in float32, and on the mean difference in bfloat16. Bfloat16 has
+#: eight bits of mantissa, which move single log-probs by tenths.
 FLOAT32_MAX, BFLOAT16_MEAN = 1e-4, 0.05
 
-#: Tokens of each probe; more than a vLLM cache block.
+#: Tokens of each sample; more than a vLLM cache block.
 PROBE_TOKENS = 48
 
 
 class ParityError(ReportedError):
-    """Engine and trainer disagree."""
+    """Engine and trainer compute different log-probs."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether they are within rounding."""
+        """Whether the differences are within rounding."""
         if self.dtype == torch.float32:
             return self.max <= FLOAT32_MAX
         return self.mean <= BFLOAT16_MEAN
@@ -50,9 +49,9 @@ class Parity:
         limit = (
             f"max ≤ {FLOAT32_MAX:g}" if self.dtype == torch.float32 else f"mean ≤ {BFLOAT16_MEAN:g}"
         )
-        verdict = "ok" if self.holds else "FAILED"
+        result = "ok" if self.holds else "FAILED"
         return (
-            f"parity {verdict}: engine against trainer over {self.tokens} tokens, |Δ log-prob| "
+            f"parity {result}: engine against trainer over {self.tokens} tokens, |Δ log-prob| "
             f"mean {self.mean:.1e}, max {self.max:.1e} nats ({limit} for "
             f"{str(self.dtype).removeprefix('torch.')})"
         )
@@ -67,23 +66,23 @@ def check_parity(
     temperature: float,
     device: torch.device,
 ) -> Parity:
-    """Sample from the engine, and score the samples with the trainer.
+    """Sample from the engine, score the samples with the trainer, and compare log-probs.
 
     Parameters
     ----------
     engine : Engine
     logprobs : function of a MicroBatch
-        The trainer's.
+        The trainer's log-probs of a micro-batch.
     prompts : sequence of token ids
     temperature : float
-        The run's.
+        The run's temperature.
     device : torch.device
-        The trainer's.
+        The trainer's device.
 
     Raises
     ------
     ParityError
-        If they differ by more than rounding.
+        If the log-probs differ by more than rounding.
     """
     longest = max(map(len, prompts))
     room = min(PROBE_TOKENS, engine.max_model_len - longest)
@@ -104,7 +103,7 @@ def check_parity(
     )
     if not parity.holds:  # a NaN does not hold either
         raise ParityError(
-            f"{parity}; the two hold different weights, or the model changes its logits in a way "
-            "that one of them does not know. Nothing was trained"
+            f"{parity}; the two have different weights, or only one of them applies the model's "
+            "changes to its logits. Nothing was trained"
         )
     return parity

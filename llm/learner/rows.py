@@ -1,4 +1,4 @@
-"""Groups as rows of tokens: what the trainer sees, blind to the algorithm that made them."""
+"""Rows of tokens to train on, and their micro-batches; independent of the algorithm."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from llm.thoughts.simulator import is_cut, token_ids
 
 
 class Row(NamedTuple):
-    """A sequence to train on.
+    """A sequence of tokens to train on.
 
     Attributes
     ----------
     ids : array (T,), int64
         Prompt and completion.
     trained_from : int
-        Tokens before this one are prompt or shared prefix, and get no gradient.
+        Index of the first token after the prompt and shared prefix, which get no gradient.
     trained_to : int
-        One past the last trained token; T, or `trained_from` for a row that only counts.
+        One past the last trained token. T, or `trained_from` to train on nothing.
     logprobs : array (trained,)
-        The engine's, of the trained tokens; NaN where it sampled them after another prompt.
+        The engine's log-probs of trained tokens; NaN if it sampled them after another prompt.
     advantage : float
     mask : array (trained_to − trained_from,) of bool, optional
-        Which tokens of that range are trained; by default all.
+        Trained tokens in that range; by default all.
     gamma : float
-        Above 0, the loss is −f(π) A with f(π) = π/(π + gamma), for tokens of another policy; see
-        `llm.learner.losses.LossInputs`.
+        Above 0, the row is of another policy and its loss is −f(π) A with f(π) = π/(π + gamma);
+        see `llm.learner.losses.LossInputs`.
     beta : float, optional
-        Coefficient of the KL term; by default that of the loss.
+        Coefficient of the row's KL term; by default the coefficient of the loss.
     """
 
     ids: NDArray[np.int64]
@@ -52,11 +52,11 @@ class Row(NamedTuple):
         return self.trained_to - self.trained_from if self.mask is None else int(self.mask.sum())
 
     def moves(self, beta: float) -> bool:
-        """Whether it can move the policy, where `beta` is the KL coefficient of the loss."""
+        """Whether the row can move the policy; `beta` is the KL coefficient of the loss."""
         return bool(self.trained and (self.advantage or self.kl(beta)))
 
     def kl(self, beta: float) -> float:
-        """Its coefficient of the KL term, where `beta` is that of the loss."""
+        """KL coefficient of the row; `beta` is the coefficient of the loss."""
         return beta if self.beta is None else self.beta
 
 
@@ -66,14 +66,14 @@ def make_rows(
     *,
     mask_truncated_completions: bool = False,
 ) -> list[Row]:
-    """A row per episode, trained on what follows the prefix that its group shares.
+    """One row per episode, trained on the suffix after the shared prefix of its group.
 
     Parameters
     ----------
     groups : sequence of Group
     advantages : sequence of arrays (G,)
     mask_truncated_completions : bool
-        Train on nothing of an episode that a limit has cut.
+        Do not train on episodes that were cut at a limit.
     """
     rows = []
     for group, values in zip(groups, advantages, strict=True):
@@ -96,19 +96,19 @@ def make_rows(
 
 
 class MicroBatch(NamedTuple):
-    """Rows padded on the right; B rows of at most T tokens, N of them trained on.
+    """B rows, padded on the right to T tokens, with N trained tokens in all.
 
     Attributes
     ----------
     members : list of B int
-        Which rows of the step they are.
+        Indices of the rows in the step.
     input_ids, attention_mask : Tensor (B, T)
     mask : Tensor (B, T), bool
         The trained tokens.
     logprobs : Tensor (N,)
-        The engine's.
+        The engine's log-probs of the trained tokens.
     row : Tensor (N,)
-        Of each trained token, among the B.
+        Row of each trained token, in 0, …, B − 1.
     advantages, gammas : Tensor (B,)
     """
 
@@ -125,42 +125,44 @@ class MicroBatch(NamedTuple):
 def micro_batches(
     rows: Sequence[Row], index: Sequence[int], size: int, device: torch.device
 ) -> list[MicroBatch]:
-    """The rows named by `index`, `size` at a time, rows of like length together."""
-    return [pad(rows, members, device) for (members,) in deal(rows, index, size, 1)]
+    """Micro-batches of at most `size` of the rows in `index`, rows of like length together."""
+    return [pad(rows, members, device) for (members,) in shard_micro_batches(rows, index, size, 1)]
 
 
 def no_rows(device: torch.device) -> MicroBatch:
-    """A micro-batch of which nothing is trained on: it goes through the model and changes nothing.
+    """A micro-batch without trained tokens: a forward pass on it changes nothing.
 
-    All processes of a job must go through it as often.
+    It fills up ranks with fewer micro-batches, since all ranks must make equally many passes.
     """
     ids, none = torch.zeros((1, 2), dtype=torch.int64, device=device), torch.zeros(0, device=device)
     present, zero = torch.ones_like(ids), torch.zeros(1, device=device)
     return MicroBatch([], ids, present, ids.bool(), none, none.long(), zero, zero)
 
 
-def deal(rows: Sequence[Row], index: Sequence[int], size: int, hands: int) -> list[list[list[int]]]:
-    """Deal the rows named by `index` to processes: longest first, to who has the fewest tokens.
+def shard_micro_batches(
+    rows: Sequence[Row], index: Sequence[int], size: int, ranks: int
+) -> list[list[list[int]]]:
+    """Shard the rows in `index` over ranks: longest first, each to the rank with fewest tokens.
 
     Returns
     -------
-    list of rounds, of `hands` lists of at most `size` rows
-        In each round a process has one micro-batch, which may be empty.
+    list of rounds, of `ranks` lists of at most `size` rows
+        In each round, a rank has one micro-batch, which may be empty.
     """
-    dealt: list[list[int]] = [[] for _ in range(hands)]
-    tokens = [0] * hands
+    shards: list[list[int]] = [[] for _ in range(ranks)]
+    tokens = [0] * ranks
     for i in sorted(index, key=lambda i: (-len(rows[i].ids), i)):
         least = tokens.index(min(tokens))
-        dealt[least].append(i)
+        shards[least].append(i)
         tokens[least] += len(rows[i].ids)
-    for hand in dealt:
-        hand.sort(key=lambda i: (len(rows[i].ids), i))  # rows of like length together
-    most = max(map(len, dealt))
-    return [[hand[at : at + size] for hand in dealt] for at in range(0, most, size)]
+    for shard in shards:
+        shard.sort(key=lambda i: (len(rows[i].ids), i))  # rows of like length together
+    longest = max(map(len, shards))
+    return [[shard[at : at + size] for shard in shards] for at in range(0, longest, size)]
 
 
 def pad(rows: Sequence[Row], index: list[int], device: torch.device) -> MicroBatch:
-    """The rows named by `index` as one micro-batch."""
+    """The rows in `index` as one micro-batch."""
     if not index:
         return no_rows(device)
     longest = max(len(rows[i].ids) for i in index)

@@ -1,8 +1,7 @@
-"""The optimizer's part of a training step: rows in, new weights and metrics out.
+"""Optimizer steps on the rows of a training step.
 
-How rows are split into micro-batches, and these among the processes of a job, changes nothing but
-rounding: the weight of every token in the loss is fixed for the whole optimizer step before the
-rows are split, and gradients add up.
+The weight of every token in the loss is fixed for the whole optimizer step, before its rows are
+split into micro-batches and over ranks. Gradients add up, so the split changes only rounding.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from llm.learner.options import LossConfig, UpdateOptions
 from llm.learner.rows import (
     MicroBatch,
     Row,
-    deal,
     pad,
+    shard_micro_batches,
 )
 from llm.models.fsdp import full_tensor, local_shard
 from llm.models.logprobs import CompletionLogprobs
@@ -42,17 +41,17 @@ from llm.models.policy import trainable
 
 
 class TrainingError(ReportedError):
-    """Training cannot go on; the message says why. The step that failed was not taken."""
+    """Training cannot continue; the failed step was not taken."""
 
     def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:
         super().__init__(message)
         self.diagnosis = diagnosis
 
 
-class _Found(NamedTuple):
-    """Something that is not finite: a loss with its rows and tokens, or a gradient's length."""
+class _NonFinite(NamedTuple):
+    """A quantity that is not finite: a loss with its rows and tokens, or a gradient norm."""
 
-    what: str
+    name: str
     value: float
     rows: list[int]
     tokens: dict[str, int]
@@ -63,24 +62,24 @@ class PolicyUpdater:
 
     Parameters
     ----------
-    policy : PreTrainedModel, PeftModel, or what `llm.models.fsdp.shard` made of one
+    policy : PreTrainedModel, PeftModel, or one sharded by `llm.models.fsdp.shard`
     optimizer : torch.optim.Optimizer
     scheduler : torch learning-rate scheduler
     loss : LossConfig
     options : UpdateOptions
     max_completion_length : int
-        What "dr_grpo" divides by.
+        Divisor of "dr_grpo".
     temperature : float
-        At which completions were sampled; log-probs are taken at the same.
+        Temperature at which completions were sampled, and log-probs are computed.
     bf16 : bool
-        Compute in bfloat16 by autocast.
+        Compute in bfloat16 with autocast.
     reference : model, optional
-        For the KL term; by default the policy without its adapters.
+        Reference of the KL term; by default the policy without its adapters.
 
     Attributes
     ----------
-    whole : bool
-        Whether the optimizer is between two batches, not within the steps of one.
+    between_batches : bool
+        Whether the optimizer has taken all steps of a batch or none.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class PolicyUpdater:
         self.device = next(self.policy.parameters()).device
         if options.full_determinism:
             prepare(self.device)
-        self.whole = True
+        self.between_batches = True
 
     def __call__(
         self,
@@ -120,9 +119,9 @@ class PolicyUpdater:
         ----------
         rows : sequence of Row
         rng : numpy Generator
-            Deals the rows out where there are several steps a pass.
+            Splits the rows where a pass has several steps.
         progress : function of int
-            Told the trained tokens of each micro-batch that is done, in all processes.
+            Called with the trained tokens of each finished micro-batch, summed over ranks.
 
         Returns
         -------
@@ -132,9 +131,9 @@ class PolicyUpdater:
         Raises
         ------
         TrainingError
-            If a loss or a gradient is not finite. The step that found it was not taken.
+            If a loss or a gradient is not finite; that step was not taken.
         ValueError
-            If `full_determinism` is asked of a model that has an operation without it.
+            If `full_determinism` is set and the model has an operation without support for it.
         """
         repeats = deterministic(self.device) if self.options.full_determinism else nullcontext()
         with repeats:
@@ -155,7 +154,7 @@ class PolicyUpdater:
                 order = rng.permutation(len(rows))
             for part in np.array_split(order, options.steps_per_generation):
                 records.append(self._step(rows, sorted(part.tolist()), old, rng, progress))
-        self.whole = True
+        self.between_batches = True
         return {
             name: float(np.mean([r[name] for r in records if name in r]))
             for name in dict.fromkeys(name for record in records for name in record)
@@ -178,7 +177,7 @@ class PolicyUpdater:
             return self.logprobs(batch)
 
     def _informative(self, rows: Sequence[Row], part: Sequence[int]) -> list[int]:
-        """Rows that can move the policy: the others need no pass through the model."""
+        """Indices of the rows that can move the policy; the others need no forward pass."""
         return [i for i in part if rows[i].moves(self.loss.beta)]
 
     def _old_logprobs(self, rows: Sequence[Row]) -> dict[int, torch.Tensor]:
@@ -189,17 +188,17 @@ class PolicyUpdater:
                 lengths = [rows[i].trained for i in batch.members]
                 parts = self.logprobs(batch).cpu().split(lengths) if lengths else ()
                 old.update(zip(batch.members, parts, strict=True))
-        # Later steps deal the rows anew.
+        # Later steps shard the rows differently.
         return {i: values for part in gather(old) for i, values in part.items()}
 
     def _batches(
         self, rows: Sequence[Row], part: Sequence[int]
     ) -> Iterator[tuple[MicroBatch, int]]:
-        """Our micro-batches, as many as every process has, and the tokens of everybody's."""
+        """Micro-batches of this rank, as many as on every rank, and their tokens on all ranks."""
         size = self.options.per_device_train_batch_size
-        for hands in deal(rows, part, size, world_size()):
-            tokens = sum(rows[i].trained for members in hands for i in members)
-            yield pad(rows, hands[rank()], self.device), tokens
+        for by_rank in shard_micro_batches(rows, part, size, world_size()):
+            tokens = sum(rows[i].trained for members in by_rank for i in members)
+            yield pad(rows, by_rank[rank()], self.device), tokens
 
     def _step(
         self,
@@ -214,38 +213,40 @@ class PolicyUpdater:
         weights = loss_weights(lengths, self.loss.loss_type, self.max_completion_length)
         weight = dict(zip(part, weights.tolist(), strict=True))
         betas = {i: rows[i].kl(self.loss.beta) for i in part}
-        # Zero rather than none: a step without any advantage is still a step of the optimizer.
+        # Zero, not None: a step without any advantage is still a step of the optimizer.
         for parameter in trainable(self.policy).values():
             parameter.grad = torch.zeros_like(parameter)
         loss, tokens = 0.0, []
-        found: _Found | None = None
+        non_finite: _NonFinite | None = None
         for batch, done in self._batches(rows, self._informative(rows, part)):
             out = policy_loss(self._inputs(batch, old, weight, betas), self.loss)
             value = out.loss.item()
             if not math.isfinite(value):
-                found = found or _Found("loss", value, batch.members, _odd(out.tokens))
+                non_finite = non_finite or _NonFinite(
+                    "loss", value, batch.members, _count_non_finite(out.tokens)
+                )
                 if world_size() == 1:
                     break
-            out.loss.backward()  # by all or by none, whatever one has found
+            out.loss.backward()  # a collective: on all ranks, also after a non-finite loss on one
             loss += value
             tokens.append(out.tokens)
             progress(done)
-        losses, everyones, finds = _everyones(loss, tokens, found)
-        for found in filter(None, finds):
-            raise self._not_finite(found, rows)
+        losses, all_tokens, failures = _gather_results(loss, tokens, non_finite)
+        for failure in filter(None, failures):
+            raise self._error(failure, rows)
         metrics = {"loss": sum(losses)}
         clip = self.options.max_grad_norm or math.inf
         norm = full_tensor(torch.nn.utils.clip_grad_norm_(trainable(self.policy).values(), clip))
         if not torch.isfinite(norm):
-            raise self._not_finite(_Found("grad_norm", float(norm), [], {}), rows)
+            raise self._error(_NonFinite("grad_norm", float(norm), [], {}), rows)
         learning_rate = self.scheduler.get_last_lr()[0]
-        self.whole = False
+        self.between_batches = False
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
         metrics |= {"grad_norm": float(norm), "learning_rate": learning_rate}
-        if everyones:
-            joined = {name: torch.cat([t[name] for t in everyones]) for name in everyones[0]}
+        if all_tokens:
+            joined = {name: torch.cat([t[name] for t in all_tokens]) for name in all_tokens[0]}
             metrics.update(loss_metrics(joined))
         return metrics
 
@@ -258,10 +259,10 @@ class PolicyUpdater:
     ) -> LossInputs:
         per_row = torch.tensor([weight[i] for i in batch.members], device=self.device)
         ref_logprobs = beta = None
-        if any(betas.values()):  # those of all micro-batches: all processes need the pass, or none
+        if any(betas.values()):  # of all micro-batches: the pass is a collective of all ranks
             ref_logprobs = self._reference_logprobs(batch)
-            found = [betas[i] for i in batch.members] or [0.0]
-            beta = torch.tensor(found, dtype=torch.float64, device=self.device)
+            row_betas = [betas[i] for i in batch.members] or [0.0]
+            beta = torch.tensor(row_betas, dtype=torch.float64, device=self.device)
         return LossInputs(
             logprobs=self.logprobs(batch),
             old_logprobs=None if old is None else _joined(old, batch),
@@ -274,19 +275,19 @@ class PolicyUpdater:
             betas=beta,
         )
 
-    def _not_finite(self, found: _Found, rows: Sequence[Row]) -> TrainingError:
-        """What a person needs to find the cause."""
-        here = [
+    def _error(self, failure: _NonFinite, rows: Sequence[Row]) -> TrainingError:
+        """The error for a non-finite quantity, with a diagnosis of its cause."""
+        local = [
             n for n, p in self.policy.named_parameters() if not torch.isfinite(local_shard(p)).all()
         ]
-        weights = list(dict.fromkeys(name for names in gather(here) for name in names))
+        weights = list(dict.fromkeys(name for names in gather(local) for name in names))
         largest = float(np.max(np.abs([row.advantage for row in rows])))  # a NaN is the largest
         diagnosis = {
-            found.what: str(found.value),
+            failure.name: str(failure.value),
             "learning_rate": self.scheduler.get_last_lr()[0],
-            "rows": found.rows,
+            "rows": failure.rows,
             "largest_advantage": largest if math.isfinite(largest) else str(largest),
-            "tokens_not_finite": found.tokens,
+            "tokens_not_finite": failure.tokens,
             "parameters_not_finite": weights,
         }
         cause = (
@@ -294,11 +295,13 @@ class PolicyUpdater:
             if weights
             else f"an advantage is {largest}"
             if not math.isfinite(largest)
-            else f"not finite per token: {', '.join(found.tokens)}"
-            if found.tokens
+            else f"not finite per token: {', '.join(failure.tokens)}"
+            if failure.tokens
             else "the gradient overflows"
         )
-        message = f"{found.what} is {found.value} ({cause}); lower learning_rate or max_grad_norm"
+        message = (
+            f"{failure.name} is {failure.value} ({cause}); lower learning_rate or max_grad_norm"
+        )
         return on_all_ranks(TrainingError(message, diagnosis))
 
 
@@ -307,22 +310,22 @@ def _forward(model: Any) -> CompletionLogprobs:
 
 
 def _joined(values: dict[int, torch.Tensor], batch: MicroBatch) -> torch.Tensor:
-    """The values of a micro-batch's rows, in a row."""
+    """The values of a micro-batch's rows, concatenated."""
     parts = [values[i] for i in batch.members]
     return torch.cat(parts).to(batch.logprobs.device) if parts else batch.logprobs
 
 
-def _odd(tokens: dict[str, torch.Tensor]) -> dict[str, int]:
-    """How many of the values that loss saw are not finite, where there are any."""
-    odd = {name: int((~torch.isfinite(values)).sum()) for name, values in tokens.items()}
-    return {name: count for name, count in odd.items() if count}
+def _count_non_finite(tokens: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Non-finite values of each kind of token value; kinds without any are left out."""
+    counts = {name: int((~torch.isfinite(values)).sum()) for name, values in tokens.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
-def _everyones(
-    loss: float, tokens: list[dict[str, torch.Tensor]], found: _Found | None
-) -> tuple[list[float], list[dict[str, torch.Tensor]], list[_Found | None]]:
-    """Losses, tokens and finds of all processes."""
+def _gather_results(
+    loss: float, tokens: list[dict[str, torch.Tensor]], failure: _NonFinite | None
+) -> tuple[list[float], list[dict[str, torch.Tensor]], list[_NonFinite | None]]:
+    """Losses, token values and failures of all ranks."""
     if world_size() > 1:
         tokens = [{name: values.cpu() for name, values in each.items()} for each in tokens]
-    losses, parts, finds = zip(*gather((loss, tokens, found)), strict=True)
-    return list(losses), [each for part in parts for each in part], list(finds)
+    losses, parts, failures = zip(*gather((loss, tokens, failure)), strict=True)
+    return list(losses), [each for part in parts for each in part], list(failures)

@@ -1,1 +1,1 @@
-"""Loading a policy, its log-probs, LoRA adapters, FSDP2."""
+"""Policies: loading, token log-probs, LoRA adapters, sharding by FSDP2."""

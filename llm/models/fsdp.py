@@ -1,12 +1,11 @@
-"""The policy in pieces: FSDP2, and tensors whole again for checkpoints and engines.
+"""Sharding of the policy by FSDP2, and full tensors for checkpoints and engines.
 
-Between its uses every process holds its part of each parameter, gradient and optimizer state. The
-parameters of a decoder layer come together for its forward pass, and again for its backward pass.
+Each rank stores its shard of every parameter, gradient and optimizer state. The parameters of a
+decoder layer are gathered for its forward pass, and again for its backward pass.
 
-Checkpoints are those of one process, safetensors and a manifest: whole tensors, gathered one by one
-and written by the first process, so that any number of processes goes on from any of them.
-`torch.distributed.checkpoint` would write parts side by side, but its index is a pickle, which runs
-whatever it holds when it is read.
+Checkpoints do not depend on the number of processes: full tensors in safetensors, with a manifest.
+They are gathered one by one and written by rank 0. `torch.distributed.checkpoint` would write
+shards in parallel, but its index is a pickle, which can run code when it is read.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from llm.models.logprobs import CompletionLogprobs
 
 
 def shard(model: Any) -> CompletionLogprobs:
-    """Divide a model among the processes, in place; its forward pass is then to be this module's.
+    """Shard a model over the ranks, in place; use the returned module for forward passes.
 
-    A layer's parameters are one unit; embeddings, final norm and head are another, because the
-    log-probs need the head's weight outside its own forward pass, and it may be the embeddings'.
+    Each decoder layer is one FSDP unit. Embeddings, final norm and head are one more: log-probs use
+    the head's weight outside its forward pass, and it may be tied to the embeddings.
 
     Parameters
     ----------
     model : PreTrainedModel or PeftModel
-        On the CPU, the same everywhere. Afterwards on this process's device.
+        On the CPU, with the same weights on all ranks; is moved to the device of the rank.
 
     Notes
     -----
@@ -44,47 +43,47 @@ def shard(model: Any) -> CompletionLogprobs:
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world_size(),))
     for layer in getattr(base.get_decoder(), "layers", ()):
         fully_shard(layer, mesh=mesh)
-    # The root too: else it stays whole after a pass without gradients, and an optimizer's step
-    # would not reach what the next pass uses.
+    # Reshard the root too. Otherwise it would stay gathered after a pass without gradients, and the
+    # next pass would use parameters of before the optimizer's step.
     fully_shard(root, mesh=mesh, reshard_after_forward=True)
     for module in root.modules():
         if isinstance(module, FSDPModule):
-            # Summed, not averaged: the weight of a token is that in the loss of all rows. (The
-            # factor alone would have gloo multiply before it sums, which it cannot.)
+            # Gradients are summed, because token weights already refer to the rows of all ranks.
+            # The second setting is needed as gloo does not support scaling within a reduction.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
     return root
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that may be divided, in full; all processes must ask."""
+    """Gather a sharded tensor (collective); other tensors are returned as they are."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """Our part of a tensor that may be divided."""
+    """Local shard of a sharded tensor; other tensors are returned as they are."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def distribute(full: Tensor, like: Tensor) -> Tensor:
-    """A copy of the first process's `full`, divided as `like` is; elsewhere its values are free."""
+    """A copy of rank 0's `full`, sharded as `like` is; other ranks need only its shape."""
     if not hasattr(like, "device_mesh"):
         return full.clone()
     from torch.distributed.tensor import distribute_tensor
 
     placed: Any = like
     mesh = placed.device_mesh
-    here = full if rank() == 0 else torch.empty(full.shape, dtype=full.dtype)
-    return distribute_tensor(here.to(mesh.device_type), mesh, placed.placements)
+    source = full if rank() == 0 else torch.empty(full.shape, dtype=full.dtype)
+    return distribute_tensor(source.to(mesh.device_type), mesh, placed.placements)
 
 
 def gather_full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, on the first process's CPU; nothing elsewhere. One is whole at a time."""
+    """Gather tensors one by one on the CPU of rank 0; other ranks get an empty dict."""
     if world_size() == 1:
         return dict(tensors)
-    found = {}
+    gathered = {}
     for name, tensor in tensors.items():
         full = full_tensor(tensor.detach())
         if rank() == 0:
-            found[name] = full.cpu()
-    return found
+            gathered[name] = full.cpu()
+    return gathered

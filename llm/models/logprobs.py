@@ -1,9 +1,8 @@
-"""Log-probabilities of tokens, without ever holding the logits of a batch.
+"""Log-probabilities of tokens, without storing the logits of a whole batch.
 
-The logits of B sequences of T tokens over V words are B·T·V numbers: 16 × 4096 × 152k in float32
-are 40 GB, several times over in the backward pass. Here they exist for a chunk of the tokens that
-are asked for, once in the forward pass and once more in the backward pass, which computes them
-again. What remains is the decoder's own memory.
+The logits of B sequences of T tokens over a vocabulary of V are B·T·V numbers. In float32, 16 ×
+4096 × 152k of them take 40 GB, and the backward pass needs several such tensors. Here logits exist
+only for a chunk of the selected tokens at a time. The backward pass computes them again.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-#: Bytes of float32 logits in a chunk of the default size.
+#: Bytes of the float32 logits of a chunk, at the default chunk size.
 CHUNK_BYTES = 64 * 2**20
 
-#: What some configurations do to logits after the head (Gemma, Cohere, Granite, Falcon-H1, …).
-LOGIT_CHANGES = (
+#: Options of configurations that change logits after the head (Gemma, Cohere, Granite, Falcon-H1).
+LOGIT_TRANSFORMS = (
     "final_logit_softcapping",
     "logit_scale",
     "logits_scaling",
@@ -38,33 +37,33 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """log softmax((hidden · weightᵀ + bias) / temperature) at the targets.
+    """Compute log softmax((hidden · weightᵀ + bias) / temperature) at the targets.
 
     Parameters
     ----------
     hidden : Tensor (N, D)
     weight : Tensor (V, D)
-        Of the language-model head.
+        Weight of the language-model head.
     targets : Tensor (N,) of int64
         In 0, …, V − 1.
     bias : Tensor (V,), optional
     temperature : float
         > 0.
     chunk_size : int, optional
-        Tokens whose logits exist at once; by default as many as make 64 MiB of float32. It does not
+        Number of tokens whose logits exist at once; by default 64 MiB in float32. It does not
         change the result.
 
     Returns
     -------
     Tensor (N,)
-        In float32, or float64 if the inputs are. Products are in the inputs' precision (autocast's
-        if that is on), the softmax and sums over chunks never in less than float32. It can be
-        differentiated once.
+        In float32, or float64 if the inputs are. Matrix products use the precision of the inputs,
+        or of autocast if it is on. The softmax and the sums over chunks use at least float32. Only
+        first derivatives are supported.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, or temperature or chunk size are not positive.
+        If shapes do not match, or temperature or chunk size is not positive.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -86,7 +85,7 @@ def token_logprobs(
         chunk_size = max(1, CHUNK_BYTES // (4 * len(weight)))
     if chunk_size < 1:
         raise ValueError(f"chunk_size: {chunk_size} is not ≥ 1")
-    # Autocast does not reach into a backward pass, which here repeats the forward pass.
+    # Cast here, because autocast is off in the backward pass, which repeats the products.
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     hidden, weight = hidden.to(dtype), weight.to(dtype)
@@ -104,31 +103,31 @@ def completion_logprobs(
     temperature: float = 1.0,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """log π(token | tokens before it in its row) wherever the mask is true.
+    """Compute log π(token | preceding tokens of its row) wherever the mask is true.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel or peft.PeftModel
-        A causal language model whose head is one linear layer. Adapters in the decoder take part;
-        an adapter of the head is refused.
+        A causal language model whose head is one linear layer. Adapters in the decoder are applied;
+        an adapter on the head is an error.
     input_ids : Tensor (B, T) of int64
     attention_mask : Tensor (B, T)
-        0 at padding, on the right (or on the left: positions are counted without it).
+        0 at padding, on the right or left; position ids do not count padding.
     mask : Tensor (B, T) of bool
-        Tokens asked for, N in all. None is a row's first token or padding.
+        The N selected tokens. None may be padding or the first token of a row.
     temperature, chunk_size
         See `token_logprobs`.
 
     Returns
     -------
     Tensor (N,)
-        Row by row.
+        Log-probs in the order of rows.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, the mask asks for what has no predecessor, or the model computes
-        logits in another way.
+        If shapes do not match, a selected token has no predecessor, or the model computes logits in
+        another way.
     """
     shape = tuple(input_ids.shape)
     if input_ids.ndim != 2:
@@ -155,11 +154,11 @@ def completion_logprobs(
         position_ids=positions,
         use_cache=False,
     ).last_hidden_state
-    asked = mask[:, 1:]
+    selected = mask[:, 1:]
     return token_logprobs(
-        hidden[:, :-1][asked],
+        hidden[:, :-1][selected],
         head.weight,
-        input_ids[:, 1:][asked],
+        input_ids[:, 1:][selected],
         bias=head.bias,
         temperature=temperature,
         chunk_size=chunk_size,
@@ -167,7 +166,7 @@ def completion_logprobs(
 
 
 class CompletionLogprobs(torch.nn.Module):
-    """`completion_logprobs` of a model as a module, which is what FSDP needs to divide it."""
+    """`completion_logprobs` as a module, so that FSDP can shard the model."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -183,21 +182,21 @@ class CompletionLogprobs(torch.nn.Module):
 
 
 def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
-    """The two halves of a causal language model, if nothing else makes its logits."""
+    """Decoder and head of a model; raises if other parts change its logits."""
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise ValueError("model: prompt learning adds tokens that the decoder alone does not see")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder, head = base.get_decoder(), base.get_output_embeddings()
     if decoder is base or base.config.is_encoder_decoder:
         raise ValueError(f"model: {type(base).__name__} is not a decoder with a head")
-    # A subclass (LoRA on the head, quantized weights) would compute more than weight and bias say.
+    # Subclasses (LoRA on the head, quantized weights) do not compute weight · x + bias.
     if type(head) is not torch.nn.Linear:
         raise ValueError(
             f"model: the head is a {type(head).__name__}, not a torch.nn.Linear; leave it out of"
             " target_modules, modules_to_save and quantization"
         )
     config = base.config.get_text_config()
-    for name in LOGIT_CHANGES:
+    for name in LOGIT_TRANSFORMS:
         value = getattr(config, name, None)
         if value is not None and value != 1:
             raise ValueError(f"model: {name} = {value} changes its logits, which is not supported")
@@ -205,7 +204,7 @@ def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """The gradient of log softmax(z)_y with respect to the logits z is (1[y] − softmax(z))."""
+    """Chunked log softmax(z)_y; its gradient in the logits z is 1[y] − softmax(z)."""
 
     @staticmethod
     def forward(
@@ -238,11 +237,11 @@ class _TokenLogprobs(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=dtype) if for_weight else None
         d_bias = torch.zeros_like(bias, dtype=dtype) if for_bias else None
         for chunk in _chunks(len(hidden), ctx.chunk_size):
-            here = grad[chunk, None]
+            upstream = grad[chunk, None]
             logits = linear(hidden[chunk], weight, bias).to(dtype).div_(ctx.temperature)
-            # In place, as all that is as large as the logits.
-            slopes = logits.sub_(normalizers[chunk, None]).exp_().mul_(-here)
-            slopes.scatter_add_(-1, targets[chunk, None], here).div_(ctx.temperature)
+            # In place, so that no second tensor is as large as the logits.
+            slopes = logits.sub_(normalizers[chunk, None]).exp_().mul_(-upstream)
+            slopes.scatter_add_(-1, targets[chunk, None], upstream).div_(ctx.temperature)
             if d_bias is not None:
                 d_bias += slopes.sum(0)
             slopes = slopes.to(hidden.dtype)

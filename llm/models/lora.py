@@ -8,18 +8,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Low-rank adapters (peft's names).
+    """Options of LoRA adapters, with the names of peft.
 
     Parameters
     ----------
     r : int
-        Rank; 0 trains all weights instead.
+        Rank of the adapters; 0 trains all weights instead.
     alpha : float, optional
-        Scale; by default r.
+        Adapters are scaled by alpha / r; by default alpha is r.
     dropout : float
-        Share of an adapter's inputs that training drops.
+        Dropout probability of the adapters' inputs.
     target_modules : str or list of str
-        "all-linear", or names of modules.
+        Names of the adapted modules, or "all-linear".
     """
 
     r: int = 0
@@ -35,12 +35,12 @@ class LoraOptions:
 
 
 def adapt(policy: Any, lora: LoraOptions, gradient_checkpointing: bool = False) -> Any:
-    """A model made ready for training: adapters, checkpointing, train mode.
+    """Prepare a model for training: adapters, gradient checkpointing, train mode.
 
     Raises
     ------
     ValueError
-        If the adapters do not fit it.
+        If the adapters do not fit the model.
     """
     policy.config.use_cache = False
     if gradient_checkpointing:

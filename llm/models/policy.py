@@ -1,4 +1,4 @@
-"""The policy: loading a causal language model, LoRA adapters, and its weights for an engine."""
+"""The policy: loading a causal language model, and its weights for engines and checkpoints."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from llm.models.lora import LoraOptions, adapt
 
 
 def default_device() -> torch.device:
-    """A GPU where there is one."""
+    """A GPU if available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def use_bf16(wanted: bool | None, device: torch.device) -> bool:
-    """What is wanted; else whether this is a GPU that computes in bfloat16."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return able if wanted is None else wanted
+    """`wanted` if given; else whether `device` is a GPU that supports bfloat16."""
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return supported if wanted is None else wanted
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises
     ------
@@ -36,8 +36,8 @@ def load_tokenizer(model: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(model)
-    except Exception as error:  # of any type: a KeyError for a file that lacks something
-        raise FileNotFoundError(_not_found(model, "tokenizer", error)) from error
+    except Exception as error:  # of any type: an incomplete file is a KeyError
+        raise FileNotFoundError(_load_failure(model, "tokenizer", error)) from error
 
 
 def load_policy(
@@ -48,17 +48,17 @@ def load_policy(
     device: torch.device | None = None,
     bf16: bool = False,
 ) -> Any:
-    """The model to train, in train mode on `device`.
+    """Load the model to train, in train mode, on `device`.
 
-    All weights are trained in float32, under autocast where `bf16`; with LoRA the frozen base is
-    held in bfloat16 then and the adapters in float32.
+    Trained weights are float32. With `bf16`, training uses autocast; with LoRA the frozen base
+    weights are then stored in bfloat16.
 
     Raises
     ------
     FileNotFoundError
-        If the model cannot be loaded, all of it: Transformers makes up weights it does not find.
+        If any part of the model cannot be loaded. (Transformers initializes missing weights.)
     ValueError
-        If the adapters do not fit it.
+        If the adapters do not fit the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -68,43 +68,43 @@ def load_policy(
         policy, report = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
-        odd = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
-        if odd:
+        bad = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+        if bad:
             raise ValueError(
-                f"{len(odd)} weights are missing or of another shape, such as {odd[0]}"
+                f"{len(bad)} weights are missing or of another shape, such as {bad[0]}"
             )
-    except Exception as error:  # of any type: safetensors and the configurations have their own
-        raise FileNotFoundError(_not_found(model, "model", error)) from error
+    except Exception as error:  # of any type: safetensors and configurations have their own
+        raise FileNotFoundError(_load_failure(model, "model", error)) from error
     policy.to(device or default_device())
     return adapt(policy, lora, gradient_checkpointing)
 
 
 def eos_token_ids(policy: Any) -> list[int]:
-    """Ids that end a text, from the model's generation config: chat models have several."""
+    """EOS token ids of the model's generation config; chat models have several."""
     eos = policy.generation_config.eos_token_id
     return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
 def trainable(policy: Any) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training moves, by name."""
+    """Trainable parameters, by name."""
     return {name: p for name, p in policy.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()
 def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The whole state dict under the base model's names, adapters merged in.
+    """Full state dict under the base model's names, with adapters merged in (collective).
 
-    Merging is done on the side: merging in place and undoing it would round the base weights. Of a
-    policy that is divided among processes, tensors are made whole one by one and put on the CPU, so
-    that no device holds a second model; all processes must ask.
+    Merging works on copies, because merging in place and undoing it would round the base weights.
+    Tensors of a sharded policy are gathered one by one and moved to the CPU, so that no device
+    holds a second model.
     """
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
     if not isinstance(policy, PeftModel):
-        return {name: _whole(tensor, dtype) for name, tensor in policy.state_dict().items()}
+        return {name: _gathered(tensor, dtype) for name, tensor in policy.state_dict().items()}
     base = policy.get_base_model()
-    # One product of adapters at a time: in float32, all of them are twice a bfloat16 model.
+    # One adapter product at a time: together, in float32, they are twice a bfloat16 model.
     adapted: dict[str, tuple[LoraLayer, str]] = {
         f"{name}.base_layer.weight": (module, adapter)
         for name, module in base.named_modules()
@@ -119,51 +119,56 @@ def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor
         return tensor.float() + layer.get_delta_weight(adapter).float()
 
     return {
-        name.replace(".base_layer.", "."): _whole(merged(name, tensor), dtype)
+        name.replace(".base_layer.", "."): _gathered(merged(name, tensor), dtype)
         for name, tensor in base.state_dict().items()
         if ".lora_" not in name
     }
 
 
 def adapter_state_dict(policy: Any) -> dict[str, torch.Tensor]:
-    """The adapters alone, whole, on the CPU, under peft's names; all processes must ask."""
+    """Full adapter tensors on the CPU, under peft's names (collective)."""
     from peft import get_peft_model_state_dict
 
     return {n: full_tensor(t).to("cpu") for n, t in get_peft_model_state_dict(policy).items()}
 
 
-def _whole(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _gathered(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if world_size() == 1 else full_tensor(tensor).to("cpu", dtype)
 
 
 def load_trainable(policy: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put saved values of `trainable(policy)` back; the first process's, where there are several.
+    """Restore saved values of `trainable(policy)`; only the values on rank 0 are used.
 
     Raises
     ------
     ValueError
-        If names or shapes are those of another model.
+        If names or shapes differ from those of the policy.
     """
-    own = trainable(policy)
-    if own.keys() != tensors.keys() or any(own[n].shape != tensors[n].shape for n in own):
-        odd = sorted(
+    parameters = trainable(policy)
+    if parameters.keys() != tensors.keys() or any(
+        parameters[n].shape != tensors[n].shape for n in parameters
+    ):
+        differing = sorted(
             name
-            for name in own.keys() | tensors.keys()
-            if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+            for name in parameters.keys() | tensors.keys()
+            if name not in parameters
+            or name not in tensors
+            or parameters[name].shape != tensors[name].shape
         )
         raise ValueError(
-            f"checkpoint: weights of another architecture, {odd[0]} differs "
-            f"(and {len(odd) - 1} more); resume with the model and LoRA options of the run"
+            f"checkpoint: weights of another architecture, {differing[0]} differs "
+            f"(and {len(differing) - 1} more); resume with the model and LoRA options of the run"
         )
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.copy_(distribute(tensors[name], parameter))
 
 
-def _not_found(model: str, what: str, error: Exception) -> str:
+def _load_failure(model: str, part: str, error: Exception) -> str:
+    """Message for a model or tokenizer that could not be loaded."""
     if isinstance(error, OSError | ValueError):
-        reason = f"{error}\n".lstrip().splitlines()[0][:200]  # the rest is advice
+        reason = f"{error}\n".lstrip().splitlines()[0][:200]  # later lines are advice
     else:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     kind = "folder" if Path(model).is_dir() else "name"
-    return f"model: no {what} could be loaded from the {kind} {model!r} ({reason})"
+    return f"model: no {part} could be loaded from the {kind} {model!r} ({reason})"

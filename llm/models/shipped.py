@@ -1,25 +1,27 @@
-"""Base models that come with this package, by name."""
+"""Base models shipped with this package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: Base models that come with this package: for chain reasoning, made by `llm.pretrain`.
+#: Folder of each shipped base model, by name. `llm.pretrain` trained the one for chain reasoning.
 SHIPPED = {"chain-base": Path(__file__).parents[1] / "chain" / "base"}
 
 
 def locate(model: str) -> str:
-    """Folder or hub name of a model: a name in `SHIPPED` means ours, unless there is a folder."""
+    """Folder or hub name of a model; names in `SHIPPED` are resolved unless such a path exists."""
     return model if model not in SHIPPED or Path(model).exists() else str(SHIPPED[model])
 
 
 def check_folder(model: str) -> None:
-    """Refuse a model that can only be a folder, and is none.
+    """Check that a model given as a path exists.
 
     Raises
     ------
     FileNotFoundError
-        If the name begins as a path does and leads nowhere: any other may be a name of the hub.
+        If the name starts like a path but does not exist. Other names may be hub names.
     """
     if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists():
-        raise FileNotFoundError(f"model: {model} is no folder; name a model's folder or hub name")
+        raise FileNotFoundError(
+            f"model: no tokenizer could be loaded from {model!r}: there is no such folder"
+        )

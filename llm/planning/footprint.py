@@ -1,13 +1,13 @@
-"""What a model takes in memory, found from its configuration alone: no weights, no GPU.
+"""Memory of a model and its updates, traced from its configuration without weights or a GPU.
 
-Memory follows from shapes and dtypes, not from values. So the policy is built on torch's meta
-device, where a tensor is a shape, and an update goes through it, forward and backward, as fake
-tensors, while everything that is alive is counted. What counts is the code that trains, adapters,
-autocast and checkpointing included; there is no formula to fall behind it.
+Memory depends on shapes and dtypes, not on values. The policy is therefore built on torch's meta
+device, and an update runs on fake tensors, forward and backward. A dispatch mode counts the bytes
+of all live tensors. The traced code is the training code, with adapters, autocast and
+checkpointing, so no formula can fall behind it.
 
-GPUs have kernels of their own, which differ from the CPU's that are counted here in what they keep
-for a moment, not in what they keep for the backward pass. What an allocator keeps of what is freed
-is not counted; on a CPU that can be more than all the rest of a small update.
+Two things are not counted. GPU kernels use other temporary buffers than the traced CPU kernels;
+both save the same tensors for the backward pass. Allocators keep freed memory; on a CPU this can
+exceed the rest of a small update.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from llm.models.lora import LoraOptions, adapt
 from llm.models.policy import trainable
 from llm.models.shipped import locate
 
-#: Layers beyond the third take what the third takes; that many are traced.
-TRACED = 3
+#: Number of layers that are traced; each further layer needs as much as the third.
+TRACED_LAYERS = 3
 
 
 def load_architecture(model: str) -> Any:
-    """The configuration of a model: a folder with a config.json, or a hub name.
+    """Load the configuration of a model from a folder or the hub.
 
     Raises
     ------
     FileNotFoundError
-        If there is none, or the hub cannot be reached.
+        If it has no config.json, or the hub is unreachable.
     """
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(locate(model))
-    except Exception as error:  # of any type, as in `llm.models.policy`
+    except Exception as error:  # Transformers raises many types, as in `llm.models.policy`
         reason = " ".join(f"{error}\n".lstrip().splitlines()[0].split())[:200]
         raise FileNotFoundError(
             f"model: no config.json of {model!r} is here or can be had from the hub ({reason}); "
@@ -52,7 +52,7 @@ def load_architecture(model: str) -> Any:
 
 
 class Footprint:
-    """Bytes of a policy and of what an update of it needs.
+    """Bytes of a policy and of its updates.
 
     Parameters
     ----------
@@ -65,23 +65,23 @@ class Footprint:
     Attributes
     ----------
     parameters, trained : int
-        Numbers of the policy's parameters, adapters included, and of those that training moves.
+        Numbers of the policy's parameters, adapters included, and of the trained ones.
     base : int
-        Number of the model's own.
+        Number of the base model's parameters.
     edges : int
-        Number that adapters of rank 1 of each of its matrices would have.
+        Number of parameters of rank-1 adapters on all of its matrices.
     weights, gradients, optimizer : int
-        Bytes; the last one is AdamW's state.
+        Bytes; `optimizer` is AdamW's state.
     layer, rest, largest : int
-        Bytes of the weights of the largest decoder layer, of all that is in no layer, and of the
+        Bytes of the largest decoder layer's weights, of the weights outside layers, and of the
         largest tensor.
     vocabulary, layers, positions : int
-        Of the model; the last one is the most tokens that it can read.
+        Sizes of the model; `positions` is its maximum sequence length in tokens.
 
     Raises
     ------
     ValueError
-        If adapters do not fit it, or it computes its logits in a way that training does not know.
+        If adapters do not fit the model, or its head is of a kind that training does not support.
     """
 
     def __init__(self, architecture: Any, lora: LoraOptions, bf16: bool) -> None:
@@ -103,29 +103,29 @@ class Footprint:
         self.weights = _bytes(policy.parameters())
         self.gradients = _bytes(moved)
         self.largest = max(_bytes([p]) for p in policy.parameters())
-        # Two moments of the parameters' dtype, and a count of steps in float32 for each of them.
+        # AdamW: two moments in the parameters' dtype, and a float32 step count per tensor.
         self.optimizer = 2 * self.gradients + 4 * len(moved)
-        each = [_bytes(layer.parameters()) for layer in getattr(decoder, "layers", [])]
-        self.layer, self.rest = max(each, default=0), self.weights - sum(each)
+        layer_bytes = [_bytes(layer.parameters()) for layer in getattr(decoder, "layers", [])]
+        self.layer, self.rest = max(layer_bytes, default=0), self.weights - sum(layer_bytes)
         self._traced: dict[Any, int] = {}
-        self._whole: Any = None
+        self._full_model: Any = None
 
     def update(self, rows: int, prompt: int, completion: int, checkpointing: bool) -> int:
-        """Bytes that an update of one micro-batch needs beside weights and gradients, at its peak.
+        """Peak bytes of an update of one micro-batch, without weights and gradients.
 
         Parameters
         ----------
         rows : int
             Rows of the micro-batch, all of the same length.
         prompt, completion : int
-            Tokens of each, of which those of the completion are trained on.
+            Tokens of each row; only those of the completion are trained on.
         checkpointing : bool
             Gradient checkpointing.
 
         Raises
         ------
         NotImplementedError
-            If the model cannot be traced without values, as where they say which expert to ask.
+            If the model cannot be traced without values, such as a mixture of experts.
         """
 
         def traced(layers: int) -> int:
@@ -134,18 +134,18 @@ class Footprint:
                 self._traced[key] = self._trace(*key)
             return self._traced[key]
 
-        if self.layers <= TRACED:
+        if self.layers <= TRACED_LAYERS:
             return traced(self.layers)
-        last = traced(TRACED)
-        return last + (self.layers - TRACED) * (last - traced(TRACED - 1))
+        last = traced(TRACED_LAYERS)
+        return last + (self.layers - TRACED_LAYERS) * (last - traced(TRACED_LAYERS - 1))
 
     def logits(self, tokens: int) -> int:
-        """Bytes of `update` that are logits of a chunk, their slopes and the head's gradient.
+        """Bytes of `update` for the logits of a chunk, their gradients and the head's gradient.
 
         Parameters
         ----------
         tokens : int
-            Trained on in a micro-batch; beyond a chunk, more of them change nothing.
+            Trained tokens of a micro-batch; bytes stop growing beyond one chunk.
         """
         text = self.architecture.get_text_config()
         dtype = torch.bfloat16 if self.bf16 else torch.float32
@@ -168,21 +168,21 @@ class Footprint:
         return self._traced["logits", tokens]
 
     def cache(self, tokens: int, dtype: torch.dtype) -> int:
-        """Bytes of the keys and values of a sequence, as Transformers keeps them.
+        """Bytes of a sequence's keys and values in Transformers' cache.
 
-        0 for a model that keeps something else.
+        0 for a model with another kind of cache.
         """
         key = ("cache", tokens, dtype)
         if key not in self._traced:
             with torch.device("meta"), torch.no_grad():
-                if self._whole is None:
-                    self._whole = _from_config(self.architecture, dtype)
+                if self._full_model is None:
+                    self._full_model = _from_config(self.architecture, dtype)
                 ids = torch.zeros((1, tokens), dtype=torch.int64)
-                output = self._whole.to(dtype)(input_ids=ids, use_cache=True, logits_to_keep=1)
-            kept = getattr(getattr(output, "past_key_values", None), "layers", [])
+                output = self._full_model.to(dtype)(input_ids=ids, use_cache=True, logits_to_keep=1)
+            cache_layers = getattr(getattr(output, "past_key_values", None), "layers", [])
             self._traced[key] = _bytes(
                 tensor
-                for layer in kept
+                for layer in cache_layers
                 for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
                 if tensor is not None
             )
@@ -213,7 +213,7 @@ class Footprint:
             ids = torch.zeros((rows, prompt + completion), dtype=torch.int64)
             present = torch.ones_like(ids)
             yield *policy.parameters(), *policy.buffers(), *(p.grad for p in moved), ids, present
-            # As in `completion_logprobs`, whose masks have values.
+            # As in `completion_logprobs`, but without masks that depend on values.
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
                 hidden = decoder(
                     input_ids=ids,
@@ -221,11 +221,11 @@ class Footprint:
                     position_ids=(present.cumsum(1) - 1).clamp(min=0),
                     use_cache=False,
                 ).last_hidden_state
-                asked = hidden[:, prompt - 1 : -1].reshape(rows * completion, -1)
-                # Chunks come one after the other: more than two of them take time, not memory.
-                few = slice(2 * self._chunk)
-                targets = ids[:, prompt:].reshape(-1)[few]
-                logprobs = token_logprobs(asked[few], head.weight, targets, bias=head.bias)
+                scored = hidden[:, prompt - 1 : -1].reshape(rows * completion, -1)
+                # Chunks run one after the other, so two of them already reach the peak.
+                head_tokens = slice(2 * self._chunk)
+                targets = ids[:, prompt:].reshape(-1)[head_tokens]
+                logprobs = token_logprobs(scored[head_tokens], head.weight, targets, bias=head.bias)
             logprobs.sum().backward()
 
         try:
@@ -243,7 +243,7 @@ def _from_config(architecture: Any, dtype: torch.dtype) -> Any:
 
 
 def _shorter(architecture: Any, layers: int) -> Any:
-    """The same model with fewer layers."""
+    """A copy of a configuration with fewer layers."""
     shorter = copy.deepcopy(architecture)
     text = shorter.get_text_config()
     text.num_hidden_layers = layers
@@ -257,32 +257,32 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _peak(work: Callable[[], Any]) -> int:
-    """Most bytes alive at once while fake tensors do something, less those of what it yields.
+    """Peak of the live bytes while `work` runs on fake tensors, without its inputs.
 
-    `work` is a generator function, which yields once: the tensors that are there before.
+    `work` is a generator function that yields once: its inputs, which are not counted.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True), _Alive() as alive:
+    with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
         steps = work()
-        alive.begin(next(steps))
+        live.start(next(steps))
         next(steps, None)
-    return alive.peak
+    return live.peak
 
 
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of all storages that operations have made and nobody has let go of."""
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all live storages that operations have created."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
-    def begin(self, there: Iterable[Tensor]) -> None:
-        """Count from here, without what is there."""
-        kept = list(there)
+    def start(self, existing: Iterable[Tensor]) -> None:
+        """Start to count, without the existing tensors."""
+        excluded = list(existing)
         self._known.clear()
-        self._count(kept)
+        self._count(excluded)
         self.now = self.peak = 0
 
     def __torch_dispatch__(
@@ -297,16 +297,16 @@ class _Alive(TorchDispatchMode):
             if not isinstance(value, Tensor):
                 continue
             storage = value.untyped_storage()
-            # An object stands for its storage as long as that lives, and so does its address.
+            # The address identifies a storage while it lives.
             key, size = storage._cdata, storage.nbytes()
             if key in self._known:
                 continue
 
-            def gone(ref: weakref.ref[Any], key: int = key, size: int = size) -> None:
+            def released(ref: weakref.ref[Any], key: int = key, size: int = size) -> None:
                 if self._known.get(key) is ref:
                     self.now -= size
                     del self._known[key]
 
-            self._known[key] = weakref.ref(storage, gone)
+            self._known[key] = weakref.ref(storage, released)
             self.now += size
             self.peak = max(self.peak, self.now)

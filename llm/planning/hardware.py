@@ -1,4 +1,4 @@
-"""What a run is planned for: the machine at hand, or one that is assumed."""
+"""Hardware that a run is planned for: this machine, or an assumed one."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from llm.planning.options import DryRunOptions
 
 GIB = 2**30
 
-#: Share of a GPU's memory that can be planned for. The rest is what the driver and the CUDA context
-#: take, what fragmentation loses, and what a card of 80 GB lacks of 80 GiB.
+#: Share of a GPU's memory that plans may use. The rest covers the driver, the CUDA context,
+#: fragmentation, and the difference between 80 GB and 80 GiB.
 USABLE = 0.95
 
-#: Peak of a GPU that is only assumed, operations a second: an A100's, in bfloat16.
+#: Peak of an assumed GPU in 10¹² operations a second: an A100's in bfloat16.
 ASSUMED_TFLOPS = 312.0
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run is planned for.
+    """Devices of a run.
 
     Parameters
     ----------
     gpus : int
-        Processes, with a GPU each; on a CPU, processes that share it.
+        Number of processes, one GPU each; on a CPU, processes that share it.
     memory : int
-        Bytes of each.
+        Bytes of each device.
     device : {"cuda", "cpu"}
     flops : float
-        Operations a second of each, at its peak.
+        Peak operations a second of each device.
     here : bool
-        Whether this is the machine at hand, not one that is assumed.
+        Whether this is the current machine, not an assumed one.
     """
 
     gpus: int
@@ -47,12 +47,12 @@ class Hardware:
 
     @property
     def usable(self) -> int:
-        """Bytes of each that can be planned for."""
+        """Bytes of each device that plans may use."""
         return int(USABLE * self.memory)
 
 
 def find(options: DryRunOptions, bf16: bool | None) -> Hardware:
-    """The hardware that is meant: what is given, and for the rest what is here."""
+    """Hardware by the options, completed from this machine."""
     gpus = options.gpus or int(os.environ.get("WORLD_SIZE", "1"))
     device = default_device()
     here = options.gpu_memory is None
@@ -72,25 +72,25 @@ def find(options: DryRunOptions, bf16: bool | None) -> Hardware:
 
 
 def computes_in_bf16(wanted: bool | None, device: str) -> bool:
-    """As the trainer decides, for a device that need not be here."""
+    """Whether training computes in bfloat16, on a device that may be absent here."""
     if wanted is not None:
         return wanted
     return device == "cuda" and (not torch.cuda.is_available() or torch.cuda.is_bf16_supported())
 
 
 def machine_memory() -> int:
-    """Bytes of the machine's own memory."""
+    """Bytes of this machine's RAM."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _measured_flops(device: torch.device, bf16: bool) -> float:
-    """Operations a second of a large matrix product."""
+    """Measured operations a second of a large matrix product."""
     size = 8192 if device.type == "cuda" else 768
     dtype = torch.bfloat16 if bf16 else torch.float32
     factor = torch.ones((size, size), dtype=dtype, device=device)
     best = math.inf
     for _ in range(4):
-        began = time.perf_counter()
-        float((factor @ factor)[0, 0])  # which waits for a GPU
-        best = min(best, time.perf_counter() - began)
+        start = time.perf_counter()
+        float((factor @ factor)[0, 0])  # waits for the GPU
+        best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best

@@ -1,8 +1,8 @@
-"""What a run takes of the machine itself, beside the memory of its GPUs: memory, and files.
+"""Plan of the host's memory and temporary files, besides the GPUs' memory.
 
-Each of several processes loads the whole model before it keeps its part of it. A vLLM that sleeps
-has its weights there, and merged weights for an engine in another process pass through there and
-through a file, once for each process.
+Each process loads the full model before it keeps its shard. A sleeping vLLM engine keeps its
+weights in host memory. Merged weights for an engine in another process pass through host memory and
+a file, once for each process.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from llm.planning.memory_plan import engine_weights, merged_bytes, sends_adapter
 
 
 class HostPlan(NamedTuple):
-    """Bytes for all processes of a machine together.
+    """Bytes that all processes of a host need together.
 
     Attributes
     ----------
     memory : dict of str to int
-        By what takes them; one after the other.
+        Bytes by purpose; the purposes follow each other in time.
     files : int
-        In the folder for temporary files, while new weights go to engines.
+        Bytes of temporary files during a weight sync.
     """
 
     memory: dict[str, int]
     files: int
 
     def __str__(self) -> str:
-        """As a line."""
-        parts = [f"{size / GIB:.1f} GiB {what}" for what, size in self.memory.items()]
+        """The plan in one line."""
+        parts = [f"{size / GIB:.1f} GiB {purpose}" for purpose, size in self.memory.items()]
         if self.files:
             parts.append(f"files of {self.files / GIB:.1f} GiB in TMPDIR for each sync")
         return ", ".join(parts)
 
 
 def plan_host(config: TrainConfig, footprint: Footprint, processes: int) -> HostPlan:
-    """The plan of a machine with GPUs.
+    """Plan the host of a machine with GPUs.
 
     Parameters
     ----------
     config : TrainConfig
     footprint : Footprint
-        Of its model, with its adapters.
+        Footprint of the model with its adapters.
     processes : int
-        With a GPU each.
+        Number of processes, one GPU each.
     """
     vllm, options, several = config.engine == "vllm", config.vllm, processes > 1
     shared = vllm and options.first_device is None
@@ -55,36 +55,36 @@ def plan_host(config: TrainConfig, footprint: Footprint, processes: int) -> Host
     merged = 0 if sends_adapters(config) else merged_bytes(footprint)
     memory = {
         "to load the model": copies * footprint.weights,
-        "for engines that sleep": engine_weights(config, footprint) if shared else 0,
+        "for sleeping engines": engine_weights(config, footprint) if shared else 0,
         "for merged weights": merged if several or folder else 0,
     }
     files = footprint.gradients if sends_adapters(config) else merged if folder else 0
-    each = {what: processes * size for what, size in memory.items() if size}
-    return HostPlan(each, processes * files)
+    total = {purpose: processes * size for purpose, size in memory.items() if size}
+    return HostPlan(total, processes * files)
 
 
 def check_host(plan: HostPlan, config: TrainConfig, memory: int, free: int, folder: str) -> None:
-    """Refuse a run that the machine has no room for.
+    """Refuse a run that the host cannot hold.
 
     Parameters
     ----------
     plan : HostPlan
     config : TrainConfig
     memory, free : int
-        Bytes of the machine's memory, and those free in the folder for temporary files.
+        Bytes of host memory, and free bytes in the folder for temporary files.
     folder : str
-        Which that is.
+        The folder for temporary files.
 
     Raises
     ------
     ValueError
-        Says what is lacking.
+        If memory or disk space is too small; the message names which.
     """
-    what, most = max(plan.memory.items(), key=lambda part: part[1])
+    purpose, needed = max(plan.memory.items(), key=lambda part: part[1])
     adapters = " or vllm.lora true" if config.lora.r and not sends_adapters(config) else ""
-    if most > memory:
+    if needed > memory:
         raise ValueError(
-            f"nproc_per_node: {most / GIB:.1f} GiB of the machine's memory are needed {what}, "
+            f"nproc_per_node: {needed / GIB:.1f} GiB of host memory are needed {purpose}, "
             f"{memory / GIB:.1f} are there; fewer processes may fit"
         )
     if plan.files > free:

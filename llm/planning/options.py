@@ -1,4 +1,4 @@
-"""The options of a dry run, and how they are told from those of the run."""
+"""Options of a dry run, and their separation from the run's own."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ FLAGS = ("--dry-run", "--dry_run")
 
 @dataclass(frozen=True)
 class DryRunOptions:
-    """What to plan for, if not for this machine.
+    """Hardware to plan for; this machine by default.
 
     Parameters
     ----------
     gpus : int, optional
-        GPUs, with a process each; by default WORLD_SIZE, as torchrun sets it, or 1.
+        Number of GPUs, one process each; by default torchrun's WORLD_SIZE, or 1.
     gpu_memory : float, optional
-        GiB of each; by default what is here: the GPU's, or the machine's where there is none.
+        GiB of each GPU; by default those of this GPU, or of this machine if it has none.
     tflops : float, optional
-        Peak of each, in 10¹² operations a second; by default measured here, or that of an A100 if
-        the memory is given.
+        Peak of each GPU in 10¹² operations a second; by default measured on this machine, or an
+        A100's if `gpu_memory` is given.
     """
 
     gpus: int | None = None
@@ -39,12 +39,12 @@ class DryRunOptions:
 
 
 def split(argv: Sequence[str] | None, prog: str) -> tuple[list[str], DryRunOptions | None]:
-    """The arguments without those of a dry run, and its options; None if none is asked for.
+    """Split the arguments into those of the run and dry-run options, None without dry-run flags.
 
     Raises
     ------
     ValueError
-        If an option is unknown or makes no sense.
+        If an option is unknown or invalid.
     """
     others: list[str] = []
     options: list[str] = []

@@ -1,1 +1,1 @@
-"""Where to reset in a failed episode: localizers and oracles, and how good they are."""
+"""Where to reset in a failed episode: localizers, oracles, and their quality."""

@@ -1,10 +1,12 @@
-r"""Localizers: where in a failed solution the error is. They weigh thoughts and see no reward.
+r"""Localizers: weights on the thoughts of a failed solution, by where its error may be.
 
-- `prompted`: the model is asked, in one more generation (the paper's SRPO).
+Localizers do not see rewards.
+
+- `prompted`: the model names its first error, in one more generation (the paper's SRPO).
 - `surprisal`: the least likely thought under the policy itself; costs no token.
-- `random`: every thought alike.
+- `random`: equal weights.
 - `checker`: the first wrong thought by the task's step checker, an oracle.
-- `module:function`: the user's own, from episodes to one array of weights each.
+- `module:function`: a user's function from episodes to one array of weights each.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ import numpy as np
 from cpi.core.episodes import Episode
 from cpi.core.resets import Localizer
 from envs.tabular import FloatArray
-from llm.common.plugins import import_object, users_code
+from llm.common.plugins import import_object, plugin_errors
 from llm.resets.oracles import checker_rule
 from llm.resets.prompted import PromptedLocalizer
 from llm.tasks.task import Task
 
 
 def surprisal(episodes: Sequence[Episode]) -> list[FloatArray]:
-    """Weight 1 on the thought with the lowest probability under the policy that wrote it."""
+    """Weight 1 on the thought that was least likely under the policy that sampled it."""
     return [
         np.eye(1, e.length, int(np.argmin([thought.logprobs.sum() for thought in e.steps])))[0]
         for e in episodes
@@ -36,12 +38,12 @@ def random(episodes: Sequence[Episode]) -> list[FloatArray]:
 
 
 class UsersLocalizer:
-    """A user's own localizer `module:name`; what it does wrong is said in its name.
+    """User-supplied localizer `module:name`; errors name it.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If it cannot be imported, or is not callable.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,12 +53,12 @@ class UsersLocalizer:
 
     @property
     def cost(self) -> int:
-        """Tokens generated, if it counts them in an attribute of that name."""
+        """Tokens generated, if the function counts them in an attribute `cost`."""
         return int(getattr(self.function, "cost", 0))
 
     def __call__(self, episodes: Sequence[Episode]) -> list[FloatArray]:
-        """Its weights."""
-        with users_code(f"localizer: {self.name}", self.function):
+        """One array of weights per episode."""
+        with plugin_errors(f"localizer: {self.name}", self.function):
             return [np.asarray(w, dtype=np.float64) for w in self.function(episodes)]
 
 
@@ -72,12 +74,12 @@ def _checker(task: Task, prompted: PromptedLocalizer | None) -> Localizer:
 
 
 def _prompted(task: Task, prompted: PromptedLocalizer | None) -> Localizer:
-    """The model itself."""
+    """The run's prompted localizer."""
     assert prompted is not None
     return prompted
 
 
-#: Name → function from the task and the run's prompted localizer to a localizer.
+#: Factories of localizers by name, from the task and the run's prompted localizer.
 LOCALIZERS: dict[str, Callable[[Task, PromptedLocalizer | None], Localizer]] = {
     "prompted": _prompted,
     "surprisal": lambda task, prompted: surprisal,
@@ -87,12 +89,12 @@ LOCALIZERS: dict[str, Callable[[Task, PromptedLocalizer | None], Localizer]] = {
 
 
 def check_name(name: str) -> None:
-    """Refuse what is neither in `LOCALIZERS` nor an import path.
+    """Refuse a name that is neither in `LOCALIZERS` nor an import path.
 
     Raises
     ------
     ValueError
-        Lists the names.
+        The message lists the names.
     """
     if name not in LOCALIZERS and ":" not in name:
         raise ValueError(
@@ -101,7 +103,7 @@ def check_name(name: str) -> None:
 
 
 def make_localizer(name: str, task: Task, prompted: PromptedLocalizer | None) -> Localizer:
-    """The localizer of this name.
+    """Construct a localizer by name.
 
     Parameters
     ----------
@@ -109,12 +111,12 @@ def make_localizer(name: str, task: Task, prompted: PromptedLocalizer | None) ->
         In `LOCALIZERS`, or `module:function`.
     task : Task
     prompted : PromptedLocalizer, optional
-        What "prompted" means in this run.
+        The run's prompted localizer.
 
     Raises
     ------
     ValueError
-        If there is none of this name or path, or the task has no checker for `checker`.
+        If there is no such localizer, or the task has no step checker for `checker`.
     """
     check_name(name)
     return UsersLocalizer(name) if ":" in name else LOCALIZERS[name](task, prompted)

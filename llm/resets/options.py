@@ -16,9 +16,9 @@ class LocalizationOptions:
     Parameters
     ----------
     temperature : float
-        Low, so that the reply is the model's best guess; 0 is greedy.
+        Low values give the model's best guess; 0 is greedy.
     max_tokens : int
-        Most tokens of a reply.
+        Maximum number of tokens of a reply.
     """
 
     temperature: float = TEMPERATURE
@@ -38,9 +38,8 @@ class OracleOptions:
     Parameters
     ----------
     mask : {"first_error", "improvable", "largest"}
-        The first wrong step by the task's checker; or, where the model's values can be computed
-        exactly (chain reasoning), any state with an advantage above tau, or the one with the
-        largest.
+        The first wrong step by the task's checker; any state with an advantage above tau; or the
+        state with the largest advantage. The last two need exact values (chain reasoning).
     tau : float
         Threshold of "improvable".
     """

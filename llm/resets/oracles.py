@@ -1,4 +1,4 @@
-"""Oracles: where a task's step checker says that a solution goes wrong."""
+"""Oracles from a task's step checker: the wrong steps of a solution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm.tasks.task import Task
 
 
 class CheckerOracle:
-    """A task's step checker, as what `cpi.OracleReset` asks."""
+    """Adapter of a task's step checker to `cpi.OracleReset`."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -24,20 +24,19 @@ class CheckerOracle:
         return checked.errors(self.task, episode.origin.start.example, thoughts)
 
     def improvement(self, episode: Episode) -> FloatArray:
-        """Not known: a checker judges steps and has no values."""
+        """Unavailable: a step checker gives no values."""
         raise ValueError(
-            "mask: a step checker knows which steps are wrong, not what they are worth; "
-            "use first_error"
+            "mask: a step checker marks wrong steps and gives no values; use first_error"
         )
 
 
 def checker_rule(task: Task) -> OracleReset | None:
-    """Resets at the first wrong thought, the language world's oracle; None without a checker."""
+    """Reset rule at the first wrong thought; None if the task has no step checker."""
     return OracleReset(CheckerOracle(task), "first_error") if task.has_checker else None
 
 
 def first_error(task: Task, episode: Episode) -> int | None:
-    """The first wrong thought, from 0; None if the task has no checker or it finds none."""
+    """Index of the first wrong thought, from 0; None if there is no checker or no error."""
     if not task.has_checker:
         return None
     thoughts = [thought.text for thought in episode.steps]

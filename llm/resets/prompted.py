@@ -1,4 +1,4 @@
-"""The prompted localizer of SRPO: the model is asked for its own first error."""
+"""The prompted localizer of SRPO: the model names its own first error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from cpi.core.episodes import Episode
 from envs.tabular import FloatArray
-from llm.common.plugins import users_code
+from llm.common.plugins import plugin_errors
 from llm.engines.engine import MAX_SEED, SamplingParams
 from llm.resets.options import LocalizationOptions
 from llm.tasks.task import Example, PromptText
@@ -33,12 +33,12 @@ one in which its consequences show. Do not solve the problem again. Examine the 
 then end your reply with the number of that one step, from 1 to {n}, as \\boxed{{N}}."""
 
 
-#: A reply names its step in this box.
+#: Start of the box with the number of the step.
 _BOX = re.compile(r"\\boxed\s*\{")
 
 
 def request(example: Example, thoughts: Sequence[str]) -> list[dict[str, str]]:
-    """The chat request: problem, numbered steps, the bit that the answer is wrong; no answer."""
+    """Chat request with the problem and the numbered steps, and without the right answer."""
     if example.problem or isinstance(example.prompt, str):
         problem = (example.problem or str(example.prompt)).strip()
     else:
@@ -49,10 +49,10 @@ def request(example: Example, thoughts: Sequence[str]) -> list[dict[str, str]]:
 
 
 def parse(reply: str, n: int) -> int | None:
-    r"""The step that a reply names, 1 … n.
+    r"""The step that a reply names, 1 … n, or None.
 
-    The last balanced `\boxed{…}` if there is one, which must hold a whole number in range; else
-    the last "step N"; None if that is missing or out of range, too.
+    If the reply has a balanced `\boxed{…}`, the last one must hold a whole number in range.
+    Otherwise the last "step N" counts, if it is in range.
     """
     box = next((content for content in boxes(reply, _BOX) if content is not None), None)
     if box is not None:
@@ -61,33 +61,34 @@ def parse(reply: str, n: int) -> int | None:
     else:
         mentions = re.findall(r"\bstep\s*(\d+)", reply, re.IGNORECASE)
         named = mentions[-1] if mentions else ""
-    # A model that repeats a digit for ever writes more of them than `int` takes.
+    # `int` refuses very long numbers, which a model that repeats itself may write.
     step = int(named) if 0 < len(named) < 10 else 0
     return step if 1 <= step <= n else None
 
 
 class Reply(NamedTuple):
-    """The step that a model named, 1 … n, or None; and the tokens that its reply took."""
+    """A reply of the localizer: the step that it names, 1 … n or None, and its tokens."""
 
     step: int | None
     tokens: int
 
     def weights(self, n: int) -> FloatArray:
-        """For an episode of n steps: 1 on that one, or on each if there is none."""
+        """Weights of n steps: 1 on the named step, or on every step if there is none."""
         return np.ones(n) if self.step is None else np.eye(1, n, self.step - 1)[0]
 
 
 class PromptedLocalizer:
-    """Asks the model for the first wrong step of its own failed solutions, all in one batch.
+    """Localizer that prompts the model for the first wrong step of its failed solutions.
 
-    A reply without a usable step number leaves every step equally likely and is counted.
+    A reply without a usable step number weighs all steps equally, and is counted.
 
     Parameters
     ----------
     simulator : ThoughtSimulator
-        Of the episodes. Its task may phrase the request itself, for models that do not chat.
+        The simulator that sampled the episodes. Its task may phrase the request itself, for models
+        without a chat template.
     rng : numpy Generator
-        Seeds the replies.
+        Draws the seeds of the replies.
     options : LocalizationOptions, optional
         Temperature and length of a reply.
 
@@ -96,7 +97,7 @@ class PromptedLocalizer:
     cost : int
         Tokens generated.
     asked, failed : int
-        Replies, and those without a usable step number.
+        Number of episodes, and of those without a usable step number.
     """
 
     def __init__(
@@ -120,14 +121,14 @@ class PromptedLocalizer:
         return [reply.weights(e.length) for reply, e in zip(replies, episodes, strict=True)]
 
     def ask(self, episodes: Sequence[Episode], seeds: ArrayLike) -> list[Reply]:
-        """What the model says of each episode, by the random numbers of a seed each."""
+        """Prompt the model about all episodes in one batch; each reply has its own seed."""
         keys = np.asarray(seeds)
         prompts = [self._prompt(episode) for episode in episodes]
-        # A request that is too long for the model cannot be asked; that is a failure like another.
+        # A request that is too long for the model is not sent, and counts as a failure.
         room = [self.engine.max_model_len - len(prompt) for prompt in prompts]
-        asked = [i for i, tokens in enumerate(room) if tokens > 0]
-        replies = self.engine.generate(
-            [prompts[i] for i in asked],
+        sent = [i for i, tokens in enumerate(room) if tokens > 0]
+        completions = self.engine.generate(
+            [prompts[i] for i in sent],
             [
                 SamplingParams(
                     max_tokens=min(self.options.max_tokens, room[i]),
@@ -135,23 +136,23 @@ class PromptedLocalizer:
                     stop_token_ids=self.stop_token_ids,
                     seed=int(keys[i]),
                 )
-                for i in asked
+                for i in sent
             ],
         )
-        found = [Reply(None, 0)] * len(episodes)
-        for i, (reply,) in zip(asked, replies, strict=True):
-            text = self.tokenizer.decode(reply.ids, skip_special_tokens=True)
-            found[i] = Reply(parse(text, episodes[i].length), len(reply.ids))
-        self.cost += sum(reply.tokens for reply in found)
-        self.asked += len(found)
-        self.failed += sum(reply.step is None for reply in found)
-        return found
+        replies = [Reply(None, 0)] * len(episodes)
+        for i, (completion,) in zip(sent, completions, strict=True):
+            text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
+            replies[i] = Reply(parse(text, episodes[i].length), len(completion.ids))
+        self.cost += sum(reply.tokens for reply in replies)
+        self.asked += len(replies)
+        self.failed += sum(reply.step is None for reply in replies)
+        return replies
 
     def _prompt(self, episode: Episode) -> tuple[int, ...]:
         example: Example = episode.origin.start.example
         thoughts = [thought.text for thought in episode.steps]
         name = f"task: {type(self.task).__name__}.localization_prompt of {example.id!r}"
-        with users_code(name, self.task):
+        with plugin_errors(name, self.task):
             text: PromptText | None = self.task.localization_prompt(example, thoughts)
         if text is None:
             messages = request(example, thoughts)

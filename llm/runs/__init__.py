@@ -1,1 +1,1 @@
-"""What a run writes: checkpoints, metrics, records of rollouts; and how it is found again."""
+"""Files of a run: checkpoints, metrics, rollout records; and how they are read back."""

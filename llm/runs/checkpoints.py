@@ -1,17 +1,17 @@
-"""Checkpoints of a training run: complete or absent, exact to the bit, never unpickled.
+"""Checkpoints of a training run: atomic, bit-exact, read without unpickling.
 
 ::
 
-    folder/step-000012/model.safetensors       one file for each group of tensors
+    folder/step-000012/model.safetensors       one file per group of tensors
                        optimizer.safetensors
-                       state.json              the step, the caller's state, who shares memory
+                       state.json              the step, the caller's state, shared tensors
                        manifest.json           size and SHA-256 of each file above; written last
 
-A checkpoint is written as `step-000012.part` and renamed when all of it is on the disk; it is
-deleted by renaming it to `step-000012.deleted` first. While it replaces one of the same step, that
-one is called `step-000012.replaced` and still counts. So whenever the process is killed, every
-folder that `latest` would name is whole, and the next `save` clears up. One process at a time may
-save into a folder.
+A checkpoint is written as `step-000012.part`, and renamed when all of it is on the disk. Before
+deletion it is renamed to `step-000012.deleted`. If a checkpoint of the same step exists, it is
+renamed to `step-000012.replaced` and still counts as complete. The process may therefore be killed
+at any moment: `latest` returns a complete checkpoint, and the next `save` removes the leftovers.
+Only one process at a time may save into a folder.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 STATE = "state.json"
 
-#: Of the files' layout; a checkpoint of another version is refused.
+#: Version of the file layout; a checkpoint of another version is refused.
 VERSION = 1
 
-#: Lower case, because some file systems take Model and model for one file.
+#: Lower case: some file systems do not distinguish Model from model.
 _GROUP = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _FILE = re.compile(rf"{_GROUP.pattern}\.(safetensors|json)")
 
-#: What safetensors reads back as it was.
+#: Dtypes that safetensors stores exactly.
 _DTYPES = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
     *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
@@ -67,7 +67,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load` found.
+    """A checkpoint that `load` has read.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Checkpoint:
     path : Path
     state : dict
     tensors : dict of group name to dict of name to tensor
-        On the CPU, in memory of their own; those that were one tensor when saved are one tensor.
+        On the CPU, in their own memory. Tied tensors are one tensor again.
     """
 
     step: int
@@ -92,22 +92,23 @@ def save(
     *,
     keep: int | None = None,
 ) -> Path:
-    """Write a checkpoint, all of it or nothing; one of the same step is replaced.
+    """Write a checkpoint atomically; replaces one of the same step.
 
     Parameters
     ----------
     folder : Path
-        Of the run's checkpoints; made if absent.
+        Folder of the run's checkpoints; created if absent.
     step : int
         At least 0.
     tensors : mapping of group name to mapping of name to tensor
         Each group becomes one file. Tensors of a group that share all their memory (tied
-        embeddings) are written once and shared again by `load`; other views are written in full.
+        embeddings) are written once, and `load` shares them again. Other views are written in
+        full.
     state : mapping of str to JSON
         Lists, not tuples; finite numbers.
     keep : int, optional
-        Afterwards delete all but the newest `keep` checkpoints up to this step. Those of later
-        steps, of a run that was resumed before them, stay.
+        Afterwards delete all but the newest `keep` checkpoints up to this step. Checkpoints of
+        later steps stay; they exist if the run was resumed from an earlier one.
 
     Returns
     -------
@@ -117,9 +118,9 @@ def save(
     Raises
     ------
     ValueError
-        If an argument is impossible to save exactly. Nothing has been written then.
+        If an argument cannot be saved exactly. Nothing has been written then.
     CheckpointError
-        If the disk is full or refuses otherwise. The checkpoints before are untouched then.
+        If the disk is full or a file operation fails. Earlier checkpoints are untouched then.
     """
     if step < 0:
         raise ValueError(f"step: {step} is negative")
@@ -150,25 +151,25 @@ def save(
         _prune(folder, step, keep)
     except OSError as error:
         raise CheckpointError(
-            f"{folder}: step {step} is saved, but what it makes obsolete cannot be deleted: "
+            f"{folder}: step {step} is saved, but an obsolete checkpoint cannot be deleted: "
             f"{error}; make the folder writable"
         ) from error
     return path
 
 
 def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
-    """Read a checkpoint and verify every byte of it.
+    """Read a checkpoint and verify the checksum of every file.
 
     Parameters
     ----------
     path : Path
     groups : collection of str, optional
-        Read and verify only these groups of tensors; by default all.
+        Groups of tensors to read and verify; by default all.
 
     Raises
     ------
     CheckpointError
-        If a file is missing or differs from what was written; names it and what to do.
+        If a file is missing or differs from what was written; names the file and the cure.
     """
     files = _read_manifest(path)
     if groups is not None:
@@ -177,13 +178,13 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
     for name, entry in files.items():
         file = path / name
         try:
-            found = _describe(file)
+            actual = _describe(file)
         except OSError as error:
             raise _unreadable(path, file, error) from error
-        if found["bytes"] != entry.get("bytes"):
-            problem = f"has {found['bytes']} bytes instead of {entry.get('bytes')}"
+        if actual["bytes"] != entry.get("bytes"):
+            problem = f"has {actual['bytes']} bytes instead of {entry.get('bytes')}"
             raise _damaged(path, file, problem)
-        if found != entry:
+        if actual != entry:
             raise _damaged(path, file, "is not what was written: its SHA-256 differs")
     record = json.loads((path / STATE).read_bytes())
     tensors: dict[str, dict[str, Tensor]] = {}
@@ -194,11 +195,11 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
         if file.name not in files:
             raise _damaged(path, path / MANIFEST, f"does not list {file.name}")
         try:
-            # Cloned, because safetensors maps the file, which may be deleted or replaced.
-            own = {name: tensor.clone() for name, tensor in load_file(file).items()}
+            # Cloned: safetensors maps the file, which may be deleted or replaced.
+            stored = {name: tensor.clone() for name, tensor in load_file(file).items()}
         except (OSError, SafetensorError) as error:
             raise _unreadable(path, file, error) from error
-        tensors[group] = own | {name: own[kept] for name, kept in aliases.items()}
+        tensors[group] = stored | {name: stored[kept] for name, kept in aliases.items()}
     return Checkpoint(record["step"], path, record["state"], tensors)
 
 
@@ -219,7 +220,7 @@ def _check_tensors(tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _check_json(state: Mapping[str, JSON]) -> None:
-    """Refuse what would come back different: tuples, keys that are not str, NaN, objects."""
+    """Refuse values that JSON would change: tuples, keys that are not str, NaN, objects."""
     for key, value in state.items():
         try:
             same = json.loads(json.dumps({key: value}, allow_nan=False)) == {key: value}
@@ -237,18 +238,18 @@ def _write(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, JSON],
 ) -> None:
-    """All files of a checkpoint, on the disk when this returns."""
+    """Write all files of a checkpoint and wait until they are on the disk."""
     part.mkdir()
     aliases = {}
     for group, members in tensors.items():
-        own, aliases[group] = _without_sharing(members)
-        # The metadata makes it a file that Transformers' from_pretrained takes.
-        save_file(own, part / _file_name(group), metadata={"format": "pt"})
+        stored, aliases[group] = _without_sharing(members)
+        # Transformers' from_pretrained requires this metadata.
+        save_file(stored, part / _file_name(group), metadata={"format": "pt"})
     record = {"step": step, "aliases": aliases, "state": dict(state)}
     (part / STATE).write_text(json.dumps(record, indent=2) + "\n")
     files = {}
     for file in (*(part / _file_name(group) for group in tensors), part / STATE):
-        # safetensors lets nobody else read; do as the user's umask says.
+        # safetensors makes its files private; apply the user's umask instead.
         file.chmod((part / STATE).stat().st_mode)
         _sync(file)
         files[file.name] = _describe(file)
@@ -259,12 +260,12 @@ def _write(
 
 
 def _without_sharing(members: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What safetensors takes: contiguous tensors in memory of their own, and who is whose alias."""
-    own: dict[str, Tensor] = {}
+    """Contiguous tensors without shared memory, as safetensors requires; and alias → tensor."""
+    stored: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     storages: set[tuple[Any, int]] = set()
-    alive = []  # or the address of a temporary that is gone might come again
+    alive = []  # keeps temporaries: the address of a freed one could be reused
     for name, tensor in members.items():
         # Lazily conjugated or negated views have the bytes of the original.
         tensor = tensor.detach().resolve_conj().resolve_neg()
@@ -275,10 +276,10 @@ def _without_sharing(members: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
             aliases[name] = seen[place]
             continue
         seen[place] = name
-        own[name] = tensor.clone() if storage in storages else tensor
-        own[name] = own[name].contiguous()
+        stored[name] = tensor.clone() if storage in storages else tensor
+        stored[name] = stored[name].contiguous()
         storages.add(storage)
-    return own, aliases
+    return stored, aliases
 
 
 def _file_name(group: str) -> str:
@@ -292,7 +293,7 @@ def _describe(file: Path) -> dict[str, Any]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
+    """Wait until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -301,7 +302,7 @@ def _sync(path: Path) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what a `save` that was killed has left, or one that is done needs no more."""
+    """Remove leftovers of earlier saves; restore a replaced checkpoint without a successor."""
     for _, suffix, path in list(folders(folder)):
         if suffix == REPLACED and not path.with_suffix("").exists():
             path.rename(path.with_suffix(""))
@@ -316,7 +317,7 @@ def _prune(folder: Path, step: int, keep: int | None) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Delete a folder such that, killed midway, it is no checkpoint any more."""
+    """Delete a folder; half deleted, it no longer counts as a checkpoint."""
     gone = path.with_suffix(DELETED)
     if path != gone:
         path.rename(gone)
@@ -333,7 +334,7 @@ def _not_saved(
     tensors: Mapping[str, Mapping[str, Tensor]],
     error: Exception,
 ) -> str:
-    needed = sum(each.nbytes for members in tensors.values() for each in members.values())
+    needed = sum(tensor.nbytes for members in tensors.values() for tensor in members.values())
     disk = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     return (
         f"{folder}: step {step} not saved: {error}; it needs {needed:,} bytes, and "
@@ -343,7 +344,7 @@ def _not_saved(
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of the manifest by name of file, checked for form only."""
+    """Entries of the manifest by file name; only their form is checked."""
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_bytes())
@@ -371,13 +372,13 @@ def _unreadable(path: Path, file: Path, error: Exception) -> CheckpointError:
 
 
 def _damaged(path: Path, file: Path, problem: str) -> CheckpointError:
-    """Name the file, and the checkpoint to go on from."""
+    """An error that names the file, and the checkpoint to resume from."""
     match = FOLDER.fullmatch(path.name)
-    if not match or not path.is_dir():  # a slip of the user's; advise no deletion
+    if not match or not path.is_dir():  # probably a mistyped path: advise no deletion
         other = latest(path) or latest(path.parent)
         cure = f"name a checkpoint, --resume {other}" if other else "there is no checkpoint here"
         return CheckpointError(f"{file} {problem}; {cure}")
-    before = [each for step, each in complete(path.parent).items() if step < int(match[1])]
+    before = [other for step, other in complete(path.parent).items() if step < int(match[1])]
     if before:
         cure = f"the one before it is {before[-1]}: --resume {before[-1]}"
     else:
@@ -386,7 +387,7 @@ def _damaged(path: Path, file: Path, problem: str) -> CheckpointError:
 
 
 def load_sharded(path: Path) -> Checkpoint:
-    """A checkpoint that the first process reads; elsewhere weights and the like have no values."""
+    """A checkpoint, read on rank 0; other ranks get meta tensors, except for random states."""
     checkpoint: Checkpoint
 
     def outline() -> Checkpoint:
@@ -398,5 +399,5 @@ def load_sharded(path: Path) -> Checkpoint:
         }
         return Checkpoint(checkpoint.step, path, checkpoint.state, tensors)
 
-    found = on_main_process(outline)
-    return checkpoint if rank() == 0 else found
+    received = on_main_process(outline)
+    return checkpoint if rank() == 0 else received

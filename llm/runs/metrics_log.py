@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl`, a line a step, and TensorBoard for who wants it."""
+"""Metrics log: `metrics.jsonl`, one line per step, and optionally TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llm.common.atomic_files import append
 
 
 class MetricsLog:
-    """Appends to a run's metrics.
+    """Writes metrics to JSONL and optionally TensorBoard.
 
     Parameters
     ----------
     folder : Path
-        Of the run.
+        Folder of the run.
     report_to : {"none", "tensorboard"}
 
     Raises
     ------
     ValueError
-        If TensorBoard is wanted and not installed.
+        If TensorBoard is requested but not installed.
     """
 
     def __init__(self, folder: Path, report_to: str) -> None:
@@ -40,7 +40,7 @@ class MetricsLog:
             self._events = SummaryWriter(folder / "tensorboard")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Append a step's line; returns it.
+        """Append the line of a step; returns its content.
 
         Raises
         ------
@@ -50,9 +50,10 @@ class MetricsLog:
             If the disk is full.
         """
         record = {"step": step, **metrics}
-        odd = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if odd:
-            raise ValueError(f"step {step}: {odd[0]} is {metrics[odd[0]]}, not a finite number")
+        invalid = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if invalid:
+            value = metrics[invalid[0]]
+            raise ValueError(f"step {step}: {invalid[0]} is {value}, not a finite number")
         append(self.path, json.dumps(record) + "\n")
         if self._events is not None:
             for name, value in metrics.items():

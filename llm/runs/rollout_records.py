@@ -1,7 +1,7 @@
-"""What training steps rolled out, as files: `RUN/rollouts/step-000012.jsonl`, a line per group.
+"""Records of the rollouts of training steps: `RUN/rollouts/step-000012.jsonl`, a line per group.
 
-`python -m llm.show` draws them. Texts are for people, token ids and masks for checks of what was
-trained on; nothing is read back by the trainer.
+`python -m llm.show` displays them. Texts are for people; token ids and masks show which tokens were
+trained on. The trainer reads nothing back.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _FILE = re.compile(r"step-(\d+)\.jsonl")
 
 
 class Continuation(TypedDict):
-    """An episode of a group, from the shared prefix on.
+    """The suffix of an episode, after the prefix that its group shares.
 
-    `tokens` of it were trained on, `generated` were sampled (also those after a cut). `ids` are of
-    the whole completion, prefix included; `mask` has a 1 for each token that was trained on. One
-    whose end is "open" is a part that others go on from.
+    `tokens` were trained on and `generated` were sampled, including those after a cut. `ids` are
+    the token ids of the completion, prefix included; `mask` is 1 for each token trained on. An
+    `end` of "open" marks a segment that other episodes continue.
     """
 
     thoughts: list[str]
@@ -51,10 +51,10 @@ class Continuation(TypedDict):
 
 
 class Seed(TypedDict):
-    """The episode that was reset.
+    """The seed episode of a reset group.
 
-    `weights` are the reset rule's, one a thought; `first_error` is the first wrong thought, counted
-    from 1, by the task's step checker. Both are None where unknown.
+    `weights` are those of the reset rule, one per thought. `first_error` is the first wrong thought
+    according to the task's step checker, counted from 1. Both are None if unknown.
     """
 
     thoughts: list[str]
@@ -67,8 +67,8 @@ class Seed(TypedDict):
 class Record(TypedDict):
     """A group: episodes that share a prompt and a prefix.
 
-    `kind` is "fallback" for a fresh group in place of a reset that found nothing to start from.
-    `group` numbers the groups of a step, `start` its prompts.
+    `kind` is "fallback" for a fresh group that replaces a reset without a seed episode. `group`
+    numbers the groups of a step, `start` its prompts.
     """
 
     step: int
@@ -91,33 +91,33 @@ def step_records(
     plan: GroupPlan,
     *,
     rule: str,
-    verdicts: Sequence[SeedWeights] = (),
+    seed_weights: Sequence[SeedWeights] = (),
     mask_truncated_completions: bool = False,
 ) -> list[Record]:
-    """The records of what `cpi.collect` gave for one step.
+    """Records of the groups that `cpi.collect` returned for one step.
 
     Parameters
     ----------
     step : int
     groups : sequence of Group
-        In the order in which `collect` gives them.
+        In the order of `collect`.
     advantages : sequence of arrays (G,)
     plan : GroupPlan
-        The one collected with: it says which groups should have been resets.
+        Plan of the collection; it determines which groups should have been resets.
     rule : str
-        Who chose the reset steps, such as "srpo prompted".
-    verdicts : sequence of Verdict
-        What the rule said of the seeds.
+        Name of the rule that chose the reset steps, such as "srpo prompted".
+    seed_weights : sequence of SeedWeights
+        The weights that the rule gave the seed episodes.
     mask_truncated_completions : bool
         Whether cut episodes were left out of training, as in `llm.learner.rows.make_rows`.
     """
-    said = {id(verdict.episode): verdict for verdict in verdicts}
-    fresh_groups = int(plan.fresh > 0)  # of each start; they come first
-    before: Counter[int] = Counter()
+    weights_by_seed = {id(weights.episode): weights for weights in seed_weights}
+    fresh_groups = int(plan.fresh > 0)  # per start; they come first
+    groups_seen: Counter[int] = Counter()
     records = []
     for number, (group, values) in enumerate(zip(groups, advantages, strict=True)):
-        reset_planned = before[group.start] >= fresh_groups
-        before[group.start] += 1
+        reset_planned = groups_seen[group.start] >= fresh_groups
+        groups_seen[group.start] += 1
         records.append(
             group_record(
                 step,
@@ -126,7 +126,7 @@ def step_records(
                 values,
                 reset_planned=reset_planned,
                 rule=rule,
-                verdict=said.get(id(group.seed)),
+                seed_weights=weights_by_seed.get(id(group.seed)),
                 mask_truncated_completions=mask_truncated_completions,
             )
         )
@@ -141,24 +141,24 @@ def group_record(
     *,
     reset_planned: bool,
     rule: str = "",
-    verdict: SeedWeights | None = None,
+    seed_weights: SeedWeights | None = None,
     mask_truncated_completions: bool = False,
 ) -> Record:
-    """One group as plain data.
+    """The record of one group.
 
     Parameters
     ----------
     step, number : int
-        The training step, and the group's place in it.
+        The training step, and the number of the group in it.
     group : Group
-        Of a `llm.thoughts.simulator.ThoughtSimulator`.
+        A group of a `llm.thoughts.simulator.ThoughtSimulator`.
     advantages : array (G,)
     reset_planned : bool
-        Whether the plan wanted a reset here: without a seed, the group is then a fallback.
+        Whether the plan has a reset group here. Without a seed, the group is then a fallback.
     rule : str
-        Who chose the reset step, such as "srpo prompted".
-    verdict : Verdict, optional
-        What the rule said of the seed.
+        Name of the rule that chose the reset step, such as "srpo prompted".
+    seed_weights : SeedWeights, optional
+        The weights that the rule gave the seed episode.
     mask_truncated_completions : bool
         Whether cut episodes were left out of training.
 
@@ -167,11 +167,13 @@ def group_record(
     ValueError
         If there is not one advantage per episode, or a number is not finite.
     """
-    where = f"step {step}, group {number}"
+    location = f"step {step}, group {number}"
     numbers = np.asarray(advantages, dtype=np.float64).tolist()
     if len(numbers) != len(group.episodes):
-        raise ValueError(f"{where}: {len(numbers)} advantages for {len(group.episodes)} episodes")
-    seed = None if group.seed is None else _seed(group, group.seed, rule, verdict)
+        raise ValueError(
+            f"{location}: {len(numbers)} advantages for {len(group.episodes)} episodes"
+        )
+    seed = None if group.seed is None else _seed(group, group.seed, rule, seed_weights)
     record = Record(
         step=step,
         group=number,
@@ -188,20 +190,20 @@ def group_record(
             for episode, value in zip(group.episodes, numbers, strict=True)
         ],
     )
-    # JSON has no NaN and no infinity; a run that meets one should hear of it here, by name.
-    for name, found in [("advantages", numbers), ("rewards", group.returns.tolist())]:
-        if not all(map(math.isfinite, found)):
-            raise ValueError(f"{where}: {name} {found} are not all finite numbers")
+    # JSON has neither NaN nor infinity: raise an error that names the bad value.
+    for name, values in [("advantages", numbers), ("rewards", group.returns.tolist())]:
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{location}: {name} {values} are not all finite numbers")
     return record
 
 
-def _seed(group: Group, episode: Episode, rule: str, verdict: SeedWeights | None) -> Seed:
-    first = None if verdict is None else verdict.first_error
+def _seed(group: Group, episode: Episode, rule: str, weights: SeedWeights | None) -> Seed:
+    first = None if weights is None else weights.first_error
     place = f"step {group.prefix.length + 1} of {episode.length}"
     return Seed(
         thoughts=_texts(episode.steps),
         reward=float(episode.ret),
-        weights=None if verdict is None else [float(w) for w in verdict.weights],
+        weights=None if weights is None else [float(w) for w in weights.weights],
         first_error=None if first is None else first + 1,
         why=f"{rule}: {place}" if rule else place,
     )
@@ -235,46 +237,46 @@ def _texts(steps: Steps) -> list[str]:
 
 
 def write_rollouts(run: Path, step: int, records: Sequence[Record]) -> Path:
-    """Write all groups of a step to the run's folder, or nothing; returns the file."""
+    """Write the groups of a step to the run's folder atomically; returns the file."""
     path = run / "rollouts" / f"step-{step:06}.jsonl"
     lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records]
-    # Half a surrogate pair, which UTF-8 cannot hold, becomes \udc00: as it happens, JSON's escape.
+    # A lone surrogate, which UTF-8 cannot encode, becomes \udc00: that is also JSON's escape.
     write_whole(path, "".join(lines), errors="backslashreplace")
     return path
 
 
 def rollout_files(run: Path) -> dict[int, Path]:
-    """The rollouts files of a run's folder by step, in order of steps.
+    """The rollout files of a run by step, in ascending order.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder, or it has no rollouts.
+        If the folder does not exist or has no rollouts.
     """
     if not run.is_dir():
         raise FileNotFoundError(f"{run}: no such run folder or rollouts file")
-    found = {}
+    files = {}
     for path in (run / "rollouts").glob("step-*.jsonl"):
         if match := _FILE.fullmatch(path.name):
-            found[int(match[1])] = path
-    if not found:
+            files[int(match[1])] = path
+    if not files:
         raise FileNotFoundError(
             f"{run}: no rollouts/step-*.jsonl in it; a run keeps rollouts "
             "if its setting rollout_steps is not 0"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def read_rollouts(path: Path) -> list[Record]:
-    """The records of one file.
+    """The records of one rollout file.
 
     Raises
     ------
     ValueError
-        If a line is not a record; the message says which.
+        If a line is not a record; the message names the line.
     """
     records: list[Record] = []
-    # As bytes, because text may hold characters at which Python, too, would end a line.
+    # Read as bytes: in text mode, Python also ends lines at other characters.
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -290,18 +292,18 @@ def read_rollouts(path: Path) -> list[Record]:
 
 
 def _check(record: object) -> None:
-    """Refuse what lacks a field, so that readers need not look."""
-    _need(record, Record)
+    """Refuse a record that lacks a field."""
+    _require_fields(record, Record)
     assert isinstance(record, dict)
     if record["kind"] not in KINDS:
         raise ValueError(f"kind {record['kind']!r} is none of {', '.join(KINDS)}")
     if record["seed"] is not None:
-        _need(record["seed"], Seed)
+        _require_fields(record["seed"], Seed)
     for continuation in record["continuations"]:
-        _need(continuation, Continuation)
+        _require_fields(continuation, Continuation)
 
 
-def _need(value: object, form: type) -> None:
+def _require_fields(value: object, form: type) -> None:
     fields = form.__annotations__
     if not isinstance(value, dict):
         raise ValueError(f"{type(value).__name__} in place of a {form.__name__.lower()}")

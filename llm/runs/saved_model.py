@@ -1,4 +1,4 @@
-"""A model that is there to be used: one of its own, or a checkpoint of a training run."""
+"""A saved model: a base model, or a checkpoint of a training run."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ if TYPE_CHECKING:
 
     from llm.config.train import TrainConfig
 
-#: Of each end of a file, the bytes that tell one model from another.
+#: Bytes at each end of a file that enter the digest of a model.
 ENDS = 2**20
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What `find` found.
+    """A saved model, as `find_model` returns it.
 
     Attributes
     ----------
     name : str
-        As it was given.
+        As the user gave it.
     model : str
-        Folder or hub name of the model, or of the base model of the run.
+        Folder or hub name of the model; for a run, of its base model.
     config : TrainConfig or None
-        Of the run, if it is one.
+        Settings of the run, if it is one.
     checkpoint : Path or None
-        Its checkpoint.
+        Checkpoint of the run.
     step : int or None
+        Step of the checkpoint.
     """
 
     name: str
@@ -49,13 +50,13 @@ class SavedModel:
         return Path(self.name)
 
     def policy(self, device: torch.device, bf16: bool = False) -> Any:
-        """The model on a device, in eval mode, with the weights of the checkpoint.
+        """Load the model in eval mode, with the weights of the checkpoint.
 
         Parameters
         ----------
         device : torch.device
         bf16 : bool
-            Whether the base under adapters is in bfloat16; all else is in float32.
+            Whether the base model under adapters is in bfloat16; all else is in float32.
 
         Raises
         ------
@@ -70,12 +71,12 @@ class SavedModel:
         if self.config is None or self.checkpoint is None:
             return load_policy(self.model, device=device).eval()
         policy = load_policy(self.model, lora=self.config.lora, device=device, bf16=bf16)
-        found = checkpoints.load(self.checkpoint, ["model"])
-        load_trainable(policy, found.tensors["model"])
+        checkpoint = checkpoints.load(self.checkpoint, ["model"])
+        load_trainable(policy, checkpoint.tensors["model"])
         return policy.eval()
 
     def revision(self) -> str:
-        """What changes with the weights: it tells whether two are the same model."""
+        """Identifier of the weights: equal for equal models."""
         base = _revision(self.model)
         if self.checkpoint is None:
             return base
@@ -84,7 +85,7 @@ class SavedModel:
 
 
 def find_model(name: str, step: int | None = None) -> SavedModel:
-    """The model of this name, or the checkpoint of a run: its newest, or that of a step.
+    """Find a model by name, or a checkpoint of a run: the newest, or that of a step.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def find_model(name: str, step: int | None = None) -> SavedModel:
     Raises
     ------
     ValueError
-        If the run has no such checkpoint, or there is no run to take a step of.
+        If the run has no such checkpoint, or a step is given for a name that is no run.
     """
     from llm.config.train import parse_config
 
@@ -117,30 +118,30 @@ def find_model(name: str, step: int | None = None) -> SavedModel:
             )
         return SavedModel(name, locate(name))
     config = parse_config([f"--config={folder / 'config.yaml'}"], "llm")
-    found = complete(folder / "checkpoints")
-    if not found:
+    checkpoints = complete(folder / "checkpoints")
+    if not checkpoints:
         raise ValueError(f"{name}: no checkpoints/step-* in it, so there are no weights to load")
-    chosen = max(found) if step is None else step
-    if chosen not in found:
-        there = ", ".join(map(str, found))
-        raise ValueError(f"step: {step} is not among the checkpoints of {name}: {there}")
-    return SavedModel(name, locate(config.model), config, found[chosen], chosen)
+    chosen = max(checkpoints) if step is None else step
+    if chosen not in checkpoints:
+        steps = ", ".join(map(str, checkpoints))
+        raise ValueError(f"step: {step} is not among the checkpoints of {name}: {steps}")
+    return SavedModel(name, locate(config.model), config, checkpoints[chosen], chosen)
 
 
 def eos_ids(model: str) -> list[int]:
-    """Ids that end a text, as `llm.models.policy.eos_token_ids`, of a model that is not loaded."""
+    """EOS token ids of a model that is not loaded; see `llm.models.policy.eos_token_ids`."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
         generation = GenerationConfig.from_pretrained(model)
-    except OSError:  # it has none
+    except OSError:  # the model has no generation_config.json
         generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
     eos = generation.eos_token_id
     return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
 def _revision(model: str) -> str:
-    """The commit of a hub's model; of a folder, a digest of its files' sizes and ends."""
+    """Commit of a hub model; for a folder, a digest of the sizes and ends of its files."""
     from transformers.utils import cached_file
 
     folder = Path(model)

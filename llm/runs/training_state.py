@@ -1,6 +1,6 @@
-"""The rest of a training run's state as tensors and JSON: AdamW's, and every random generator's.
+"""State of the optimizer and of the random generators, as tensors and JSON.
 
-What `llm.runs.checkpoints` stores; all of it comes back bit for bit.
+`llm.runs.checkpoints` stores both parts; they are restored bit for bit.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from llm.runs.checkpoints import CheckpointError
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of AdamW, or of an optimizer like it, by name of parameter.
+    """State of AdamW, or of an optimizer like it, by parameter name.
 
     Parameters
     ----------
     optimizer : Optimizer
-        Whose state is a step count and tensors of the parameter's shape.
+        Its state is a step count and tensors of the parameter's shape.
     names : sequence of str
-        Of its parameters, in the order of its groups.
+        Names of its parameters, in the order of its groups.
 
     Returns
     -------
     tensors : dict
-        "exp_avg/model.layers.0.weight" and so on; parameters that had no gradient yet have none.
-        They are the optimizer's own, not copies.
+        "exp_avg/model.layers.0.weight" and so on. Parameters without a gradient so far have no
+        entry. The tensors are those of the optimizer, not copies.
     record : dict
         JSON: the class, step counts, and hyperparameters of each group.
 
     Raises
     ------
     ValueError
-        If the names are not one for each parameter, or the state is of another kind.
+        If there is not one name per parameter, or the state has another form.
     """
     tensors: dict[str, Tensor] = {}
     steps: dict[str, float] = {}
@@ -60,14 +60,14 @@ def optimizer_tensors(
             if not isinstance(value, Tensor) or value.shape != parameter.shape:
                 raise ValueError(f"optimizer: {key} of {name} is not a tensor of its shape")
             tensors[f"{key}/{name}"] = value
-    groups, left = [], iter(names)
+    groups, remaining = [], iter(names)
     for number, group in enumerate(optimizer.param_groups):
         hyper = {key: value for key, value in group.items() if key != "params"}
         try:
-            hyper = json.loads(json.dumps(hyper))  # so that the record equals what is loaded
+            hyper = json.loads(json.dumps(hyper))  # the record then equals the loaded one
         except TypeError as error:
             raise ValueError(f"optimizer: group {number}: {error}; use floats") from error
-        named = [next(left) for _ in group["params"]]
+        named = [next(remaining) for _ in group["params"]]
         groups.append({"names": named, "hyperparameters": hyper})
     record = {
         "optimizer": type(optimizer).__name__,
@@ -85,24 +85,24 @@ def load_optimizer(
     tensors: Mapping[str, Tensor],
     record: Mapping[str, Any],
 ) -> None:
-    """Put back what `optimizer_tensors` returned, hyperparameters included.
+    """Restore the state that `optimizer_tensors` returned, hyperparameters included.
 
     Parameters
     ----------
     optimizer : Optimizer
-        Made like the one saved: the same class and the same parameters in each group. Within a
-        group their order may differ.
+        Of the same class as the saved one, with the same parameters in each group. Within a group
+        their order may differ.
     names : sequence of str
-        Of its parameters, in its order.
+        Names of its parameters, in its order.
     tensors : mapping of name to tensor
-        Copied; whole ones, the first process's where there are several.
+        Full tensors; with several processes, those of rank 0. They are copied.
     record : mapping
         The JSON part.
 
     Raises
     ------
     ValueError
-        If the names are not one for each parameter.
+        If there is not one name per parameter.
     CheckpointError
         If class, names, shapes or dtypes differ. Nothing has changed then.
     """
@@ -135,15 +135,17 @@ def load_optimizer(
     state: dict[int, dict[str, Tensor]] = {}
     for number, name in enumerate(order):
         if name in steps:
-            # Copied, because steps of the optimizer would change the caller's tensors.
-            own = parameters[name]
-            state[number] = {k: distribute(tensors[f"{k}/{name}"], own) for k in record["keys"]}
+            # Copied: optimizer steps would otherwise change the caller's tensors.
+            parameter = parameters[name]
+            state[number] = {
+                key: distribute(tensors[f"{key}/{name}"], parameter) for key in record["keys"]
+            }
             state[number]["step"] = torch.tensor(steps[name], dtype=dtype)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State of the global random generators: Python's, numpy's, torch's on the CPU and its GPU.
+    """State of the global random generators: Python, numpy, torch on CPU and GPU.
 
     Returns
     -------
@@ -154,7 +156,7 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises
     ------
     ValueError
-        If numpy's global generator has been exchanged for another kind.
+        If numpy's global generator is not MT19937.
     """
     version, words, gauss = random.getstate()
     legacy: dict[str, Any] = np.random.get_state(legacy=False)  # noqa: NPY002
@@ -180,17 +182,17 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_rng_state(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Put back what `rng_state` returned.
+    """Restore the state that `rng_state` returned.
 
     Raises
     ------
     CheckpointError
-        If a GPU's was saved and none is here. Nothing has changed then.
+        If a GPU state was saved, but there is no GPU. Nothing has changed then.
     """
     if record["cuda"] and not torch.cuda.is_available():
         raise CheckpointError(
-            "random generators: the checkpoint has a GPU's, and none is here; resume where one is, "
-            "or leave the generators as they are for an inexact resume"
+            "random generators: the checkpoint has the state of a GPU, but there is no GPU; resume "
+            "on a machine with one"
         )
     python, legacy = record["python"], record["numpy"]
     random.setstate((python["version"], tuple(tensors["python"].tolist()), python["gauss"]))
@@ -205,7 +207,7 @@ def set_rng_state(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> N
 
 def _named(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
     """The optimizer's parameters by name, in its order."""
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    parameters = [param for group in optimizer.param_groups for param in group["params"]]
     if len(names) != len(parameters) or len(set(names)) != len(names):
         raise ValueError(
             f"names: {len(names)}, {len(set(names))} of them distinct, for the optimizer's "
@@ -214,12 +216,12 @@ def _named(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, 
     return dict(zip(names, parameters, strict=True))
 
 
-def _check_names(what: str, saved: Sequence[str], here: Sequence[str]) -> None:
-    missing, unknown = sorted(set(here) - set(saved)), sorted(set(saved) - set(here))
+def _check_names(subject: str, saved: Sequence[str], expected: Sequence[str]) -> None:
+    missing, unknown = sorted(set(expected) - set(saved)), sorted(set(saved) - set(expected))
     if missing or unknown:
         raise CheckpointError(
-            f"{what}: not of this model; the checkpoint lacks {_some(missing)} and has "
-            f"{_some(unknown)} besides"
+            f"{subject}: not of this model; the checkpoint lacks {_first_names(missing)} and has "
+            f"{_first_names(unknown)} besides"
         )
 
 
@@ -232,12 +234,12 @@ def _check_fit(name: str, saved: Tensor, parameter: Tensor) -> None:
 
 
 def _hyperparameters(saved: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
-    """As saved, with the tuples that JSON made lists of."""
+    """The saved values, with lists turned back into the tuples of the group."""
     return {
         key: tuple(value) if isinstance(group.get(key), tuple) else value
         for key, value in saved.items()
     }
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return (", ".join(names[:3]) or "none") + (f" and {len(names) - 3} more" * (len(names) > 3))

@@ -1,1 +1,1 @@
-"""`python -m llm.show`: rollout trees in the terminal or as a page."""
+"""`python -m llm.show`: show rollout trees in the terminal or on a web page."""

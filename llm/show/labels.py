@@ -1,4 +1,4 @@
-"""What both views of rollouts say, on the terminal and on the page: marks, verdicts, summaries."""
+"""Labels and summaries of rollouts, shared by the terminal and the web page."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from llm.runs.rollout_records import (
 )
 from llm.tasks.task import PromptText
 
-#: Characters that act instead of showing: controls (a terminal obeys them), line separators,
-#: invisible and direction marks (they reorder what is read), halves of surrogate pairs.
-_ACTING = re.compile(
+#: Characters without a glyph: terminal controls, line separators, invisible and direction marks
+#: (they reorder the text on display), and lone surrogates.
+_INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
     "\ud800-\udfff]"
 )
 
 
 def visible(text: str) -> str:
-    """Text of a model with every character seen: ESC as ␛, a direction mark as ⟨U+202E⟩."""
-    return _ACTING.sub(lambda match: _name(ord(match[0])), text)
+    """Model output with visible control characters: ESC as ␛, a direction mark as ⟨U+202E⟩."""
+    return _INVISIBLE.sub(lambda match: _name(ord(match[0])), text)
 
 
 def _name(code: int) -> str:
@@ -35,74 +35,74 @@ def _name(code: int) -> str:
 
 
 def thought_text(text: str) -> str:
-    """A thought without the line breaks around it; one that is nothing else says so."""
+    """A thought without surrounding line breaks; ⟨blank⟩ if nothing remains."""
     return visible(text).strip("\n") or "⟨blank⟩"
 
 
 def prompt_parts(prompt: PromptText) -> list[tuple[str, str]]:
-    """Role and text of each message; a plain prompt has one, without a role."""
+    """Role and text of each message; a plain prompt is one message without a role."""
     if isinstance(prompt, str):
         return [("", visible(prompt).strip("\n"))]
     return [(visible(m["role"]), visible(m["content"]).strip("\n")) for m in prompt]
 
 
-def prompt_words(record: Record) -> str:
-    """Its name, unless that is the prompt itself, and its length."""
+def prompt_label(record: Record) -> str:
+    """Name and length of the prompt; no name if it equals the text."""
     name, text = visible(record["id"]), prompt_parts(record["prompt"])[-1][1]
     return ("" if name == text.strip() else f"{name} · ") + f"{record['prompt_tokens']} tokens"
 
 
-def prefix_words(record: Record) -> str:
-    """How much is shared."""
+def prefix_label(record: Record) -> str:
+    """Length of the shared prefix."""
     kept = len(record["prefix"])
     thoughts = "1 thought" if kept == 1 else f"{kept} thoughts"
     return f"{thoughts}, {record['prefix_tokens']:,} tokens, nothing trained"
 
 
-def number(value: float) -> str:
+def format_reward(value: float) -> str:
     """A reward: 1, 0.25, −3."""
     return f"{value:.3g}".replace("-", "−")
 
 
-def mean(reward: float) -> str:
-    """A mean of rewards, in a width that aligns."""
+def format_mean(reward: float) -> str:
+    """A mean reward with three decimals."""
     return f"{reward:.3f}".replace("-", "−")
 
 
 def mark(advantage: float) -> str:
-    """▲ above the group's mean, ▼ below, = at it: what the colours say, too."""
+    """▲ above the group's mean, ▼ below, = at the mean; readable without colour."""
     return "▲" if advantage > 0 else "▼" if advantage < 0 else "="
 
 
-def signed(advantage: float) -> str:
-    """The advantage with its mark and its sign."""
+def format_advantage(advantage: float) -> str:
+    """An advantage with its mark and sign."""
     value = f"{advantage:+.2f}" if advantage else "0.00"
     return f"{mark(advantage)} {value}".replace("-", "−")
 
 
-def end_words(continuation: Continuation) -> str:
-    """What ended it."""
+def end_label(continuation: Continuation) -> str:
+    """How a continuation ended."""
     return {"cut": "cut by a limit", "open": "goes on", "stop": "stopped"}[continuation["end"]]
 
 
-def token_words(continuation: Continuation) -> str:
-    """How many of its tokens count."""
+def token_label(continuation: Continuation) -> str:
+    """Number of trained tokens, and of generated ones if they differ."""
     tokens, generated = continuation["tokens"], continuation["generated"]
     return f"{tokens:,} tokens trained" + (f" of {generated:,}" if generated != tokens else "")
 
 
-def reset_words(record: Record) -> str:
-    """Where the group was reset and why, or why not; empty for a fresh group."""
+def reset_label(record: Record) -> str:
+    """Place and reason of a group's reset or fallback; empty for a fresh group."""
     if record["kind"] == "fallback":
         return "fallback: nothing could be reset, so this group starts afresh"
     seed = record["seed"]
     if seed is None:
         return ""
-    return "✂ reset here · " + " · ".join(filter(None, [visible(seed["why"]), aim(record)]))
+    return "✂ reset here · " + " · ".join(filter(None, [visible(seed["why"]), cut_label(record)]))
 
 
-def aim(record: Record) -> str:
-    """The cut against the first wrong thought of the seed, where that is known."""
+def cut_label(record: Record) -> str:
+    """Position of the cut relative to the seed's first wrong thought; empty if unknown."""
     seed = record["seed"]
     if seed is None or seed["first_error"] is None:
         return ""
@@ -114,26 +114,26 @@ def aim(record: Record) -> str:
     return f"{late} after the first wrong thought, which is kept"
 
 
-def chances(record: Record) -> list[float | None]:
-    """The probability that the rule gave each thought of the seed to be the reset step."""
+def reset_probabilities(record: Record) -> list[float | None]:
+    """Probability of each thought of the seed to be the reset step; None if unknown."""
     seed = record["seed"]
     if seed is None:
         return []
     weights = seed["weights"]
     if weights is None or not sum(weights) > 0:
         return [None] * len(seed["thoughts"])
-    largest = max(weights)  # weights may be of any size
+    largest = max(weights)  # scaled first, because the sum of large weights overflows
     total = sum(weight / largest for weight in weights)
     return [weight / largest / total for weight in weights]
 
 
 def has_signal(record: Record) -> bool:
-    """Whether some advantage is not 0: else the group teaches nothing."""
+    """Whether any advantage is nonzero; otherwise the group has no gradient."""
     return any(continuation["advantage"] for continuation in record["continuations"])
 
 
 class Summary(NamedTuple):
-    """A step in numbers: groups and mean reward by kind, groups with a signal, tokens trained."""
+    """Summary of a step: groups and mean reward by kind, groups with a signal, trained tokens."""
 
     counts: dict[Kind, int]
     rewards: dict[Kind, float]
@@ -142,41 +142,41 @@ class Summary(NamedTuple):
 
     @property
     def groups(self) -> int:
-        """How many there are."""
+        """Number of groups."""
         return sum(self.counts.values())
 
     def kinds(self) -> str:
-        """Such as "32 fresh, 30 reset, 2 fallback"."""
+        """Counts by kind, such as "32 fresh, 30 reset, 2 fallback"."""
         return ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
 
 
 class Section(NamedTuple):
-    """A step as shown: `records` are the first of the `fitting` groups that were asked for."""
+    """A step to show; `records` are the first of its `matching` selected groups."""
 
     step: int
     summary: Summary
     records: Sequence[Record]
-    fitting: int
+    matching: int
 
     def left_out(self) -> str:
-        """What is not shown; empty if nothing."""
-        if len(self.records) == self.fitting:
+        """Note about groups that are not shown; empty if there are none."""
+        if len(self.records) == self.matching:
             return ""
         return (
-            f"{len(self.records)} of {self.fitting} groups shown; --limit 0 shows all, "
+            f"{len(self.records)} of {self.matching} groups shown; --limit 0 shows all, "
             "--group K chooses"
         )
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-    """The groups of one step in numbers."""
+    """Summarise the groups of one step."""
     counts = Counter(record["kind"] for record in records)
     rewards: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
     for record in records:
         rewards[record["kind"]] += [c["reward"] for c in record["continuations"]]
     return Summary(
         {kind: counts[kind] for kind in KINDS if counts[kind]},
-        {kind: sum(found) / len(found) for kind, found in rewards.items() if found},
+        {kind: sum(values) / len(values) for kind, values in rewards.items() if values},
         sum(map(has_signal, records)),
         sum(c["tokens"] for record in records for c in record["continuations"]),
     )

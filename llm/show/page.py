@@ -1,8 +1,8 @@
-"""Rollouts as one web page: complete in a file, without scripts, safe for any model output.
+"""Rollouts as a self-contained web page, without scripts, safe for any model output.
 
-The look is in `show_page.html`; this module fills it with nested `<details>`: steps, their groups,
-and in a group the prompt, the shared prefix, and the branches side by side. Links may point into
-it, as to `page.html#step-10-group-3`: browsers open what hides the target.
+The template `page.html` holds the style. This module fills it with nested `<details>`: steps, their
+groups, and per group the prompt, the shared prefix, and the branches side by side. Links into the
+page work, such as `FILE.html#step-10-group-3`: browsers open the `<details>` around the target.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from string import Template
 from llm.runs.rollout_records import KINDS, Continuation, Record
 from llm.show.labels import (
     Section,
-    aim,
-    chances,
-    end_words,
+    cut_label,
+    end_label,
+    format_advantage,
+    format_mean,
+    format_reward,
     has_signal,
     mark,
-    mean,
-    number,
-    prefix_words,
+    prefix_label,
+    prompt_label,
     prompt_parts,
-    prompt_words,
-    reset_words,
-    signed,
+    reset_label,
+    reset_probabilities,
     thought_text,
-    token_words,
+    token_label,
     visible,
 )
 
-#: Where steps go in the template.
+#: Placeholder of the steps in the template.
 _BODY = "<!-- steps -->"
 
-#: A step with at most so many groups shows them opened.
+#: Maximum number of groups of a step that are opened initially.
 _OPEN_GROUPS = 4
 
-#: A shared prefix of at most so many characters is opened: the branches should stay in sight.
+#: Maximum characters of a shared prefix that is opened initially, so that branches stay in view.
 _OPEN_PREFIX = 2000
 
 _SIDES = {"▲": "above", "▼": "below", "=": "level"}
@@ -48,19 +48,19 @@ _SIDES = {"▲": "above", "▼": "below", "=": "level"}
 def write_page(
     path: Path, run: Path, sections: Iterable[Section], steps: Sequence[int], available: int
 ) -> None:
-    """Write the page, step by step so that long runs fit in memory; all of it or nothing.
+    """Write the page atomically, one step at a time to bound memory.
 
     Parameters
     ----------
     path : Path
     run : Path
-        The run's folder, whose config.yaml is quoted if it is there, or a rollouts file.
+        The run's folder, whose config.yaml is included if present, or a rollouts file.
     sections : iterable of Section
         One per step.
     steps : sequence of int
-        Theirs.
+        Numbers of these steps.
     available : int
-        How many steps the run has.
+        Number of recorded steps of the run.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def _step(section: Section, *, opened: bool) -> Iterator[str]:
     for record in section.records:
         yield from _group(record, opened=len(section.records) <= _OPEN_GROUPS)
     if not section.records:
-        yield '<p class="quiet note">no group fits in this step</p>\n'
+        yield '<p class="quiet note">no group of this step matches</p>\n'
     if section.left_out():
         yield f'<p class="quiet note">{section.left_out()}</p>\n'
     yield "</div>\n</details>\n"
@@ -138,10 +138,10 @@ def _step(section: Section, *, opened: bool) -> Iterator[str]:
 
 def _bar(kind: str, reward: float | None) -> str:
     if reward is None:
-        return '<span class="bar"></span>\n'  # the columns of all steps stay aligned
+        return '<span class="bar"></span>\n'  # an empty cell keeps the columns of all steps aligned
     filled = round(100 * min(max(reward, 0.0), 1.0))
     return (
-        f'<span class="bar {kind}"><span class="quiet">{kind}</span> {mean(reward)}'
+        f'<span class="bar {kind}"><span class="quiet">{kind}</span> {format_mean(reward)}'
         f'<i style="--filled:{filled}%"></i></span>\n'
     )
 
@@ -162,8 +162,8 @@ def _group(record: Record, *, opened: bool) -> Iterator[str]:
     yield f'<div class="tree" id="step-{record["step"]}-group-{record["group"]}">\n'
     yield from _prompt(record)
     yield from _prefix(record)
-    if reset_words(record):
-        yield f'<p class="reset-here">{escape(reset_words(record))}</p>\n'
+    if reset_label(record):
+        yield f'<p class="reset-here">{escape(reset_label(record))}</p>\n'
     yield '<div class="branches">\n'
     yield from _seed(record)
     for continuation in record["continuations"]:
@@ -181,15 +181,15 @@ def _place(record: Record) -> str:
     if seed is None:
         return ""
     place = f"✂ {len(record['prefix']) + 1}/{len(seed['thoughts'])}"
-    return f"{place} · {aim(record)}" if aim(record) else place
+    return f"{place} · {cut_label(record)}" if cut_label(record) else place
 
 
 def _prompt(record: Record) -> Iterator[str]:
     yield '<section class="prompt">'
-    yield f'<h3>prompt <span class="quiet">{escape(prompt_words(record))}</span></h3>\n'
+    yield f'<h3>prompt <span class="quiet">{escape(prompt_label(record))}</span></h3>\n'
     for role, text in prompt_parts(record["prompt"]):
-        said = f'<span class="role">{escape(role)}</span>\n' if role else ""
-        yield f'{said}<div class="text">{escape(text)}</div>\n'
+        heading = f'<span class="role">{escape(role)}</span>\n' if role else ""
+        yield f'{heading}<div class="text">{escape(text)}</div>\n'
     yield "</section>\n"
 
 
@@ -197,7 +197,7 @@ def _prefix(record: Record) -> Iterator[str]:
     if record["prefix"]:
         opened = sum(map(len, record["prefix"])) <= _OPEN_PREFIX
         yield f'<details class="prefix"{" open" * opened}><summary><h3>shared prefix '
-        yield f'<span class="quiet">{prefix_words(record)}</span></h3></summary>\n'
+        yield f'<span class="quiet">{prefix_label(record)}</span></h3></summary>\n'
         yield from _thoughts(record["prefix"], 0, record)
         yield "</details>\n"
 
@@ -205,31 +205,32 @@ def _prefix(record: Record) -> Iterator[str]:
 def _seed(record: Record) -> Iterator[str]:
     seed, kept = record["seed"], len(record["prefix"])
     if seed is not None:
-        yield '<section class="branch seed"><h3>seed, its way from here '
-        yield f'<span class="quiet">reward {number(seed["reward"])}</span></h3>\n'
+        yield '<section class="branch seed"><h3>rest of the seed '
+        yield f'<span class="quiet">reward {format_reward(seed["reward"])}</span></h3>\n'
         yield from _thoughts(seed["thoughts"][kept:], kept, record)
         yield "</section>\n"
 
 
 def _continuation(continuation: Continuation, kept: int) -> Iterator[str]:
     advantage = continuation["advantage"]
-    yield f'<section class="branch {_SIDES[mark(advantage)]}"><h3><b>{signed(advantage)}</b> '
-    yield f"reward {number(continuation['reward'])} "
-    yield f'<span class="quiet"><i class="{continuation["end"]}">{end_words(continuation)}</i> · '
-    yield f"{token_words(continuation)}</span></h3>\n"
+    yield f'<section class="branch {_SIDES[mark(advantage)]}"><h3>'
+    yield f"<b>{format_advantage(advantage)}</b> "
+    yield f"reward {format_reward(continuation['reward'])} "
+    yield f'<span class="quiet"><i class="{continuation["end"]}">{end_label(continuation)}</i> · '
+    yield f"{token_label(continuation)}</span></h3>\n"
     yield from _thoughts(continuation["thoughts"], kept)
     yield "</section>\n"
 
 
-def _thoughts(thoughts: Sequence[str], before: int, seeded: Record | None = None) -> Iterator[str]:
-    """A numbered list; thoughts of a seed, which `seeded` has, with what is known of them."""
-    odds = chances(seeded) if seeded else []
-    wrong = seeded["seed"]["first_error"] if seeded and seeded["seed"] else None
+def _thoughts(thoughts: Sequence[str], before: int, record: Record | None = None) -> Iterator[str]:
+    """Numbered thoughts; with `record`, also reset probabilities and the seed's first error."""
+    probabilities = reset_probabilities(record) if record else []
+    wrong = record["seed"]["first_error"] if record and record["seed"] else None
     yield f'<ol start="{before + 1}">\n'
     for k, thought in enumerate(thoughts, before + 1):
         yield '<li class="at-fault">' if k == wrong else "<li>"
-        if k <= len(odds) and odds[k - 1] is not None:
-            yield f'<span class="chance">{odds[k - 1]:.0%}</span> '
+        if k <= len(probabilities) and probabilities[k - 1] is not None:
+            yield f'<span class="chance">{probabilities[k - 1]:.0%}</span> '
         if k == wrong:
             yield '<span class="wrong">✗ first wrong</span> '
         yield f'<span class="text">{escape(thought_text(thought))}</span></li>\n'

@@ -1,4 +1,4 @@
-"""Tasks by name: what to solve, and how an answer is judged."""
+"""Registry of tasks, which supply problems and verify their answers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = [
 
 
 def check_task_name(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a task that does not exist, or whose files do not; loads neither data nor user code.
+    """Check that a task and its files exist, without loading data or user code.
 
     Raises
     ------
     ValueError
-        If there is no such task, or its declaration or options make no sense.
+        If the name is unknown, a file is missing, or the declaration or options are invalid.
     """
     file = _declaration(name)
     if file is not None:
@@ -41,17 +41,17 @@ def check_task_name(name: str, options: Mapping[str, Any]) -> None:
 
 
 def make_task(name: str, **options: Any) -> Task:
-    """The task of this name, of this declaration, or of this import path `module:Class`.
+    """Create a task by name, from a YAML declaration, or from an import path `module:Class`.
 
     Raises
     ------
     ValueError
-        If there is no such task, or it does not take these options.
+        If the name is unknown, or the task does not accept the options.
     """
     file = _declaration(name)
     make: Callable[..., Any]
     if file is not None:
-        make = lambda **given: DataTask(read(file, given))  # noqa: E731
+        make = lambda **options: DataTask(read(file, options))  # noqa: E731
     elif name == "chain":
         make = ChainReasoning
     elif ":" in name:
@@ -63,10 +63,10 @@ def make_task(name: str, **options: Any) -> Task:
     except TypeError as error:
         raise ValueError(f"task: {name} cannot be made with {options}: {error}") from error
     except Exception as error:
-        if isinstance(error, ValueError):  # its own refusal, which says what is wrong
+        if isinstance(error, ValueError):  # raised by the task itself, with a message for the user
             raise
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(f"task: {name} cannot be made with {options}: {said}") from error
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"task: {name} cannot be made with {options}: {cause}") from error
     if not isinstance(task, Task):
         raise ValueError(f"task: {name} gives a {type(task).__name__}, not an llm.tasks.Task")
     if not isinstance(task.delimiter, str):
@@ -81,7 +81,7 @@ def make_task(name: str, **options: Any) -> Task:
 
 
 def _declaration(name: str) -> Path | None:
-    """The file that declares a task, if it is a data set's."""
+    """File that declares a task; None for a task in code."""
     return declared().get(name) or (Path(name) if name.endswith((".yaml", ".yml")) else None)
 
 

@@ -1,4 +1,4 @@
-"""Chain reasoning as a task: the arithmetic of `envs.reasoning`, one thought a line."""
+"""Chain-reasoning task: the arithmetic of `envs.reasoning`, one thought per line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from envs.reasoning import VERIFY, ChainTask, Problem
 from llm.tasks.task import Example, Split, Task
 
-#: What asks a model that was pre-trained on it for the first wrong step of what stands before.
+#: Request for the first wrong step of the preceding solution, for models pre-trained on it.
 QUESTION = "?\n"
 
 
 class ChainReasoning(Task):
-    r"""Chains of modular arithmetic; the model answers `\boxed{9}` after one value a line.
+    r"""Chains of modular arithmetic; a completion has one value per line, then `\boxed{9}`.
 
     Parameters
     ----------
@@ -27,16 +27,16 @@ class ChainReasoning(Task):
     length : int
         Steps of each problem.
     verify : {"steps", "answer"}
-        Reward 1 if every step is right, or if the last value is.
+        Reward 1 if every step is correct, or if the last value is correct.
     train, test : int
         Numbers of problems; the two sets are disjoint.
     seed : int
-        Draws them.
+        Seed of the drawing of problems.
 
     Raises
     ------
     ValueError
-        If there are fewer different problems than `train` + `test`, or a value is out of range.
+        If there are fewer distinct problems than `train` + `test`, or a value is out of range.
     """
 
     delimiter = "\n"
@@ -63,18 +63,18 @@ class ChainReasoning(Task):
             raise ValueError(
                 f"train={train}, test={test}: there are only {number} problems of length {length}"
             )
-        self.length, self.judged = length, verify
+        self.length, self.verify_mode = length, verify
         self.sizes, self.seed = {"train": train, "test": test}, seed
 
     @cached_property
     def _splits(self) -> dict[str, list[Example]]:
         rng = np.random.default_rng([self.seed, self.length])
-        found: dict[Problem, None] = {}  # in order of drawing
-        while len(found) < sum(self.sizes.values()):
-            found.setdefault(self.chain.sample(rng, self.length))
+        drawn: dict[Problem, None] = {}  # in order of drawing
+        while len(drawn) < sum(self.sizes.values()):
+            drawn.setdefault(self.chain.sample(rng, self.length))
         examples = [
             Example(self.chain.render(problem).strip(), self.chain.render(problem), problem)
-            for problem in found
+            for problem in drawn
         ]
         return {"train": examples[: self.sizes["train"]], "test": examples[self.sizes["train"] :]}
 
@@ -83,11 +83,11 @@ class ChainReasoning(Task):
         return self._splits[split]
 
     def reward(self, example: Example, completion: str) -> float:
-        """1 for a solution that `ChainTask.verify` passes."""
-        return float(self.chain.verify(example.data, completion, self.judged))
+        """Return 1 if `ChainTask.verify` accepts the completion, else 0."""
+        return float(self.chain.verify(example.data, completion, self.verify_mode))
 
     def errors(self, example: Example, thoughts: Sequence[str]) -> NDArray[np.bool_]:
-        """The first wrong thought; later ones cannot be judged apart from it."""
+        """Mark the first wrong thought; later thoughts build on it and are not marked."""
         errors = np.zeros(len(thoughts), dtype=np.bool_)
         values = self.chain.parse_steps(example.data, "".join(thoughts))
         first = self.chain.first_error(example.data, values)
@@ -96,17 +96,17 @@ class ChainReasoning(Task):
         return errors
 
     def solution(self, example: Example) -> list[str]:
-        """The right thoughts."""
+        """Return the thoughts of the correct solution."""
         problem = example.data
         values = self.chain.solution(problem)
         texts = [self.chain.render_steps(problem, values[:k]) for k in range(len(values) + 1)]
         return [text[len(before) :] for before, text in itertools.pairwise(texts)]
 
     def localization_prompt(self, example: Example, thoughts: Sequence[str]) -> str:
-        r"""The problem, the solution, and `?`; the answer is a box with the number of the step."""
+        r"""Return the problem, the solution, and `?`; the reply is a box with a step number."""
         solution = "".join(thoughts)
         return self.chain.render(example.data) + solution.rstrip("\n") + "\n" + QUESTION
 
     def follow_up(self, example: Example, request: str) -> str:
-        """The problem again, on a line of its own: all that the model knows to answer."""
+        """Return the problem again, on a new line: the only prompt that a chain model can read."""
         return "\n" + self.chain.render(example.data)

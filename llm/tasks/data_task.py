@@ -1,4 +1,4 @@
-"""A task from a declaration: rows of a data set in, problems and verdicts out."""
+"""Task over a declared data set: makes problems from rows and verifies completions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llm.tasks.source import Source, load
 from llm.tasks.task import Example, PromptText, Split, Task
 from llm.verifiers import Verification, make_verifier
 
-#: Delimiters of blanks alone, as an instruction calls them.
+#: Names of whitespace delimiters in an instruction.
 BLANKS = {"\n": "a line break", "\n\n": "an empty line"}
 
 
 class DataTask(Task):
-    """Problems of a data set.
+    """Problems of a declared data set.
 
-    `Example.data` is the place of a problem's row, not its answer: the tests of a program may take
-    megabytes. `answer` reads it.
+    `Example.data` holds the index of a problem's row instead of its answer, because the tests of a
+    program may take megabytes. `answer` reads the answer.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class DataTask(Task):
     Raises
     ------
     ValueError
-        If the declaration makes no sense; the data are read when they are asked for.
+        If the declaration is invalid. The data are read later, at the first use.
     """
 
     def __init__(self, declaration: Declaration) -> None:
@@ -53,7 +53,7 @@ class DataTask(Task):
         Raises
         ------
         ValueError
-            If the data cannot be had, or a row is bad; the message names it.
+            If the data cannot be loaded, or a row is bad; the message names the row.
         """
         return self._splits[split]
 
@@ -62,16 +62,16 @@ class DataTask(Task):
         return self._notes
 
     def answer(self, example: Example) -> Any:
-        """The answer that a problem's verifier judges by."""
+        """Return the answer of a problem, as its verifier expects it."""
         source, row = example.data
-        self.examples("test")  # which reads the data, if that is not done
+        self.examples("test")  # reads the data at the first use
         return self.schema.answer(self._sources[source].rows[row])
 
     def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verification]:
-        """Judge completions, delimiters taken out: they are no part of a program."""
+        """Verify completions without their delimiters, which are no part of a program."""
         answers: dict[Any, Any] = {}
         for example in examples:
-            if example.data not in answers:  # of a group, which shares one, read once
+            if example.data not in answers:  # completions of a group share an answer
                 answers[example.data] = self.answer(example)
         return self.verifier(
             [answers[example.data] for example in examples],
@@ -86,7 +86,7 @@ class DataTask(Task):
 
     @cached_property
     def _splits(self) -> dict[Split, list[Example]]:
-        # What is held out is drawn first, so that it is the same for any number of the others.
+        # Test problems are drawn first: they must not depend on the number of training problems.
         task, taken = self.declaration, set[str]()
         self._sources.clear()
         self._notes.clear()
@@ -102,7 +102,7 @@ class DataTask(Task):
         return {"train": train, "test": test}
 
     def _rows(self, split: Split, number: int | None) -> Iterator[tuple[int, int]]:
-        """Sources and rows that meet the conditions, in random order."""
+        """Yield indices of sources and rows that meet the conditions, in random order."""
         if number == 0:
             return
         chosen: list[tuple[int, int]] = []
@@ -121,10 +121,10 @@ class DataTask(Task):
         taken: set[str],
         held_out: set[str] | None = None,
     ) -> list[Example]:
-        """At most `number` problems of texts that are not yet `taken`, which grows."""
-        found: list[Example] = []
+        """Take up to `number` problems whose texts are not in `taken`, and add them to it."""
+        examples: list[Example] = []
         dropped, repeated, reason = 0, 0, ""
-        while number is None or len(found) < number:
+        while number is None or len(examples) < number:
             place = next(rows, None)
             if place is None:
                 break
@@ -148,38 +148,38 @@ class DataTask(Task):
                 dropped, reason = dropped + 1, reason or message
                 continue
             taken.add(key)
-            found.append(example)
-        why = f"; {repeated} rows repeat a problem" if repeated else ""
+            examples.append(example)
+        skipped = f"; {repeated} rows repeat a problem" if repeated else ""
         if dropped:
-            why += f"; {dropped} rows left out, the first: {reason}"
-        self._check(split, found, number, why)
-        return found
+            skipped += f"; {dropped} rows left out, the first: {reason}"
+        self._check(split, len(examples), number, skipped)
+        return examples
 
-    def _check(self, split: Split, found: list[Example], number: int | None, why: str) -> None:
-        """Note what is not as asked; refuse a split that was asked for and is empty."""
+    def _check(self, split: Split, size: int, number: int | None, skipped: str) -> None:
+        """Note missing problems and skipped rows; raise if a requested split is empty."""
         task = self.declaration
-        if not found and number != 0 and split == "train" and not task.named_splits:
+        if not size and number != 0 and split == "train" and not task.named_splits:
             raise ValueError(
                 f"task: {self} has no train problems: test takes all there are, up to {task.test}; "
-                f"give a smaller --task_args.test{why}{''.join(f' ({n})' for n in self._notes)}"
+                f"give a smaller --task_args.test{skipped}{''.join(f' ({n})' for n in self._notes)}"
             )
-        if not found and number != 0:
+        if not size and number != 0:
             raise ValueError(
                 f"task: {self} has no {split} problems: no row is left that meets the conditions "
-                f"(where, answer_where, test){why}"
+                f"(where, answer_where, test){skipped}"
             )
-        fewer = number is not None and len(found) < number
-        if fewer or why:
-            asked = f", {number} asked for" if fewer else ""
-            self._notes.append(f"task: {self}: {len(found)} {split} problems{asked}{why}")
+        fewer = number is not None and size < number
+        if fewer or skipped:
+            requested = f", {number} asked for" if fewer else ""
+            self._notes.append(f"task: {self}: {size} {split} problems{requested}{skipped}")
 
     def _example(self, place: tuple[int, int]) -> Example | None:
-        """The problem of a row, or None if its answer does not meet the conditions.
+        """Make the problem of a row; None if its answer does not meet the conditions.
 
         Raises
         ------
         RowError
-            If there is none.
+            If the row has no valid problem and answer.
         """
         source = self._sources[place[0]]
         try:
@@ -216,5 +216,5 @@ class DataTask(Task):
 
 
 def _key(text: str) -> str:
-    """A problem's text, the same for two that differ in blanks, case or forms of characters."""
+    """Normalise a problem's text: blanks, case and Unicode forms do not distinguish problems."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,14 +1,14 @@
-r"""Tasks declared in YAML: where the data are, what to ask, how to judge.
+r"""Tasks declared in YAML: data, prompts, answers and verifier.
 
-`llm/tasks/data/` holds those that come with this package, by the name that `--task` takes; a file
-of your own has the same form:
+`llm/tasks/data/` holds the declarations of this package; `--task` takes their names. Your own
+declaration has the same form:
 
     path: problems.jsonl          # or data: a hub name; JSON lines, JSON, CSV or Parquet
     prompt: question              # a field, or text with {field}s
     answer: solution              # a field ...
     extract: boxed                # ... and which part of it
     verifier: math
-    test: 100                     # held out; what is left is for training
+    test: 100                     # held out; the other problems are for training
 
 `--task my.yaml --task_args.test 50` overrides: every key is an option of `task_args`.
 """
@@ -36,58 +36,58 @@ class Declaration:
     Parameters
     ----------
     name : str
-        What messages call it: the file's stem.
+        Name in messages: the stem of the file.
     data : str
         Name of a data set on the Hugging Face hub.
     config : str or list of str, optional
-        Its configuration (subset); several are joined.
+        Configuration (subset) of the data set; several are concatenated.
     revision : str, optional
         Commit, tag or branch of the data set; by default the newest.
     files : str or list of str, optional
-        Files of the data set's repository to read instead, where it cannot be loaded by name.
+        Files of the data set's repository, for data sets that cannot be loaded by name.
     path : str, list of str, or dict, optional
-        Local files, which take the place of the hub's; `*` and `?` as in a shell. Relative to the
-        declaration's folder, or on the command line to the working directory.
-        `{train: a.jsonl, test: b.jsonl}` are named splits.
+        Local files, used instead of the hub; `*` and `?` as in a shell. In a declaration, relative
+        to its folder; on the command line, relative to the working directory.
+        `{train: a.jsonl, test: b.jsonl}` gives named splits.
     split : str or dict
-        A split of the data set that `train` and `test` problems are drawn from; or named ones, as
-        `{train: train, test: validation}`.
+        Split of the data set from which both `train` and `test` problems are drawn; or named
+        splits, as in `{train: train, test: validation}`.
     prompt : str or list of str
-        A field, or text with {field}s; of a list, parts whose fields are empty are left out. A
-        field `a.b` is b of a. Lists of choices are written one a line, by their labels.
+        A field, or text with {field}s. Of a list, parts whose fields are all empty are omitted.
+        `a.b` is field b of field a. Choices are written one per line, after their labels.
     answer : str
         Field with the answer.
     extract : str
-        Part of it: "after ####", "boxed" (inside the last balanced \boxed{}), "regex …" (its
-        group), "json", or "livecodebench" (the tests of a row of that data set).
+        Part of the answer field: "after ####", "boxed" (content of the last balanced \boxed{}),
+        "regex …" (its group), "json", or "livecodebench" (the tests of a row of that data set).
     id : str
-        Field with a problem's name; by default file and row.
+        Field with the problem's name; by default file and row.
     where : dict
-        Conditions on fields that a row must meet. Each is a value to equal, a list of values, or
-        any of `matches: regex`, `not_matches: regex`, `integer: true`, `balanced: true` (brackets).
+        Conditions that a row must meet, by field. Each is a value, a list of values, or any of
+        `matches: regex`, `not_matches: regex`, `integer: true`, `balanced: true` (brackets).
     answer_where : dict, list or value, optional
-        The same for the extracted answer; rows without one are then left out.
+        Condition on the extracted answer; rows without an answer are then omitted.
     train, test : int, optional
-        At most so many problems; by default all of a named split, or all that `test` leaves.
+        Maximum number of problems; by default the whole named split, or all that `test` leaves.
     seed : int
-        Of the order in which problems are drawn.
+        Seed of the order in which problems are drawn.
     bad_rows : {"error", "drop"}
-        What to do with a row that lacks something, has an answer that the verifier cannot judge, a
-        prompt that is too long, or a training problem that is a test problem, too.
+        What to do with a bad row: a field is missing, the answer cannot be verified, the prompt is
+        too long, or a training problem is also a test problem.
     max_prompt_chars : int
-        Longest problem.
+        Maximum characters of a problem.
     system : str
         System message.
     instruction : str
-        What follows the problem; {delimiter} is the delimiter.
+        Text after the problem; {delimiter} stands for the delimiter.
     chat : bool
-        Ask by chat messages, through the model's template; otherwise by plain text.
+        Prompt with chat messages, through the model's template; otherwise with plain text.
     verifier : str
-        A name of `llm.verifiers`: math, numeric, choice, yes_no, exact, code; or module:function.
+        Name of a verifier (math, numeric, choice, yes_no, exact, code), or module:function.
     verifier_args : dict
-        Its options.
+        Options of the verifier.
     delimiter : str
-        Ends a thought.
+        Text that ends a thought.
     stop : list of str
         Texts of single tokens that end an episode, besides EOS.
     """
@@ -148,24 +148,24 @@ class Declaration:
 
     @property
     def named_splits(self) -> bool:
-        """Whether training and test problems come from splits of their own."""
+        """Whether training and test problems come from separate splits."""
         return isinstance(self.split if self.path is None else self.path, dict)
 
 
 def declared() -> dict[str, Path]:
-    """The declarations that come with this package, by name."""
+    """Return the paths of the declarations of this package, by name."""
     return {path.stem: path for path in sorted(DECLARATIONS.glob("*.yaml"))}
 
 
 def read(path: Path, options: Mapping[str, Any]) -> Declaration:
-    """The declaration of a file, with options of `task_args` in place of its keys.
+    """Read a declaration and override its keys by the options of `task_args`.
 
-    `where` and `verifier_args` are merged, other keys replaced.
+    `where` and `verifier_args` are merged; other keys are replaced.
 
     Raises
     ------
     ValueError
-        If the file is no declaration, or a key is unknown or of the wrong type.
+        If the file is no declaration, or a key is unknown or has the wrong type.
     """
     import yaml
 
@@ -189,7 +189,7 @@ def read(path: Path, options: Mapping[str, Any]) -> Declaration:
             if key == "path" and given is content:
                 value = _relative(value, path.parent)
             if key == "verifier_args" and given is options:
-                # A command line leaves what is inside a dictionary as text.
+                # Values inside a dictionary are still text on the command line.
                 value = {
                     k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in value.items()
                 }
@@ -203,7 +203,7 @@ def read(path: Path, options: Mapping[str, Any]) -> Declaration:
 
 
 def _relative(value: Any, folder: Path) -> Any:
-    """Paths of a declaration, from its folder."""
+    """Resolve the paths of a declaration relative to its folder."""
     if isinstance(value, dict):
         return {key: _relative(each, folder) for key, each in value.items()}
     if isinstance(value, list):
@@ -212,18 +212,18 @@ def _relative(value: Any, folder: Path) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value that YAML gives is of a type."""
-    origin, inner = get_origin(kind), get_args(kind)
+    """Whether a value read from YAML has a type."""
+    origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
     if origin is Literal:
-        return value in inner
+        return value in arguments
     if origin in (Union, types.UnionType):
-        return any(_fits(value, each) for each in inner)
+        return any(_fits(value, each) for each in arguments)
     if origin is list:
-        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
     if origin is dict:
         return isinstance(value, dict) and all(
-            isinstance(key, str) and _fits(each, inner[1]) for key, each in value.items()
+            isinstance(key, str) and _fits(each, arguments[1]) for key, each in value.items()
         )
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -1,10 +1,11 @@
-"""Delimiters of thoughts, and the code fences that take them in.
+"""Finds the delimiters of thoughts, except inside code fences.
 
-A fence is a line of three or more backticks or tildes, as in Markdown, and as the code verifier
-reads programs: what opens it may name a language, what closes it stands alone and is as long. Where
-one is open a delimiter is part of the code; elsewhere it also ends a line, so that a fence may
-follow it or stand before it. All depends on the text before alone: what is generated later moves no
-boundary.
+A fence is a line of three or more backticks or tildes, as in Markdown and in the code verifier. An
+opening fence may name a language; a closing fence stands alone and is at least as long. Inside a
+fence, a delimiter is part of the code. Outside, a delimiter also ends a line, so a fence may stand
+directly before or after it.
+
+Boundaries depend only on the preceding text, so later tokens never move a boundary.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})(.*)", re.DOTALL)
 
 
 def delimiters(text: str, delimiter: str) -> Iterator[tuple[int, bool]]:
-    """Where delimiters begin, and whether a fence is open there."""
+    """Yield the start of each delimiter, and whether it is inside a fence."""
     opened, line, at = "", "", 0  # the marks of the open fence, and the line so far
     for mark in re.finditer(f"({re.escape(delimiter)})|\n", text):
         line, at = line + text[at : mark.start()], mark.end()
@@ -24,30 +25,31 @@ def delimiters(text: str, delimiter: str) -> Iterator[tuple[int, bool]]:
         if mark[1]:
             yield mark.start(), bool(after)
             if after and "\n" not in delimiter:
-                continue  # the line of code goes on behind it
+                continue  # the line of code continues after it
         opened, line = after, ""
 
 
 def _after(line: str, opened: str) -> str:
-    """The marks of the open fence after a line."""
-    found = _FENCE.match(line)
-    if found is None:
+    """Marks of the fence that is open after a line; "" if none is open."""
+    fence = _FENCE.match(line)
+    if fence is None:
         return opened
-    marks, rest = found.groups()
+    marks, rest = fence.groups()
     if not opened:
-        return "" if marks[0] in rest else marks  # ```so``` is within a line
+        return "" if marks[0] in rest else marks  # ```code``` within a line is no fence
     return "" if marks.startswith(opened) and not rest.strip() else opened
 
 
 def end_of_thought(text: str, delimiter: str, begin: int = 0) -> int | None:
-    """Where the first delimiter ends that is in no fence and begins at `begin` or later.
+    """Return the end of the first delimiter outside fences that starts at `begin` or later.
 
     Parameters
     ----------
     text : str
-        From the begin of a thought, or of what stood before it in the same token.
+        Text from the start of a thought, or of the token that contains this start.
     delimiter : str
     begin : int
+        Minimum start of the delimiter in `text`.
     """
     for start, fenced in delimiters(text, delimiter):
         if not fenced and start >= begin:
@@ -56,9 +58,9 @@ def end_of_thought(text: str, delimiter: str, begin: int = 0) -> int | None:
 
 
 def without_delimiters(text: str, delimiter: str) -> str:
-    """The text a verifier reads: delimiters are ends of lines, and nothing where they are in code.
+    """Return the text for a verifier: delimiters become line ends, or "" inside fences.
 
-    Those without a letter or digit, such as empty lines, stay: they are part of any text.
+    Delimiters without letters and digits, such as empty lines, stay: any text may contain them.
     """
     if not any(map(str.isalnum, delimiter)):
         return text

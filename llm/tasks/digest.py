@@ -1,4 +1,4 @@
-"""Digests of problems: what changes when a prompt, its answer, or the way to judge it does."""
+"""Digests of problems, which change with their prompts, answers or verifier."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from llm.tasks.task import Example, Task
 
 
 def digest(task: Task, examples: Sequence[Example]) -> str:
-    """Of some problems, in their order; 16 hexadecimal digits."""
-    whole = hashlib.sha256()
-    judged: Any = None
+    """Return the digest of an ordered list of problems, 16 hexadecimal digits."""
+    sha = hashlib.sha256()
+    verifier: Any = None
     if isinstance(task, DataTask):
         declaration = task.declaration
-        judged = [declaration.verifier, declaration.verifier_args, declaration.delimiter]
+        verifier = [declaration.verifier, declaration.verifier_args, declaration.delimiter]
     for example in examples:
-        right = task.answer(example) if isinstance(task, DataTask) else example.data
-        parts = [example.id, example.prompt, right, judged]
-        whole.update(json.dumps(parts, default=_plain, sort_keys=True).encode() + b"\0")
-    return whole.hexdigest()[:16]
+        answer = task.answer(example) if isinstance(task, DataTask) else example.data
+        parts = [example.id, example.prompt, answer, verifier]
+        sha.update(json.dumps(parts, default=_plain, sort_keys=True).encode() + b"\0")
+    return sha.hexdigest()[:16]
 
 
 def code_digest(task: Task) -> str:
-    """Of the file that a user's own task is written in; "" of ours."""
+    """Return the digest of the source file of a user's task; "" for a task of this package."""
     if type(task).__module__.startswith("llm."):
         return ""
     try:
         source = Path(inspect.getfile(type(task))).read_bytes()
-    except (OSError, TypeError):  # written in a shell
+    except (OSError, TypeError):  # defined in an interactive session
         return "unknown"
     return hashlib.sha256(source).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
-    """What JSON knows instead of a value; of an unknown kind, its name alone."""
+    """Convert a value to JSON types; a value of unknown type to the name of the type."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    if hasattr(value, "tolist"):  # of numpy or torch
+    if hasattr(value, "tolist"):  # numpy or torch
         return value.tolist()
     return type(value).__name__

@@ -1,4 +1,4 @@
-"""Tests of LiveCodeBench problems, whose hidden ones are pickled: read without running a pickle.
+"""Unit tests of LiveCodeBench; pickled hidden tests are read without running the pickle.
 
 Jain et al. (2024), arXiv 2403.07974; fields of livecodebench/code_generation_lite.
 """
@@ -13,26 +13,26 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-#: Fields of a row that tests come from.
+#: Fields of a row that hold tests.
 FIELDS = ["public_test_cases", "private_test_cases", "metadata"]
 
-#: Most bytes of a row's tests; a small text may inflate to any size.
+#: Maximum bytes of a row's tests; a small text may inflate to any size.
 LARGEST = 1 << 30
 
 
 def tests(row: Mapping[str, Any]) -> dict[str, Any]:
-    """All tests of a row, as the code verifier takes them.
+    """Return all tests of a row in the form of the code verifier.
 
     Returns
     -------
     dict
         `fn_name`, the function to call, or None for programs that read standard input; `inputs`
-        and `outputs`, texts.
+        and `outputs`, lists of texts.
 
     Raises
     ------
     ValueError
-        If a field does not hold what it should.
+        If a field is damaged or has another form.
     """
     public = _cases(row, "public_test_cases", _json)
     private = _cases(row, "private_test_cases", _hidden)
@@ -65,7 +65,7 @@ def _cases(row: Mapping[str, Any], field: str, read: Any) -> list[dict[str, Any]
 def _field(row: Mapping[str, Any], field: str, read: Any) -> Any:
     try:
         return read(row[field])
-    except Exception as error:  # a damaged pickle raises anything
+    except Exception as error:  # a damaged pickle may raise any exception
         kind = type(error).__name__
         raise ValueError(f"field {field!r} cannot be read: {kind}: {str(error)[:100]}") from None
 
@@ -75,7 +75,7 @@ def _json(text: Any) -> Any:
 
 
 def _hidden(text: str) -> Any:
-    """JSON as it is, or pickled, compressed and in base 64."""
+    """Decode JSON, either plain, or pickled, compressed and in base 64."""
     try:
         packed = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -88,7 +88,7 @@ def _hidden(text: str) -> Any:
 
 
 def _pickled_text(content: bytes) -> str:
-    """The text in a pickle of a text alone, found without running it: others run any program."""
+    """Read a pickle that holds one text, without running it: a pickle may run any code."""
     texts = []
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"):

@@ -1,4 +1,4 @@
-"""From a row of a data set to a problem and its answer, as a declaration says."""
+"""Converts rows of a data set to problems and answers, as given by a declaration."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from llm.verifiers.boxed import last_boxed
 
 Row = Mapping[str, Any]
 
-#: A field in a prompt. Other braces are text, as LaTeX has them.
+#: A field in a prompt. Other braces are text, as in LaTeX.
 _FIELD = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 
 
 class RowError(ValueError):
-    """A row that cannot be used, and why."""
+    """Error of a row that cannot be used; its message gives the reason."""
 
 
 def value(row: Row, field: str) -> Any:
-    """A field's value; of `a.b`, that of b in a.
+    """Return the value of a field; `a.b` is field b of field a.
 
     Raises
     ------
     RowError
-        If it is missing, or null.
+        If the field is missing or null.
     """
-    found: Any = row
+    content: Any = row
     for part in field.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-        if found is None:
+        content = content.get(part) if isinstance(content, Mapping) else None
+        if content is None:
             raise RowError(f"field {field!r} is missing")
-    return found
+    return content
 
 
 class Schema:
-    """What a declaration says about rows.
+    """Reads problems and answers from the rows of a declared data set.
 
     Parameters
     ----------
@@ -49,12 +49,12 @@ class Schema:
     Raises
     ------
     ValueError
-        If it says nothing that makes sense.
+        If `prompt`, `extract` or a condition of the declaration is invalid.
     """
 
     def __init__(self, task: Declaration) -> None:
         parts = [task.prompt] if isinstance(task.prompt, str) else task.prompt
-        # A name alone is a field.
+        # A part that is only a name is a field.
         self.parts = [part if _FIELD.search(part) else f"{{{part}}}" for part in parts]
         for part in self.parts:
             if not _FIELD.search(part):
@@ -62,16 +62,16 @@ class Schema:
         self.task = task
         self.extract = _extractor(task.extract)
         self.where = {field: condition(field, c) for field, c in task.where.items()}
-        asked = task.answer_where
-        self.answer_where = None if asked is None else condition("answer_where", asked)
+        required = task.answer_where
+        self.answer_where = None if required is None else condition("answer_where", required)
 
     def check_columns(self, source: Source) -> None:
-        """Refuse a table that lacks a column.
+        """Check that a table has all columns that the declaration uses.
 
         Raises
         ------
         ValueError
-            Naming it, and those that are there.
+            Names the missing column and the existing ones.
         """
         inside = [field for part in self.parts for field in _FIELD.findall(part)]
         fields = [*inside, self.task.answer, *self.where, *filter(None, [self.task.id])]
@@ -86,22 +86,22 @@ class Schema:
                 )
 
     def selected(self, source: Source) -> list[int]:
-        """The rows that meet the conditions of `where`."""
+        """Return the indices of rows that meet the conditions of `where`."""
         chosen = list(range(len(source.rows)))
         for field, fits in self.where.items():
-            # A column at a time, off the file: the others may be large.
+            # Reads one column at a time: other columns may be large.
             root, _, rest = field.partition(".")
             column = _column(source, root)
             chosen = [i for i in chosen if fits(_inside(column[i], rest))]
         return chosen
 
     def problem(self, row: Row) -> str:
-        """The problem's text, without instructions.
+        """Return the text of a row's problem, without instructions.
 
         Raises
         ------
         RowError
-            If it has none.
+            If the text is empty or too long, or a field cannot be read.
         """
         texts = [self._filled(part, row) for part in self.parts]
         text = "\n\n".join(filter(None, texts)).strip()
@@ -119,12 +119,12 @@ class Schema:
         return _FIELD.sub(lambda m: values[m[1]], part) if any(values.values()) else ""
 
     def answer(self, row: Row) -> Any:
-        """What the verifier judges by.
+        """Return the answer of a row, as the verifier expects it.
 
         Raises
         ------
         RowError
-            If it is missing, or cannot be found where `extract` says.
+            If the answer is missing, or `extract` does not find it.
         """
         return self.extract(row, self.task.answer)
 
@@ -143,31 +143,31 @@ def _column(source: Source, name: str) -> list[Any]:
     return values
 
 
-def _inside(found: Any, field: str) -> Any:
+def _inside(content: Any, field: str) -> Any:
     try:
-        return value(found, field) if field else found
+        return value(content, field) if field else content
     except RowError:
         return None
 
 
-def _shown(field: str, found: Any) -> str:
-    """A value as text; choices as `A. text`, one a line."""
-    if isinstance(found, str):
-        return found.strip()
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return str(found)
-    if isinstance(found, Mapping) and {"label", "text"} <= found.keys():
-        found = [{"label": a, "text": b} for a, b in zip(found["label"], found["text"])]  # noqa: B905
-    if isinstance(found, list) and found:
-        if all(isinstance(each, str) for each in found) and len(found) <= 26:
-            found = [{"label": a, "text": b} for a, b in zip(string.ascii_uppercase, found)]  # noqa: B905
-        if all(isinstance(each, Mapping) and {"label", "text"} <= each.keys() for each in found):
-            return "\n".join(f"{each['label']}. {str(each['text']).strip()}" for each in found)
-    raise RowError(f"field {field!r} is a {type(found).__name__}, not text, a number or choices")
+def _shown(field: str, content: Any) -> str:
+    """Convert a value to text; choices to `A. text`, one per line."""
+    if isinstance(content, str):
+        return content.strip()
+    if isinstance(content, int | float) and not isinstance(content, bool):
+        return str(content)
+    if isinstance(content, Mapping) and {"label", "text"} <= content.keys():
+        content = [{"label": a, "text": b} for a, b in zip(content["label"], content["text"])]  # noqa: B905
+    if isinstance(content, list) and content:
+        if all(isinstance(each, str) for each in content) and len(content) <= 26:
+            content = [{"label": a, "text": b} for a, b in zip(string.ascii_uppercase, content)]  # noqa: B905
+        if all(isinstance(each, Mapping) and {"label", "text"} <= each.keys() for each in content):
+            return "\n".join(f"{each['label']}. {str(each['text']).strip()}" for each in content)
+    raise RowError(f"field {field!r} is a {type(content).__name__}, not text, a number or choices")
 
 
 def _extractor(name: str) -> Callable[[Row, str], Any]:
-    """From a row and the field of the answer to the answer."""
+    """Return the function that reads the answer from a row, given the name of its field."""
     if name == "livecodebench":
         return _tests
     verb, _, rest = name.partition(" ")
@@ -193,10 +193,10 @@ def _part(row: Row, field: str, name: str, find: Callable[[str], Any]) -> str:
     text = value(row, field)
     if not isinstance(text, str):
         raise RowError(f"field {field!r} is a {type(text).__name__}, not text")
-    found = [part.strip() for part in find(text)]
-    if not found or not found[-1]:
+    parts = [part.strip() for part in find(text)]
+    if not parts or not parts[-1]:
         raise RowError(f"field {field!r} has no answer by extract {name!r}: {_short(text)}")
-    return found[-1]
+    return parts[-1]
 
 
 def _json(row: Row, field: str) -> Any:
@@ -217,21 +217,21 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"…{text[-60:]}")
 
 
-def condition(where: str, asked: Any) -> Callable[[Any], bool]:
-    """Whether a value meets a condition: equal, one of a list, or all of some tests.
+def condition(where: str, required: Any) -> Callable[[Any], bool]:
+    """Return the predicate of a condition: a value, a list of allowed values, or a dict of tests.
 
     Raises
     ------
     ValueError
         If a test is unknown.
     """
-    if isinstance(asked, list):
-        # As text, for CSV files know no numbers.
-        return lambda found: found is not None and str(found) in map(str, asked)
-    if not isinstance(asked, Mapping):
-        return condition(where, [asked])
-    tests = [_test(where, name, argument) for name, argument in asked.items()]
-    return lambda found: found is not None and all(test(str(found).strip()) for test in tests)
+    if isinstance(required, list):
+        # Compared as text, since CSV files have no numbers.
+        return lambda value: value is not None and str(value) in map(str, required)
+    if not isinstance(required, Mapping):
+        return condition(where, [required])
+    tests = [_test(where, name, argument) for name, argument in required.items()]
+    return lambda value: value is not None and all(test(str(value).strip()) for test in tests)
 
 
 def _test(where: str, name: str, argument: Any) -> Callable[[str], bool]:

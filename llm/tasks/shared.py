@@ -1,4 +1,4 @@
-"""Verdicts of a job of several processes: each judges its share, and all know all."""
+"""Sharded verification: each rank verifies its shard, and all ranks gather all results."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from llm.distributed.processes import on_main_process, scatter_gather, world_siz
 from llm.tasks.task import Example, Task
 
 
-def shared_verdicts(task: Task) -> Task:
-    """The task, with a verifier for a job.
+def shard_verification(task: Task) -> Task:
+    """Return the task, with its verification sharded over the ranks of a distributed job.
 
-    Even one that is not the same function everywhere (that times out, or asks a model) gives all
-    processes the same rewards, without which their gradients would not fit together.
+    A verifier may return different results on different ranks, for example if it times out or
+    samples from a model. With gathered results all ranks use the same rewards.
     """
     if world_size() == 1:
         return task
-    shared: Any = copy.copy(task)
-    judge: Any = getattr(task, "verify", None)
+    sharded: Any = copy.copy(task)
+    verify_shard: Any = getattr(task, "verify", None)
 
     def verify(examples: Sequence[Example], completions: Sequence[str]) -> list[Any]:
         pairs = list(zip(examples, completions, strict=True))
         same = (text.encode(errors="surrogatepass") for text in completions)
-        return scatter_gather(pairs, lambda mine: judge(*map(list, zip(*mine, strict=True))), same)
+        return scatter_gather(
+            pairs, lambda shard: verify_shard(*map(list, zip(*shard, strict=True))), same
+        )
 
-    if callable(judge):
-        shared.verify = verify
-    shared.reward = lambda example, completion: on_main_process(
+    if callable(verify_shard):
+        sharded.verify = verify
+    sharded.reward = lambda example, completion: on_main_process(
         lambda: task.reward(example, completion)
     )
-    return shared
+    return sharded

@@ -1,4 +1,4 @@
-"""Rows of data sets, from the Hugging Face hub or from local files, through `datasets`."""
+"""Loads rows of data sets from the Hugging Face hub or from local files, with `datasets`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import IO, Any, NamedTuple
 
 from llm.tasks.declaration import Declaration
 
-#: Loaders of `datasets` by the ending of a local file.
+#: Loaders of `datasets`, by the suffix of a local file.
 FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "parquet": "parquet"}
 
-#: What may be a whole number of more than 53 bits.
+#: Digits that may belong to an integer of more than 53 bits.
 _LONG = re.compile(rb"\d{16}")
 
 
@@ -30,9 +30,9 @@ class Source(NamedTuple):
     Attributes
     ----------
     name : str
-        For messages: the file, or the data set with configuration and split.
+        Name in messages: the file, or the data set with configuration and split.
     label : str
-        Short, for the names of problems.
+        Short name, the prefix of problem names.
     rows : datasets.Dataset
     """
 
@@ -41,21 +41,21 @@ class Source(NamedTuple):
     rows: Any
 
     def place(self, row: int) -> str:
-        """What messages call a row; people count from 1."""
+        """Name of a row in messages, counted from 1."""
         return f"{self.name}, row {row + 1}"
 
 
 def load(task: Declaration, split: str) -> list[Source]:
-    """The tables of a split, "train" or "test"; of the one that both come from if there is one.
+    """Load the tables of a split, "train" or "test"; without named splits, of the only split.
 
     Raises
     ------
     ValueError
-        If they cannot be had; the message is one line.
+        If a table cannot be loaded; the message is one line.
     """
     if task.path is not None:
         paths = task.path[split] if isinstance(task.path, dict) else task.path
-        return [_local(path) for each in _many(paths) for path in _found(each)]
+        return [_local(path) for each in _many(paths) for path in _paths(each)]
     name = task.split[split] if isinstance(task.split, dict) else task.split
     if task.files:
         return [_file_of_hub(task, file) for file in _many(task.files)]
@@ -64,7 +64,7 @@ def load(task: Declaration, split: str) -> list[Source]:
 
 
 def check_files(task: Declaration) -> None:
-    """Refuse local files that do not exist, or are of no known kind; reads none of them.
+    """Check that local files exist and have a known format, without reading them.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def check_files(task: Declaration) -> None:
     splits = task.path.values() if isinstance(task.path, dict) else [task.path or []]
     for paths in splits:
         for each in _many(paths):
-            for path in _found(each):
+            for path in _paths(each):
                 _kind(path)
 
 
@@ -82,10 +82,10 @@ def _many(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-def _found(pattern: str) -> list[Path]:
+def _paths(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
-    found = [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(str(path)))]
-    files = [each for each in found if each.is_file()]
+    matches = [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(str(path)))]
+    files = [each for each in matches if each.is_file()]
     if not files:
         raise ValueError(
             f"task_args.path: {pattern} is not a file; name one, or several as *.jsonl"
@@ -101,14 +101,14 @@ def _kind(path: Path) -> str:
 
 
 def _local(path: Path, name: str = "") -> Source:
-    """The rows of a file."""
+    """Load the rows of a file."""
     kind = _kind(path)
     with _quiet():
         from datasets import load_dataset
 
         try:
             options = _as_text(path) if kind == "csv" else {}
-            # What looks like a pattern is a name here.
+            # Wildcards in the name of an existing file are literal.
             file = glob.escape(str(path.resolve()))
             rows = load_dataset(kind, data_files=file, split="train", **options)
         except Exception as error:
@@ -122,7 +122,7 @@ def _local(path: Path, name: str = "") -> Source:
 
 
 def _as_text(path: Path) -> dict[str, Any]:
-    """Options that read a CSV file as it is: pandas takes 007 for 7, and None for nothing."""
+    """Options that keep CSV cells as text: pandas would read 007 as 7, and None as missing."""
     from datasets import Features, Value
 
     with io.TextIOWrapper(_opened(path), "utf-8-sig", newline="") as file:
@@ -136,15 +136,15 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _check_integers(path: Path, name: str, rows: Any) -> None:
-    """Refuse whole numbers that a reader of JSON has changed.
+    """Raise a ValueError for integers that the JSON loader has changed.
 
-    Arrow makes a column of floating-point numbers where one has more than 64 bits; of a list, which
-    is read by another reader, some become other whole numbers.
+    Arrow converts a column to floating point if one integer has more than 64 bits. The loader of
+    JSON lists changes some integers to others.
     """
     for row, exact in _long_numbers(path, str(rows.data.schema)):
         try:
             changed = _changed(exact, rows[row])
-        except (ValueError, IndexError):  # no text, or a row of several lines
+        except (ValueError, IndexError):  # text that cannot be decoded, or a row of several lines
             continue
         if changed is not None:
             raise ValueError(
@@ -154,7 +154,7 @@ def _check_integers(path: Path, name: str, rows: Any) -> None:
 
 
 def _long_numbers(path: Path, schema: str) -> Iterator[tuple[int, Any]]:
-    """Rows that may have such numbers, as Python reads them."""
+    """Yield rows that may hold such integers, as parsed by Python."""
     with _opened(path) as file:
         lines = filter(bytes.strip, file)
         first = next(lines, b"")
@@ -171,7 +171,7 @@ def _long_numbers(path: Path, schema: str) -> Iterator[tuple[int, Any]]:
 
 
 def _changed(exact: Any, read: Any) -> int | None:
-    """A whole number that is another one, or a floating-point one too large to tell it apart."""
+    """Return an integer that was changed, or rounded to floating point; None if there is none."""
     if isinstance(exact, dict) and isinstance(read, dict):
         pairs = [(value, read.get(key)) for key, value in exact.items()]
     elif isinstance(exact, list) and isinstance(read, list):
@@ -181,7 +181,7 @@ def _changed(exact: Any, read: Any) -> int | None:
         return exact if rounded or read != exact else None
     else:
         return None
-    return next((found for pair in pairs if (found := _changed(*pair)) is not None), None)
+    return next((number for pair in pairs if (number := _changed(*pair)) is not None), None)
 
 
 def _is_empty(path: Path) -> bool:
@@ -193,15 +193,15 @@ def _is_empty(path: Path) -> bool:
 
 
 def _bad_line(path: Path) -> str:
-    """Where a JSON file is broken; "" if that is not the trouble."""
+    """Locate a syntax error in a JSON file; "" if there is none."""
     with _opened(path) as file:
         try:
             lines = file.readlines()
-        except (OSError, EOFError) as error:  # of a damaged archive
+        except (OSError, EOFError) as error:  # a damaged archive
             return f": {error}"
     try:
-        whole = json.loads(b"".join(lines))
-        return "" if isinstance(whole, list) else ": it holds no list of objects"
+        content = json.loads(b"".join(lines))
+        return "" if isinstance(content, list) else ": it holds no list of objects"
     except ValueError as error:
         if lines and lines[0].lstrip().startswith(b"["):
             return f": {error}"
@@ -218,7 +218,7 @@ def _bad_line(path: Path) -> str:
 
 
 def _file_of_hub(task: Declaration, file: str) -> Source:
-    """The rows of a file of a data set's repository; for those that only a script can load."""
+    """Load a file of a data set's repository, for data sets that need a loading script."""
     from huggingface_hub import hf_hub_download
 
     with _hub(f"{task.data}/{file}"):
@@ -248,7 +248,7 @@ def _hub(name: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """What lies at the root of an error, in a line."""
+    """Describe the root cause of an error in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = next(iter(str(error).strip().splitlines()), "")
@@ -257,7 +257,7 @@ def _cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what loaders log before they raise, and without progress bars where nobody looks."""
+    """Silence the logs of loaders, and progress bars if standard error is no terminal."""
     import datasets
     from datasets.utils import logging
 

@@ -1,7 +1,7 @@
-"""What a task is: problems, a reward for a completion, and how thoughts are told apart.
+"""Interface of tasks: problems, rewards of completions, and the delimiter of thoughts.
 
-A user's own task is a subclass, named on the command line as `--task my_module:MyTask`; where only
-the data are new, a declaration does (`llm.tasks.declaration`).
+Your own task is a subclass of `Task`, given as `--task my_module:MyTask`. A declaration suffices if
+only the data are new (`llm.tasks.declaration`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ PromptText = str | list[dict[str, str]]
 
 
 class Example(NamedTuple):
-    """One problem: a name, its prompt, and what the verifier needs to know.
+    """One problem.
 
-    `problem` is its text without instructions, where the prompt has more; a localizer shows it.
+    Attributes
+    ----------
+    id : str
+    prompt : str or list of dict
+    data : object
+        Data for the verifier, such as the answer.
+    problem : str
+        Text without instructions, if the prompt has instructions; shown to a localizer.
     """
 
     id: str
@@ -33,18 +40,18 @@ class Example(NamedTuple):
 
 
 class Task:
-    r"""Problems and their verifier; subclasses give `examples`, and `reward` or `verify`.
+    r"""Problems and their verifier; subclasses define `examples`, and `reward` or `verify`.
 
     Attributes
     ----------
     delimiter : str
-        A thought ends with the token that completes this text, unless a code fence is open.
+        A thought ends with the token that completes this text outside code fences.
     stop : tuple of str
         Texts of single tokens that end an episode, besides EOS.
     success : float
-        An episode whose reward is below this has failed, and may be reset.
+        Minimum reward of a success; episodes below it have failed and may be reset.
     has_checker : bool
-        Whether `errors` is there.
+        Whether `errors` is implemented.
     """
 
     delimiter: str = "</thought>"
@@ -53,39 +60,40 @@ class Task:
     has_checker: bool = False
 
     def __str__(self) -> str:
-        """What messages call it."""
+        """Name of the task in messages."""
         return type(self).__name__
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """The problems to train on ("train"), or those held out ("test")."""
+        """Return the problems for training ("train"), or the held-out problems ("test")."""
         raise NotImplementedError(f"{type(self).__name__} has no examples(split)")
 
     def reward(self, example: Example, completion: str) -> float:
-        """Reward of a whole completion, usually 0 or 1."""
+        """Return the reward of a complete completion, usually 0 or 1."""
         raise NotImplementedError(f"{type(self).__name__} has no reward(example, completion)")
 
     def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verification]:
-        """Judge a batch; for verifiers that gain from one, or that may fail to judge."""
+        """Verify a batch of completions; override to verify in parallel or to report failures."""
         return [
             Verification(self.reward(example, completion))
             for example, completion in zip(examples, completions, strict=True)
         ]
 
     def notes(self) -> Sequence[str]:
-        """What a user should know about the problems, a line each; empty before `examples`."""
+        """Return notes on the problems for the user, one line each; empty before `examples`."""
         return ()
 
     def errors(self, example: Example, thoughts: Sequence[str]) -> NDArray[np.bool_]:
-        """Which thoughts are wrong, shape (n,): a step checker. Only where `has_checker`."""
+        """Step checker: mark the wrong thoughts, shape (n,). Requires `has_checker`."""
         raise NotImplementedError(f"{type(self).__name__} has no step checker")
 
     def localization_prompt(self, example: Example, thoughts: Sequence[str]) -> PromptText | None:
-        """The request to name the first wrong thought; None for the usual chat request."""
+        """Return the request for the first wrong thought; None for the default chat request."""
         return None
 
     def follow_up(self, example: Example, request: str) -> str | None:
-        """What asks for another attempt, put right after one; None for `request` as a chat's turn.
+        """Return text that requests another attempt; None to send `request` as a chat message.
 
-        For models that do not chat, and do not know the words of `request`.
+        The text directly follows the previous attempt. It is for models without a chat template,
+        which cannot read `request`.
         """
         return None

@@ -1,4 +1,4 @@
-"""How completions are sampled, and how long they may be."""
+"""Sampling options and length limits of completions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class SamplingOptions:
     Parameters
     ----------
     temperature : float
-        Of training and evaluation rollouts.
+        Temperature of training and evaluation rollouts.
     top_p : float
-        Below 1 the tokens come from a truncated distribution, which the loss does not know of.
+        Below 1, tokens come from a truncated distribution, which the loss does not correct.
     max_completion_length : int
-        Most tokens of a completion.
+        Maximum number of tokens of a completion.
     max_thoughts : int
-        Most thoughts of a completion.
+        Maximum number of thoughts of a completion.
     max_thought_tokens : int
-        Most tokens of a thought.
+        Maximum number of tokens of a thought.
     """
 
     temperature: float = 1.0
@@ -40,22 +40,22 @@ class SamplingOptions:
         self.limits()
 
     def limits(self) -> ThoughtLimits:
-        """The limits of an episode."""
+        """The length limits of an episode."""
         return ThoughtLimits(self.max_completion_length, self.max_thoughts, self.max_thought_tokens)
 
 
 @dataclass(frozen=True)
 class ThoughtLimits:
-    """How far an episode may go.
+    """Length limits of an episode.
 
     Parameters
     ----------
     max_completion_length : int
-        Most tokens of a completion, reset prefix included.
+        Maximum number of tokens of a completion, reset prefix included.
     max_thoughts : int
-        Most thoughts; an episode that has not stopped by then is cut.
+        Maximum number of thoughts; an episode that has not stopped by then is cut.
     max_thought_tokens : int
-        Most tokens of a thought; a longer one is cut there and ends the episode.
+        Maximum number of tokens of a thought; a longer one is cut and ends the episode.
     """
 
     max_completion_length: int = 256
@@ -69,5 +69,5 @@ class ThoughtLimits:
 
     @property
     def longest(self) -> int:
-        """Most tokens of an episode."""
+        """Maximum number of tokens of an episode."""
         return min(self.max_completion_length, self.max_thoughts * self.max_thought_tokens)

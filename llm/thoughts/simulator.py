@@ -1,10 +1,10 @@
 """The thought MDP: a language model as a `Simulator`.
 
-A state is a prompt and the thoughts so far, an action is one thought: the tokens up to and with the
-one that completes the delimiter. Boundaries are token positions, ids are appended as they were
-sampled and never tokenised again, so a reset continues exactly what the model has seen. Where a
-code fence is open a delimiter is part of the code, and no boundary. A stop token (EOS) ends the
-episode; a thought or an episode that is too long is cut and says so.
+A state is a prompt and the thoughts so far. An action is one thought: the tokens up to and
+including the one that completes the delimiter. Boundaries are token positions. Token ids are kept
+as sampled and never tokenised again, so a reset continues exactly what the model has seen. Inside
+an open code fence, a delimiter is part of the code and no boundary. A stop token (EOS) ends the
+episode. A thought or an episode that is too long is cut, and marked as cut.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llm.verifiers import Verification
 
 
 class Prompt(NamedTuple):
-    """A start of the thought MDP: the token ids of a problem's prompt."""
+    """An initial state of the thought MDP: the token ids of a problem's prompt."""
 
     ids: tuple[int, ...]
     example: Example
@@ -37,14 +37,14 @@ class Thought(NamedTuple):
     Attributes
     ----------
     ids : tuple of T int
-        Its tokens, delimiter or stop token included.
+        Token ids, delimiter or stop token included.
     logprobs : array (T,)
-        Of each token, under the policy that sampled it at the run's temperature.
+        Log-prob of each token under the policy that sampled it, at the run's temperature.
     text : str
-        Without special tokens.
+        Text without special tokens.
     end : {"delimiter", "stop", "cut"}
-        What ended it: the delimiter (the episode goes on), a stop token (the episode's end), or a
-        limit (the episode's end, too, but not of the model's making).
+        How the thought ended: at a delimiter (the episode continues), at a stop token, or at a
+        limit (both end the episode).
     """
 
     ids: tuple[int, ...]
@@ -54,7 +54,7 @@ class Thought(NamedTuple):
 
 
 def token_ids(steps: Steps) -> list[int]:
-    """The tokens of some thoughts, in order."""
+    """The concatenated token ids of some thoughts."""
     return [token for thought in steps for token in thought.ids]
 
 
@@ -90,31 +90,31 @@ def encode(tokenizer: Any, text: PromptText) -> tuple[int, ...]:
 
 
 class ThoughtSimulator:
-    """Rolls a language model out, thought by thought; one engine call for all that is asked.
+    """Samples episodes of thoughts from a language model, with one engine call for all.
 
     Parameters
     ----------
     engine : Engine
     tokenizer : Transformers tokenizer
     task : Task
-        Gives the delimiter, the stop texts and the reward.
+        Has the delimiter, the stop texts and the reward.
     limits : ThoughtLimits
     temperature, top_p : float
-        Of the sampling.
+        Sampling parameters.
     eos_token_ids : sequence of int
         Further ids that end an episode, from a model's generation config.
 
     Attributes
     ----------
-    judged : int
-        Episodes given to the verifier, and
-    unjudged : list of (Example, str)
-        those of which no verdict could be had, with the reason; both since the last `verdicts`.
+    verified : int
+        Number of episodes passed to the verifier since the last `take_verification_counts`.
+    unverified : list of (Example, str)
+        Those among them on which the verifier failed, with the reason.
 
     Raises
     ------
     ValueError
-        If the tokenizer has no EOS and the task no stop text of its own, or such a text is not one
+        If neither the tokenizer has an EOS nor the task a stop text, or a stop text is not one
         token.
     """
 
@@ -132,11 +132,11 @@ class ThoughtSimulator:
         self.temperature, self.top_p = temperature, top_p
         self.eos_token_ids = eos_token_ids
         self.stop_token_ids = stop_token_ids(tokenizer, task, eos_token_ids)
-        self.judged, self.unjudged = 0, list[tuple[Example, str]]()
+        self.verified, self.unverified = 0, list[tuple[Example, str]]()
         self._may_end: dict[int, bool] = {}
 
     def prompt(self, example: Example) -> Prompt:
-        """The start for a problem."""
+        """The initial state of a problem."""
         return Prompt(encode(self.tokenizer, example.prompt), example)
 
     def rollout(
@@ -146,13 +146,13 @@ class ThoughtSimulator:
         return self.seeded(prefixes, n, rng.integers(MAX_SEED, size=len(prefixes)))
 
     def seeded(self, prefixes: Sequence[Prefix], n: int, seeds: ArrayLike) -> list[list[Episode]]:
-        """`rollout` with a seed for each prefix: no episode depends on what else is asked for."""
+        """`rollout` with a seed per prefix: episodes do not depend on the other prefixes."""
         if not prefixes:
             return []
         contexts = [[*prefix.start.ids, *token_ids(prefix.steps)] for prefix in prefixes]
         params = [
             SamplingParams(
-                max_tokens=self._room(prefix),
+                max_tokens=self._max_tokens(prefix),
                 n=n,
                 temperature=self.temperature,
                 top_p=self.top_p,
@@ -166,17 +166,17 @@ class ThoughtSimulator:
             (prefix, self._grow(prefix, group))
             for prefix, group in zip(prefixes, completions, strict=True)
         ]
-        verdicts = iter(self.judge([(p, steps) for p, group in grown for steps in group]))
+        verifications = iter(self.verify([(p, steps) for p, group in grown for steps in group]))
         return [
             [
-                self._episode(prefix, steps, next(verdicts).reward, len(completion.ids))
-                for steps, completion in zip(group, drawn, strict=True)
+                self._episode(prefix, steps, next(verifications).reward, len(completion.ids))
+                for steps, completion in zip(group, sampled, strict=True)
             ]
-            for (prefix, group), drawn in zip(grown, completions, strict=True)
+            for (prefix, group), sampled in zip(grown, completions, strict=True)
         ]
 
-    def _room(self, prefix: Prefix) -> int:
-        """Most tokens that may follow a prefix."""
+    def _max_tokens(self, prefix: Prefix) -> int:
+        """Maximum number of tokens after a prefix."""
         limits = self.limits
         kept = sum(len(thought.ids) for thought in prefix.steps)
         thoughts = limits.max_thoughts - prefix.length
@@ -184,75 +184,76 @@ class ThoughtSimulator:
 
     def _grow(self, prefix: Prefix, completions: Sequence[Completion]) -> list[Steps]:
         """The thoughts of episodes from one prefix."""
-        rest, most = self._rest(prefix.steps), self.limits.max_thoughts - prefix.length
-        return [(*prefix.steps, *self._split(each, most, rest)) for each in completions]
+        rest, max_thoughts = self._rest(prefix.steps), self.limits.max_thoughts - prefix.length
+        return [(*prefix.steps, *self._split(each, max_thoughts, rest)) for each in completions]
 
-    def judge(self, grown: Sequence[tuple[Prefix, Steps]]) -> list[Verification]:
-        """Verdicts of whole episodes, all at once: what they grew from, and all their steps."""
-        examples = [prefix.start.example for prefix, _ in grown]
+    def verify(self, completions: Sequence[tuple[Prefix, Steps]]) -> list[Verification]:
+        """Verify complete episodes in one batch; each is its prefix and all its steps."""
+        examples = [prefix.start.example for prefix, _ in completions]
         texts = [
-            self.tokenizer.decode(token_ids(steps), skip_special_tokens=True) for _, steps in grown
+            self.tokenizer.decode(token_ids(steps), skip_special_tokens=True)
+            for _, steps in completions
         ]
-        verdicts = checked.verify(self.task, examples, texts)
-        self.judged += len(verdicts)
-        told = zip(examples, verdicts, strict=True)
-        self.unjudged += [(example, v.failure) for example, v in told if v.failure]
-        return verdicts
+        verifications = checked.verify(self.task, examples, texts)
+        self.verified += len(verifications)
+        pairs = zip(examples, verifications, strict=True)
+        self.unverified += [(example, v.failure) for example, v in pairs if v.failure]
+        return verifications
 
-    def verdicts(self) -> tuple[int, list[tuple[Example, str]]]:
-        """`judged` and `unjudged`, which begin anew."""
-        found = self.judged, self.unjudged
-        self.judged, self.unjudged = 0, []
-        return found
+    def take_verification_counts(self) -> tuple[int, list[tuple[Example, str]]]:
+        """Return `verified` and `unverified`, and reset both."""
+        counts = self.verified, self.unverified
+        self.verified, self.unverified = 0, []
+        return counts
 
     def _episode(self, prefix: Prefix, steps: Steps, reward: float, cost: int) -> Episode:
         return Episode(prefix, steps, float(reward), reward < self.task.success, cost)
 
-    def _split(self, completion: Completion, most: int, rest: str) -> list[Thought]:
-        """The thoughts of a completion, at most `most`; the last says how the episode ended.
+    def _split(self, completion: Completion, max_thoughts: int, rest: str) -> list[Thought]:
+        """Split a completion into thoughts; the last one's `end` is how the episode ended.
 
-        `rest` is what the prefix's last token holds after its delimiter. It may open a fence.
+        `rest` is the text after the delimiter in the prefix's last token. It may open a fence.
         """
         thoughts: list[Thought] = []
         ids, begin = completion.ids.tolist(), 0
         stopped = completion.finish_reason == "stop"
         for end, token in enumerate(ids, 1):
             last = end == len(ids)
-            over = end - begin == self.limits.max_thought_tokens
+            too_long = end - begin == self.limits.max_thought_tokens
             text, after = rest, None
             if self._completes(token):
                 text += self.tokenizer.decode(ids[begin:end])
                 after = end_of_thought(text, self.task.delimiter, len(rest))
-            if not (last or over or after is not None):
+            if not (last or too_long or after is not None):
                 continue
-            how: Literal["delimiter", "stop", "cut"] = "delimiter"
+            ending: Literal["delimiter", "stop", "cut"] = "delimiter"
             if last and stopped:
-                how = "stop"
-            elif last or after is None or len(thoughts) + 1 == most:
-                how = "cut"
+                ending = "stop"
+            elif last or after is None or len(thoughts) + 1 == max_thoughts:
+                ending = "cut"
             thoughts.append(
                 Thought(
                     tuple(ids[begin:end]),
                     completion.logprobs[begin:end],
                     self.tokenizer.decode(ids[begin:end], skip_special_tokens=True),
-                    how,
+                    ending,
                 )
             )
-            if how != "delimiter":
+            if ending != "delimiter":
                 break
             begin, rest = end, text[after:]
         return thoughts
 
     def _completes(self, token: int) -> bool:
-        """Whether a token may complete the delimiter: only then is the thought's text read."""
+        """Whether a token may complete the delimiter; only then is the thought decoded."""
         if token not in self._may_end:
             last, piece = self.task.delimiter[-1], self.tokenizer.decode([token])
-            # Alone, a token may lose a blank in front, or be part of a character.
+            # Decoded alone, a token may lose a leading blank, or be part of a character.
             self._may_end[token] = last == " " or last in piece or "\ufffd" in piece
         return self._may_end[token]
 
     def _rest(self, steps: Steps) -> str:
-        """What the last of these thoughts' last token holds after the delimiter."""
+        """The text after the delimiter in the last token of the last thought."""
         rest = ""
         for thought in steps:
             text = rest + self.tokenizer.decode(list(thought.ids))
@@ -264,24 +265,24 @@ class ThoughtSimulator:
 def stop_token_ids(
     tokenizer: Any, task: Task, eos_token_ids: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """EOS (the tokenizer's and others) and the task's stop texts as token ids.
+    """The ids of all stop tokens: EOS (the tokenizer's and others) and the task's stop texts.
 
     Raises
     ------
     ValueError
         If there is none, or a stop text is not one token.
     """
-    found = [int(token) for token in eos_token_ids]
+    stops = [int(token) for token in eos_token_ids]
     if tokenizer.eos_token_id is not None:
-        found.append(int(tokenizer.eos_token_id))
+        stops.append(int(tokenizer.eos_token_id))
     for text in task.stop:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         if len(ids) != 1:
             raise ValueError(f"stop: {text!r} is {len(ids)} tokens of this tokenizer, not one")
-        found += ids
-    if not found:
+        stops += ids
+    if not stops:
         raise ValueError(
             "tokenizer: it has no EOS token, so no episode would ever end; set "
             "tokenizer.eos_token and save it with the model, or give the task a stop text"
         )
-    return tuple(sorted(set(found)))
+    return tuple(sorted(set(stops)))

@@ -1,1 +1,1 @@
-"""`python -m llm.train`: the training loop."""
+"""`python -m llm.train`: the training command and its loop."""

@@ -1,6 +1,6 @@
 """`python -m llm.train`: train a language model with GRPO, RRPO, SRPO or an oracle.
 
-The loop is in `llm/train/trainer.py`, the settings in `llm/config/train.py`.
+`llm/train/trainer.py` holds the loop, `llm/config/train.py` the settings.
 """
 
 from __future__ import annotations
@@ -28,41 +28,43 @@ PROG = "python -m llm.train"
 
 DESCRIPTION = """\
 Train a language model by reinforcement learning with verifiable rewards. grpo compares whole
-answers; rrpo, srpo and oracle also go back to a step of a failed answer (a random one, the one that
-a localizer names, the first wrong one by the task's checker), draw several continuations from there
-and compare those."""
+answers. rrpo, srpo and oracle also reset a failed answer to one of its steps, draw several
+continuations from there and compare those. The step is a random one (rrpo), the one that a
+localizer names (srpo), or the first wrong one according to the task's checker (oracle)."""
 
 EPILOG = """\
 examples:
   python -m llm.train --model MODEL --task chain                  SRPO, on this machine
   python -m llm.train --model MODEL --algorithm grpo --engine vllm
   python -m llm.train --config chain --model MODEL --steps 50     a preset; flags win over it
-  python -m llm.train --config RUN/config.yaml --resume auto      go on with a run
-  python -m llm.train --config chain --dry-run                    what it needs; starts nothing
+  python -m llm.train --config RUN/config.yaml --resume auto      resume a run
+  python -m llm.train --config chain --dry-run                    plan only, no training
   python -m llm.train --model MODEL --task my_tasks:Proofs --localizer my_tasks:first_doubt
   torchrun --nproc_per_node 8 -m llm.train --config chain --model MODEL      on eight GPUs
 
---dry-run prints memory, tokens and time of a step and refuses what cannot fit, saying what would.
-It needs no weights, and plans for this machine or for --dry_run.gpus N of --dry_run.gpu_memory GiB
-each (and --dry_run.tflops of peak, for the time).
+--dry-run prints memory, tokens and time of a step. It refuses settings that do not fit and suggests
+others that do. It needs no weights. It plans for this machine, or for --dry_run.gpus N of
+--dry_run.gpu_memory GiB each (and --dry_run.tflops of peak, for the time).
 
-files of a run: config.yaml, metrics.jsonl, rollouts/, checkpoints/, environment.json. Look at the
-rollouts with `python -m llm.show RUN`. Ctrl-C finishes the step, saves, and says how to go on; a
-second one stops at once. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+files of a run: config.yaml, metrics.jsonl, rollouts/, checkpoints/, environment.json. Show the
+rollouts with `python -m llm.show RUN`. Ctrl-C finishes the step, saves, and prints the command that
+resumes the run; a second one stops at once. Exit codes: 0 done, 1 failed, 2 bad input, 130
+interrupted.
 
-torchrun divides policy, rows and samples among processes, and changes nothing else; a run may be
-resumed with any number of them. It waits 30 s for a step to end before it kills."""
+torchrun shards the policy and divides rows and samples among processes; nothing else changes. A run
+may be resumed with any number of processes. On Ctrl-C, torchrun waits 30 s for the step to end and
+then kills the processes."""
 
-#: Seconds in which signals are one: under torchrun, Ctrl-C comes from the terminal and from it.
-ECHO = 5.0
+#: Debounce window in seconds: under torchrun, Ctrl-C arrives from the terminal and from torchrun.
+DEBOUNCE = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    _print_anything()
+    _make_output_safe()
     try:
-        with _handling(_stop_at_once, signal.SIGTERM):
+        with _handle(_stop_at_once, signal.SIGTERM):
             from llm.config.train import parse_config
             from llm.planning.options import split
 
@@ -79,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _failed(error, 2)
             return _train(config)
     except KeyboardInterrupt:
-        return _failed("stopped before it began", 130)
+        return _failed("stopped before the run began", 130)
 
 
 def _check_names(config: TrainConfig) -> None:
@@ -92,8 +94,8 @@ def _check_names(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig) -> int:
-    """Run it; returns the exit code."""
-    # After the command line, so that its errors and --help come quickly.
+    """Run the training; returns the exit code."""
+    # Imported after the command line is parsed, so that its errors and --help come quickly.
     import torch
 
     from llm.distributed.processes import (
@@ -121,7 +123,7 @@ def _train(config: TrainConfig) -> int:
                 reporter.message(f"going on from {resume}")
             trainer = Trainer(config, reporter, resume)
             try:
-                with ExitStack() as lock, _stopping(trainer, reporter):
+                with ExitStack() as lock, _stop_on_signals(trainer, reporter):
                     on_main_process(lambda: lock.enter_context(alone(config.folder)))
                     began = True
                     on_main_process(lambda: begin_run(config, trainer.step))
@@ -130,13 +132,13 @@ def _train(config: TrainConfig) -> int:
                 trainer.close()
         if not trainer.finished:
             reporter.message(f"stopped after step {trainer.step}, which is saved; go on with")
-            reporter.message(f"  {_again(config)}")
+            reporter.message(f"  {_resume_command(config)}")
             return 130
         reporter.summary(config.folder)
         return 0
 
     with warnings.catch_warnings():
-        # Of `float(loss)`, where it is harmless.
+        # A warning of `float(loss)`, where it is harmless.
         warnings.filterwarnings("ignore", "Converting a tensor with requires_grad", UserWarning)
         try:
             with losing_others(), job():
@@ -144,24 +146,24 @@ def _train(config: TrainConfig) -> int:
         except EXPECTED as error:
             return _failed(error, 1 if began else 2, config if began else None)
         except torch.OutOfMemoryError as error:
-            what = ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator
+            reason = ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator
             cure = (
                 "lower update.per_device_train_batch_size, vllm.gpu_memory_utilization or "
                 "sampling.max_completion_length, or set gradient_checkpointing"
             )
-            return _failed(f"{what}; {cure}", 1, config)
-        except SystemExit:  # rich's answer to a closed pipe
-            return _failed("nobody reads its output any more, so it has stopped", 1, config)
+            return _failed(f"{reason}; {cure}", 1, config)
+        except SystemExit:  # raised by rich if the pipe is closed
+            return _failed("the output pipe was closed, so the run stopped", 1, config)
         except KeyboardInterrupt:
             return _failed("stopped at once", 130, config)
-        except Exception:  # a fault of the program or of the user's: one traceback is enough
-            if _speaks():
+        except Exception:  # a bug, here or in a user's class: one rank prints the traceback
+            if _reports_failure():
                 raise
             return 1
 
 
-def _print_anything() -> None:
-    """Make what cannot be printed no reason to stop: closed streams, letters without a code."""
+def _make_output_safe() -> None:
+    """Replace closed output streams, and escape characters that the encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -171,24 +173,24 @@ def _print_anything() -> None:
 
 
 def _failed(reason: Exception | str, code: int, config: TrainConfig | None = None) -> int:
-    """Say why, in one line, and how to go on with a run that had begun.
+    """Print the reason in one line, with the command that resumes a run; returns the exit code.
 
-    Of several processes, the first that fails says so: it has the reason, the others follow.
+    Only the first process to fail prints: its failure is the cause of the others.
     """
-    if not _speaks():
+    if not _reports_failure():
         return code
     message = " ".join(str(reason).split())
     if config is not None:
         from llm.runs.checkpoint_folders import latest
 
         saved = latest(config.folder / "checkpoints")
-        message += f"; {saved.name} is saved, go on with {_again(config)}" if saved else ""
+        message += f"; {saved.name} is saved, go on with {_resume_command(config)}" if saved else ""
     print(f"{PROG}: {message}", file=sys.stderr)
     return code
 
 
-def _speaks() -> bool:
-    """Whether it is for this process to say why the job fails."""
+def _reports_failure() -> bool:
+    """Whether this rank reports the failure of the job."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
     from llm.distributed.processes import first_to_fail
@@ -196,31 +198,31 @@ def _speaks() -> bool:
     return first_to_fail()
 
 
-def _again(config: TrainConfig) -> str:
-    """The command that goes on with a run."""
-    several = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    prog = PROG if several == "1" else f"torchrun --nproc_per_node {several} -m llm.train"
+def _resume_command(config: TrainConfig) -> str:
+    """The command that resumes a run."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    prog = PROG if processes == "1" else f"torchrun --nproc_per_node {processes} -m llm.train"
     return f"{prog} --config {shlex.quote(str(config.folder / 'config.yaml'))} --resume auto"
 
 
 @contextmanager
-def _stopping(trainer: Trainer, reporter: Reporter) -> Iterator[None]:
-    """The first Ctrl-C (or a cluster's SIGTERM) asks the trainer to stop, the second insists."""
+def _stop_on_signals(trainer: Trainer, reporter: Reporter) -> Iterator[None]:
+    """Ctrl-C or SIGTERM stops the trainer after its step; a second one stops it at once."""
     from llm.distributed.processes import world_size
 
-    asked = 0.0
+    requested_at = 0.0
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if trainer.stop_asked:
-            if world_size() > 1 and time.monotonic() - asked < ECHO:
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        nonlocal requested_at
+        if trainer.stop_requested:
+            if world_size() > 1 and time.monotonic() - requested_at < DEBOUNCE:
                 return
             raise KeyboardInterrupt
-        trainer.stop_asked, asked = True, time.monotonic()
-        if world_size() == 1:  # else it may be that another process has died
-            reporter.message("finishing this step, then saving; once more stops at once")
+        trainer.stop_requested, requested_at = True, time.monotonic()
+        if world_size() == 1:  # torchrun also sends SIGTERM if another process has died
+            reporter.message("finishing this step, then saving; a second signal stops at once")
 
-    with _handling(ask, signal.SIGINT, signal.SIGTERM):
+    with _handle(request_stop, signal.SIGINT, signal.SIGTERM):
         yield
 
 
@@ -229,10 +231,10 @@ def _stop_at_once(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _handling(
+def _handle(
     handler: Callable[[int, FrameType | None], None], *signals: signal.Signals
 ) -> Iterator[None]:
-    """Let a function handle these signals."""
+    """Install a handler for these signals, and restore the previous ones."""
     before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Builds the parts of a training run from its settings."""
+"""Build the parts of a training run from its settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from llm.models.policy import (
 from llm.models.shipped import locate
 from llm.tasks import Example, Split, Task, checked, make_task
 from llm.tasks.digest import digest
-from llm.tasks.shared import shared_verdicts
+from llm.tasks.shared import shard_verification
 from llm.thoughts.simulator import Prompt, ThoughtSimulator
 
 
@@ -43,7 +43,7 @@ class Problems:
     task : Task
     train, test : list of Example
     digest : str
-        Of the training problems: it tells whether a resumed run has the same.
+        Digest of the training problems; a resumed run must have the same.
     """
 
     task: Task
@@ -53,12 +53,12 @@ class Problems:
 
 
 def load_problems(config: TrainConfig) -> Problems:
-    """The problems of a run.
+    """Create the task of a run and load its problems.
 
     Raises
     ------
     ValueError
-        If the task cannot be made, or is not one for the algorithm.
+        If the task cannot be created, or does not fit the algorithm.
     """
     task = make_task(config.task, **config.task_args)
     examples = {split: checked.examples(task, split) for split in get_args(Split)}
@@ -69,12 +69,12 @@ def load_problems(config: TrainConfig) -> Problems:
 
 @dataclass(frozen=True)
 class Learner:
-    """The policy, and what changes it.
+    """The policy, with its optimizer and updater.
 
     Attributes
     ----------
     model : str
-        Folder or hub name of what the policy was loaded from.
+        Folder or hub name that the policy was loaded from.
     tokenizer : Transformers tokenizer
     policy : PreTrainedModel or PeftModel
     optimizer : torch.optim.Optimizer
@@ -82,7 +82,7 @@ class Learner:
     updater : PolicyUpdater
     bf16 : bool
     sends_adapters : bool
-        Whether the engine takes the adapters alone.
+        Whether the engine receives only the adapters.
     """
 
     model: str
@@ -95,40 +95,40 @@ class Learner:
     sends_adapters: bool
 
     def logprobs(self, batch: MicroBatch) -> torch.Tensor:
-        """Log-probs of the trained tokens, without dropout, as the engine samples."""
-        self.policy.eval()  # an update puts it back
+        """Log-probs of the trained tokens without dropout, comparable to those of the engine."""
+        self.policy.eval()  # the next update restores training mode
         return self.updater.logprobs(batch)
 
     def weights(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """What the engine is given: the adapters, or the weights with adapters merged in."""
+        """Weights for the engine: the adapters alone, or all weights with adapters merged in."""
         if self.sends_adapters:
             return adapter_state_dict(self.policy)
         return merged_state_dict(self.policy, dtype)
 
 
 def build_learner(config: TrainConfig) -> Learner:
-    """The policy of a run, sharded among its processes, and its optimizer.
+    """Load the policy, shard it among the processes, and create its optimizer.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the model cannot be loaded, or adapters or schedule do not fit.
+        If the model cannot be loaded, or adapters or schedule do not fit it.
     """
     model, device = locate(config.model), default_device()
     tokenizer = load_tokenizer(model)
     bf16 = use_bf16(config.bf16, device)
-    several = world_size() > 1
+    distributed = world_size() > 1
     policy = load_policy(
         model,
         lora=config.lora,
         gradient_checkpointing=config.gradient_checkpointing,
-        device=torch.device("cpu") if several else device,  # the device gets its shard alone
+        device=torch.device("cpu") if distributed else device,  # only the shard goes to a device
         bf16=bf16,
     )
     needs_copy = config.needs_reference and not config.lora.r
     reference = copy.deepcopy(policy).eval().requires_grad_(False) if needs_copy else None
     sharded: Any = policy
-    if several:
+    if distributed:
         sharded = fsdp.shard(policy)
         reference = fsdp.shard(reference) if needs_copy else None
     updates = config.steps * config.update.num_iterations * config.update.steps_per_generation
@@ -150,7 +150,7 @@ def build_learner(config: TrainConfig) -> Learner:
 
 @dataclass(frozen=True)
 class Sampler:
-    """An engine, the simulator on it, and the prompts of all problems.
+    """An engine, its simulator, and the encoded prompts.
 
     Attributes
     ----------
@@ -173,7 +173,8 @@ def build_sampler(
     Raises
     ------
     EngineError, FileNotFoundError, ValueError
-        If the engine does not start, or a prompt leaves no room; no engine is left running then.
+        If the engine does not start, or a prompt leaves no room for a completion. The engine is
+        closed then.
     """
     engine: Engine = make_engine(
         config.engine,
@@ -190,7 +191,7 @@ def build_sampler(
         simulator = ThoughtSimulator(
             engine,
             learner.tokenizer,
-            shared_verdicts(problems.task),
+            shard_verification(problems.task),
             sampling.limits(),
             sampling.temperature,
             sampling.top_p,
@@ -204,7 +205,7 @@ def build_sampler(
         if sampling.top_p < 1:
             reporter.message(
                 f"warning: sampling.top_p = {sampling.top_p:g} samples from a truncated "
-                "distribution, but the loss is that of the full one; 1 is the honest choice"
+                "distribution, but the loss assumes the full one; set it to 1"
             )
     except BaseException:
         engine.close()

@@ -26,10 +26,9 @@ def evaluate(
     simulator : ThoughtSimulator
     prompts : sequence of Prompt
     samples : int
-        Completions of each.
+        Completions per problem.
     rng : numpy Generator
-        The same generator state asks for the same random numbers: evaluations along a run differ
-        by the policy alone.
+        With the same generator state in every evaluation, only the policy makes a difference.
     """
     groups = simulator.rollout([Prefix(prompt) for prompt in prompts], samples, rng)
     passed = [sum(not episode.failed for episode in group) for group in groups]

@@ -1,4 +1,4 @@
-"""Which problems a step trains on: whole epochs in random order, a function of (seed, step)."""
+"""Problems of a training step: whole epochs in random order, a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def prompt_indices(seed: int, step: int, per_step: int, problems: int) -> list[int]:
-    """Problems of a step, counted from 1.
+    """Indices of the problems of a step; steps count from 1.
 
-    Epochs are permutations drawn from (seed, epoch) and laid end to end, so that a step's place is
-    all that a resumed run needs.
+    Each epoch is a permutation drawn from (seed, epoch). Steps take consecutive problems of
+    consecutive epochs, so a resumed run needs only its step number.
 
     Raises
     ------
@@ -18,9 +18,9 @@ def prompt_indices(seed: int, step: int, per_step: int, problems: int) -> list[i
     """
     if problems < 1:
         raise ValueError("task: it has no training problems")
-    places = range((step - 1) * per_step, step * per_step)
+    positions = range((step - 1) * per_step, step * per_step)
     orders = {
         epoch: np.random.default_rng([seed, epoch]).permutation(problems)
-        for epoch in {place // problems for place in places}
+        for epoch in {position // problems for position in positions}
     }
-    return [int(orders[place // problems][place % problems]) for place in places]
+    return [int(orders[position // problems][position % problems]) for position in positions]

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds, and how a run goes on from one."""
+"""Save a training run to a checkpoint, and restore it from one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm.train.build import Learner, Problems
 
 
 class Restored(NamedTuple):
-    """Where a resumed run stands: steps done, what they cost, and tokens of all rows."""
+    """Progress of a resumed run: steps done, their cost, and tokens of all rows."""
 
     step: int
     ledger: Ledger
@@ -31,7 +31,7 @@ def save_run(
     ledger: Ledger,
     num_tokens: int,
 ) -> Path:
-    """Write a checkpoint; returns its folder. A collective call."""
+    """Write a checkpoint (collective); returns its folder."""
     parameters = trainable(learner.policy)
     optimizer, optimizer_state = training_state.optimizer_tensors(
         learner.optimizer, list(parameters)
@@ -56,14 +56,14 @@ def save_run(
 
 
 def restore_run(config: TrainConfig, problems: Problems, learner: Learner, path: Path) -> Restored:
-    """Put weights, optimizer, schedule and random generators back as a checkpoint has them.
+    """Restore weights, optimizer, schedule and random generators from a checkpoint.
 
     Raises
     ------
     ValueError
-        If settings or problems are not those of the checkpoint.
+        If settings or problems differ from those of the checkpoint.
     CheckpointError
-        If it is damaged.
+        If the checkpoint is damaged.
     """
     checkpoint = checkpoints.load_sharded(path)
     changed = differences(recorded(checkpoint.state["config"]), config.plain())

@@ -1,13 +1,12 @@
-"""The training loop: sample, compare within groups, update, give the engine the new weights.
+"""The training loop: sample, compare within groups, update, send the new weights to the engine.
 
     batch = algorithm.batch(step, problems, rng)     # rollouts, resets, advantages → rows
     metrics = updater(batch.rows)
     engine.sync_weights(policy)
 
-Randomness is keyed by (seed, step), so an interrupted run continues bit for bit from its last
-checkpoint. The loop is blind to the algorithm, and to the number of processes except where samples,
-policy and files are divided among them. Its parts are built in `llm.train.build`; what a checkpoint
-holds is in `llm.train.state`.
+Random numbers are keyed by (seed, step). An interrupted run therefore continues bit for bit from
+its last checkpoint. The loop is the same for all algorithms and any number of processes.
+`llm.train.build` builds its parts; `llm.train.state` saves and restores checkpoints.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from cpi.core.collect import Ledger
 from llm.algorithms import Batch, Setup, make_algorithm
 from llm.chain.readout import Readout, read_out
 from llm.common.progress import Reporter
-from llm.common.random_streams import COLLECT, EVALUATE, UPDATE, stream
+from llm.common.random_streams import COLLECT, EVALUATE, UPDATE, generator
 from llm.config.train import TrainConfig
 from llm.distributed.processes import gather, on_main_process, rank, still_together
 from llm.engines import EngineError
@@ -43,15 +42,15 @@ from llm.train.state import restore_run, save_run
 
 
 class Trainer:
-    """A training run, from its settings; see `TrainConfig`.
+    """A training run.
 
     Parameters
     ----------
     config : TrainConfig
     reporter : Reporter, optional
-        Shows progress.
+        Shows the progress.
     resume : Path, optional
-        A checkpoint to go on from.
+        Checkpoint to resume from.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Trainer:
         seed_everything(config.seed, 0)
         self.learner = build_learner(config)
         self.step = self._recorded = 0
-        self.stop_asked = False
+        self.stop_requested = False
         self.ledger = Ledger()
         self.num_tokens = 0
         if resume is not None:
@@ -94,11 +93,11 @@ class Trainer:
         Raises
         ------
         TrainingError, EngineError, ValueError, OSError
-            If it cannot go on; what had been reached is in a checkpoint, whatever the reason.
+            If the run cannot continue. The steps completed before are in a checkpoint.
         """
         records = []
         if self.step == 0:
-            # A checkpoint of the start: an interruption before the first save loses nothing.
+            # A checkpoint of the initial state, for an interruption before the first save.
             self.save()
             if self.config.evaluation.steps:
                 records.append(self._record(0, self.evaluate(0)))
@@ -106,19 +105,19 @@ class Trainer:
         while not (self.finished or stop):
             try:
                 records.append(self.train_step())
-            except (Exception, SystemExit) as error:  # a closed pipe makes the display raise that
+            except (Exception, SystemExit) as error:  # rich raises SystemExit if the pipe is closed
                 if still_together(error):
                     self._save_complete_step()
                 raise
-            stop = self.stopping()  # once: a process asked after that does another step
+            stop = self.stopping()  # a signal that arrives later counts after the next step
             if stop or self.finished or self.step % self.config.save_steps == 0:
                 self.save()
                 stop = self.stopping()
         return records
 
     def stopping(self) -> bool:
-        """Whether any process was asked to stop; a collective call."""
-        return any(gather(self.stop_asked))
+        """Whether any process was asked to stop (collective)."""
+        return any(gather(self.stop_requested))
 
     @property
     def finished(self) -> bool:
@@ -128,17 +127,17 @@ class Trainer:
         return self.step >= self.config.steps or (budget is not None and spent >= budget)
 
     def close(self) -> None:
-        """Free the engine."""
+        """Close the engine and the metrics log."""
         self.sampler.engine.close()
         self.log.close()
 
     def train_step(self) -> dict[str, float]:
-        """One step: sample, update, synchronise the engine, evaluate, record."""
+        """Run one step: sample, update, synchronise the engine, evaluate, record."""
         config, engine, step = self.config, self.sampler.engine, self.step + 1
         began = time.perf_counter()
         seed_everything(config.seed, step)
         batch = self.batch(step)
-        engine.sleep()  # its memory is the update's meanwhile
+        engine.sleep()  # frees its memory for the update
         rows, metrics = batch.rows, dict(batch.metrics)
         metrics["verifier/failure_rate"] = self._failure_rate()
         metrics.update(self._update(step, batch))
@@ -152,7 +151,7 @@ class Trainer:
             if config.evaluation.steps and (step % config.evaluation.steps == 0 or self.finished):
                 metrics.update(self.evaluate(step))
         except EngineError as error:
-            failure = error  # the step is done all the same, and is recorded
+            failure = error  # raised after the completed step is recorded
         if config.rollout_steps and step % config.rollout_steps == 0:
             on_main_process(lambda: write_rollouts(config.folder, step, batch.records()))
         metrics["num_tokens"] = self.num_tokens
@@ -165,20 +164,20 @@ class Trainer:
         return record
 
     def batch(self, step: int) -> Batch:
-        """What a step trains on: a function of (seed, step) and of the engine's weights."""
+        """Training batch of a step: a function of (seed, step) and of the engine's weights."""
         config = self.config
         problems = len(self.problems.train)
         indices = prompt_indices(config.seed, step, config.prompts_per_step, problems)
-        return self.algorithm.batch(step, indices, stream(config.seed, step, COLLECT))
+        return self.algorithm.batch(step, indices, generator(config.seed, step, COLLECT))
 
     def _update(self, step: int, batch: Batch) -> dict[str, float]:
-        """The optimizer steps on a batch; returns their metrics."""
+        """Take the optimizer steps on a batch; returns their metrics."""
         config, rows = self.config, batch.rows
         trained = sum(row.trained for row in rows if row.moves(config.loss.beta))
         trained *= config.update.num_iterations
         try:
             with self.reporter.stage("train", trained) as stage:
-                rng = stream(config.seed, step, UPDATE)
+                rng = generator(config.seed, step, UPDATE)
                 return self.learner.updater(rows, rng, stage.advance)
         except TrainingError as error:
             path = config.folder / f"diagnosis-step-{step:06}.json"
@@ -188,19 +187,19 @@ class Trainer:
             raise
 
     def read_out(self, prompts: Sequence[Prompt]) -> Readout:
-        """The policy's exact values on chain reasoning."""
+        """Exact values of the policy on chain reasoning."""
         learner = self.learner
         return read_out(
             learner.logprobs, learner.tokenizer, self.problems.task, prompts, learner.updater.device
         )
 
     def sync(self) -> None:
-        """Give the engine the policy's weights, or its adapters if it takes them."""
+        """Send the weights of the policy, or its adapters, to the engine."""
         engine = self.sampler.engine
         engine.sync_weights(self.learner.weights(engine.dtype))
 
     def check_parity(self) -> None:
-        """Compare engine and trainer on a few samples, print it, stop if they differ."""
+        """Compare log-probs of engine and trainer on a few samples; raises if they differ."""
         parity = check_parity(
             self.sampler.engine,
             self.learner.logprobs,
@@ -212,12 +211,12 @@ class Trainer:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """pass@1 and pass@k on held-out problems, with the same random numbers every time."""
-        rng = stream(self.config.seed, 0, EVALUATE)
+        rng = generator(self.config.seed, 0, EVALUATE)
         samples = self.config.evaluation.samples
         metrics = evaluate(self.sampler.simulator, self.sampler.test, samples, rng)
         return {**metrics, "eval/verifier/failure_rate": self._failure_rate()}
 
-    # ------------------------------------------------------------------ its files
+    # ------------------------------------------------------------------ files
 
     def save(self) -> Path:
         """Write a checkpoint of the current step."""
@@ -226,9 +225,9 @@ class Trainer:
         )
 
     def _save_complete_step(self) -> None:
-        """After a failure: save, unless a step is half done or half recorded."""
-        if self._recorded == self.step and self.learner.updater.whole:
-            with contextlib.suppress(CheckpointError):  # the failure says more
+        """Save after a failure, unless a step is half done or not recorded."""
+        if self._recorded == self.step and self.learner.updater.between_batches:
+            with contextlib.suppress(CheckpointError):  # the original failure is reported
                 self.save()
 
     def _record(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -239,12 +238,12 @@ class Trainer:
 
     def _failure_rate(self) -> float:
         """Share of episodes since the last call that could not be verified."""
-        judged, unjudged = self.sampler.simulator.verdicts()
-        return len(unjudged) / judged if judged else 0.0
+        verified, unverified = self.sampler.simulator.take_verification_counts()
+        return len(unverified) / verified if verified else 0.0
 
 
 def seed_everything(seed: int, step: int) -> None:
-    """Seed dropout, and what a user's own code may draw from global generators."""
+    """Seed the global generators, for dropout and for a user's code."""
     key = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
     random.seed(key)
     np.random.seed(key)  # noqa: NPY002

@@ -23,20 +23,20 @@ A script that trains with GRPO changes in three places, marked here::
     )
     trainer.train()
 
-For each prompt that makes a group of 4 fresh completions, and another of 4 continuations of one
-failed completion, from where the current policy sees its first error. TRL compares each group
-within itself, as GRPO does. The tokens that the second group shares are in TRL's `env_mask`, which
-keeps them out of loss, KL and entropy bonus: they get exactly zero gradient. A prompt without a
-failure spends the second group on fresh completions.
+Each prompt gets two groups: 4 fresh completions, and 4 continuations of one failed completion. The
+continuations start where the current policy locates the first error. TRL normalizes advantages
+within each group, as in GRPO. The shared prefix of the second group is masked by TRL's `env_mask`.
+It is left out of loss, KL and entropy bonus, so its gradient is exactly zero. For a prompt without
+a failure, the second group is fresh as well.
 
-TRL scores what it trains on, as ever; each completion is scored once before, to know the failures.
-Metrics `reset/*`, `fresh/reward` and `localize/*` (see `llm.algorithms.metrics` and
-`llm.resets.quality`) and the running costs `ledger/*` (see `cpi.Ledger`) join TRL's, whose
-completion lengths and `num_tokens` leave out shared prefixes.
+Reward functions run twice: once to find failures, and once in TRL on the completions to train on.
+TRL's metrics gain `reset/*`, `fresh/reward` and `localize/*` (see `llm.algorithms.metrics` and
+`llm.resets.quality`), and the cumulative costs `ledger/*` (see `cpi.Ledger`). TRL's completion
+lengths and `num_tokens` leave out shared prefixes.
 
-It samples from the model in training, each process for its own prompts; or, in place of TRL's
-vLLM, from an engine of ours (`engine=VLLMEngine("model")`). What has been run: Transformers and our
-vLLM engine on a CPU, LoRA, and two processes under DDP. FSDP and DeepSpeed are refused.
+Each process samples for its own prompts from the model in training. An engine of this package can
+replace it (`engine=VLLMEngine("model")`); TRL's own vLLM is refused. Tested: Transformers and
+`VLLMEngine` on a CPU, LoRA, and two processes under DDP. FSDP and DeepSpeed are refused.
 """
 
 from __future__ import annotations

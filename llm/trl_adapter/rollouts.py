@@ -1,4 +1,4 @@
-"""The rollout function: collect groups with resets, and hand them to TRL as rows."""
+"""Rollout function for TRL: collects groups with resets and returns them as rows."""
 
 from __future__ import annotations
 
@@ -30,52 +30,53 @@ from llm.resets.quality import RecordingRule, localization_metrics
 from llm.tasks.task import PromptText, Task
 from llm.thoughts.simulator import token_ids
 from llm.trl_adapter.settings import check_groups, check_sampling, group_size
-from llm.trl_adapter.simulator import TRLSimulator, UsersTask
+from llm.trl_adapter.simulator import TRLSimulator, UserTask
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
 
-#: What keys a random stream besides seed, step and process.
+#: Keys of random streams, in addition to seed, step, call and process.
 COLLECT, LOCALIZE, EVALUATE = range(3)
 
 
 class ResetRollouts:
-    r"""A `rollout_func` for `trl.GRPOTrainer`, one for each trainer.
+    r"""A `rollout_func` for one `trl.GRPOTrainer`.
 
     Parameters
     ----------
     algorithm : {"srpo", "rrpo", "oracle", "grpo"}
-        A line of `cpi.ALGORITHMS`.
+        A key of `cpi.ALGORITHMS`.
     localizer : str or function
-        Where srpo resets: prompted, surprisal, random, checker, module:function; or a function from
+        Localizer of srpo: prompted, surprisal, random, checker, module:function; or a function from
         episodes to one array of weights each.
     delimiter : str
-        A thought ends with the token that completes this text. Where the model never writes it,
-        a completion is one thought, and `reset/empty_prefix_rate` is 1.
+        A thought ends with the token that completes this text. If the model never writes it, a
+        completion is one thought and `reset/empty_prefix_rate` is 1.
     success : float
         A completion has failed if the weighted sum of its rewards is below this.
     plan : GroupPlan, optional
-        In place of the algorithm's. Its groups must have one size, which is TRL's
+        Replaces the algorithm's plan. All groups must have the same size, TRL's
         `num_generations`.
     localization : LocalizationOptions, optional
-        How the prompted localizer samples its replies. (Its request goes through the tokenizer's
-        chat template, without TRL's `chat_template_kwargs`.)
+        Sampling of the prompted localizer's replies. Its request uses the tokenizer's chat
+        template without TRL's `chat_template_kwargs`.
     localization_prompt : function, optional
-        From a row of the data set and the texts of thoughts to the request to name the first wrong
-        one, for models that do not chat. The reply ends with the number of it in `\boxed{}`.
+        Maps a row of the data set and the texts of thoughts to the localization request, for
+        models without a chat template. The reply ends with the number of the first wrong thought
+        in `\boxed{}`.
     errors : function, optional
-        From a row and the texts of thoughts to whether each is wrong: a step checker, for "oracle"
-        and "checker", and for metrics of where resets land.
+        Step checker: maps a row and the texts of thoughts to whether each is wrong. Needed by
+        "oracle" and "checker"; also enables metrics of localization accuracy.
     engine : Engine, optional
-        Samples in place of the model itself, such as a `VLLMEngine` of the same model; it is given
-        the current weights before each rollout.
+        Samples instead of the model in training, such as a `VLLMEngine` of the same model. It
+        receives the current weights before each rollout.
 
     Attributes
     ----------
     ledger : Ledger
-        What all rollouts so far have cost, in all processes, since the start or resumption.
+        Cost of all rollouts in all processes since the start or the last resumption.
     collection : Collection or None
-        The groups of the last rollout in this process.
+        Groups of the last training rollout in this process.
 
     Raises
     ------
@@ -102,69 +103,70 @@ class ResetRollouts:
             check_name(localizer)
         if errors is None and ("oracle" in ALGORITHMS[algorithm].needs or localizer == "checker"):
             raise ValueError(
-                "errors: none given, and resets to the first error need a step checker; give "
+                "errors: none given, but resets to the first error need a step checker; give "
                 "errors=function(row, thoughts), or use localizer='prompted'"
             )
         self.algorithm, self.localizer = algorithm, localizer
         self.plan = plan or ALGORITHMS[algorithm].plan
         self.groups = self.plan.rollouts // group_size(self.plan)
         self.localization = localization or LocalizationOptions()
-        self.task = UsersTask(delimiter, success, localization_prompt, errors)
+        self.task = UserTask(delimiter, success, localization_prompt, errors)
         self.engine = engine
         self.ledger = Ledger()
         self.collection: Collection | None = None
         self._dataset: Any = None
         self._row_of: dict[str, int] = {}
-        self._when: tuple[bool, int] | None = None
+        self._last_call: tuple[bool, int] | None = None
         self._calls = 0
 
     def dataset(self, dataset: Any, seed: int = 0) -> Any:
-        """The data set to train on: rows in random order, each as often as a prompt has groups.
+        """Shuffle the rows and repeat each one, once per group of a prompt.
 
-        TRL keeps them together with `shuffle_dataset=False`; every epoch then has this order.
+        With `shuffle_dataset=False`, TRL keeps the repeated rows together. All epochs have the same
+        order.
 
         Parameters
         ----------
         dataset : datasets.Dataset
-            With a column "prompt", and those that the rewards want.
+            With a column "prompt" and the columns that the reward functions need.
         seed : int
 
         Raises
         ------
         ValueError
-            If it is no such data set, or has a prompt twice with different columns: TRL tells a
-            `rollout_func` the prompts only, and columns are found by them.
+            If it is no such data set, or two rows have one prompt but different columns. TRL
+            passes only prompts to a `rollout_func`, which looks up the columns by prompt.
         """
         if not hasattr(dataset, "select") or "prompt" not in (dataset.column_names or ()):
             raise ValueError(
                 f"dataset: {type(dataset).__name__} is not a datasets.Dataset with a column "
-                "'prompt'; load it whole (no streaming), and name its prompts so"
+                "'prompt'; load it without streaming, and rename its column of prompts"
             )
         row_of: dict[str, int] = {}
-        for at, prompt in enumerate(dataset["prompt"]):
-            first = row_of.setdefault(_key(prompt), at)
-            if first != at and dataset[first] != dataset[at]:
+        for row, prompt in enumerate(dataset["prompt"]):
+            first = row_of.setdefault(_prompt_key(prompt), row)
+            if first != row and dataset[first] != dataset[row]:
                 raise ValueError(
-                    f"dataset: rows {first} and {at} have one prompt but different columns, and "
-                    "TRL's hook tells the prompt only; drop one of them"
+                    f"dataset: rows {first} and {row} have one prompt but different columns, and "
+                    "TRL's hook passes only the prompt; drop one of them"
                 )
         self._dataset, self._row_of = dataset, row_of
         order = np.random.default_rng(seed).permutation(len(dataset))
         return dataset.select(np.repeat(order, self.groups))
 
     def __call__(self, prompts: Sequence[PromptText], trainer: GRPOTrainer) -> dict[str, Any]:
-        """Completions for TRL, one a prompt; see `trl.GRPOTrainer`'s `rollout_func`.
+        """Sample one completion per prompt; see `rollout_func` of `trl.GRPOTrainer`.
 
         Raises
         ------
         ValueError
-            If a setting of the trainer does not go with resets.
+            If a setting of the trainer is incompatible with resets.
         """
         check_sampling(trainer)
-        training, key = trainer.model.training, self._key(trainer)
+        training, key = trainer.model.training, self._random_key(trainer)
         if training:
             check_groups(trainer, self.plan, prompts)
-        with self._sampling(trainer) as engine:
+        with self._engine(trainer) as engine:
             simulator = TRLSimulator(trainer, engine, self.task)
             if not training:
                 return _evaluation(simulator, prompts, np.random.default_rng([*key, EVALUATE]))
@@ -181,8 +183,8 @@ class ResetRollouts:
         )
 
     @contextmanager
-    def _sampling(self, trainer: GRPOTrainer) -> Iterator[Engine]:
-        """What samples from the current policy."""
+    def _engine(self, trainer: GRPOTrainer) -> Iterator[Engine]:
+        """An engine with the current policy's weights."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         if self.engine is None:
             yield LiveEngine(model)
@@ -190,7 +192,7 @@ class ResetRollouts:
         self.engine.wake()
         self.engine.sync_weights(merged_state_dict(model, self.engine.dtype))
         yield self.engine
-        self.engine.sleep()  # its memory is the update's meanwhile
+        self.engine.sleep()  # frees its memory for the update
 
     def _rule(self, prompted: PromptedLocalizer) -> RecordingRule:
         localizer = self.localizer
@@ -201,22 +203,22 @@ class ResetRollouts:
             rule, self.task, Reporter(1, Console(quiet=True))
         )  # TRL shows progress
 
-    def _key(self, trainer: GRPOTrainer) -> list[int]:
-        """What the randomness of this call depends on."""
-        when = (trainer.model.training, trainer.state.global_step)
-        self._calls = self._calls + 1 if when == self._when else 0
-        self._when = when
+    def _random_key(self, trainer: GRPOTrainer) -> list[int]:
+        """Seed, step, call number and process: the key of this call's random streams."""
+        call = (trainer.model.training, trainer.state.global_step)
+        self._calls = self._calls + 1 if call == self._last_call else 0
+        self._last_call = call
         process = trainer.accelerator.process_index
         return [trainer.args.seed, trainer.state.global_step, self._calls, process]
 
     def _row(self, prompt: PromptText) -> dict[str, Any]:
-        at = self._row_of.get(_key(prompt))
-        if at is None:
+        row = self._row_of.get(_prompt_key(prompt))
+        if row is None:
             raise ValueError(
                 f"train_dataset: ResetRollouts.dataset has not seen the prompt "
-                f"{str(prompt)[:60]!r}; train on what that returns, as it is"
+                f"{str(prompt)[:60]!r}; train on the data set that it returns, unchanged"
             )
-        return dict(self._dataset[at])
+        return dict(self._dataset[row])
 
     def _log(
         self,
@@ -225,23 +227,23 @@ class ResetRollouts:
         rule: RecordingRule,
         localizer: PromptedLocalizer,
     ) -> None:
-        """Metrics, by the way of reward functions; TRL averages them over processes."""
+        """Log metrics as reward functions do; TRL averages them over processes."""
         advantages = group_advantages([group.returns for group in collection])
         rows = make_rows(collection, advantages)
         metrics = {
             name: value
             for name, value in collection_metrics(collection, advantages, rows).items()
-            if name.startswith(("fresh/", "reset/"))  # TRL has the others itself
+            if name.startswith(("fresh/", "reset/"))  # TRL logs the others
         }
-        metrics |= localization_metrics(rule.verdicts, collection)
+        metrics |= localization_metrics(rule.seed_weights, collection)
         if localizer.asked:
             metrics["localize/parse_failure_rate"] = localizer.failed / localizer.asked
         for name, value in metrics.items():
             trainer._log_metric(name, value)
         counts = collection.ledger.to_json()
-        here = torch.tensor(list(counts.values()), device=trainer.accelerator.device)
-        everywhere = trainer.accelerator.reduce(here, "sum").tolist()
-        self.ledger += Ledger(**dict(zip(counts, everywhere, strict=True)))
+        local = torch.tensor(list(counts.values()), device=trainer.accelerator.device)
+        totals = trainer.accelerator.reduce(local, "sum").tolist()
+        self.ledger += Ledger(**dict(zip(counts, totals, strict=True)))
         for name, count in self.ledger.to_json().items():
             trainer._metrics["train"][f"ledger/{name}"] = [count]
 
@@ -249,14 +251,14 @@ class ResetRollouts:
 def _evaluation(
     simulator: TRLSimulator, prompts: Sequence[PromptText], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """One fresh completion for each prompt, however many there are."""
+    """Sample one fresh completion for each prompt."""
     starts = simulator.starts([{"prompt": prompt} for prompt in prompts])
     groups = simulator.rollout([Prefix(start) for start in starts], 1, rng)
     return _completions([(episode, episode.origin) for (episode,) in groups])
 
 
 def _completions(pairs: Sequence[tuple[Episode, Prefix]]) -> dict[str, Any]:
-    """Episodes and what of each is a shared prefix, as TRL wants them."""
+    """Episodes with their shared prefixes, in the format of TRL's `rollout_func`."""
     ids = [token_ids(episode.steps) for episode, _ in pairs]
     kept = [len(token_ids(prefix.steps)) for _, prefix in pairs]
     return {
@@ -270,5 +272,5 @@ def _completions(pairs: Sequence[tuple[Episode, Prefix]]) -> dict[str, Any]:
     }
 
 
-def _key(prompt: PromptText) -> str:
+def _prompt_key(prompt: PromptText) -> str:
     return json.dumps(prompt, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The thought MDP as a trainer of TRL's sets it up."""
+"""The thought MDP with the settings and rewards of a `trl.GRPOTrainer`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from trl import GRPOTrainer
 
 
-class UsersTask(Task):
-    """What the user has said about thoughts; `Example.data` is a row of the data set."""
+class UserTask(Task):
+    """Task built from the user's functions; `Example.data` is a row of the data set."""
 
     def __init__(
         self, delimiter: str, success: float, localization_prompt: Any, errors: Any
@@ -28,7 +28,7 @@ class UsersTask(Task):
         self._localization_prompt, self._errors = localization_prompt, errors
 
     def reward(self, example: Example, completion: str) -> float:
-        """Nothing yet: TRL's reward functions take a batch, see `TRLSimulator`."""
+        """Placeholder 0: `TRLSimulator` scores a batch with TRL's reward functions."""
         return 0.0
 
     def errors(self, example: Example, thoughts: Sequence[str]) -> Any:
@@ -39,12 +39,12 @@ class UsersTask(Task):
         """See `Task.localization_prompt`."""
         if self._localization_prompt is None:
             return None
-        found: PromptText = self._localization_prompt(example.data, thoughts)
-        return found
+        prompt: PromptText = self._localization_prompt(example.data, thoughts)
+        return prompt
 
 
 class TRLSimulator(ThoughtSimulator):
-    """The thought MDP by a trainer's settings: its tokens, limits, temperature, and rewards."""
+    """Thought simulator with a trainer's tokens, limits, temperature and rewards."""
 
     def __init__(self, trainer: GRPOTrainer, engine: Engine, task: Task) -> None:
         longest = trainer.max_completion_length
@@ -60,10 +60,10 @@ class TRLSimulator(ThoughtSimulator):
         self.trainer = trainer
 
     def starts(self, rows: Sequence[dict[str, Any]]) -> list[Prompt]:
-        """The starts for some rows of the data set, in TRL's own tokens."""
+        """Prompts of rows of the data set, tokenized by TRL."""
         ids, images, _ = self.trainer._tokenize_prompts([row["prompt"] for row in rows])
         if images is not None:
-            raise ValueError("prompt: it has images, and a reset keeps text only; use text")
+            raise ValueError("prompt: it has images, but resets support only text; use text")
         return [
             Prompt(tuple(i), Example(str(n), row["prompt"], row))
             for n, (i, row) in enumerate(zip(ids, rows, strict=True))
@@ -72,7 +72,7 @@ class TRLSimulator(ThoughtSimulator):
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
     ) -> list[list[Episode]]:
-        """`n` episodes from each prefix, all scored at once; in evaluation TRL alone does that."""
+        """`n` episodes from each prefix, scored in one batch; unscored in evaluation mode."""
         groups = super().rollout(prefixes, n, rng)
         if not self.trainer.model.training:
             return groups
@@ -80,27 +80,27 @@ class TRLSimulator(ThoughtSimulator):
         return [[next(scored) for _ in group] for group in groups]
 
     def _scored(self, episodes: Sequence[Episode]) -> list[Episode]:
-        """With the weighted sum of the trainer's rewards; what no function scores is no failure."""
+        """Episodes with the weighted sum of the rewards; an unscored episode has not failed."""
         trainer = self.trainer
         rows = [episode.origin.start.example.data for episode in episodes]
         ids = [token_ids(episode.steps) for episode in episodes]
-        found = trainer._calculate_rewards(
+        scores = trainer._calculate_rewards(
             rows, [row["prompt"] for row in rows], self._messages(episodes, ids), ids
         )
-        # What the functions log is logged when TRL asks them again.
+        # TRL calls the functions again and logs their metrics then.
         trainer._pending_extra_logs.clear()
         trainer._pending_metrics.clear()
-        here = trainer.accelerator.process_index * len(ids)
-        found = found[here : here + len(ids)].double().cpu()
-        rewards = (found * trainer.reward_weights.double().cpu()).nansum(dim=1).tolist()
-        known = (~found.isnan()).any(dim=1).tolist()
+        offset = trainer.accelerator.process_index * len(ids)
+        scores = scores[offset : offset + len(ids)].double().cpu()
+        rewards = (scores * trainer.reward_weights.double().cpu()).nansum(dim=1).tolist()
+        is_scored = (~scores.isnan()).any(dim=1).tolist()
         return [
             episode._replace(ret=reward, failed=scored and reward < self.task.success)
-            for episode, reward, scored in zip(episodes, rewards, known, strict=True)
+            for episode, reward, scored in zip(episodes, rewards, is_scored, strict=True)
         ]
 
     def _messages(self, episodes: Sequence[Episode], ids: list[list[int]]) -> list[Any]:
-        """Completions as TRL gives them to reward functions."""
+        """Completions in the format of TRL's reward functions."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         starts = [episode.origin.start for episode in episodes]
         if isinstance(starts[0].example.prompt, str):

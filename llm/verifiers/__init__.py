@@ -1,4 +1,4 @@
-"""Verifiers by name: how a completion is judged against the answer of a data set."""
+"""Registry of verifiers, which check completions against the answers of a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm.verifiers.verifier import Verification, Verifier
 
 __all__ = ["VERIFIERS", "Verification", "Verifier", "make_verifier"]
 
-#: What makes a verifier, by its name.
+#: Factories of verifiers, by name.
 VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "math": MathVerifier,
     "choice": Choice,
@@ -26,12 +26,12 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
 
 
 def make_verifier(name: str, **options: Any) -> Verifier:
-    """The verifier of this name, or what `module:function` makes of the options.
+    """Create a verifier by name, or by calling `module:function` with the options.
 
     Raises
     ------
     ValueError
-        If there is no such verifier, or it does not take these options.
+        If the name is unknown, or the verifier does not accept the options.
     """
     if name not in VERIFIERS and ":" not in name:
         raise ValueError(
@@ -40,11 +40,11 @@ def make_verifier(name: str, **options: Any) -> Verifier:
     make = VERIFIERS[name] if name in VERIFIERS else import_object(name, "verifier")
     try:
         verifier: Verifier = make(**options)
-    except ValueError:  # its own refusal, which says what is wrong
+    except ValueError:  # raised by the verifier itself, with a message for the user
         raise
     except Exception as error:
-        what = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"verifier: {name} cannot be made with {options}: {what}") from error
+        cause = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"verifier: {name} cannot be made with {options}: {cause}") from error
     if not callable(verifier):
         raise ValueError(f"verifier: {name} gives a {type(verifier).__name__}, not a function")
     return verifier

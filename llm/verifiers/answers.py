@@ -1,13 +1,13 @@
-r"""Short answers: a letter, yes or no, a text; numbers are in `llm.verifiers.numeric`.
+r"""Verifiers of short answers: a letter, yes or no, a text (numbers: `llm.verifiers.numeric`).
 
-Each verifier looks for where a completion *states* its answer, in this order, and of the first kind
-it finds the last one counts:
+A completion can state its answer in three ways, tried in this order:
 
 1. explicitly: `\boxed{B}`, "the answer is (B)", "Answer: B",
 2. in bold, `**B**` (letters, yes and no),
-3. alone, as each class says.
+3. alone, as described in each class.
 
-A statement of two answers, "B or C", is wrong, whatever was said before.
+The last statement of the first way that occurs counts. A statement of two answers, "B or C", is
+wrong, whatever precedes it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any
 from llm.verifiers.boxed import has_box, last_boxed
 from llm.verifiers.verifier import Verification
 
-# Blanks and marks are matched possessively, words in between at most so often: what a model wrote
-# is read in time that grows with its length alone.
+# Completions must be scanned in linear time. Blanks and marks are therefore matched possessively,
+# and words between them a bounded number of times.
 _OPENS = r"""(?:[\s*_$(\[{"'`“‘]|\\[(\[]|\\(?:text|textbf|mathrm|mathbf|boxed|fbox)(?=\s?\{))"""
 _CLOSES = r"""(?:[)\]}*_$"'`”’]|\\[)\]])*+"""
 _BOX = r"\\(?:boxed|fbox)\s*+\{"
-_GO_ON = r"(?:because|since|as|for|or|and)\b"  # after a letter that is not a word
+_GO_ON = r"(?:because|since|as|for|or|and)\b"  # may follow the letters A and I
 _STATED = r"answer|verdict|(?:correct|right|best|final|my|answer)\s++(?:option|choice)"
 
 
-def _states(what: str) -> str:
-    """A pattern of "the answer is", "Answer:", "correct option is therefore": up to the answer."""
+def _states(subject: str) -> str:
+    """Pattern up to the beginning of an answer: "the answer is", "Answer:", "option is thus"."""
     return (
-        rf"\b(?i:(?:{what})\b[*_]*+(?:\s++(?:is|would\s+be|must\s+be|should\s+be)\b|\s*+[:=])"
+        rf"\b(?i:(?:{subject})\b[*_]*+(?:\s++(?:is|would\s+be|must\s+be|should\s+be)\b|\s*+[:=])"
         r"|answer\b(?=[^\S\n]*+[*_]*+[^\S\n]*+\n))[*_]*+"
         r"(?:\s*+(?:(?i:therefore|thus|hence|clearly|indeed|simply|probably|definitely|option|choice"
         rf"|letter)\b[,:]?|:)){{0,6}}+\s*+"
@@ -39,48 +39,52 @@ def _states(what: str) -> str:
 
 
 class AnswerVerifier:
-    """Judges an answer found in the text: subclasses give `stated` and `right`."""
+    """Finds the answer in a completion and compares it; subclasses define `stated` and `right`."""
 
     def stated(self, completion: str) -> str | None:
-        """The answer of a completion, None if there is none."""
+        """Return the answer stated in a completion; None if there is none."""
         raise NotImplementedError
 
     def right(self, answer: Any, stated: str) -> bool:
-        """Whether a stated answer is the right one."""
+        """Whether a stated answer is correct."""
         raise NotImplementedError
 
     def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verification]:
-        """One verdict a completion."""
-        verdicts = []
+        """Return one verification for each completion."""
+        verifications = []
         for answer, completion in zip(answers, completions, strict=True):
             stated = self.stated(completion)
             right = stated is not None and self.right(answer, stated)
-            verdicts.append(Verification(float(right)))
-        return verdicts
+            verifications.append(Verification(float(right)))
+        return verifications
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """Where a pattern last begins to match."""
+    """Return the match of a pattern that begins last."""
     return max(pattern.finditer(text), key=re.Match.start, default=None)
 
 
 class Choice(AnswerVerifier):
-    r"""Reward 1 for the right letter of a multiple-choice question.
+    r"""Reward 1 for the correct letter of a multiple-choice question.
 
-    Letters are capitals. Explicit statements may go on: "Answer: (B) Paris", `\boxed{B. Paris}`;
-    but "A" and "I" before a small letter are words ("the answer is I think …"). A letter in bold
-    counts if there is no explicit statement, then a letter that is all of the last line, or begins
-    it as "B) …" or "(B) …", and then "Option: B" or "the choice is B", which may be about any.
+    Letters are capitals. Text may follow the letter: "Answer: (B) Paris", `\boxed{B. Paris}`. "A"
+    and "I" before a lower-case letter are words ("the answer is I think …").
+
+    Without an explicit statement, the first of these counts:
+
+    - a letter in bold,
+    - a letter that is the whole last line, or begins it as "B) …" or "(B) …",
+    - "Option: B" or "the choice is B", which may describe any option.
 
     Parameters
     ----------
     letters : str
-        Those that may be answered, "ABCD" say.
+        Letters of the options, such as "ABCD".
 
     Raises
     ------
     ValueError
-        If they are not different capital letters.
+        If `letters` are not distinct capital letters.
     """
 
     def __init__(self, letters: str = "ABCDEFGHIJ") -> None:
@@ -102,7 +106,7 @@ class Choice(AnswerVerifier):
         )
 
     def check_answer(self, answer: Any) -> None:
-        """Raise a ValueError unless this is one of the letters, or the 0-based number of one."""
+        """Raise a ValueError unless the answer is a letter or its 0-based index."""
         if self._letter(answer) not in list(self.letters):
             raise ValueError(
                 f"choice: the answer {answer!r} is none of the letters {self.letters}, nor the "
@@ -115,21 +119,21 @@ class Choice(AnswerVerifier):
         return answer.strip(" ().") if isinstance(answer, str) else ""
 
     def stated(self, completion: str) -> str | None:
-        """The letter, "" for two at once."""
+        """Return the stated letter; "" for two at once, None for none."""
         lines = completion.strip().splitlines()
-        found = (
+        match = (
             last_match(self._explicit, completion)
             or last_match(self._bold, completion)
             or (self._line.fullmatch(lines[-1]) if lines else None)
             or last_match(self._bare, completion)
         )
-        if found is None:
+        if match is None:
             return None
-        groups = found.groupdict()
+        groups = match.groupdict()
         return "" if groups.get("other") else groups["letter"] or groups["open"]
 
     def right(self, answer: Any, stated: str) -> bool:
-        """Whether it is the letter."""
+        """Whether the stated letter is the answer."""
         return stated == self._letter(answer)
 
 
@@ -137,10 +141,10 @@ _YES = {"yes": True, "true": True, "no": False, "false": False}
 
 
 class YesNo(AnswerVerifier):
-    r"""Reward 1 for the right one of yes and no; true and false mean the same.
+    r"""Reward 1 for the correct one of yes and no; true and false are synonyms.
 
-    Capitals do not matter. Without an explicit or bold statement, the last line counts that begins
-    with one of the words and a mark of punctuation, or is the word alone: "No, it is not."
+    Case is ignored. Without an explicit or bold statement, a line may state the answer: the word
+    alone, or followed by punctuation ("No, it is not."). The last such line counts.
     """
 
     _word = r"(?P<word>(?i:yes|no|true|false))(?!\w|['’-]\w)"
@@ -152,7 +156,7 @@ class YesNo(AnswerVerifier):
     _line = re.compile(rf"(?m)^[ \t]*{_word}[ \t]*(?:[.,:;!—–-]|$)")
 
     def check_answer(self, answer: Any) -> None:
-        """Raise a ValueError unless this is true, false, or one of the words."""
+        """Raise a ValueError unless the answer is a bool or one of the words."""
         if self._meant(answer) is None:
             raise ValueError(
                 f"yes_no: the answer {answer!r} is not true or false, nor 'yes', 'no', 'true', "
@@ -165,30 +169,30 @@ class YesNo(AnswerVerifier):
         return answer if isinstance(answer, bool) else None
 
     def stated(self, completion: str) -> str | None:
-        """The word, "" for two at once."""
+        """Return the stated word; "" for two at once, None for none."""
         for pattern in (self._explicit, self._bold, self._line):
-            found = last_match(pattern, completion)
-            if found is not None:
-                return "" if found.groupdict().get("other") else found["word"]
+            match = last_match(pattern, completion)
+            if match is not None:
+                return "" if match.groupdict().get("other") else match["word"]
         return None
 
     def right(self, answer: Any, stated: str) -> bool:
-        """Whether it means the same."""
+        """Whether the stated word means the same as the answer."""
         meant = self._meant(stated)
         return meant is not None and meant == self._meant(answer)
 
 
 class Exact(AnswerVerifier):
-    r"""Reward 1 for the very text of the right answer.
+    r"""Reward 1 for the same text as the answer.
 
-    The answer is the last box; else the rest of the last line that says "the answer is …" or
-    "Answer: …"; else all of the completion.
+    The stated answer is the last box. Without a box it is the text after the last "the answer is"
+    or "Answer:", up to the end of the line. Otherwise it is the whole completion.
 
     Parameters
     ----------
     normalise : bool
-        Whether capitals, the width of white space, a full stop at the end and marks around the
-        answer (quotes, `**`, `$`, `\text{}`) do not matter. If not, only white space at the ends.
+        Ignore case, the width of white space, a final full stop, and marks around the answer
+        (quotes, `**`, `$`, `\text{}`). If false, ignore only white space at the ends.
     """
 
     _rest = re.compile(
@@ -200,7 +204,7 @@ class Exact(AnswerVerifier):
         self.normalise = normalise
 
     def check_answer(self, answer: Any) -> None:
-        """Raise a ValueError unless this is text or a whole number, not empty."""
+        """Raise a ValueError unless the answer is a non-empty text or an integer."""
         if isinstance(answer, bool) or not isinstance(answer, str | int):
             raise ValueError(f"exact: the answer {answer!r} is a {type(answer).__name__}, not text")
         if not self._plain(str(answer)):
@@ -213,12 +217,12 @@ class Exact(AnswerVerifier):
         return text.strip("*_`$\"'“”‘’ ").removesuffix(".").strip("*_`$\"'“”‘’ ").casefold()
 
     def stated(self, completion: str) -> str | None:
-        """The text."""
+        """Return the text of the stated answer."""
         if has_box(completion):
             return last_boxed(completion)
-        found = last_match(self._rest, completion)
-        return found["rest"] if found else completion
+        match = last_match(self._rest, completion)
+        return match["rest"] if match else completion
 
     def right(self, answer: Any, stated: str) -> bool:
-        """Whether the texts are the same."""
+        """Whether the texts are equal, after normalisation."""
         return self._plain(stated) == self._plain(str(answer))

@@ -1,4 +1,4 @@
-r"""The boxes `\boxed{…}` of a text."""
+r"""Extract the contents of `\boxed{…}` from a text."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ import re
 from collections.abc import Iterator
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character like any other
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is an ordinary character
 
 
 def has_box(text: str) -> bool:
-    """Whether a box begins in a text, ended or not."""
+    """Whether a text has a box, even one that is never closed."""
     return _BOX.search(text) is not None
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{…}` or `\fbox{…}`, braces balanced.
+    r"""Return the content of the last `\boxed{…}` or `\fbox{…}`, braces balanced.
 
-    The last box decides even if it is never closed, as in a text that was cut off: then there is
-    no answer, rather than one that was taken back. Of a box within a box the inner one counts.
+    If the last box is never closed, as in a truncated text, the result is None: an earlier box may
+    have been withdrawn. Of nested boxes, the inner one counts.
     """
     return next(boxes(text), None)
 
 
 def boxes(text: str, box: re.Pattern[str] = _BOX) -> Iterator[str | None]:
-    """The contents of the boxes, from the last to the first; None for one that is never closed.
+    """Yield the contents of the boxes, last to first; None for a box that is never closed.
 
     Parameters
     ----------
     text : str
     box : re.Pattern
-        What begins a box, its brace included.
+        Pattern of the beginning of a box, including its opening brace.
     """
     limit = len(text)
     for begin in reversed(list(box.finditer(text))):
         content = _closed(text, begin.end(), limit)
         yield content
-        if content is None:  # then what holds it can only end before it
+        if content is None:  # an enclosing box can then only be closed before this one
             limit = begin.start()
 
 
 def _closed(text: str, start: int, limit: int) -> str | None:
-    """The text from `start` to the brace that closes it; None if that is not before `limit`."""
+    """Text from `start` to its closing brace; None if there is no such brace before `limit`."""
     depth = 1
     for brace in _BRACE.finditer(text, start, limit):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)

@@ -1,4 +1,4 @@
-"""Bubblewrap's options: what a program sees of this machine."""
+"""Command line of bubblewrap: which parts of the machine a program can access."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 import shutil
 from pathlib import Path
 
-#: What runs inside.
+#: Script that runs inside the sandbox.
 RUNNER = Path(__file__).with_name("program_runner.py")
 
-#: Bytes of one file, and of the temporary folder in memory.
+#: Maximum bytes of one file, and of the temporary folder in memory.
 FILES = 64 << 20
 
 
 def bwrap_options(python: str) -> list[str]:
-    """Bubblewrap and its options, for an interpreter without symbolic links in its path."""
+    """Return bubblewrap and its options; `python` must be a path without symbolic links."""
     options = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session", "--clearenv"]
     for name, value in environment("/tmp").items():
         options += ["--setenv", name, value]
     options += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     options += ["--unshare-cgroup-try"]
-    if os.getuid() == 0:  # the runner becomes another user, whose processes can be counted
+    if os.getuid() == 0:  # the runner switches to another user, for whom RLIMIT_NPROC holds
         options += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
         options += ["--unshare-user"]
@@ -33,7 +33,9 @@ def bwrap_options(python: str) -> list[str]:
             options += ["--ro-bind", folder, folder]
     options += ["--perms", "1777", "--size", str(FILES), "--tmpfs", "/tmp", "--chdir", "/tmp"]
     if not python.startswith("/usr/"):
-        for parent in reversed(Path(python).parents[:-1]):  # else they are closed to other users
+        for parent in reversed(
+            Path(python).parents[:-1]
+        ):  # by default they are closed to other users
             options += ["--perms", "0755", "--dir", str(parent)]
         libraries = str(Path(python).parents[1] / "lib")
         options += ["--ro-bind", python, python, "--ro-bind", libraries, libraries]
@@ -44,7 +46,7 @@ def bwrap_options(python: str) -> list[str]:
 
 
 def environment(folder: str) -> dict[str, str]:
-    """All of a program's environment."""
+    """Return the complete environment of a program."""
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": folder,

@@ -1,15 +1,15 @@
-"""The program in a completion: its last fenced block of Python."""
+"""Extract the program of a completion: its last fenced block of Python."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 
-# Possessive throughout: what a model wrote is read in time that grows with its length alone.
+# All quantifiers are possessive, so that completions are scanned in linear time.
 _MARKS = r"^[ \t]*+(?P<fence>`{3,}+|~{3,}+)[ \t]*+"
 _OPENING = re.compile(rf"(?m){_MARKS}(?P<language>[\w+#.-]*+)[^\n`]*+$")
 _CLOSING = re.compile(rf"(?m){_MARKS}$")
-# Of Python's text: where a string of three quotes begins, other strings, comments.
+# Tokens of Python: the beginning of a triple-quoted string, other strings, comments.
 _PYTHON = re.compile(
     rf"(?m:{_MARKS}$)|(?P<quotes>\"{{3}}|'{{3}})"
     r"|\"(?:\\.|[^\"\\\n])*+\"?|'(?:\\.|[^'\\\n])*+'?|#[^\n]*+"
@@ -18,14 +18,14 @@ _QUOTES = {quotes: re.compile(rf"(?s)\\.|(?P<end>{quotes})") for quotes in ('"""
 
 
 def program(completion: str) -> str | None:
-    r"""The last fenced block of Python in a text.
+    r"""Return the last fenced block of Python in a text; None if there is none.
 
-    Blocks that name no language count where no block is marked python, py or python3. A line like a
-    fence within a string of three quotes does not end a block; a block that nothing ends goes to
-    the end of the text, as does one whose only fence stands in such a string.
+    Blocks without a language count if no block is marked python, py or python3. A fence within a
+    triple-quoted string does not end a block. A block without a closing fence extends to the end
+    of the text.
     """
     completion = completion.replace("\r\n", "\n")
-    found: dict[bool, str] = {}  # by whether it says Python
+    blocks: dict[bool, str] = {}  # last block by whether it is marked as Python
     unclosed = set[str]()
     opening = _OPENING.search(completion)
     while opening is not None:
@@ -35,15 +35,18 @@ def program(completion: str) -> str | None:
         end = _end(completion, start, opening["fence"], python or not language, unclosed)
         if python or not language:
             text = completion[start : end.start() if end else len(completion)]
-            found[python] = textwrap.dedent(text)
+            blocks[python] = textwrap.dedent(text)
         opening = _OPENING.search(completion, end.end()) if end else None
-    return found.get(True, found.get(False))
+    return blocks.get(True, blocks.get(False))
 
 
 def _end(
     text: str, start: int, marks: str, python: bool, unclosed: set[str]
 ) -> re.Match[str] | None:
-    """The fence that ends a block; strings of `unclosed` quotes are none, as nothing ends them."""
+    """Fence that ends a block.
+
+    Quotes in `unclosed` have no end in the text, so they do not begin a string.
+    """
     pattern, at = _PYTHON if python else _CLOSING, start
     while (token := pattern.search(text, at)) is not None:
         at = token.end()

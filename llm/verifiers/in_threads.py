@@ -1,4 +1,4 @@
-"""A function over many things at once, where each call waits for another process."""
+"""Map a function over items in threads, for calls that wait for another process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def in_threads(
     threads: int,
     cancel: Callable[[], object],
 ) -> list[Result]:
-    """The results, in order. The threads end with the call, so that none is there at a fork.
+    """Return the results in order; the threads end with the call, so that a fork copies none.
 
     Parameters
     ----------
     function, items
     threads : int
     cancel : function
-        Called if the wait is cut short, by Ctrl-C say, or a call fails: must make the calls that
-        run return soon.
+        Called on an interrupt such as Ctrl-C, or if a call fails. It must make running calls
+        return soon.
     """
     with ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(function, item) for item in items]

@@ -1,10 +1,10 @@
-r"""The process in which math-verify runs: JSON lines in, JSON lines out.
+r"""Worker process that runs math-verify: JSON lines in, JSON lines out.
 
-It may be killed at any time, which is how `llm.verifiers.maths` limits time. math-verify's own
-limit is off: it is an alarm, whose exception long arithmetic of big numbers never sees.
+`llm.verifiers.maths` limits time by killing this process. The time limit of math-verify is off: its
+alarm cannot interrupt arithmetic of very large integers.
 
-math-verify 0.9 judges well; what this module mends before it asks, each in `tidy`, `words` or
-`equal`, are misreadings of single forms. Those it leaves are in tests/llm/verifiers/math_pairs.py.
+math-verify 0.9 misreads a few forms of answers. `tidy`, `words` and `equal` rewrite or compare
+these forms first. tests/llm/verifiers/math_pairs.py lists the misreadings that remain.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import sys
 from fractions import Fraction
 from typing import IO, Any
 
-#: Seconds between two looks at whether the parent lives.
+#: Seconds between two checks that the parent process is alive.
 LOOK = 5.0
 
-#: Judged at the start: the first of each kind loads and fills caches, which is nobody's time.
+#: Compared at the start: the first pair of each kind loads modules, which must not count as time.
 WARM = [("0.5", r"\frac12"), ("(x+1)^2", "x^2+1"), ("[1,2)", "1 < x < 2"), (r"\sin x", "y=3")]
 
 _TIDY = [
@@ -45,14 +45,14 @@ _UNITS = {"cm", "mm", "km", "kg", "ft", "lb", "hr"}
 
 
 def tidy(text: str) -> str:
-    r"""The answer with forms rewritten that math-verify misreads.
+    r"""Rewrite forms of an answer that math-verify misreads.
 
-    Thousands apart by thin spaces, 1.2e3, 1 3/4, recurring decimals, `\varnothing`, signs of
-    currency, percents, a full stop at the end, ± as the two answers that it means, and text that
-    would be dropped like a unit, `17 \text{ or 18}`.
+    These are thousands separated by thin spaces, 1.2e3, 1 3/4, recurring decimals, `\varnothing`,
+    currency signs, percents, and a final full stop. ± is expanded to the two answers. Text that
+    math-verify would drop like a unit is kept: `17 \text{ or 18}`.
     """
     text = _TEXT.sub(
-        lambda found: f" {found[1]} " if _MORE_THAN_A_UNIT.search(found[1]) else found[0], text
+        lambda match: f" {match[1]} " if _MORE_THAN_A_UNIT.search(match[1]) else match[0], text
     ).strip()
     for pattern, replacement in _TIDY_PATTERNS:
         text = pattern.sub(replacement, text)
@@ -72,26 +72,26 @@ def _fraction(decimal: re.Match[str]) -> str:
 
 
 def words(text: str) -> str:
-    r"""The answer in small letters if it is made of words, or "".
+    r"""Return an answer in words in lower case; "" for an answer that is not words.
 
-    Else `Monday` is m·o·n·d·a·y, which any order of its letters is, too. Words are in `\text{}`, or
-    a letter run of four or more: `abc` may be a product.
+    math-verify would read `Monday` as the product m·o·n·d·a·y, equal to any order of its letters.
+    Words stand in `\text{}` or have four letters or more; `abc` may be a product.
     """
     plain = _TEXT.sub(r"\1", text)
     if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", plain):
         return ""
-    known = plain != text or re.search("[A-Za-z]{4}", plain)
-    return " ".join(plain.lower().split()) if known else ""
+    has_words = plain != text or re.search("[A-Za-z]{4}", plain)
+    return " ".join(plain.lower().split()) if has_words else ""
 
 
 def _bracket(text: str) -> str:
-    """The bracket around all of an answer without others in it, or ""."""
+    """Opening bracket around a whole answer with no brackets inside, or ""."""
     plain = _COMMAND.sub("", text.replace(r"\{", "{").replace(r"\}", "}")).replace(" ", "")
     return plain[0] if re.fullmatch(r"[{(\[][^{}()\[\]]*[})\]]", plain) else ""
 
 
 def _keep_variables(text: str, letters: set[str]) -> str:
-    """The answer with a variable behind a number, 3t, told apart from a unit, which is dropped."""
+    """Mark a variable after a number, as in 3t, so that it is not dropped like a unit."""
     last = _LAST_LETTERS.search(text)
     if last is None or last[1] in _UNITS or not set(last[1]) <= letters:
         return text
@@ -99,19 +99,19 @@ def _keep_variables(text: str, letters: set[str]) -> str:
 
 
 def _exact(parsed: Any) -> Any:
-    """What was parsed with decimals as fractions, and i as √−1.
+    """Replace decimals by fractions, and the symbol i by √−1.
 
-    math-verify compares floating-point numbers: to six places, or so that 4.85·10⁵ is not 485000.
-    It takes i for a symbol, real or not by how it was written.
+    math-verify compares floating-point numbers to six places, and 4.85·10⁵ differs from 485000. It
+    reads i as a symbol, whose assumptions depend on its notation.
     """
     from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
     from sympy.core.relational import Relational
 
     if not isinstance(parsed, Basic | MatrixBase):
         return parsed
-    if hasattr(parsed, "_unsorted_args"):  # math-verify's own sets, which know the order
+    if hasattr(parsed, "_unsorted_args"):  # an ordered set of math-verify
         return parsed.func(*map(_exact, parsed._unsorted_args))
-    if isinstance(parsed, Relational):  # or 2 + 0.5 = 2.5 would become "true"
+    if isinstance(parsed, Relational):  # if evaluated, 2 + 0.5 = 2.5 becomes "true"
         return parsed.func(_exact(parsed.lhs), _exact(parsed.rhs), evaluate=False)
     values: dict[Any, Any] = {number: Rational(str(number)) for number in parsed.atoms(Float)}
     values |= {symbol: I for symbol in parsed.atoms(Symbol) if symbol.name == "i"}
@@ -121,25 +121,25 @@ def _exact(parsed: Any) -> Any:
 def _parsed(text: str, config: Any) -> list[Any]:
     from math_verify import parse
 
-    found = parse(text, config, parsing_timeout=None, raise_on_error=True)
-    return [_exact(part) for part in found]
+    expressions = parse(text, config, parsing_timeout=None, raise_on_error=True)
+    return [_exact(expression) for expression in expressions]
 
 
 def equal(gold: str, answer: str, boxed: bool = True) -> bool:
-    r"""Whether an answer is the gold one.
+    r"""Whether an answer is mathematically equal to the gold answer.
 
     Parameters
     ----------
     gold : str
-        LaTeX or plain text; it decides what is a unit and what a variable, a list or a set.
+        LaTeX or plain text; decides whether letters are units or variables, and what is a list.
     answer : str
     boxed : bool
-        The answer is all of the text, as in a box; else math-verify finds it in the text.
+        The answer is the whole text, as in a box; otherwise math-verify searches the text.
 
     Raises
     ------
     MemoryError, RecursionError
-        When it could not be judged. Any other trouble is a wrong answer.
+        If the pair cannot be verified. After any other error the answer counts as wrong.
     """
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, verify
 
@@ -156,7 +156,7 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
             return False  # a set is neither a point nor an interval
         bare = [text.removesuffix(r"\%").rstrip() for text in (gold, answer)]
         if bare != [gold, answer] and equal(bare[0], bare[1]):
-            return True  # 12.5% is called 12.5
+            return True  # 12.5% may be written 12.5
         letters = set(_COMMAND.sub("", _TEXT.sub("", gold)))
         gold, answer = (_keep_variables(text, letters) for text in (gold, answer))
         answer = rf"\boxed{{{answer}}}"
@@ -166,19 +166,19 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
             verify(
                 golds,
                 answers,
-                allow_set_relation_comp=True,  # 1 < x < 2 is (1, 2), whichever is the gold one
+                allow_set_relation_comp=True,  # 1 < x < 2 equals (1, 2), in either order
                 timeout_seconds=None,
                 raise_on_error=True,
             )
         )
     except (MemoryError, RecursionError):
         raise
-    except Exception:  # what sympy raises for two things that cannot be compared
+    except Exception:  # raised by sympy for incomparable expressions
         return False
 
 
 def judge(request: dict[str, Any]) -> dict[str, Any]:
-    """The reply to a request with gold, answer and boxed: whether they are equal, or a failure."""
+    """Reply to a request (gold, answer, boxed): whether the answers are equal, or a failure."""
     try:
         return {"equal": equal(request["gold"], request["answer"], request["boxed"])}
     except MemoryError:
@@ -188,7 +188,7 @@ def judge(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _requests(parent: int) -> Any:
-    """Lines of standard input, until it ends or the parent has died."""
+    """Requests from standard input, until it ends or the parent has exited."""
     pending = b""
     while os.getppid() == parent:
         if not select.select([0], [], [], LOOK)[0]:
@@ -201,24 +201,24 @@ def _requests(parent: int) -> Any:
 
 
 def _resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Resident memory of this process in bytes."""
     try:
         with open("/proc/self/statm") as status:
             return int(status.read().split()[1]) * resource.getpagesize()
-    except OSError:  # elsewhere the most there ever were; on Linux that starts from the parent's
+    except OSError:  # no /proc: use the peak, which on Linux would include the parent's memory
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def serve(timeout: float, memory: int, replies: IO[str]) -> None:
-    """Answer requests until there are no more, or this process has grown too large.
+    """Answer requests until there are no more, or this process uses too much memory.
 
     Parameters
     ----------
     timeout : float
-        Seconds; the parent kills sooner, and an alarm ends this process if there is none.
+        Seconds for a pair. The parent enforces it; without a parent, an alarm ends this process.
     memory : int
-        Bytes of address space.
+        Maximum bytes of address space.
     replies : text file
     """
     parent = os.getppid()
@@ -231,19 +231,19 @@ def serve(timeout: float, memory: int, replies: IO[str]) -> None:
         signal.alarm(int(timeout) + 2)
         reply = judge(request)
         signal.alarm(0)
-        grown = _resident() > memory // 2
-        reply["last"] = grown or reply.get("failure") == "memory"  # caches are full: start afresh
+        is_large = _resident() > memory // 2
+        reply["last"] = is_large or reply.get("failure") == "memory"  # restart with empty caches
         print(json.dumps(reply), file=replies, flush=True)
         if reply["last"]:
             return
 
 
 def main() -> None:
-    """Serve on standard input and output; what libraries print goes to standard error."""
+    """Serve on standard input and output; output of libraries goes to standard error."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import logging
 
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the parent may have ignored it
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the parent may ignore this signal
     serve(float(sys.argv[1]), int(sys.argv[2]), replies)

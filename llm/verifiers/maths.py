@@ -1,4 +1,4 @@
-"""Mathematical answers, judged by math-verify in processes that may be killed."""
+"""Verifier of mathematical answers, which runs math-verify in worker processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from llm.verifiers.boxed import has_box, last_boxed
 from llm.verifiers.in_threads import in_threads
 from llm.verifiers.verifier import Verification
 
-#: Characters of an answer; what is longer is no answer, but could keep a worker busy.
+#: Maximum characters of an answer: longer texts are no answers, but may keep a worker busy.
 LONGEST = 1000
-#: Characters at the end of a completion in which an answer without a box is looked for.
+#: Characters at the end of a completion that are searched for an answer without a box.
 TAIL = 1000
-#: Seconds in which a worker must have started: it loads sympy, maybe from a slow disk.
+#: Maximum seconds to start a worker, which loads sympy, perhaps from a slow disk.
 START = 300.0
 
 _ROOT = str(Path(__file__).parents[2])
@@ -36,7 +36,7 @@ _WORKER = (
 
 
 class Pair(NamedTuple):
-    """What a worker is asked; see `llm.verifiers.math_worker.equal`."""
+    """Request to a worker; see `llm.verifiers.math_worker.equal`."""
 
     gold: str
     answer: str
@@ -44,14 +44,14 @@ class Pair(NamedTuple):
 
 
 class Worker:
-    """A process that judges, started when it is first asked, and again whenever it has ended.
+    """Handle of a worker process, started at the first pair and again whenever it has ended.
 
     Parameters
     ----------
     timeout : float
         Seconds for a pair.
     memory : int
-        Bytes of its address space.
+        Bytes of address space of the process.
     """
 
     def __init__(self, timeout: float, memory: int) -> None:
@@ -60,7 +60,7 @@ class Worker:
         self.cancelled = False
 
     def judge(self, pair: Pair) -> Verification:
-        """The verdict, or after `timeout` a failure.
+        """Verify a pair; a failure after `timeout`.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class Worker:
         """
         request = json.dumps(pair._asdict()).encode() + b"\n"
         reply: dict[str, Any] | None = {}
-        for _ in range(2):  # once more if somebody has killed it, which is not the pair's fault
+        for _ in range(2):  # a second try: the worker may have been killed from outside
             reply = self._ask(request)
             if reply != {} or self.cancelled:
                 break
@@ -79,7 +79,7 @@ class Worker:
         return Verification(float(reply.get("equal", False)), failure)
 
     def _ask(self, request: bytes) -> dict[str, Any] | None:
-        """See `_reply`; the process has ended unless there is a reply that is not its last."""
+        """Send a request; see `_reply`. Close the process if it failed or the reply is its last."""
         process = self._started()
         assert process.stdin is not None
         try:
@@ -104,7 +104,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is for the run, which may want to end its step
+                start_new_session=True,  # Ctrl-C must reach only the run, which may finish its step
             )
             self.process = process
             if not _reply(process, START):
@@ -117,14 +117,14 @@ class Worker:
         return process
 
     def cancel(self) -> None:
-        """Have the process end; whoever waits for its reply sees that, and lets it be."""
+        """Kill the process; a thread that waits for its reply then stops waiting."""
         self.cancelled = True
-        process = self.process  # another thread may be about to close
+        process = self.process  # another thread may close it concurrently
         if process is not None:
             process.kill()
 
     def close(self) -> None:
-        """End the process and wait for that."""
+        """Kill the process and wait until it has ended."""
         if self.process is None:
             return
         self.process.kill()
@@ -136,7 +136,7 @@ class Worker:
 
 
 def _reply(process: subprocess.Popen[bytes], timeout: float) -> dict[str, Any] | None:
-    """The next line, {} if the process has ended, None after `timeout` seconds."""
+    """Read the next reply; {} if the process has ended, None after `timeout` seconds."""
     assert process.stdout is not None
     end, line = time.monotonic() + timeout, b""
     while not line.endswith(b"\n"):
@@ -150,30 +150,30 @@ def _reply(process: subprocess.Popen[bytes], timeout: float) -> dict[str, Any] |
 
 
 class MathVerifier:
-    r"""Reward 1 for a mathematical answer equal to the right one: `0.25` for `\frac14`.
+    r"""Reward 1 for a mathematical answer equal to the gold answer: `0.25` for `\frac14`.
 
-    The answer is the last `\boxed{…}` (`llm.verifiers.boxed`). Values count, not forms: an answer
-    may be left unsimplified. Decimals are meant exactly, 0.333 is not 1/3. Units, degree signs and
-    signs of currency are dropped; 10% is 0.1, and also 10. A list `1, 2` is a set, in any order;
-    (1, 2) is a point or an interval, and (1, 2), [1, 2], {1, 2} all differ. Of `x = 3` the right
-    side counts, where the right answer is no equation.
+    The stated answer is the last `\boxed{…}` (`llm.verifiers.boxed`). Values are compared, not
+    forms: an answer may be unsimplified. Decimals are exact: 0.333 is not 1/3. Units, degree signs
+    and currency signs are dropped. 10% equals both 0.1 and 10. A list `1, 2` is a set, in any
+    order. (1, 2) is a point or an interval; (1, 2), [1, 2] and {1, 2} all differ. If the gold
+    answer is no equation, `x = 3` counts as its right-hand side.
 
-    math-verify runs in worker processes that are killed when a pair takes too long: sympy can hang
-    or fill the memory on an answer like `9^{9^{9^9}}`. Such a pair is a failure ("timeout",
-    "crash", "memory", "nested too deeply", "too long"), and its reward 0.
+    On an answer like `9^{9^{9^9}}` sympy can hang or exhaust memory. math-verify therefore runs in
+    worker processes, which are killed when a pair takes too long. Such a pair has reward 0 and a
+    failure: "timeout", "crash", "memory", "nested too deeply" or "too long".
 
     Parameters
     ----------
     timeout : float
         Seconds for one pair.
     workers : int
-        Processes; they start with the first call, and end with `close`, with this process, or
-        when the verifier is collected.
+        Number of processes. They start with the first call. They end with `close`, with this
+        process, or when the verifier is garbage-collected.
     memory : int
-        MiB of address space that each may have.
+        MiB of address space of each worker.
     require_box : bool
-        Whether a completion without a box is wrong. If not, math-verify looks for an answer in its
-        last 1,000 characters: the last "answer is …", else the last formula or number.
+        Count a completion without a box as wrong. If false, math-verify searches the last 1,000
+        characters: for the last "answer is …", otherwise for the last formula or number.
 
     Raises
     ------
@@ -200,9 +200,9 @@ class MathVerifier:
         self._owner, self._lock = 0, threading.Lock()
 
     def check_answer(self, answer: Any) -> None:
-        r"""Raise a ValueError unless this is text or a number, not empty.
+        r"""Raise a ValueError unless the answer is a number or a non-empty text.
 
-        A text with a box, as a whole solution has, is its last box.
+        Of a text with boxes, such as a whole solution, the last box is the answer.
         """
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
             kind = type(answer).__name__
@@ -214,12 +214,12 @@ class MathVerifier:
             raise ValueError(f"math: the answer {answer!r} is empty, or its box is never closed")
         if len(gold) > LONGEST:
             raise ValueError(
-                f"math: an answer of {len(gold)} characters, {gold[:40]!r}…, is too long to be "
-                f"judged; at most {LONGEST}"
+                f"math: an answer of {len(gold)} characters, {gold[:40]!r}…, is too long to "
+                f"verify; at most {LONGEST}"
             )
 
     def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verification]:
-        """Verdicts of completions; see the class.
+        """Verify completions; see the class.
 
         Raises
         ------
@@ -227,27 +227,27 @@ class MathVerifier:
             If a worker does not start.
         """
         pairs = [self._pair(a, c) for a, c in zip(answers, completions, strict=True)]
-        # A group often has the same answer several times.
-        asked = list(dict.fromkeys(p for p in pairs if p and max(map(len, p[:2])) <= LONGEST))
+        # Completions of a group often share an answer.
+        requests = list(dict.fromkeys(p for p in pairs if p and max(map(len, p[:2])) <= LONGEST))
         workers = self._workers()
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in workers:
             idle.put(worker)
 
-        def judge(pair: Pair) -> Verification:
+        def verify(pair: Pair) -> Verification:
             worker = idle.get()
             try:
                 return worker.judge(pair)
             finally:
                 idle.put(worker)
 
-        verdicts: dict[Pair | None, Verification] = {None: Verification(0.0)}
+        by_pair: dict[Pair | None, Verification] = {None: Verification(0.0)}
         with self._lock:
             for worker in workers:
                 worker.cancelled = False
-            found = in_threads(judge, asked, len(workers), self._cancel)
-        verdicts.update(zip(asked, found, strict=True))
-        return [verdicts.get(pair, Verification(0.0, "too long")) for pair in pairs]
+            results = in_threads(verify, requests, len(workers), self._cancel)
+        by_pair.update(zip(requests, results, strict=True))
+        return [by_pair.get(pair, Verification(0.0, "too long")) for pair in pairs]
 
     def _pair(self, answer: Any, completion: str) -> Pair | None:
         boxed = last_boxed(completion)
@@ -258,11 +258,12 @@ class MathVerifier:
         return Pair(_gold(answer), completion[-TAIL:], False)
 
     def _workers(self) -> list[Worker]:
-        """Workers of this very process: a fork must not share its parent's."""
+        """Return the workers of this process; a forked process must not share its parent's."""
         if self._owner != os.getpid():
             for worker in self._pool:
                 if worker.process is not None:
-                    worker.process.returncode = 0  # not ours: neither to be waited for nor killed
+                    # A child of the parent process: neither wait for it nor kill it.
+                    worker.process.returncode = 0
             self._pool = [Worker(self.timeout, self.memory << 20) for _ in range(self.workers)]
             self._owner, self._lock = os.getpid(), threading.Lock()
             weakref.finalize(self, _close, self._pool, self._owner)
@@ -273,7 +274,7 @@ class MathVerifier:
             worker.cancel()
 
     def close(self) -> None:
-        """End the workers; a later call starts others."""
+        """End the workers; a later call starts new ones."""
         _close(self._pool, self._owner)
 
 

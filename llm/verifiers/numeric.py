@@ -1,4 +1,4 @@
-"""Numbers as answers, within tolerances."""
+"""Verifier of numerical answers, within tolerances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBER = re.compile(
     rf"[-+−]?\s?{_FRAC}|(?<![\w.])[-+−]?\s?\d++(?:\s?{_FRAC}|\s[1-9]\d*+/\d+)"  # 1 1/2
     rf"|(?<![\w.])(?:{_SIGNED})(?:/\d+)?"
 )
-# A number near the beginning that is not the first of a calculation, "is 3 + 4 = 7".
+# A number near the beginning, unless it begins a calculation ("is 3 + 4 = 7").
 _FIRST = re.compile(
     rf"[^\d\n.\\$+−-]{{0,40}}(?P<number>{_NUMBER.pattern})(?!\s*(?:[+*/=×·÷^−]|-\s?\d)|\.?\d)"
 )
@@ -31,9 +31,9 @@ _UNIT = re.compile(
 
 
 def number(text: str) -> float | None:
-    r"""The number that a text is, apart from units, marks and signs of thousands; else None.
+    r"""Parse a number, ignoring units, marks and thousands separators; None if it is no number.
 
-    Blanks may stand for signs of thousands, 12 000, or in a mixed number, 1 1/2; 5 6 is no number.
+    Blanks may separate thousands (12 000) or the parts of a mixed number (1 1/2); "5 6" is None.
     """
     text = text.replace("−", "-").replace("{,}", ",").strip()
     text = re.sub(r"(?<=\d)(?:\\,|\\!|,)(?=\d{3}(?!\d))", "", text)
@@ -62,20 +62,20 @@ def number(text: str) -> float | None:
 
 
 class Numeric(AnswerVerifier):
-    r"""Reward 1 for a number that is near enough.
+    r"""Reward 1 for a number within the tolerances.
 
-    The answer is the last of `\boxed{…}`, `#### …` and "the answer is …" ("Answer: …"); else the
-    last number of the text. Numbers may have signs of thousands (1,234), currency, units, percent
-    signs (which are dropped: 10% is 10), an exponent, or be fractions, 3/4 or `\frac34`. A box or
-    `####` that holds no number, or several, is wrong.
+    The stated answer is the last of `\boxed{…}`, `#### …` and "the answer is …" ("Answer: …");
+    without any of these, the last number of the text. A number may be a fraction (3/4, `\frac34`)
+    and may have thousands separators (1,234), an exponent, a currency, units and percent signs.
+    Percent signs are dropped: 10% is 10. A box or `####` with no number, or several, is wrong.
 
     Parameters
     ----------
     relative, absolute : float
-        The answer a is near enough to b if |a − b| ≤ max(relative·|b|, absolute). The defaults
-        forgive what floating point does, no more: 999,999 is not a million.
+        An answer a is accepted for b if |a − b| ≤ max(relative·|b|, absolute). The defaults allow
+        only for floating-point rounding: 999,999 is not a million.
     explicit : bool
-        Whether a number that is not stated explicitly is wrong.
+        Accept only numbers that are stated explicitly.
 
     Raises
     ------
@@ -97,7 +97,7 @@ class Numeric(AnswerVerifier):
         self.relative, self.absolute, self.explicit = relative, absolute, explicit
 
     def check_answer(self, answer: Any) -> None:
-        """Raise a ValueError unless this is a number, or text that states one (`#### 72`)."""
+        """Raise a ValueError unless the answer is a number, or a text with one (`#### 72`)."""
         if self._value(answer) is None:
             raise ValueError(f"numeric: the answer {answer!r} is not a number")
 
@@ -108,14 +108,14 @@ class Numeric(AnswerVerifier):
         return number(text.rpartition("####")[2] if "####" in text else text)
 
     def stated(self, completion: str) -> str | None:
-        """The text of the number."""
-        found = last_match(self._statement, completion)
-        if found is not None and found["box"] is not None:
+        """Return the text of the stated number; None if there is none."""
+        statement = last_match(self._statement, completion)
+        if statement is not None and statement["box"] is not None:
             return last_boxed(completion)
-        if found is not None and found["hashes"] is not None:
-            return found["hashes"]
-        if found is not None:
-            first = _FIRST.match(found["rest"])
+        if statement is not None and statement["hashes"] is not None:
+            return statement["hashes"]
+        if statement is not None:
+            first = _FIRST.match(statement["rest"])
             if first is not None:
                 return first["number"]
         if self.explicit:
@@ -124,7 +124,7 @@ class Numeric(AnswerVerifier):
         return last[0] if last else None
 
     def right(self, answer: Any, stated: str) -> bool:
-        """Whether it is within the tolerances."""
+        """Whether the stated number is within the tolerances."""
         value, gold = number(stated), self._value(answer)
         if value is None or gold is None:
             return False

@@ -1,11 +1,13 @@
-"""What runs inside the sandbox: confines itself, then runs one program. Standard library only.
+"""Script that runs inside the sandbox: sets its own limits, then runs one program.
 
-`llm.verifiers.sandbox` starts this file as a script, under bubblewrap or, with the argument
-`supervise`, under a supervisor: this same script, which forks, waits, and leaves no process behind.
-A request is one JSON object on standard input; see `llm.verifiers.sandbox.Request`.
+It uses the standard library only. `llm.verifiers.sandbox` starts it under bubblewrap, or with the
+argument `supervise`. The script then forks, and the parent becomes a supervisor, which ends all
+processes of the program. The request is one JSON object on standard input; see
+`llm.verifiers.sandbox.Sandbox.run`.
 
-Standard output begins with the request's nonce on a line: all is confined, the program begins.
-What a program prints follows; or, where a function is called, a line with the nonce and its result.
+The first line of standard output is the request's nonce: the limits are set, the program starts.
+The output of the program follows. If a function is called, a line with the nonce and its result
+follows instead.
 """
 
 from __future__ import annotations
@@ -30,26 +32,26 @@ CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
 )
 CAPABILITY_VERSION_3 = 0x20080522
 
-#: Modules that a program may use without importing them, and all that is in them, as LiveCodeBench
-#: (lcb_runner/evaluation/testing_util.py) has it; of two of a name the later one counts.
+#: Modules that a program may use, with all their names, without importing them. The list is that
+#: of LiveCodeBench (lcb_runner/evaluation/testing_util.py); later modules override earlier ones.
 USUAL = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random",
     "statistics", "itertools", "functools", "operator", "io", "sys", "json", "typing",
 )  # fmt: skip
-#: Calls within calls; LiveCodeBench's, too.
+#: Recursion limit, as in LiveCodeBench.
 RECURSION = 50_000
 
 
 def usual_names() -> dict[str, Any]:
-    """Built-in names, what is in the modules `USUAL`, and before that these themselves."""
+    """Return the modules `USUAL`, the names in them, and the built-in names, which win."""
     names: dict[str, Any] = {"quit": sys.exit}
     exec("\n".join(f"from {name} import *" for name in USUAL), names)
     exec("\n".join(f"import {name}" for name in USUAL), names)
-    return {**names, **vars(builtins)}  # pow is not that of math
+    return {**names, **vars(builtins)}  # so that pow is not math.pow
 
 
 def confine(limits: dict[str, int], user: int | None) -> None:
-    """Set the limits and become another user; there is no way back from either."""
+    """Set the resource limits and switch to another user; neither can be undone."""
     for name, value in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = value + 1 if name == "CPU" else value
@@ -61,7 +63,7 @@ def confine(limits: dict[str, int], user: int | None) -> None:
 
 
 def run(request: dict[str, Any]) -> NoReturn:
-    """Run the program, or call its function, and exit."""
+    """Run the program or call its function, then exit."""
     nonce = request["nonce"]
     os.write(1, f"{nonce}\n".encode())
     module = types.ModuleType("program" if request["function"] else "__main__")
@@ -69,7 +71,7 @@ def run(request: dict[str, Any]) -> NoReturn:
     sys.argv = ["program.py"]
     try:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-        # As if they were built in, so that none passes for the program's own function.
+        # As built-ins: in the module they could be taken for the program's function.
         module.__dict__["__builtins__"] = usual_names()
         sys.setrecursionlimit(RECURSION)
         code = compile(request["source"], "program.py", "exec", dont_inherit=True)
@@ -77,42 +79,42 @@ def run(request: dict[str, Any]) -> NoReturn:
             exec(code, module.__dict__)
             sys.exit()
         results = os.dup(1)
-        os.dup2(2, 1)  # what the program prints is nobody's
+        os.dup2(2, 1)  # discard what the program prints
         exec(code, module.__dict__)
         value = _function(module.__dict__, request["function"])(*request["arguments"])
         line = f"{nonce} {json.dumps(value)}\n".encode()
         while line:
             line = line[os.write(results, line) :]
         os._exit(0)
-    except MemoryError:  # there may be too little left for a traceback
+    except MemoryError:  # a traceback may need more memory than is left
         os._exit(1)
 
 
 def _function(names: dict[str, Any], name: str) -> Any:
-    """The function, or the method of this name of a class Solution."""
+    """Function of this name, or the method of a class Solution."""
     if name not in names and "Solution" in names:
         return getattr(names["Solution"](), name)
     return names[name]
 
 
-def supervise(apart: bool, parent: int) -> None:
-    """Fork, and return in the child alone; `apart`, in namespaces of its own.
+def supervise(isolate: bool, parent: int) -> None:
+    """Fork and return in the child only; with `isolate`, in separate namespaces.
 
-    The other process waits for the child, ends all that the child has left, and exits as it did. It
-    does the same when told to terminate, and when its own parent has died.
+    The parent waits for the child, kills the child's remaining descendants, and exits with the
+    child's status. It also kills them on SIGTERM, and when its own parent has exited.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    if apart and not _unshare(libc):
+    if isolate and not _unshare(libc):
         os._exit(1)
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.setsid()  # a signal to its process group does not reach the supervisor
-        if apart and os.getuid() != 0:  # in a namespace of users it has all rights of that
+        os.setsid()  # so that signals to the child's process group spare the supervisor
+        if isolate and os.getuid() != 0:  # drop the capabilities in the new user namespace
             header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
             if libc.capset(header, none):
                 os._exit(1)
@@ -130,12 +132,12 @@ def supervise(apart: bool, parent: int) -> None:
 
 
 def _unshare(libc: Any) -> bool:
-    """Leave the namespaces of network, processes and IPC, if that is permitted."""
+    """Enter new namespaces of network, processes and IPC; False if that is not permitted."""
     flags = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC
     user, group = os.getuid(), os.getgid()
     if user == 0:
         return bool(libc.unshare(flags) == 0)
-    # Tried on a child first: half of it cannot be undone.
+    # Try in a child first: a partial failure cannot be undone.
     trial = os.fork()
     if trial == 0:
         os._exit(0 if libc.unshare(flags | CLONE_NEWUSER) == 0 else 1)
@@ -152,7 +154,7 @@ def _unshare(libc: Any) -> bool:
 
 
 def _end_all() -> None:
-    """Kill and reap every descendant; orphans are this process's, which is their subreaper."""
+    """Kill and reap every descendant, including orphans: this process is their subreaper."""
     while True:
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -177,26 +179,26 @@ def _descendants() -> list[int]:
             except (OSError, IndexError, ValueError):
                 continue
             children.setdefault(parent, []).append(int(name))
-    found: list[int] = []
+    descendants: list[int] = []
     waiting = [os.getpid()]
     while waiting:
         below = children.get(waiting.pop(), [])
-        found += below
+        descendants += below
         waiting += below
-    return found
+    return descendants
 
 
 def main() -> None:
-    """Read the request, confine, run."""
+    """Read the request, set the limits, run the program."""
     request = json.loads(sys.stdin.buffer.read())
     if sys.argv[1:] == ["supervise"]:
         supervise(request["namespaces"], request["parent"])
-    given = os.memfd_create("stdin")
-    with open(given, "wb", closefd=False) as file:
+    stdin = os.memfd_create("stdin")
+    with open(stdin, "wb", closefd=False) as file:
         file.write(request["stdin"].encode("utf-8", "surrogatepass"))
-    os.lseek(given, 0, os.SEEK_SET)
-    os.dup2(given, 0)
-    os.close(given)
+    os.lseek(stdin, 0, os.SEEK_SET)
+    os.dup2(stdin, 0)
+    os.close(stdin)
     confine(request["limits"], request["user"])
     run(request)
 

@@ -1,4 +1,4 @@
-"""Programs, judged by unit tests: they are run, in a sandbox where there is one."""
+"""Verifier of programs, which runs their unit tests, in a sandbox if one is available."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from llm.verifiers.verifier import Verification
 
 Reward = Literal["all", "fraction"]
 
-#: This interpreter; in a virtual environment, the one it was made from.
+#: This interpreter; in a virtual environment, its base interpreter.
 PYTHON: str = getattr(sys, "_base_executable", sys.executable)
 
-#: What a test of a program that used up its processor time ends with.
+#: Exit statuses of a program that used up its processor time.
 USED_UP = (128 + signal.SIGXCPU, 128 + signal.SIGKILL)
-#: So many of those, and the rest of a program's tests are taken to fail: each may take seconds.
+#: After so many such tests a program's other tests count as failed: each may take seconds.
 MOST_USED_UP = 3
 
 _NUMBER = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d{1,4})?")
 
 
 class Test(NamedTuple):
-    """One unit test: a text on standard input, or the arguments of a function."""
+    """A unit test, which gives a text on standard input or the arguments of a function."""
 
     function: str
     given: Any
@@ -41,20 +41,20 @@ class Test(NamedTuple):
 
 
 def read_tests(answer: Any) -> list[Test]:
-    """The unit tests of a data set's answer, in either of LiveCodeBench's forms, or JSON of one.
+    """Parse the unit tests of an answer, given in one of LiveCodeBench's two forms or as JSON.
 
     ``{"inputs": […], "outputs": […], "fn_name": "twoSum"}``
         `fn_name` is null or absent for programs that read standard input.
     ``[{"input": …, "output": …, "testtype": "stdin"}, …]``
-        `testtype` may be "functional"; each test then has `fn_name`, too.
+        `testtype` may be "functional"; each test then also has `fn_name`.
 
-    The input of a function is a list of its arguments, or text with the JSON of one argument a
-    line; its output is the value it must return, or JSON of it where it is text.
+    The input of a function is a list of its arguments, or a text with one argument per line as
+    JSON. Its output is the expected value, or a text with the value as JSON.
 
     Raises
     ------
     ValueError
-        If it has another form, or no test.
+        If the answer has another form, or no test.
     """
     tests = _json(answer, "the tests") if isinstance(answer, str) else answer
     if isinstance(tests, dict):
@@ -102,24 +102,24 @@ def _test(name: Any, given: Any, expected: Any) -> Test:
         raise ValueError(f"code: the arguments {given!r:.60} of {name} are not a list")
     if isinstance(expected, str):
         expected = _json(expected, "a value to return")
-    try:  # to what JSON makes of it, as the value that is returned will be
+    try:  # convert to JSON types, like the value that the function returns
         given, expected = json.loads(json.dumps([list(given), expected]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"code: a test of {name} is not JSON: {error}") from None
     return Test(name, given, expected)
 
 
-def _json(text: str, what: str) -> Any:
+def _json(text: str, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"code: {what} {text!r:.60} is not JSON: {error}") from None
+        raise ValueError(f"code: {name} {text!r:.60} is not JSON: {error}") from None
 
 
 def same_output(expected: str, output: str) -> bool:
-    """Whether texts agree, line by line without white space at the ends, numbers by their value.
+    """Whether two outputs agree line by line, ignoring white space at the ends of lines.
 
-    As LiveCodeBench does it: 1.0 is 1, and 0.3333 is not 1/3.
+    As in LiveCodeBench, numbers are compared exactly by value: 1.0 is 1, but 0.3333 is not 1/3.
     """
     lines = [[line.strip() for line in text.strip().split("\n")] for text in (expected, output)]
     if len(lines[0]) != len(lines[1]):
@@ -128,53 +128,54 @@ def same_output(expected: str, output: str) -> bool:
 
 
 def _same_numbers(expected: str, output: str) -> bool:
-    one, other = expected.split(), output.split()
-    if len(one) != len(other) or not all(map(_NUMBER.fullmatch, one + other)):
+    wanted, printed = expected.split(), output.split()
+    if len(wanted) != len(printed) or not all(map(_NUMBER.fullmatch, wanted + printed)):
         return False
-    return all(Decimal(a) == Decimal(b) for a, b in zip(one, other, strict=True))
+    return all(Decimal(a) == Decimal(b) for a, b in zip(wanted, printed, strict=True))
 
 
 class CodeVerifier:
     """Reward 1 for a program that passes all its unit tests.
 
-    The program is the last fenced block of Python (`program`); the answer, its tests
-    (`read_tests`). Each test is a process of its own, under the limits of `llm.verifiers.sandbox`;
-    what the program must print or return never gets there, and is compared here. A program may use
-    the standard library, but not numpy; LiveCodeBench's usual imports are there, as is its limit of
-    50,000 calls within calls, and `class Solution` may hold a function.
+    The program is the last fenced block of Python (`program`). The answer holds the tests
+    (`read_tests`). Each test runs in a separate process, under the limits of
+    `llm.verifiers.sandbox`. Expected outputs are compared in this process and never enter the
+    sandbox. A program may use the standard library, but not numpy. As in LiveCodeBench, common
+    modules are imported, the recursion limit is 50,000, and `class Solution` may define the
+    function.
 
-    A program that fails, crashes, uses too much processor time or memory, or prints too much is
-    wrong. A failure is "timeout" if the clock ended it, which a busy machine may do to a right one,
-    and "sandbox" if it could not be begun.
+    A program that crashes, uses too much processor time or memory, or prints too much is wrong.
+    The failure is "timeout" if the wall-clock limit ended the program: on a busy machine this can
+    happen to a correct program. It is "sandbox" if the program could not be started.
 
     Parameters
     ----------
     allow_code : bool
-        Must be true: this runs programs that a model wrote.
+        Must be true: the verifier runs programs that a model wrote.
     timeout : float
-        Seconds of processor time for a test, rounded up; by the clock it may take three times
-        that, and 5 s more.
+        Seconds of processor time for a test, rounded up. The wall-clock limit is three times
+        that, plus 5 s.
     memory : int
         MiB of address space.
     reward : {"all", "fraction"}
-        Reward 1 if all tests pass, or the share of those that do. When the third test has used up
-        its processor time, those not yet run count as failed.
+        "all": reward 1 if all tests pass. "fraction": the fraction of tests passed. Once three
+        tests have used up their processor time, the remaining tests count as failed.
     jobs : int, optional
-        Programs run side by side; by default as many as there are cores.
+        Number of programs that run in parallel; by default the number of cores.
     strip : sequence of str
-        Texts that do not belong to a program, removed from a completion: delimiters of thoughts.
+        Texts removed from a completion before its program is read, such as thought delimiters.
     python : str
-        The interpreter that runs the programs, by default this one.
+        Interpreter that runs the programs; by default this one.
 
     Raises
     ------
     ValueError
-        Without `allow_code`, if an option is out of range, or if no program can be run here.
+        If `allow_code` is not true, an option is out of range, or no program can be run here.
 
     Warns
     -----
     RuntimeWarning
-        If there is no sandbox but separate processes only.
+        If programs run in separate processes without a sandbox.
     """
 
     def __init__(
@@ -189,8 +190,8 @@ class CodeVerifier:
     ) -> None:
         if allow_code is not True:
             raise ValueError(
-                "code: it runs programs that a model wrote; if you want that, preferably in a "
-                "container, say --task_args.verifier_args.allow_code true (llm.train), or "
+                "code: it runs programs that a model wrote; to allow that, preferably in a "
+                "container, give --task_args.verifier_args.allow_code true (llm.train), or "
                 "--tasks NAME verifier_args.allow_code=true (llm.evaluate)"
             )
         jobs = _cores() if jobs is None else jobs
@@ -210,26 +211,26 @@ class CodeVerifier:
             warnings.warn(f"code: {self.sandbox.risks()}: {why}", RuntimeWarning, stacklevel=2)
 
     def check_answer(self, answer: Any) -> None:
-        """Raise a ValueError unless this is unit tests."""
+        """Raise a ValueError unless the answer holds unit tests."""
         read_tests(answer)
 
     def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verification]:
-        """Verdicts of completions; see the class."""
+        """Verify completions; see the class."""
         stop = threading.Event()
 
-        def judge(pair: tuple[Any, str]) -> Verification:
+        def verify(pair: tuple[Any, str]) -> Verification:
             answer, completion = pair
             for text in self.strip:
                 completion = completion.replace(text, "")
             source = program(completion)
             if not source:
                 return Verification(0.0)
-            return self._judge(source, read_tests(answer), stop)
+            return self._verify(source, read_tests(answer), stop)
 
         pairs = zip(answers, completions, strict=True)
-        return in_threads(judge, pairs, self.jobs, stop.set)
+        return in_threads(verify, pairs, self.jobs, stop.set)
 
-    def _judge(self, source: str, tests: Sequence[Test], stop: threading.Event) -> Verification:
+    def _verify(self, source: str, tests: Sequence[Test], stop: threading.Event) -> Verification:
         passed = used_up = 0
         for test in tests:
             outcome = self.sandbox.run(
@@ -260,7 +261,7 @@ class CodeVerifier:
 
 
 def _cores() -> int:
-    """Of those that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

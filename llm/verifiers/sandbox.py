@@ -1,19 +1,20 @@
-"""Runs programs that nobody has read, as far apart from everything else as this machine permits.
+"""Runs untrusted programs, isolated as far as this machine permits.
 
-Three ways, the first that works is taken (`find_sandbox` runs a program to see):
+There are three kinds of isolation. `find_sandbox` runs a trial program in each, in this order, and
+takes the first that works:
 
 ``bwrap``
-    Bubblewrap, a sandbox: the program sees Python, the system's libraries and a temporary folder
-    in memory; no other file, process, or network.
+    Bubblewrap, a sandbox. The program can access Python, the system libraries and a temporary
+    folder in memory, but no other file, no other process, and no network.
 ``namespaces``
-    A process of its own, without network, that can neither see nor signal others; files are
-    protected by their permissions only.
+    A process without network, which cannot see or signal other processes. Files are protected only
+    by their permissions.
 ``plain``
-    A process of its own. Where this process is root's the program runs as another user, who is
-    nobody else; otherwise it may read, write and signal all that this user may.
+    A separate process. If this process runs as root, the program runs as an unused user.
+    Otherwise it can read, write and signal whatever this user can.
 
-In all of them time, memory of each process, their number, the size of files and of output are
-limited, the environment is empty, and whatever the program started is ended with it.
+All kinds limit time, memory, the number of processes, file sizes and output. All clear the
+environment, and end every process that the program has started.
 """
 
 from __future__ import annotations
@@ -41,29 +42,29 @@ from llm.verifiers.bubblewrap import FILES, RUNNER, bwrap_options, environment
 
 KINDS = ("bwrap", "namespaces", "plain")
 
-#: Users that systemd sets aside for services without one; none of them owns a file.
+#: Range of user ids that systemd reserves for dynamic service users, who own no files.
 USERS = (61184, 65519)
-#: Processes and threads of one program.
+#: Maximum processes and threads of one program.
 PROCESSES = 32
-#: Before a command: where memory runs out, the kernel ends a program rather than the training.
+#: Prefix of a command: if memory runs out, the kernel kills the program, not the training run.
 FIRST_TO_GO = ("/bin/sh", "-c", 'echo 1000 2>&- >/proc/self/oom_score_adj; exec "$@"', "sh")
-#: Bytes of output; a program that prints more has failed.
+#: Maximum bytes of output; a program that prints more has failed.
 OUTPUT = 8 << 20
-#: Seconds in which a supervisor must have ended a program.
+#: Maximum seconds for a supervisor to end a program.
 GRACE = 5.0
-#: In the environment of a program and its children.
+#: Environment variable that identifies a program and its children.
 MARK = "CREDIT_RESETS_PROGRAM"
 
 
 class Limits(NamedTuple):
-    """What one run may use.
+    """Resource limits of one run.
 
     Attributes
     ----------
     cpu : int
         Seconds of processor time of each process.
     wall : float
-        Seconds until all is ended.
+        Seconds of wall-clock time, after which all processes are ended.
     memory : int
         Bytes of address space of each process.
     """
@@ -74,20 +75,20 @@ class Limits(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a run ended.
+    """Result of one run.
 
     Attributes
     ----------
     started : bool
-        Whether the program was begun; if not, the sandbox is at fault.
+        Whether the program was started; if not, the sandbox has failed.
     ended : {"", "timeout", "output"}
-        What ended it: itself, the clock, or the limit of output.
+        What ended the run: "" if it ended by itself, else the limit of time or output.
     status : int
         Exit status, 128 + n after signal n.
     output : bytes
-        What a program printed.
+        Output of a program.
     result : bytes
-        JSON of what a function returned, or empty.
+        Return value of a function as JSON, or empty.
     """
 
     started: bool
@@ -99,13 +100,13 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """One way to run programs.
+    """Runs programs with one kind of isolation.
 
     Parameters
     ----------
     kind : {"bwrap", "namespaces", "plain"}
     python : str
-        The interpreter; its standard library alone can be imported.
+        Interpreter; programs can import its standard library only.
     """
 
     kind: str
@@ -120,7 +121,7 @@ class Sandbox:
         arguments: list[Any] | None = None,
         stop: threading.Event | None = None,
     ) -> Outcome:
-        """Run a program on its standard input, or call one of its functions.
+        """Run a program on a standard input, or call one of its functions.
 
         Parameters
         ----------
@@ -128,16 +129,16 @@ class Sandbox:
         limits : Limits
         stdin : str
         function : str
-            A global one, or a method of the class Solution; "" for none.
+            Name of a global function, or of a method of the class Solution; "" for none.
         arguments : list, optional
-            JSON values.
+            Arguments of the function, JSON values.
         stop : Event, optional
-            Ends the run early when set, as if its time was over.
+            Ends the run when set, like a timeout.
         """
         nonce = secrets.token_hex(16)
         user = random.SystemRandom().randint(*USERS) if os.getuid() == 0 else None
         processes = PROCESSES
-        if self.kind == "plain" and user is None:  # counts all processes of this user
+        if self.kind == "plain" and user is None:  # NPROC counts all processes of this user
             processes += _tasks_of_user()
         request = {
             "nonce": nonce,
@@ -190,7 +191,7 @@ class Sandbox:
         return Outcome(started, ended, process.returncode, b"" if function else rest, result)
 
     def command(self) -> list[str]:
-        """The command line; the request follows on its standard input."""
+        """Return the command line of the runner, which reads the request from standard input."""
         python = os.path.realpath(self.python)
         run = [python, "-I", "-S", "-X", "utf8"]
         if self.kind != "bwrap":
@@ -198,26 +199,26 @@ class Sandbox:
         return [*FIRST_TO_GO, *bwrap_options(python), *run, "/runner.py"]
 
     def risks(self) -> str:
-        """What a program may do here, in words."""
+        """Describe in words what a program can do to this machine."""
         if self.kind == "bwrap":
             return "programs run in a sandbox"
         reach = "without network, " if self.kind == "namespaces" else "with network, "
-        whom = "others" if os.getuid() == 0 else "you"
-        more = " and end your processes" if (self.kind, whom) == ("plain", "you") else ""
+        owner = "others" if os.getuid() == 0 else "you"
+        signals = " and end your processes" if (self.kind, owner) == ("plain", "you") else ""
         return (
-            f"programs run {reach}but in no sandbox: they can read and write what {whom} can"
-            f"{more}; work in a container, or install bubblewrap"
+            f"programs run {reach}but in no sandbox: they can read and write what {owner} can"
+            f"{signals}; work in a container, or install bubblewrap"
         )
 
     def _end(self, process: subprocess.Popen[bytes], nonce: str) -> None:
-        """End a process, and with it all that holds the pipe of its output."""
+        """End a process and all processes that hold its output pipe."""
         if process.poll() is None and self.kind != "bwrap":
-            process.terminate()  # a supervisor ends all the others
+            process.terminate()  # the supervisor then ends all other processes
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
         if process.poll() is None:
-            # Bubblewrap and the first process inside, with which all the others end. A signal to
-            # bubblewrap alone would leave that one behind while it is being set up.
+            # Kills bubblewrap and the first process inside; the others end with the latter. During
+            # set-up the first process would survive a signal to bubblewrap alone.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if self.kind != "bwrap" and process.returncode < 0:  # killed, perhaps by the program
@@ -228,7 +229,7 @@ class Sandbox:
 
 
 def _read(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-    """Some output, b"" at its end, None if none comes."""
+    """Read available output; b"" at its end, None if there is none within `seconds`."""
     assert process.stdout is not None
     if not select.select([process.stdout], [], [], seconds)[0]:
         return None
@@ -238,7 +239,7 @@ def _read(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
 def _output(
     process: subprocess.Popen[bytes], wall: float, stop: threading.Event | None
 ) -> tuple[str, bytes]:
-    """What ended the process, and its output."""
+    """Collect the output of a process; returns which limit ended it, if any, and the output."""
     end = time.monotonic() + wall
     output = bytearray()
     is_open = True
@@ -261,25 +262,25 @@ _TRIAL = "import collections, heapq, json, random, re\nprint(6 * 7)"
 
 @functools.cache
 def find_sandbox(python: str = sys.executable) -> tuple[Sandbox, str]:
-    """The best sandbox that works here, and why the better ones do not.
+    """Return the first kind of sandbox that works, and why the preceding ones do not.
 
     Raises
     ------
     ValueError
-        If none does.
+        If no kind works.
     """
-    why: list[str] = []
+    reasons: list[str] = []
     for kind in KINDS:
         sandbox = Sandbox(kind, python)
         reason = not_working(sandbox)
         if not reason:
-            return sandbox, "; ".join(why)
-        why.append(reason)
-    raise ValueError(f"code: no program can be run: {'; '.join(dict.fromkeys(why))}")
+            return sandbox, "; ".join(reasons)
+        reasons.append(reason)
+    raise ValueError(f"code: no program can be run: {'; '.join(dict.fromkeys(reasons))}")
 
 
 def not_working(sandbox: Sandbox) -> str:
-    """Why a sandbox does not work here, or ""."""
+    """Return why a sandbox does not work on this machine; "" if it works."""
     if sys.platform != "linux":
         return f"{sandbox.kind} needs Linux"
     if sandbox.kind == "bwrap" and shutil.which("bwrap") is None:
@@ -291,8 +292,8 @@ def not_working(sandbox: Sandbox) -> str:
         return ""
     if outcome.started:
         return (
-            f"{os.path.realpath(sandbox.python)} does not work for another user, who may not read "
-            "it, perhaps; name one that all may read, such as /usr/bin/python3"
+            f"{os.path.realpath(sandbox.python)} does not work for another user, perhaps because "
+            "of its permissions; name one that all users can read, such as /usr/bin/python3"
         )
     return {
         "bwrap": "bubblewrap is installed but not permitted here",
@@ -302,7 +303,7 @@ def not_working(sandbox: Sandbox) -> str:
 
 
 def _tasks_of_user() -> int:
-    """Threads of this user's processes, which is what RLIMIT_NPROC counts."""
+    """Number of threads of this user's processes, as counted by RLIMIT_NPROC."""
     count = 0
     for name in os.listdir("/proc"):
         try:
@@ -314,26 +315,26 @@ def _tasks_of_user() -> int:
 
 
 def _kill_marked(nonce: str) -> None:
-    """Kill what has the nonce in its environment, until nothing has."""
+    """Kill all processes with the nonce in their environment, until none is left."""
     mark = f"{MARK}={nonce}".encode()
-    found = True
-    while found:
-        found = False
+    killed = True
+    while killed:
+        killed = False
         for name in os.listdir("/proc"):
             try:
                 if name.isdigit() and mark in Path(f"/proc/{name}/environ").read_bytes():
                     os.kill(int(name), signal.SIGKILL)
-                    found = True
+                    killed = True
             except OSError:
                 continue
 
 
 def _remove(folder: str) -> None:
-    """Remove a folder of a program's, which may have locked parts of it."""
-    for path, folders, _ in os.walk(folder):  # from the top: a folder is opened, then walked
+    """Remove the folder of a program, even if the program has locked parts of it."""
+    for path, folders, _ in os.walk(folder):  # top-down: unlock a folder before entering it
         for name in folders:
-            inner = os.path.join(path, name)
-            if not os.path.islink(inner):
+            subfolder = os.path.join(path, name)
+            if not os.path.islink(subfolder):
                 with suppress(OSError):
-                    os.chmod(inner, stat.S_IRWXU)
+                    os.chmod(subfolder, stat.S_IRWXU)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a verifier is: a function from answers and completions to verdicts."""
+"""Interface of verifiers: functions from answers and completions to verifications."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Verification(NamedTuple):
-    """The judgement of one completion.
+    """Result of verifying one completion.
 
     Attributes
     ----------
     reward : float
         Usually 0 or 1.
     failure : str
-        Why no verdict could be had ("timeout", "crash", ...), or "". The reward is then 0, but a
-        wrong answer it is not: count the two apart.
+        Why the completion could not be verified ("timeout", "crash", ...), or "". The reward is
+        then 0; count such completions apart from wrong answers.
     """
 
     reward: float
@@ -23,13 +23,13 @@ class Verification(NamedTuple):
 
 
 class Verifier(Protocol):
-    """Judges completions against the answers of a data set.
+    """Verifies completions against the answers of a data set.
 
-    It may also have `check_answer(answer)`, which raises a ValueError for an answer of a kind that
-    it cannot judge and is called once a row when a data set is loaded, and `close()`, which ends
-    the processes it holds.
+    Two methods are optional. `check_answer(answer)` raises a ValueError for an answer that cannot
+    be verified against; it is called once for each row of a data set. `close()` ends the
+    verifier's processes.
     """
 
     def __call__(self, answers: Sequence[Any], completions: Sequence[str]) -> list[Verification]:
-        """One verdict a completion, in the order given."""
+        """Return one verification for each completion, in order."""
         ...  # pragma: no cover

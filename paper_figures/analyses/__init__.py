@@ -1,1 +1,1 @@
-"""Measurements that figures are drawn from."""
+"""Measurements for the figures."""

@@ -1,7 +1,7 @@
-"""Training runs that figures look into: SRPO as the preset `chain` has it, for 30 steps.
+"""Training runs for the figures: SRPO with the preset `chain`, 30 steps.
 
-They are made when they are first needed, half a minute each, and kept in results/ with their
-checkpoints, which are too large to record. Remove that folder to make them anew.
+A run is trained when a figure first needs it, in half a minute. Its checkpoints are too large to
+record and stay in results/. Remove that folder to repeat the runs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 FOLDER = Path("results/paper_figures")
 
-#: What differs from the preset; the seeds are a figure's own.
+#: Changes to the preset; each figure sets its own seeds.
 RUN: Mapping[str, Any] = {"preset": "chain", "steps": 30, "save_steps": 5}
 
 
 def chain_config(run: Mapping[str, Any], seed: int) -> TrainConfig:
-    """The settings of a run."""
+    """Training settings of a run."""
     from llm.config.train import parse_config
 
     config = parse_config(["--config", run["preset"]], "paper_figures")
@@ -40,14 +40,14 @@ def chain_config(run: Mapping[str, Any], seed: int) -> TrainConfig:
 
 
 def chain_run(
-    run: Mapping[str, Any], seed: int, progress: Callable[[str], None] = lambda what: None
+    run: Mapping[str, Any], seed: int, progress: Callable[[str], None] = lambda stage: None
 ) -> Path:
-    """The folder of a run, which is made, or gone on with, if it is not complete.
+    """Train a run, or resume it if it is incomplete; returns its folder.
 
     Raises
     ------
     ValueError, OSError, llm.runs.checkpoints.CheckpointError
-        If what is there is another run, or cannot be gone on with.
+        If the folder has a run with other settings, or the run cannot be resumed.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
     from rich.console import Console
@@ -60,9 +60,9 @@ def chain_run(
     logging.disable_progress_bar()
     config = chain_config(run, seed)
     resume = open_run(config)
-    made = config.folder / "config.yaml"
-    if made.is_file() and made.read_text(encoding="utf-8") != config.to_yaml():
-        raise ValueError(f"{config.folder}: a run of other settings; remove it to make it anew")
+    saved_config = config.folder / "config.yaml"
+    if saved_config.is_file() and saved_config.read_text(encoding="utf-8") != config.to_yaml():
+        raise ValueError(f"{config.folder}: a run with other settings; remove it to repeat the run")
     if resume is not None and resume.name == f"step-{config.steps:06}":
         return config.folder
     progress(f"training, seed {seed}")

@@ -1,8 +1,9 @@
-"""What the mask of a shared prefix does to the gradient of reset groups, in an on-policy step.
+"""Effect of the shared-prefix mask on the gradient of reset groups, in an on-policy step.
 
-Continuations after a reset share a prefix, on which nothing is trained. Were it trained on, it
-would get Σ_i w_i Â_i ∇ log π(prefix), and the advantages of a group sum to 0: nothing, if all of
-its tokens have the same weight w, and something if a rollout's tokens weigh by its length.
+Continuations after a reset share a prefix, and the loss masks it. Without the mask the prefix would
+contribute Σ_i w_i Â_i ∇ log π(prefix) to the gradient. The advantages Â_i of a group sum to 0. The
+sum therefore vanishes if all tokens have the same weight w. It does not vanish if the weight
+depends on the length of the rollout.
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ if TYPE_CHECKING:
     from llm.learner.rows import Row
     from llm.train.trainer import Trainer
 
-#: Of a token in the loss: the same for all, or by the length of its rollout.
+#: Token weights in the loss: equal (dapo), or by the length of the rollout (grpo).
 LOSS_TYPES: tuple[LossType, ...] = ("dapo", "grpo")
 
 
 def gradients(seed: int) -> dict[str, Any]:
-    """Gradients of SRPO's first reset groups with a prefix, with it in the loss and without.
+    """Compare gradients with and without the prefix mask, on SRPO's first reset groups.
+
+    Only groups with a prefix count.
 
     Returns
     -------
     dict
-        "tokens", the share of tokens in the loss that remain with the mask; and for each loss type
-        the "cosine" of both gradients and the "length" of the masked one over the other's.
+        "tokens": share of the tokens in the loss that the mask keeps. For each loss type, "cosine"
+        between the two gradients, and "length" of the masked gradient over the other.
     """
     from rich.console import Console
     from transformers.utils import logging
@@ -42,7 +45,7 @@ def gradients(seed: int) -> dict[str, Any]:
     from cpi.core.advantages import group_advantages
     from llm.algorithms.resets import ResetAlgorithm
     from llm.common.progress import Reporter
-    from llm.common.random_streams import COLLECT, stream
+    from llm.common.random_streams import COLLECT, generator
     from llm.learner.rows import make_rows
     from llm.train.prompt_sampler import prompt_indices
     from llm.train.trainer import Trainer
@@ -56,10 +59,10 @@ def gradients(seed: int) -> dict[str, Any]:
         indices = prompt_indices(seed, 1, config.prompts_per_step, problems)
         algorithm = trainer.algorithm
         assert isinstance(algorithm, ResetAlgorithm)
-        found, _, _ = algorithm.collect(1, indices, stream(seed, 1, COLLECT))
-        groups = [group for group in found if group.prefix.length]
+        collection, _, _ = algorithm.collect(1, indices, generator(seed, 1, COLLECT))
+        groups = [group for group in collection if group.prefix.length]
         masked = make_rows(groups, group_advantages([group.returns for group in groups]))
-        whole = []
+        unmasked = []
         rows = iter(masked)
         for group in groups:
             prefix = np.concatenate([thought.logprobs for thought in group.prefix.steps])
@@ -67,20 +70,20 @@ def gradients(seed: int) -> dict[str, Any]:
                 row = next(rows)
                 logprobs = np.concatenate([prefix, row.logprobs])
                 start = len(group.prefix.start.ids)
-                whole.append(row._replace(trained_from=start, logprobs=logprobs))
-        told: dict[str, Any] = {
-            "tokens": sum(row.trained for row in masked) / sum(row.trained for row in whole)
+                unmasked.append(row._replace(trained_from=start, logprobs=logprobs))
+        comparison: dict[str, Any] = {
+            "tokens": sum(row.trained for row in masked) / sum(row.trained for row in unmasked)
         }
         for loss_type in LOSS_TYPES:
-            a, b = (gradient(trainer, rows, loss_type) for rows in (masked, whole))
+            a, b = (gradient(trainer, rows, loss_type) for rows in (masked, unmasked))
             cosine = (a @ b / (a.norm() * b.norm())).item()
-            told[loss_type] = {"cosine": cosine, "length": (a.norm() / b.norm()).item()}
+            comparison[loss_type] = {"cosine": cosine, "length": (a.norm() / b.norm()).item()}
         trainer.close()
-    return told
+    return comparison
 
 
 def gradient(trainer: Trainer, rows: Sequence[Row], loss_type: LossType) -> Tensor:
-    """Of the loss of one on-policy step on some rows, by all weights, in float64."""
+    """Loss gradient of one on-policy step, all parameters in one float64 vector."""
     import torch
 
     from llm.learner.losses import LossInputs, loss_weights, policy_loss
@@ -107,13 +110,17 @@ def gradient(trainer: Trainer, rows: Sequence[Row], loss_type: LossType) -> Tens
 
 
 def summary(seeds: Sequence[int]) -> Mapping[str, Any]:
-    """Over seeds: the least cosine of each loss type, and mean lengths."""
-    found = [gradients(seed) for seed in seeds]
-    of_types: dict[str, Any] = {
+    """Over seeds: the least cosine and the mean length of each loss type."""
+    by_seed = [gradients(seed) for seed in seeds]
+    by_loss_type: dict[str, Any] = {
         name: {
-            "least_cosine": min(each[name]["cosine"] for each in found),
-            "length": float(np.mean([each[name]["length"] for each in found])),
+            "least_cosine": min(each[name]["cosine"] for each in by_seed),
+            "length": float(np.mean([each[name]["length"] for each in by_seed])),
         }
         for name in LOSS_TYPES
     }
-    return {"seeds": len(found), "tokens": float(np.mean([e["tokens"] for e in found])), **of_types}
+    return {
+        "seeds": len(by_seed),
+        "tokens": float(np.mean([e["tokens"] for e in by_seed])),
+        **by_loss_type,
+    }

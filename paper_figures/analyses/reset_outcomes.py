@@ -1,7 +1,6 @@
-"""What comes of resets by a model and at random: failed solutions, where each is cut, and by whom.
+"""Outcomes of self-localized and random resets of failed solutions.
 
-Answers alone are judged, so that a wrong step can be made good by another one, as in the paper's
-tasks.
+Only answers are verified, as in the paper's tasks. A later step can thus correct a wrong one.
 """
 
 from __future__ import annotations
@@ -20,17 +19,14 @@ from paper_figures.framework.wilson import clustered_share
 if TYPE_CHECKING:
     from llm.exact.bridge import Policies
 
-#: Who says where to reset, and the method whose colour that has.
+#: Reset rule → method whose colour it has.
 RULES = {"self": "srpo-prompted", "random": "rrpo"}
-#: Distances from here on are one.
+#: Larger distances share one bin.
 FAR = 4
 
 
-def opened(run: Path, problems: int) -> Policies:
-    """The policies of a run, whose answers are judged instead of their steps.
-
-    A wrong step can then be made good by another one, as in the paper's tasks.
-    """
+def load_policies(run: Path, problems: int) -> Policies:
+    """Load the policies of a run; only answers are verified, as in the paper's tasks."""
     from llm.config.train import parse_config
     from llm.exact.bridge import Policies
     from llm.tasks import make_task
@@ -41,10 +37,18 @@ def opened(run: Path, problems: int) -> Policies:
     return policies
 
 
-def resets(policies: Policies, run: Path, step: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Failed solutions of a checkpoint, and what came of resets: arrays with a row a solution.
+def measure_resets(
+    policies: Policies, run: Path, step: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Reset the failed solutions of a checkpoint and count the right continuations.
 
-    Columns: problem, thoughts, first error (from 0), thoughts kept, continuations that are right.
+    Returns
+    -------
+    dict
+        For each rule, an array with a row per failed solution. Columns: problem, number of
+        thoughts, first error (from 0), thoughts kept, right continuations. "fresh" and "right" have
+        an entry per problem: pass@k of fresh rollouts, and right rollouts. "unparsed" is from the
+        localizer.
     """
     from cpi.core.episodes import Prefix
     from cpi.core.resets import pick
@@ -58,34 +62,34 @@ def resets(policies: Policies, run: Path, step: int, settings: Mapping[str, Any]
     groups = policies.simulator.rollout(prefixes, settings["samples"], rng)
     n, k = settings["samples"], settings["continuations"]
     right = [sum(not episode.failed for episode in group) for group in groups]
-    found: dict[str, Any] = {"fresh": [pass_at_k(n, c, k) for c in right], "right": right}
+    outcomes: dict[str, Any] = {"fresh": [pass_at_k(n, c, k) for c in right], "right": right}
     failed = [(i, e, first_error(policies.task, e)) for i, g in enumerate(groups) for e in g
               if e.failed]  # fmt: skip
-    known = [(i, e, error) for i, e, error in failed if error is not None]
-    episodes = [episode for _, episode, _ in known]
+    with_error = [(i, e, error) for i, e, error in failed if error is not None]
+    episodes = [episode for _, episode, _ in with_error]
     for name in RULES:
         if name == "self":
             weights, unparsed = policies.localize(episodes)
-            found["unparsed"] = unparsed
+            outcomes["unparsed"] = unparsed
         else:
             weights = [np.ones(episode.length) for episode in episodes]
         cuts = pick(weights, rng)
         assert all(cut is not None for cut in cuts)
-        at = [e.prefix(cut) for e, cut in zip(episodes, cuts, strict=True)]  # type: ignore[arg-type]
-        rolled = policies.simulator.rollout(at, k, rng)
-        found[name] = np.array(
+        cut_prefixes = [e.prefix(cut) for e, cut in zip(episodes, cuts, strict=True)]  # type: ignore[arg-type]
+        continued = policies.simulator.rollout(cut_prefixes, k, rng)
+        outcomes[name] = np.array(
             [
                 (i, e.length, error, cut, sum(not r.failed for r in group))
-                for (i, e, error), cut, group in zip(known, cuts, rolled, strict=True)
+                for (i, e, error), cut, group in zip(with_error, cuts, continued, strict=True)
             ]
         )
-    return found
+    return outcomes
 
 
-def summed(
+def summarize(
     runs: Sequence[Mapping[str, Any]], length: int, samples: int, continuations: int
 ) -> dict[str, Any]:
-    """Counts and shares over runs; a run is a cluster, and of one run, a problem."""
+    """Counts and shares over runs. A cluster is a run; with a single run, a problem."""
     several = len(runs) > 1
     fresh = mean_over_problems(
         np.array([np.mean(run["fresh"]) for run in runs] if several else runs[0]["fresh"])
@@ -96,23 +100,23 @@ def summed(
         problem, _, error, kept, right = rows.T
         cluster = np.repeat(np.arange(len(runs)), [len(run[name]) for run in runs])
         cluster = cluster if several else problem
-        off = kept - error
-        bins, everywhere = np.clip(off, -FAR, FAR), np.ones(len(off), dtype=bool)
+        distance = kept - error
+        bins, everywhere = np.clip(distance, -FAR, FAR), np.ones(len(distance), dtype=bool)
         rules[name] = {
             "resets": len(rows),
             "landed": by_step(kept, length),
             "off": np.bincount(bins + FAR, minlength=2 * FAR + 1).tolist(),
-            "exact": counted(cluster, off == 0, 1, everywhere),
-            "within_1": counted(cluster, abs(off) <= 1, 1, everywhere),
-            "clean": counted(cluster, off <= 0, 1, everywhere),
+            "exact": share_among(cluster, distance == 0, 1, everywhere),
+            "within_1": share_among(cluster, abs(distance) <= 1, 1, everywhere),
+            "clean": share_among(cluster, distance <= 0, 1, everywhere),
             "correction": {
-                str(d): counted(cluster, right, continuations, bins == d)
+                str(d): share_among(cluster, right, continuations, bins == d)
                 for d in range(-FAR, FAR + 1)
                 if (bins == d).any()
             },
             "pass": {
-                what: counted(cluster, right > 0, 1, chosen)
-                for what, chosen in (("clean", off <= 0), ("erroneous", off > 0))
+                kind: share_among(cluster, right > 0, 1, chosen)
+                for kind, chosen in (("clean", distance <= 0), ("erroneous", distance > 0))
                 if chosen.any()
             },
         }
@@ -127,17 +131,17 @@ def summed(
 
 
 def by_step(before: NDArray[np.int64], length: int) -> list[int]:
-    """How many are at each step; a needless one after the last counts as the last."""
+    """Number of resets per step; those beyond the last step count as the last."""
     return np.bincount(np.minimum(before, length - 1), minlength=length).tolist()
 
 
-def counted(
+def share_among(
     cluster: NDArray[np.int64], successes: NDArray[Any], trials: int, chosen: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """The share of successes among some resets, with its clustered interval, by quantiles of t."""
+    """Share of successes among chosen resets, with a clustered interval from t quantiles."""
     from scipy import stats
 
-    _, place = np.unique(cluster[chosen], return_inverse=True)
-    y = np.bincount(place, weights=successes[chosen])
+    _, index = np.unique(cluster[chosen], return_inverse=True)
+    y = np.bincount(index, weights=successes[chosen])
     z = float(stats.t.ppf(0.975, max(len(y) - 1, 1)))
-    return clustered_share(y, trials * np.bincount(place), z)._asdict()
+    return clustered_share(y, trials * np.bincount(index), z)._asdict()

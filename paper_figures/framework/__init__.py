@@ -1,1 +1,1 @@
-"""What figures share: records, drawing, verdicts, the report."""
+"""Shared by all figures: records, drawing, verdicts and the report."""

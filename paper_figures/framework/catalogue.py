@@ -37,27 +37,32 @@ FIGURES: tuple[Figure, ...] = (
 
 
 def choose(names: list[str]) -> list[Figure]:
-    """The figures of some names, each once, or all; "t6" is enough for "t6_chain".
+    """Select figures by name, without repeats; no names select all.
+
+    Parameters
+    ----------
+    names : list of str
+        Full names, "t6_chain", or their prefixes, "t6".
 
     Raises
     ------
     ValueError
-        If a name is no figure's.
+        If a name is unknown.
     """
     chosen = []
     for name in names:
-        found = [f for f in FIGURES if name in (f.name, f.name.split("_")[0])]
-        if not found:
+        matches = [f for f in FIGURES if name in (f.name, f.name.split("_")[0])]
+        if not matches:
             known = ", ".join(f.name for f in FIGURES)
             raise ValueError(f"NAMES: {name!r} is none of the figures: {known}")
-        chosen += [figure for figure in found if figure not in chosen]
+        chosen += [figure for figure in matches if figure not in chosen]
     return chosen or list(FIGURES)
 
 
 def inputs_first(figures: Sequence[Figure]) -> list[Figure]:
-    """Some figures, each after those whose records it reads."""
+    """Sort figures so that each follows the figures whose records it reads."""
     ordered: list[Figure] = []
     for figure in figures:
-        read = [other for other in figures if f"{other.name}.json" in figure.inputs]
-        ordered += [f for f in (*inputs_first(read), figure) if f not in ordered]
+        sources = [other for other in figures if f"{other.name}.json" in figure.inputs]
+        ordered += [f for f in (*inputs_first(sources), figure) if f not in ordered]
     return ordered

@@ -26,17 +26,18 @@ FORMATS = ("pdf", "png", "svg")
 EPILOG = """\
 examples:
   python -m paper_figures                       all figures and the report, from recorded data
-  python -m paper_figures --list                what there is, and how old
+  python -m paper_figures --list                the figures and the dates of their records
   python -m paper_figures t1 t4 --format svg    two of them, as SVG
-  python -m paper_figures --recompute           also compute anew what takes seconds
-  python -m paper_figures t1 --recompute        and what takes longer, if it is named
-  python -m paper_figures pack results/compare  put runs of llm.compare where figures read them
+  python -m paper_figures --recompute           recompute the data of the fast figures first
+  python -m paper_figures t1 --recompute        recompute a slow figure, by name
+  python -m paper_figures pack results/compare  pack runs of llm.compare for the figures
 
-DIR receives figures/NAME.png, …, with --recompute the new records results/NAME.json, and report.md
-and report.html where it has PNGs of all figures. Records are read from paper_figures/results; a
-figure computed anew that needs others' records takes those made anew with it. A figure whose record
-was made with other settings than it has now, or from other records and runs than there are now, is
-drawn and called stale, here and in the report.
+DIR receives figures/NAME.png and so on; with --recompute also the new records, results/NAME.json.
+If DIR has PNGs of all figures, report.md and report.html are written to it as well.
+
+Records are read from paper_figures/results. A recomputed figure prefers input records that the
+same call has recomputed. A record is stale if the figure's settings or inputs have changed since.
+A stale figure is still drawn; the command and the report both mark it.
 
 exit codes: 0 done, 1 a record is missing or broken and the rest is drawn, 2 bad input, 130
 interrupted
@@ -49,9 +50,9 @@ def run(argv: Sequence[str] | None, interrupted: Callable[[], bool]) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        By default this process's.
+        Default: the arguments of this process.
     interrupted : function
-        Whether it shall stop, asked before each figure.
+        Checked before each figure; true stops the command.
     """
     parser = argparse.ArgumentParser(
         prog="python -m paper_figures",
@@ -65,7 +66,7 @@ def run(argv: Sequence[str] | None, interrupted: Callable[[], bool]) -> int:
     add(
         "--recompute",
         action="store_true",
-        help="compute the data anew: of the named figures, or of those that take seconds",
+        help="recompute the data of the named figures; without names, of the fast ones",
     )
     add("--out", type=Path, default=HOME, metavar="DIR", help="default: paper_figures")
     add(
@@ -73,7 +74,7 @@ def run(argv: Sequence[str] | None, interrupted: Callable[[], bool]) -> int:
         type=formats,
         default=("pdf", "png"),
         metavar="LIST",
-        help="of pdf, png and svg, with commas between (default: pdf,png)",
+        help="comma-separated, of pdf, png and svg (default: pdf,png)",
     )
     args = parser.parse_args(argv)
     try:
@@ -82,19 +83,21 @@ def run(argv: Sequence[str] | None, interrupted: Callable[[], bool]) -> int:
             console().print(listing(HOME / "results"))
             return 0
         records: dict[str, Record] = {}
-        anew: dict[str, Path] = {}
+        new_paths: dict[str, Path] = {}
         problems = []
         for figure in inputs_first(figures):
             if interrupted():
                 raise KeyboardInterrupt
             again = args.recompute and (figure.cheap or bool(args.names))
             try:
-                records[figure.name] = obtain(figure, args.out / "results" if again else None, anew)
+                records[figure.name] = obtain(
+                    figure, args.out / "results" if again else None, new_paths
+                )
                 draw(figure, records[figure.name], args.out / "figures", args.format)
             except ValueError as error:
                 problems.append(str(error))
-        whole = len(figures) == len(FIGURES) or args.out.resolve() == HOME.resolve()
-        if "png" in args.format and whole:
+        all_figures = len(figures) == len(FIGURES) or args.out.resolve() == HOME.resolve()
+        if "png" in args.format and all_figures:
             problems += report(records, args.out, problems)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -105,18 +108,20 @@ def run(argv: Sequence[str] | None, interrupted: Callable[[], bool]) -> int:
 
 
 def report(records: Mapping[str, Record], folder: Path, problems: Sequence[str]) -> list[str]:
-    """Write the report if there is all that it needs; returns what more is missing."""
-    found, missing = dict(records), []
+    """Write the report if all records are available; returns the new problems."""
+    complete, missing = dict(records), []
     for figure in FIGURES:
-        if figure.name not in found and not any(p.startswith(f"{figure.name}:") for p in problems):
+        if figure.name not in complete and not any(
+            p.startswith(f"{figure.name}:") for p in problems
+        ):
             try:
-                found[figure.name] = read(HOME / "results", figure)
+                complete[figure.name] = read(HOME / "results", figure)
             except ValueError as error:
                 missing.append(str(error))
     try:
         if problems or missing:
             raise ValueError(f"report: not written to {folder}; it takes all figures")
-        for path in write_report(FIGURES, found, folder):
+        for path in write_report(FIGURES, complete, folder):
             print(f"Written to {path}")
     except ValueError as error:
         missing.append(str(error))
@@ -124,7 +129,7 @@ def report(records: Mapping[str, Record], folder: Path, problems: Sequence[str])
 
 
 def formats(text: str) -> tuple[str, ...]:
-    """File types with commas between, for argparse."""
+    """Parse comma-separated file types, for argparse."""
     chosen = tuple(text.split(","))
     for name in chosen:
         if name not in FORMATS:
@@ -132,42 +137,48 @@ def formats(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def obtain(figure: Figure, folder: Path | None, anew: dict[str, Path]) -> Record:
-    """The record of a figure, read, or computed and written to a folder.
+def obtain(figure: Figure, folder: Path | None, new_paths: dict[str, Path]) -> Record:
+    """Read the record of a figure, or compute it and write it to `folder`.
 
-    `anew` is where records are that were made before in this call; this one is added.
+    `new_paths` maps the records computed in this call to their paths; a computed record is added.
     """
     if folder is None:
         return read(HOME / "results", figure)
-    inputs = {name: anew.get(name, HOME / "results" / name) for name in figure.inputs}
+    inputs = {name: new_paths.get(name, HOME / "results" / name) for name in figure.inputs}
     with console(sys.stderr).status(figure.name) as status:
-        made = record(folder, figure, lambda what: status.update(f"{figure.name}: {what}"), inputs)
-    anew[made.path.name] = made.path
-    return made
+        new_record = record(
+            folder, figure, lambda stage: status.update(f"{figure.name}: {stage}"), inputs
+        )
+    new_paths[new_record.path.name] = new_record.path
+    return new_record
 
 
-def draw(figure: Figure, made: Record, folder: Path, types: Sequence[str]) -> None:
-    """Write a figure in each of some file types, and say where."""
-    with look(), drawn_from(figure, made):
-        for kind in types:  # drawn for each: saving settles a layout, at the resolution of one
-            save(figure.draw(made.data), folder / f"{figure.name}.{kind}")
+def draw(figure: Figure, figure_record: Record, folder: Path, types: Sequence[str]) -> None:
+    """Write a figure in each file type and print the paths."""
+    with look(), drawn_from(figure, figure_record):
+        for kind in types:  # redrawn: saving fixes the layout for one resolution
+            save(figure.draw(figure_record.data), folder / f"{figure.name}.{kind}")
     print(f"{figure.name}: {folder / figure.name}.{', .'.join(types)}")
-    if stale := made.stale(figure):
-        print(f"{figure.name}: STALE: {stale}; {figure.command} makes it anew", file=sys.stderr)
+    if stale := figure_record.stale(figure):
+        print(f"{figure.name}: STALE: {stale}; {figure.command} recomputes it", file=sys.stderr)
 
 
 def listing(folder: Path) -> object:
-    """A table of the figures: what they show, and what their records are."""
+    """A table of the figures: title, state of the record, and inputs."""
     from rich.table import Table
 
-    table = Table("figure", "shows", "recorded", "--recompute", "rereads what is made by")
+    table = Table("figure", "shows", "recorded", "--recompute", "reads the output of")
     for figure in FIGURES:
         try:
-            made = read(folder, figure)
-            state = "stale: " + made.stale(figure) if made.stale(figure) else made.made
+            figure_record = read(folder, figure)
+            state = (
+                "stale: " + figure_record.stale(figure)
+                if figure_record.stale(figure)
+                else figure_record.made
+            )
         except ValueError:
             state = "broken" if (folder / f"{figure.name}.json").is_file() else "never"
         rereads = "\n".join(made_by(name) for name in figure.inputs)
-        how = "seconds" if figure.cheap else "by name"
-        table.add_row(figure.name, figure.title, state, how, rereads)
+        recompute = "seconds" if figure.cheap else "by name"
+        table.add_row(figure.name, figure.title, state, recompute, rereads)
     return table

@@ -1,8 +1,7 @@
-"""What a figure is: settings, how its data come about, how they are drawn, what they say.
+"""A figure: settings, functions that compute and draw its data, and claims.
 
-Its data are recorded in results/NAME.json with settings, versions and commit, so that drawing needs
-no experiment; a record whose settings are no longer the figure's, or whose inputs have changed, is
-called stale.
+results/NAME.json records the data with settings, versions and commit, so drawing needs no
+experiment. A record is stale if the figure's settings or inputs have changed since.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from paper_figures.framework.inputs import digest
 if TYPE_CHECKING:
     import matplotlib.figure
 
-#: JSON-able: what is recorded is what is drawn.
+#: The recorded data of a figure; JSON types only.
 Data = dict[str, Any]
 Verdict = Literal[
     "holds",
@@ -32,7 +31,7 @@ Verdict = Literal[
     "not tested here",
 ]
 
-#: Of a record; one of a figure that has inputs has those too.
+#: Fields of every record; figures with inputs add "inputs".
 _FIELDS = ("settings", "data", "environment")
 
 NEED_A_REASON: tuple[Verdict, ...] = ("holds with a caveat", "mixed", "not tested here")
@@ -40,24 +39,24 @@ NEED_A_REASON: tuple[Verdict, ...] = ("holds with a caveat", "mixed", "not teste
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, what was found of it, and the verdict, which code draws from the data.
+    """A statement, its evidence, and a verdict computed from the data.
 
     Parameters
     ----------
     claim : str
-        What the paper says, or what is ours.
+        The statement.
     checked : str
-        What was checked, and how.
+        The measurement and the method.
     found : str
         The numbers.
     verdict : Verdict
-        "not seen here" is that the data decide neither way, "mixed" that they say yes in one place
-        and no in another.
+        "mixed": confirmed in some comparisons, contradicted in others. "not seen here": undecided
+        by the data.
     of : {"paper", "ours"}
-        Whose statement it is; caveats to the paper's are ours.
+        Origin of the statement. Caveats are always ours.
     caveat : str
-        Of "holds with a caveat": which; of "mixed": where; of "not tested here": why. May also be
-        given of what does not hold or is not seen; not told of what plainly holds.
+        Required for the verdicts of `NEED_A_REASON`: the caveat, the places, or the reason.
+        Optional otherwise; not shown with "holds".
 
     Raises
     ------
@@ -78,13 +77,13 @@ class Claim:
 
     @property
     def verdict_in_words(self) -> str:
-        """The verdict, with its reason if it has one."""
-        told = self.caveat and self.verdict != "holds"
-        return f"{self.verdict}: {self.caveat}" if told else self.verdict
+        """The verdict and its caveat, if any."""
+        shown = self.caveat and self.verdict != "holds"
+        return f"{self.verdict}: {self.caveat}" if shown else self.verdict
 
 
 def limit(verdict: Verdict, caveat: str) -> str:
-    """A caveat that makes sense only beside "holds with a caveat", for that verdict."""
+    """The caveat if the verdict is "holds with a caveat", else ""."""
     return caveat if verdict == "holds with a caveat" else ""
 
 
@@ -97,22 +96,23 @@ class Figure:
     name : str
         Stem of its files.
     title : str
-        Of its section in the report.
+        Heading of its section in the report.
     caption : str
-        What to see. Numbers are placeholders, `{arms[rr][slope]:.2f}`, filled from the data.
+        Text below the figure. Placeholders, `{arms[rr][slope]:.2f}`, are filled from the data.
     settings : mapping
-        All that the data depend on: seeds, sizes. JSON-able.
+        Everything that the data depend on, such as seeds and sizes. JSON types only.
     compute : function of settings and progress
-        The data; progress is told in a few words what comes next. Settings have also, if there are
-        inputs, "inputs": name → path.
+        Returns the data. It calls progress with a short description of each stage. If the figure
+        has inputs, settings["inputs"] maps their names to paths.
     draw : function of the data
-        A matplotlib figure, made by `paper_figures.framework.style.blank`.
+        Returns a matplotlib figure, made by `paper_figures.framework.style.blank`.
     claims : function of the data
-        For the report.
+        Returns the claims for the report.
     cheap : bool
-        Takes seconds, so `--recompute` does it without being asked by name.
+        Whether computing takes only seconds; then `--recompute` without names includes it.
     inputs : tuple of str
-        Records and folders of runs in results/ that the data depend on, "l5_model.json".
+        Files in results/ that the data depend on: records of figures ("l5_model.json") and packed
+        runs.
     """
 
     name: str
@@ -127,15 +127,15 @@ class Figure:
 
     @property
     def command(self) -> str:
-        """What makes the data anew."""
+        """The command that recomputes the data."""
         return f"python -m paper_figures {self.name} --recompute"
 
 
 @dataclass(frozen=True)
 class Record:
-    """Data of a figure as recorded, what they were made with, from, and by what.
+    """Recorded data of a figure, with settings, environment and input digests.
 
-    `inputs` and `inputs_now` are digests by name, of when it was made and of now.
+    `inputs` maps input names to digests at recording time, `inputs_now` to current digests.
     """
 
     path: Path
@@ -147,12 +147,12 @@ class Record:
 
     @property
     def made(self) -> str:
-        """Date and commit, in words."""
+        """Date and commit, as text."""
         commit = self.environment.get("commit") or "unknown"
         return f"{self.environment['time'][:10]}, commit {commit[:9]}{'+' * commit.endswith('+')}"
 
     def stale(self, figure: Figure) -> str:
-        """Which settings are not the figure's now, and which inputs have changed; "" if none."""
+        """Describe the changed settings and inputs; "" if there are none."""
         now = plain(figure.settings)
         names = [n for n in {**now, **self.settings} if now.get(n) != self.settings.get(n)]
         changes = (f"{n} was {self.settings.get(n)}, is {now.get(n)}" for n in names)
@@ -160,41 +160,41 @@ class Record:
         return "; ".join([*changes, *(f"{n} is not what it was made from" for n in others)])
 
 
-def told(value: float, interval: Sequence[float], form: str = "+.3f") -> str:
-    """A number with its interval, in words."""
+def interval_text(value: float, interval: Sequence[float], form: str = "+.3f") -> str:
+    """A number and its interval, as text."""
     low, high = interval
     return f"{value:{form}} [{low:{form}}, {high:{form}}]".replace("-", "−")
 
 
 def plain(value: Any) -> Any:
-    """What a value is once it has been written as JSON and read again: tuples are lists."""
+    """The value after a JSON round trip; tuples become lists."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 
 def read(folder: Path, figure: Figure) -> Record:
-    """The record of a figure.
+    """Read the record of a figure.
 
     Raises
     ------
     ValueError
-        If there is none, or the file is no record; says how to make one.
+        If the file is missing or no record; gives the command that makes it.
     """
     path = folder / f"{figure.name}.json"
     if not path.is_file():
         raise ValueError(f"{figure.name}: no record {path}; {figure.command} makes it")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        settings, data, by = (found[name] for name in _FIELDS)
-        inputs = found.get("inputs", {})
-        fields = (settings, data, by, inputs)
-        if not all(isinstance(field, dict) for field in fields) or "time" not in by:
-            raise TypeError("a field is of another kind")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        settings, data, made_by = (content[name] for name in _FIELDS)
+        inputs = content.get("inputs", {})
+        fields = (settings, data, made_by, inputs)
+        if not all(isinstance(field, dict) for field in fields) or "time" not in made_by:
+            raise TypeError("a field has the wrong type")
     except (ValueError, LookupError, TypeError):
         raise ValueError(
             f"{figure.name}: {path} is no record; {figure.command} makes it anew"
         ) from None
     now = {name: digest(folder / name) for name in figure.inputs}
-    return Record(path, settings, data, by, inputs, now)
+    return Record(path, settings, data, made_by, inputs, now)
 
 
 def record(
@@ -203,40 +203,40 @@ def record(
     progress: Callable[[str], None],
     inputs: Mapping[str, Path] | None = None,
 ) -> Record:
-    """Compute a figure's data, and write and return the record.
+    """Compute a figure's data; write and return the record.
 
-    `inputs` says where they are, by default in the project's results/.
+    `inputs` maps input names to paths, by default in the project's results/.
     """
     from llm.runs.folder import environment
 
     if inputs is None:
         inputs = {name: HOME / "results" / name for name in figure.inputs}
-    # Before the work: what runs is the code of now. The command as anyone would type it.
-    by = environment() | {"command": figure.command}
+    # Before computing: the commit must be that of the loaded code.
+    made_by = environment() | {"command": figure.command}
     digests = {name: digest(path) for name, path in inputs.items()}
     settings = {**figure.settings, "inputs": inputs} if inputs else figure.settings
     data = plain(figure.compute(settings, progress))
     path = folder / f"{figure.name}.json"
-    made = Record(path, plain(figure.settings), data, by, digests, digests)
+    new_record = Record(path, plain(figure.settings), data, made_by, digests, digests)
     folder.mkdir(parents=True, exist_ok=True)
     names = (*_FIELDS, "inputs") if inputs else _FIELDS
-    write_json(path, {name: getattr(made, name) for name in names})
-    return made
+    write_json(path, {name: getattr(new_record, name) for name in names})
+    return new_record
 
 
 @contextmanager
-def drawn_from(figure: Figure, made: Record) -> Iterator[None]:
-    """Draw or tell a figure from its record within; data that it cannot use are said in one line.
+def drawn_from(figure: Figure, figure_record: Record) -> Iterator[None]:
+    """Convert errors from unusable recorded data into one ValueError.
 
     Raises
     ------
     ValueError
-        Names the record, and the command that makes it anew.
+        Names the record and the command that recomputes it.
     """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{figure.name}: {made.path} has not what the figure draws "
+            f"{figure.name}: {figure_record.path} has not what the figure draws "
             f"({type(error).__name__}: {error}); {figure.command} makes it anew"
         ) from error

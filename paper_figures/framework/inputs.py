@@ -1,4 +1,4 @@
-"""What a figure's data are computed from besides its settings: other records, and runs."""
+"""Input files of a figure: records of other figures, and packed runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llm.compare.records import PACKED
 
-#: Packed records in results/ → the command that makes them, if it is not `llm.compare`.
+#: Packed runs in results/ → the command that makes them, if not `llm.compare`.
 RUNS = {"clip": "python -m paper_figures.clip_runs"}
 
 
@@ -21,22 +21,22 @@ def made_by(name: str) -> str:
 
 
 def digest(path: Path) -> str:
-    """What an input is, in 16 hexadecimal digits; "" if it is not there.
+    """Digest of an input file, 16 hexadecimal digits; "" if the file is missing.
 
-    Of a record only its data count: made again with the same outcome, it changes nothing.
+    Only the data of a record count, so recomputing equal data does not change the digest.
     """
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     if not path.is_file():
         return ""
     if path.name.endswith(PACKED):
-        found.update(gzip.decompress(path.read_bytes()))  # another zlib may pack otherwise
+        sha256.update(gzip.decompress(path.read_bytes()))  # zlib versions compress differently
     else:
-        found.update(_data(path.read_bytes()))
-    return found.hexdigest()[:16]
+        sha256.update(_data(path.read_bytes()))
+    return sha256.hexdigest()[:16]
 
 
 def _data(record: bytes) -> bytes:
     try:
         return json.dumps(json.loads(record)["data"], sort_keys=True).encode()
     except (ValueError, LookupError, TypeError):
-        return record  # a broken one differs from any that is whole
+        return record  # not a record: digest the raw bytes

@@ -1,4 +1,4 @@
-"""`python -m paper_figures pack`: put the records of runs where figures read them."""
+"""`python -m paper_figures pack`: pack the records of runs for the figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> int:
         type=Path,
         default=[Path("results/compare")],
         metavar="DIR",
-        help="a folder of runs, or of folders of runs, each of which becomes a file (default: "
+        help="folder of runs, or of folders of runs; one file per folder of runs (default: "
         "results/compare)",
     )
     add(
@@ -31,38 +31,38 @@ def run(argv: Sequence[str]) -> int:
         type=Path,
         default=HOME / "results",
         metavar="DIR",
-        help="where the packed files are; their records of other runs stay (default: "
+        help="folder of the packed files; existing records of other runs are kept (default: "
         "paper_figures/results)",
     )
     args = parser.parse_args(argv)
     try:
-        for place in places(args.folders):
-            new = read_records_of(place)
-            kept = read_records_of(args.out / place.name)
-            file = args.out / f"{place.name}{PACKED}"
+        for folder in run_folders(args.folders):
+            new = read_records_of(folder)
+            kept = read_records_of(args.out / folder.name)
+            file = args.out / f"{folder.name}{PACKED}"
             pack(kept | new, file)
-            print(f"{file}: {len(new)} from {place}, {len(kept.keys() - new.keys())} kept")
+            print(f"{file}: {len(new)} from {folder}, {len(kept.keys() - new.keys())} kept")
     except (ValueError, OSError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def places(folders: Sequence[Path]) -> list[Path]:
-    """The folders that become a file each.
+def run_folders(folders: Sequence[Path]) -> list[Path]:
+    """Folders of runs, one per packed file.
 
     Raises
     ------
     ValueError
-        If one has no runs; names it.
+        Names a folder without runs.
     """
-    found = []
+    with_runs = []
     for folder in folders:
         if any(folder.glob("*.json")):
-            found.append(folder)
+            with_runs.append(folder)
             continue
-        within = sorted(path for path in folder.glob("*/") if any(path.rglob("*.json")))
-        if not within:
+        children = sorted(path for path in folder.glob("*/") if any(path.rglob("*.json")))
+        if not children:
             raise ValueError(f"{folder}: no runs in it; python -m llm.compare makes them")
-        found += within
-    return found
+        with_runs += children
+    return with_runs

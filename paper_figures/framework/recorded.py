@@ -1,4 +1,4 @@
-"""The recorded runs of `llm.compare`, and what made them."""
+"""Recorded runs of `llm.compare`, and their provenance."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from llm.compare.report import Records, area, read_records
 from paper_figures import HOME
 from paper_figures.framework.verdicts import paired
 
-#: Runs of an arm: seed → record.
+#: Runs of one arm: seed → record.
 Runs = Mapping[int, dict[str, Any]]
 
-#: Where packed records are.
+#: Folder of the packed records.
 COMPARED = HOME / "results"
 
 
-def compared(regime: str) -> Records:
-    """The runs of a regime: arm → seed → record.
+def read_runs(regime: str) -> Records:
+    """Read the runs of a regime: arm → seed → record.
 
     Raises
     ------
     ValueError
-        If there are none of GRPO's; says what makes them.
+        If there are no runs of GRPO; gives the command that makes them.
     """
     records = read_records(COMPARED, regime)
     if "grpo" not in records:
@@ -33,26 +33,27 @@ def compared(regime: str) -> Records:
     return records
 
 
-def gain(own: Runs, base: Runs) -> dict[str, Any]:
-    """Mean success over the budget less that of other runs with the same seeds, as `paired` has it.
+def gain(runs: Runs, base: Runs) -> dict[str, Any]:
+    """Mean success over the budget minus that of the base, paired by seed; see `paired`.
 
     Parameters
     ----------
-    own, base : mapping of seed to record
+    runs, base : mapping of seed to record
+        Runs of an arm and of the arm that it is compared with.
     """
-    return paired([area(record) - area(base[seed]) for seed, record in own.items()])
+    return paired([area(record) - area(base[seed]) for seed, record in runs.items()])
 
 
 def provenance(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many runs, when and by which commits they were made, in words."""
-    made = [record["environment"] for record in records]
+    """Number of runs, and their dates, commits and torch versions as text."""
+    environments = [record["environment"] for record in records]
 
-    def words(values: Iterable[str]) -> str:
+    def joined(values: Iterable[str]) -> str:
         return " and ".join(sorted(set(values)))
 
     return {
-        "runs": len(made),
-        "dates": words(each["time"][:10] for each in made),
-        "commits": words(each["commit"][:9] for each in made),
-        "torch": words(each["versions"]["torch"] for each in made),
+        "runs": len(environments),
+        "dates": joined(environment["time"][:10] for environment in environments),
+        "commits": joined(environment["commit"][:9] for environment in environments),
+        "torch": joined(environment["versions"]["torch"] for environment in environments),
     }

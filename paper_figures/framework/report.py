@@ -1,4 +1,4 @@
-"""The report: each claim, what was checked, the figure, and the verdict, all from the records."""
+"""The report: figures, claims, evidence and verdicts, all from the records."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ the masked mixture of two policies, with reset states accepted on policy; RRPO a
 step of each failed rollout and follow a policy gradient, which no certificate here covers.
 """
 
-#: A bar that ends no cell of a table.
+#: A vertical bar, escaped for a Markdown table.
 BAR = r"\|"
 
 CSS = """\
@@ -53,7 +53,7 @@ h2 { margin-top: 2.5rem; }
 def write_report(
     figures: Sequence[Figure], records: Mapping[str, Record], folder: Path
 ) -> tuple[Path, Path]:
-    """Write report.md and report.html, which has the figures of `folder`/figures within it."""
+    """Write report.md and report.html; the HTML page embeds the figures of `folder`/figures."""
     text = markdown(figures, records)
     pages = folder / "report.md", folder / "report.html"
     for path, content in zip(pages, (text, html(text, folder)), strict=True):
@@ -68,8 +68,8 @@ def markdown(figures: Sequence[Figure], records: Mapping[str, Record]) -> str:
         with drawn_from(figure, records[figure.name]):
             claims[figure.name] = figure.claims(records[figure.name].data)
     lines = [HEAD]
-    for of, title in (("paper", "The paper's claims"), ("ours", "What we add, and caveats")):
-        rows = list(_rows(figures, claims, of))
+    for origin, title in (("paper", "The paper's claims"), ("ours", "What we add, and caveats")):
+        rows = list(_rows(figures, claims, origin))
         lines += [f"## {title}\n", "| claim | verdict | figure |", "|---|---|---|", *rows, ""]
     for figure in figures:
         with drawn_from(figure, records[figure.name]):
@@ -78,11 +78,11 @@ def markdown(figures: Sequence[Figure], records: Mapping[str, Record]) -> str:
 
 
 def _rows(
-    figures: Sequence[Figure], claims: Mapping[str, Sequence[Claim]], of: str
+    figures: Sequence[Figure], claims: Mapping[str, Sequence[Claim]], origin: str
 ) -> Iterator[str]:
     for figure in figures:
         for claim in claims[figure.name]:
-            if claim.of == of:
+            if claim.of == origin:
                 link = f"[{_label(figure)}](#{_anchor(_heading(figure))})"
                 cells = (
                     cell.replace("|", "\\|") for cell in (claim.claim, claim.verdict_in_words, link)
@@ -90,16 +90,16 @@ def _rows(
                 yield f"| {' | '.join(cells)} |"
 
 
-def _section(figure: Figure, made: Record, claims: Sequence[Claim]) -> Iterator[str]:
+def _section(figure: Figure, record: Record, claims: Sequence[Claim]) -> Iterator[str]:
     yield f"## {_heading(figure)}\n"
     yield f"![{figure.title}](figures/{figure.name}.png)\n"
-    yield figure.caption.format_map(made.data) + "\n"
+    yield figure.caption.format_map(record.data) + "\n"
     for claim in claims:
         yield f"**{claim.claim}** {claim.checked} {claim.found}"
         yield f"*Verdict: {claim.verdict_in_words}.*\n"
-    settings = ", ".join(f"{name} {_words(value)}" for name, value in made.settings.items())
-    yield f"Data: `{figure.command}` ({settings}); {made.made}.\n"
-    if stale := made.stale(figure):
+    settings = ", ".join(f"{name} {_words(value)}" for name, value in record.settings.items())
+    yield f"Data: `{figure.command}` ({settings}); {record.made}.\n"
+    if stale := record.stale(figure):
         yield f"**Stale**: {stale}.\n"
 
 
@@ -112,7 +112,7 @@ def _heading(figure: Figure) -> str:
 
 
 def _anchor(heading: str) -> str:
-    """The anchor that Markdown viewers give to a heading."""
+    """The anchor of a heading in Markdown viewers."""
     return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
@@ -123,12 +123,12 @@ def _words(value: object) -> str:
 
 
 def html(text: str, folder: Path) -> str:
-    """A Markdown report as one page that needs no other file: its pictures are in it.
+    """Convert a Markdown report to one HTML page with embedded pictures.
 
     Raises
     ------
     ValueError
-        If there is a picture missing; says what draws it.
+        If a picture is missing; gives the command that draws it.
     """
     from markdown_it import MarkdownIt
 
@@ -139,7 +139,7 @@ def html(text: str, folder: Path) -> str:
             token.attrSet("id", _anchor(tokens[number + 1].content))
         for child in token.children or ():
             if child.type == "image":
-                child.attrSet("src", _within(folder / str(child.attrGet("src"))))
+                child.attrSet("src", _data_uri(folder / str(child.attrGet("src"))))
     body = parser.renderer.render(tokens, parser.options, {})
     title = text.partition("\n")[0].lstrip("# ")
     return (
@@ -149,8 +149,8 @@ def html(text: str, folder: Path) -> str:
     )
 
 
-def _within(picture: Path) -> str:
-    """A PNG as an address that holds it."""
+def _data_uri(picture: Path) -> str:
+    """A PNG as a data URI."""
     if not picture.is_file():
         command = f"python -m paper_figures {picture.stem} --format png"
         if picture.parent.parent != HOME:

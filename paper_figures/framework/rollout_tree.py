@@ -1,4 +1,4 @@
-"""A group of rollouts after a reset, drawn as a tree; `llm.show` prints the like."""
+"""Draw a reset group as a tree; `llm.show` prints such trees as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw_tree(ax: Axes, record: Mapping[str, Any]) -> None:
-    """A reset group: prompt, shared thoughts, then a branch for the seed and each continuation."""
+    """Draw prompt and shared thoughts, then a branch per seed episode and continuation."""
     kept, seed = len(record["prefix"]), record["seed"]
     branches = [
         {"head": "seed", "thoughts": seed["thoughts"][kept:], "foot": f"reward {seed['reward']:g}"}
@@ -40,24 +40,24 @@ def draw_tree(ax: Axes, record: Mapping[str, Any]) -> None:
     fork = y - 0.75
     ax.plot([middle, middle], [y, fork], color="0.6", lw=0.8, zorder=1)
     ax.plot([columns[0], columns[-1]], [fork, fork], color="0.6", lw=0.8, zorder=1)
-    why = f"reset before step {kept + 1}, which the model named; it is the first error"
-    ax.text(middle, fork + 0.13, why, ha="center", fontsize=7, style="italic",
+    reset_note = f"reset before step {kept + 1}, which the model named; it is the first error"
+    ax.text(middle, fork + 0.13, reset_note, ha="center", fontsize=7, style="italic",
             bbox={"fc": "white", "ec": "none", "pad": 0.5}, zorder=4)  # fmt: skip
     for x, branch in zip(columns, branches, strict=True):
-        at, trained = fork, branch["head"] != "seed"
+        branch_y, trained = fork, branch["head"] != "seed"
         ax.text(x, fork - 0.22, branch["head"], ha="center", va="center", fontsize=7,
                 bbox={"fc": "white", "ec": "none", "pad": 0.5}, zorder=3)  # fmt: skip
         right = "reward 1" in branch["foot"]
         for k, thought in enumerate(branch["thoughts"], kept + 1):
-            ax.plot([x, x], [at, at - 1], color="0.6", lw=0.8, zorder=1)
-            at -= 1
+            ax.plot([x, x], [branch_y, branch_y - 1], color="0.6", lw=0.8, zorder=1)
+            branch_y -= 1
             wrong = not trained and k == seed["first_error"]
             look: dict[str, Any] = {"fc": "white", "ec": "0.6", "ls": "--"}
             if trained:
                 colour = marks("oracle" if right else "deepest")["color"]
                 look = {"fc": "white", "ec": colour, "lw": 1.4 if right else 0.8}
-            node(x, at, f"{k}:  {answer(thought)}" + (" ✗" if wrong else ""), **look)
-        ax.text(x, at - 0.75, branch["foot"], ha="center", va="center", fontsize=7,
+            node(x, branch_y, f"{k}:  {answer(thought)}" + (" ✗" if wrong else ""), **look)
+        ax.text(x, branch_y - 0.75, branch["foot"], ha="center", va="center", fontsize=7,
                 weight="bold" if right else "normal")  # fmt: skip
     ax.set_xlim(columns[0] - 0.6, columns[-1] + 0.6)
     ax.set_ylim(fork - len(branches[1]["thoughts"]) - 1.2, 0.5)
@@ -66,5 +66,5 @@ def draw_tree(ax: Axes, record: Mapping[str, Any]) -> None:
 
 
 def answer(thought: str) -> str:
-    r"""A thought for the eye: 4 of `\boxed{4}`."""
+    r"""The answer in a thought: 4 for `\boxed{4}`."""
     return thought.strip().removeprefix("\\boxed{").rstrip("}")

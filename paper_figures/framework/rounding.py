@@ -1,4 +1,4 @@
-"""Numbers for records and for people."""
+"""Rounding of recorded numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def rounded(value: Any, digits: int = 5) -> Any:
-    """Data with every float at so many significant digits: records stay small."""
+    """Round every float in the data to `digits` significant digits, to keep records small."""
     if isinstance(value, dict):
         return {key: rounded(each, digits) for key, each in value.items()}
     if isinstance(value, list | tuple):

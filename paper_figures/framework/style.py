@@ -1,4 +1,4 @@
-"""One look for all figures: colours that colour-blind readers tell apart, one for each method."""
+"""Shared style of all figures: one colour-blind-safe colour per method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Okabe & Ito's palette; methods also differ by dashes and markers, for readers in grey.
+#: Palette of Okabe & Ito. Methods also differ by dashes and markers, for greyscale print.
 COLOURS = {
     "grpo": "#000000",
     "rrpo": "#E69F00",
@@ -60,15 +60,15 @@ _SETTINGS = {
 
 
 def family(name: str) -> str:
-    """The method whose colour a name such as "srpo-prompted" has."""
+    """The method whose style an arm uses: "srpo" for "srpo-prompted"."""
     return name.split("-")[0]
 
 
 def marks(name: str, *, line: bool = True) -> dict[str, Any]:
     """Colour, dashes and marker of a method, for `plot`."""
-    of = family(name)
-    dash = DASHES[of] if line else ""
-    return {"color": COLOURS[of], "ls": dash, "marker": MARKERS[of]}
+    method = family(name)
+    dash = DASHES[method] if line else ""
+    return {"color": COLOURS[method], "ls": dash, "marker": MARKERS[method]}
 
 
 #: Widths of a figure in a two-column paper, in inches.
@@ -77,7 +77,7 @@ SINGLE, DOUBLE = 3.3, 6.8
 
 @contextmanager
 def look() -> Iterator[None]:
-    """The project's style; draw and save within it."""
+    """Apply the project's style; draw and save inside this context."""
     import matplotlib
 
     with matplotlib.rc_context(_SETTINGS):
@@ -85,7 +85,7 @@ def look() -> Iterator[None]:
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches, which no window or global state knows of."""
+    """An empty figure without pyplot state; sizes in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
@@ -93,25 +93,25 @@ def blank(width: float, height: float) -> Figure:
 
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure in the project's style."""
+    """An empty figure in the project's style; sizes in inches."""
     with look():
         yield blank(width, height)
 
 
-def save(made: Figure, path: Path) -> None:
-    """Write a figure, without the time of day, so that the same data give the same file."""
+def save(fig: Figure, path: Path) -> None:
+    """Write a figure without timestamps, so that equal data give equal files."""
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    drawn = BytesIO()
-    made.savefig(drawn, format=path.suffix[1:] or "png", metadata=metadata.get(path.suffix))
-    content = _smaller(drawn) if path.suffix == ".png" else drawn.getvalue()
+    rendered = BytesIO()
+    fig.savefig(rendered, format=path.suffix[1:] or "png", metadata=metadata.get(path.suffix))
+    content = _smaller(rendered) if path.suffix == ".png" else rendered.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)  # whole or not at all, also after Ctrl-C
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content)
+    partial.replace(path)  # atomic, also after Ctrl-C
 
 
 def _smaller(png: BytesIO) -> bytes:
-    """A PNG with 64 colours: a quarter of the size, and it looks the same."""
+    """Reduce a PNG to 64 colours: a quarter of the size, with no visible difference."""
     from PIL import Image
 
     small = BytesIO()

@@ -1,8 +1,8 @@
-"""Verdicts from several comparisons at once, and numbers in words.
+"""Verdicts from several comparisons, and numbers as text.
 
-Each comparison has a value with a 95 % interval of its own, for the eye, and a p-value. What is
-ahead or behind is decided by p-values after Holm's correction over the comparisons of a claim: that
-any is called so by chance is at most 5 % for the claim (Holm 1979).
+Each comparison has a value, a 95 % interval and a p-value. Holm's correction over the comparisons
+of a claim decides which are ahead or behind. The chance of any false decision is then at most 5 %
+per claim (Holm 1979).
 """
 
 from __future__ import annotations
@@ -16,104 +16,104 @@ import numpy as np
 from llm.common.statistics import interval
 from paper_figures.framework.figure import Verdict
 
-#: For the `checked` of a claim.
+#: Sentences for `Claim.checked`.
 CORRECTED = "Intervals are 95 % each; ahead and behind are decided jointly at 5 % (Holm, {test})."
 PAIRED = CORRECTED.format(test="t tests of paired seeds")
 BOOTSTRAPPED = CORRECTED.format(test="bootstrap over seeds, a little bold with so few")
 
-#: A run that ended below this success never took off.
+#: A run whose final success is below this counts as stuck.
 STUCK = 0.1
 
 
 def paired(differences: Sequence[float]) -> dict[str, Any]:
-    """The mean of a few differences, its bootstrap-t interval, and Student's two-sided p-value."""
+    """Mean of a few differences, with bootstrap-t interval and two-sided t-test p-value."""
     from scipy import stats
 
     values = np.asarray(differences, dtype=float)
     low, high = interval(values)
-    found = {"value": float(values.mean()), "low": low, "high": high, "seeds": len(values)}
+    estimate = {"value": float(values.mean()), "low": low, "high": high, "seeds": len(values)}
     error = values.std(ddof=1) / math.sqrt(len(values))
-    if error < 1e-12:  # all alike: no test is needed
-        return found | {"p": 1.0 if abs(values.mean()) < 1e-12 else 0.0}
+    if error < 1e-12:  # all equal: the t statistic is undefined
+        return estimate | {"p": 1.0 if abs(values.mean()) < 1e-12 else 0.0}
     t = abs(values.mean()) / error
-    return found | {"p": float(2 * stats.t.sf(t, len(values) - 1))}
+    return estimate | {"p": float(2 * stats.t.sf(t, len(values) - 1))}
 
 
 def signs(
     estimates: Sequence[Mapping[str, Any]], level: float = 0.0, alpha: float = 0.05
 ) -> list[int]:
-    """Of each comparison 1 if it is above `level`, −1 if below, 0 if that is not decided.
+    """Sign of each comparison: 1 above `level`, −1 below, 0 undecided.
 
     Parameters
     ----------
     estimates : sequence of mappings
-        With "value", None for infinity, and "p", two-sided for `level`.
+        "value" (None for infinity) and "p", the two-sided p-value against `level`.
     level : float
-        0 of differences, 1 of ratios.
+        0 for differences, 1 for ratios.
     alpha : float
-        Of all comparisons together.
+        Family-wise error rate over all comparisons.
     """
-    found = [0] * len(estimates)
+    decided = [0] * len(estimates)
     order = sorted(range(len(estimates)), key=lambda i: estimates[i]["p"])
     for rank, i in enumerate(order):
         if estimates[i]["p"] > alpha / (len(order) - rank):
             break
         value = estimates[i]["value"]
-        found[i] = 1 if value is None or value > level else -1
-    return found
+        decided[i] = 1 if value is None or value > level else -1
+    return decided
 
 
 def ahead(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> Verdict:
-    """Whether something is ahead in some comparisons; see `verdict`."""
+    """The verdict on "is ahead in these comparisons"; see `verdict`."""
     return verdict(signs(estimates, level))
 
 
-def where(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> str:
-    """In how many comparisons it is ahead, behind, or neither."""
-    return counted(signs(estimates, level))
+def tally(estimates: Sequence[Mapping[str, Any]], level: float = 0.0) -> str:
+    """Number of comparisons ahead, behind and undecided, as text."""
+    return tally_signs(signs(estimates, level))
 
 
-def verdict(found: Sequence[int]) -> Verdict:
-    """Of signs: ahead throughout; in half or more and nowhere behind; ahead here and behind there.
+def verdict(decided: Sequence[int]) -> Verdict:
+    """The verdict from the signs of all comparisons.
 
-    "not seen here" where nothing is behind and less than half is ahead: that is not the same as
-    being wrong.
+    All 1: "holds". Both 1 and −1: "mixed". −1 without 1: "does not hold here". No −1: "holds with
+    a caveat" if at least half are 1, else "not seen here", which is no evidence against the claim.
     """
-    if min(found) > 0:
+    if min(decided) > 0:
         return "holds"
-    if -1 in found:
-        return "mixed" if 1 in found else "does not hold here"
-    return "holds with a caveat" if 2 * list(found).count(1) >= len(found) else "not seen here"
+    if -1 in decided:
+        return "mixed" if 1 in decided else "does not hold here"
+    return "holds with a caveat" if 2 * list(decided).count(1) >= len(decided) else "not seen here"
 
 
-def counted(found: Sequence[int]) -> str:
-    """How many signs are what, in words."""
-    better, worse, neither = (list(found).count(sign) for sign in (1, -1, 0))
-    return f"ahead in {better} of {len(found)}, behind in {worse}, undecided in {neither}"
+def tally_signs(decided: Sequence[int]) -> str:
+    """Number of signs of each kind, as text."""
+    better, worse, neither = (list(decided).count(sign) for sign in (1, -1, 0))
+    return f"ahead in {better} of {len(decided)}, behind in {worse}, undecided in {neither}"
 
 
-def apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
-    """1 if all of the interval of a is above that of b, −1 if below, 0 if they overlap.
+def compare_intervals(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
+    """1 if the interval of a is entirely above that of b, −1 if below, 0 if they overlap.
 
-    Of independent values with 95 % intervals alike in width it errs less than 6 times in 1,000, so
-    of eight comparisons less than once in 20.
+    For independent values with 95 % intervals of equal width, the error rate is below 6 in 1,000.
+    Over eight comparisons it is below 1 in 20.
     """
     return (a["low"] > b["high"]) - (a["high"] < b["low"])
 
 
 def stuck_words(ends: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """How many runs never took off, by regime and arm; "" if all did."""
-    told = [
-        f"{sum(e < STUCK for e in own)} of {len(own)} of {arm} in {regime}"
+    """Number of stuck runs by regime and arm, as text; "" if there are none."""
+    counts = [
+        f"{sum(e < STUCK for e in final)} of {len(final)} of {arm} in {regime}"
         for regime, arms in ends.items()
-        for arm, own in arms.items()
-        if min(own) < STUCK
+        for arm, final in arms.items()
+        if min(final) < STUCK
     ]
-    return f"Ended below {STUCK}: {', '.join(told)}." if told else ""
+    return f"Ended below {STUCK}: {', '.join(counts)}." if counts else ""
 
 
-def said(estimate: Mapping[str, Any], form: str = "+.3f") -> str:
-    """A value and its interval."""
+def estimate_text(estimate: Mapping[str, Any], form: str = "+.3f") -> str:
+    """A value and its interval, as text."""
     value, low, high = (
         "∞" if estimate[name] is None else f"{estimate[name]:{form}}"
         for name in ("value", "low", "high")

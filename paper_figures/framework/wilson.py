@@ -1,4 +1,4 @@
-"""Wilson's interval for a share whose trials come in clusters, as rollouts of a prompt do."""
+"""Wilson interval of a proportion from clustered trials, such as rollouts of one prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 
 class Share(NamedTuple):
-    """A share of n trials in some clusters, and its interval."""
+    """A proportion, its interval, and the numbers of trials and clusters."""
 
     value: float
     low: float
@@ -19,25 +19,25 @@ class Share(NamedTuple):
 
 
 def clustered_share(successes: ArrayLike, trials: ArrayLike, z: float = 1.959964) -> Share:
-    """Share of successes, with Wilson's interval at the effective number of trials.
+    """Share of successes, with a Wilson interval at the effective number of trials.
 
-    The variance of the share is that of a ratio of sums over clusters, v = P/(P−1) Σ (y_i − p m_i)²
-    / (Σ m_i)², and n_eff = p(1 − p)/v trials on their own would have the same (Kott & Carr 1997,
-    "Developing an estimation strategy for a pesticide data program"). It is never taken above the
-    number of trials, nor, where nothing or everything succeeds and v says nothing, above that of
+    The share p is a ratio of sums over clusters, with variance v = P/(P−1) Σ (y_i − p m_i)²
+    / (Σ m_i)². n_eff = p(1 − p)/v independent trials would have the same variance (Kott & Carr
+    1997, "Developing an estimation strategy for a pesticide data program"). n_eff is capped at the
+    number of trials. With one cluster, or if all trials fail or all succeed, n_eff is the number of
     clusters.
 
     Parameters
     ----------
     successes, trials : arrays (P,)
-        Of each cluster; those without a trial do not count.
+        Counts per cluster; clusters without trials are ignored.
     z : float
-        Normal quantile; the default is that of 95 %.
+        Normal quantile; the default gives 95 %.
 
     Raises
     ------
     ValueError
-        If there is no trial.
+        If there are no trials.
     """
     y, m = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
     y, m = y[m > 0], m[m > 0]

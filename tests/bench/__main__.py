@@ -21,37 +21,37 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.alone import alone
+from tests.bench.alone import run_module
 from tests.bench.contest import LIMIT, DisagreementError, contest
 from tests.bench.problems import BACKWARD, BOTH, FAMILIES, ITERATION, MIXED, PROBLEMS, VALUES
 from tests.bench.rollouts import rollout_rows
 
 EPILOG = """\
 examples:
-  make bench                                    all of it: about four minutes
-  python -m tests.bench --quick                 under a minute; nothing that takes seconds a call
+  make bench                                    all benchmarks: about four minutes
+  python -m tests.bench --quick                 under a minute; omits calls that take seconds
   python -m tests.bench --json bench.json       also write every number to a file
   OPENBLAS_NUM_THREADS=1 python -m tests.bench  without BLAS threads: steadier on shared cores
 
-A ratio is our time over the best of the others', once between fastest calls and once between
-medians; the target is held against the first ("yes*": above it, but by less than 0.1 ms). A missed
-target is said, not punished: the exit code is 1 only if two libraries answer differently or one
-fails, 2 if one is not installed or FILE cannot be written.
+A ratio is our time over the best time of the others, for the fastest calls and for medians. The
+target applies to the fastest calls ("yes*": above the target, but by less than 0.1 ms). A missed
+target does not change the exit code. The exit code is 1 if two libraries disagree or one fails, and
+2 if one is not installed or FILE cannot be written.
 """
 
-#: Largest accepted ratio of our time to the best of the others'.
+#: Largest accepted ratio of our time to the best time of the others.
 TARGETS = {VALUES: 1.2, BACKWARD: 1.2, ITERATION: 2.0}
-#: Seconds that are too little to matter, whatever the ratio.
+#: Seconds above the best time that are ignored, whatever the ratio.
 IGNORED_GAP = {VALUES: 100e-6, BACKWARD: 0.0, ITERATION: 0.0}
-#: Vectorised rollouts are to be at least so many times as fast as stepping Gymnasium.
+#: Target: vectorised rollouts over Gymnasium steps, ratio of speeds.
 FASTER = 50
 MEMORY = 4e9
 ROUNDING = 16.0  # ulps of residual; RESIDUAL_ULPS of cpi.exact.linear is 8
-#: What the issue asks to fit into MEMORY with a residual at rounding level.
+#: Instances that must fit into MEMORY with a residual at rounding level.
 LARGE = (("kl_chain, CSR", 10**6), ("lock chain, CSR", 10**6), ("garnet, CSR", 10**4))
 OTHERS = ("quantecon", "pymdptoolbox")
 SETTINGS = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_THREAD_TIMEOUT")
-#: By whether the target is met, and whether that is only because the gap is too little to matter.
+#: Target met, and met only because the gap is ignored → cell of the table.
 MET = {(True, False): "yes", (True, True): "yes*", (False, False): "[red]no[/]", (None, None): ""}
 
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: no {', '.join(absent)}; `make bench` installs them", file=sys.stderr)
         return 2
     if args.json is not None:
-        try:  # now, rather than after minutes of work
+        try:  # fail now rather than after minutes of work
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.open("a").close()
         except OSError as error:
@@ -100,17 +100,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_contest(out: Console, quick: bool) -> list[dict[str, Any]]:
-    """Time all problems, printing a table of each and the verdict."""
+    """Time all problems; print a table for each and the number of targets met."""
     rows: list[dict[str, Any]] = []
     for key, problem in PROBLEMS.items():
         with out.status(problem.title):
-            found = contest_rows(key, quick)
-        rows += found
-        out.print(contest_table(problem.title, found))
-    judged = [row for row in rows if row["met"] is not None]
-    missed = [f"{row['question']} on {row['problem']}" for row in judged if not row["met"]]
-    verdict = f"{len(judged) - len(missed)} of {len(judged)} targets met"
-    out.print(verdict + (": missed " + ", ".join(missed) if missed else "") + "\n", style="bold")
+            problem_rows = contest_rows(key, quick)
+        rows += problem_rows
+        out.print(contest_table(problem.title, problem_rows))
+    with_target = [row for row in rows if row["met"] is not None]
+    missed = [f"{row['question']} on {row['problem']}" for row in with_target if not row["met"]]
+    summary = f"{len(with_target) - len(missed)} of {len(with_target)} targets met"
+    out.print(summary + (": missed " + ", ".join(missed) if missed else "") + "\n", style="bold")
     return rows
 
 
@@ -131,16 +131,16 @@ def run_rollouts(out: Console) -> list[dict[str, Any]]:
 
 
 def run_growth(out: Console, quick: bool) -> list[dict[str, Any]]:
-    """Measure the families of growing MDPs, printing their table and what the large ones took."""
+    """Measure the families of growing MDPs; print their table and the large instances."""
     rows: list[dict[str, Any]] = []
     for family, (_, _, sizes) in FAMILIES.items():
         for n in sizes:
             if quick and n > 10**5:
                 continue
             with out.status(f"{family}: S = {n:,}"):
-                result = alone("tests.bench.growth", family, str(n))
+                result = run_module("tests.bench.growth", family, str(n))
             if result is None:
-                out.print(f"{family}, S = {n:,}: not done in a minute", style="bold")
+                out.print(f"{family}, S = {n:,}: not finished within a minute", style="bold")
             else:
                 rows.append(result)
     out.print(growth_table(rows))
@@ -150,7 +150,7 @@ def run_growth(out: Console, quick: bool) -> list[dict[str, Any]]:
 
 
 def settings() -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
+    """Versions, cores and environment variables that affect the numbers."""
     packages = ("numpy", "scipy", "numba", "quantecon", "pymdptoolbox")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {
@@ -161,21 +161,21 @@ def settings() -> dict[str, Any]:
 
 
 def contest_rows(key: str, quick: bool) -> list[dict[str, Any]]:
-    """One record a question: seconds by library, ratios, and whether the target is met."""
+    """One record per question: seconds by library, ratios, and whether the target is met."""
     problem = PROBLEMS[key]
     times = contest(key, seconds=0.5 if quick else 4.0)
     rows = []
     for question in (VALUES, MIXED, BOTH, BACKWARD, ITERATION):
         seconds: dict[str, Any] = {
-            library: {"min": min(found), "median": median(found), "readings": len(found)}
-            for library, found in times[question].items()
+            library: {"min": min(readings), "median": median(readings), "readings": len(readings)}
+            for library, readings in times[question].items()
         }
         notes = {}
         for library in OTHERS:
             if (question, library) in problem.once and quick:
                 notes[library] = "tens of seconds a call: left out of --quick"
             elif (question, library) in problem.once:
-                result = alone("tests.bench.contest", key, question, library)
+                result = run_module("tests.bench.contest", key, question, library)
                 once = float(LIMIT) if result is None else result["seconds"]
                 seconds[library] = {"min": once, "median": once, "readings": 1}
                 if result is None:
@@ -183,17 +183,17 @@ def contest_rows(key: str, quick: bool) -> list[dict[str, Any]]:
             elif (question, library) in problem.never:
                 notes[library] = problem.never[question, library]
         row = {"problem": key, "question": question, "seconds": seconds, "notes": notes}
-        rows.append(row | judgement(question, seconds, times[VALUES]["ours"]))
+        rows.append(row | ratios(question, seconds, times[VALUES]["ours"]))
     return rows
 
 
-def judgement(question: str, seconds: dict[str, Any], ours_alone: list[float]) -> dict[str, Any]:
-    """Ratios to the best of the others, or, where nobody else competes, to our V alone."""
+def ratios(question: str, seconds: dict[str, Any], our_values: list[float]) -> dict[str, Any]:
+    """Ratios to the best of the other libraries; for MIXED and BOTH, to our time for V."""
     ours = seconds["ours"]
     rivals = {kind: [seconds[o][kind] for o in OTHERS if o in seconds] for kind in ours}
     against = "best other"
     if question in (MIXED, BOTH):
-        rivals = {"min": [min(ours_alone)], "median": [median(ours_alone)]}
+        rivals = {"min": [min(our_values)], "median": [median(our_values)]}
         against = "our V"
     if not rivals["min"]:
         return dict.fromkeys(("ratio", "ratio_medians", "against", "target", "met", "gap_ignored"))
@@ -214,7 +214,7 @@ def judgement(question: str, seconds: dict[str, Any], ours_alone: list[float]) -
 
 
 def contest_table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Fastest and median milliseconds of each contestant."""
+    """Table of the fastest and median milliseconds of each library."""
     table = new_table(title)
     table.add_column("ms: least, median", no_wrap=True)
     for name in ("ours", *OTHERS, "ratio", "of medians", "target", "met"):
@@ -224,9 +224,9 @@ def contest_table(title: str, rows: list[dict[str, Any]]) -> Table:
         cells = []
         for library in ("ours", *OTHERS):
             if library in row["seconds"]:
-                found = row["seconds"][library]
-                shown = [milliseconds(found["min"]), milliseconds(found["median"])]
-                cell = ["  ".join(shown) if found["readings"] > 1 else f"{shown[0]} once"]
+                seconds = row["seconds"][library]
+                shown = [milliseconds(seconds["min"]), milliseconds(seconds["median"])]
+                cell = ["  ".join(shown) if seconds["readings"] > 1 else f"{shown[0]} once"]
             else:
                 cell = []
             if library in row["notes"]:
@@ -236,8 +236,8 @@ def contest_table(title: str, rows: list[dict[str, Any]]) -> Table:
         if row["ratio"] is None:
             cells += ["", "", "", ""]
         else:
-            of = " of V" if row["against"] == "our V" else ""
-            cells += [f"{row['ratio']:.3g}{of}", f"{row['ratio_medians']:.3g}"]
+            unit = " of V" if row["against"] == "our V" else ""
+            cells += [f"{row['ratio']:.3g}{unit}", f"{row['ratio_medians']:.3g}"]
             cells += [f"≤ {row['target']}" if row["target"] else ""]
             cells += [MET[row["met"], row["gap_ignored"]]]
         table.add_row(row["question"], *cells)
@@ -250,19 +250,19 @@ def contest_table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def new_table(title: str) -> Table:
-    """An empty table in the style of both."""
+    """An empty table in the shared style."""
     style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
     return Table(title=title, pad_edge=False, padding=(0, 1, 0, 0), **style)
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits of milliseconds, all of the whole ones."""
+    """Milliseconds with three digits; all integer digits from 100 ms."""
     ms = 1e3 * seconds
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
 def growth_table(rows: list[dict[str, Any]]) -> Table:
-    """Seconds and memory by S; a slope is d log seconds / d log S since the row above."""
+    """Table of seconds and memory by S; slope = d log seconds / d log S from the row above."""
     table = new_table("Growth with S")
     for name in ("family", "method"):
         table.add_column(name)
@@ -292,7 +292,7 @@ def growth_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def large_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Whether the large instances stay under MEMORY at a residual of rounding."""
+    """Lines on whether the large instances meet MEMORY and ROUNDING."""
     lines = []
     for row in rows:
         if (row["family"], row["states"]) in LARGE:
@@ -306,5 +306,5 @@ def large_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")  # the others' deprecations are theirs
+    warnings.simplefilter("ignore")  # deprecations inside the other libraries
     sys.exit(main())

@@ -1,6 +1,6 @@
-"""Run a module of this package in a process of its own: memory to itself, and a time limit.
+"""Run a module of this package in a separate process, with its own memory and a time limit.
 
-Python hears no signal while a library is inside LAPACK or SuperLU, so what ends is the process.
+Python handles no signal while a library is inside LAPACK or SuperLU, so the limit ends the process.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def alone(module: str, *words: str) -> dict[str, Any] | None:
-    """What `python -m module words` prints as JSON; None if its `limit` ended it.
+def run_module(module: str, *arguments: str) -> dict[str, Any] | None:
+    """The JSON output of `python -m module arguments`; None if `limit` ended the process.
 
     Raises
     ------
     RuntimeError
-        If it fails, with the last line it wrote.
+        If the process fails; quotes its last line of stderr.
     """
-    command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == -signal.SIGALRM:
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode == -signal.SIGALRM:
         return None
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"{' '.join(command[2:])}: {said[-1]}")
-    result: dict[str, Any] = json.loads(done.stdout)
+    if process.returncode:
+        stderr_lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise RuntimeError(f"{' '.join(command[2:])}: {stderr_lines[-1]}")
+    result: dict[str, Any] = json.loads(process.stdout)
     return result
 
 
 @contextmanager
 def limit(seconds: int) -> Iterator[None]:
-    """End this process if the block takes longer: a signal left to its default needs no Python."""
+    """End this process if the block takes longer; the default signal action needs no Python."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
     yield

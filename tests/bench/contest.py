@@ -1,15 +1,14 @@
-"""The same questions put to each library in turn.
+"""Time the same questions for each library in turn.
 
-What is timed is each library's public call (of pymdptoolbox's policy evaluation, which has none,
-the method that its policy iteration calls), and so includes forming P_π and checking arguments,
-but not building each library's own objects. All answers must agree before any clock is read.
+The timed call is each library's public one. pymdptoolbox has none for policy evaluation; there it
+is the method that its policy iteration calls. The time includes forming P_π and checking arguments,
+but not building the library's objects. All answers must agree before anything is timed.
 
-Each round asks every contestant, in an order that rotates, so that a busy moment of the machine
-falls on all alike. Before a contestant's turn comes a pause, so that no thread of the one before
-is still at work, then an untimed call, for the caches. A reading of the clock spans a millisecond
-or one call, whichever is longer, and a turn ten milliseconds or one reading: shorter than a slice
-that the scheduler gives to other processes, so that the minimum is free of them. The ratios compare
-minima, and also medians.
+Each round calls every library, in rotating order, so that load on the machine affects all equally.
+A turn starts with a pause, in which threads of the previous library finish, and an untimed call,
+which fills the caches. A reading spans one millisecond or one call, whichever is longer. A turn
+spans ten milliseconds or one reading. That is shorter than a scheduler slice, so the minimum is
+free of other processes. Ratios compare minima, and also medians.
 """
 
 from __future__ import annotations
@@ -48,21 +47,21 @@ from tests.bench.problems import (
     scattered,
 )
 
-PAUSE = 0.03  # seconds, longer than OpenBLAS's threads spin where they do
-READING = 1e-3  # seconds that the clock runs for at least
-TURN = 1e-2  # seconds
-LIMIT = 30  # seconds of a call that is made once
+PAUSE = 0.03  # seconds; longer than OpenBLAS threads spin
+READING = 1e-3  # seconds, least duration of a reading
+TURN = 1e-2  # seconds, least duration of a turn
+LIMIT = 30  # seconds, limit of a single call
 
-#: Answers a question with V, shape (S,), or (H, S) for backward induction.
+#: Computes V, shape (S,), or (H, S) for backward induction.
 Answer = Callable[[], FloatArray]
 
 
 class DisagreementError(Exception):
-    """Two libraries answer differently; there is no point in timing them."""
+    """Two libraries give different answers."""
 
 
 def ours(mdp: TabularMDP) -> dict[str, Answer]:
-    """This project."""
+    """Calls of this project, by question."""
     policy = deterministic_policy(_actions(mdp), mdp.num_actions)
     mixed = np.random.default_rng(1).dirichlet(np.ones(mdp.num_actions), size=mdp.num_states)
     finite = mdp.with_time(horizon=HORIZON)
@@ -82,7 +81,7 @@ def ours(mdp: TabularMDP) -> dict[str, Answer]:
 
 
 def quantecon(mdp: TabularMDP) -> dict[str, Answer]:
-    """QuantEcon.py, in product form where transitions are dense, else by state-action pairs."""
+    """Calls of QuantEcon.py: product form for dense transitions, else state-action pairs."""
     from quantecon.markov import DiscreteDP  # type: ignore[import-untyped]
     from quantecon.markov import backward_induction as induction
 
@@ -95,20 +94,20 @@ def quantecon(mdp: TabularMDP) -> dict[str, Answer]:
             np.repeat(np.arange(num_states), num_actions),
             np.tile(np.arange(num_actions), num_states),
         )
-    with warnings.catch_warnings(action="ignore"):  # says that a discount of 1 has its limits
+    with warnings.catch_warnings(action="ignore"):  # the warning on a discount of 1
         endless = DiscreteDP(rewards, transitions, mdp.discount, *indices)
         finite = DiscreteDP(rewards, transitions, 1.0, *indices)
     actions = _actions(mdp)
     return {
         VALUES: lambda: endless.evaluate_policy(actions),
         BACKWARD: lambda: induction(finite, HORIZON)[0][:-1],
-        # Its default of 250 rounds would end before a long chain is solved.
+        # The default of 250 iterations is too few for a long chain.
         ITERATION: lambda: endless.policy_iteration(max_iter=10**6).v,
     }
 
 
 def pymdptoolbox(mdp: TabularMDP) -> dict[str, Answer]:
-    """pymdptoolbox, with one matrix an action."""
+    """Calls of pymdptoolbox, with one matrix per action."""
     from mdptoolbox.mdp import (  # type: ignore[import-untyped]
         FiniteHorizon,
         PolicyIteration,
@@ -118,7 +117,7 @@ def pymdptoolbox(mdp: TabularMDP) -> dict[str, Answer]:
     matrices = [mdp.flat[firsts + a] for a in range(mdp.num_actions)]
     transitions: Any = list(map(sparse.csr_matrix, matrices)) if mdp.is_sparse else matrices
     rewards = np.array(mdp.rewards)
-    # Its check of the input refuses honest rounding, and makes an (S, S) array of sparse row sums.
+    # Its input check rejects rounding errors and makes a dense (S, S) array of sparse row sums.
     with mock.patch("mdptoolbox.util.check"), contextlib.redirect_stdout(io.StringIO()):
         solver = PolicyIteration(transitions, rewards, mdp.discount, max_iter=10**6)
         finite = FiniteHorizon(transitions, rewards, 1.0, HORIZON)
@@ -132,7 +131,9 @@ def pymdptoolbox(mdp: TabularMDP) -> dict[str, Answer]:
     first = np.array(solver.policy)
 
     def iteration() -> FloatArray:
-        fresh = copy.copy(solver)  # microseconds; a second run would start from the first's answer
+        fresh = copy.copy(
+            solver
+        )  # microseconds; a second run of solver would start from its result
         fresh.policy, fresh.iter = first.copy(), 0
         fresh.run()
         return np.asarray(fresh.V)
@@ -156,12 +157,12 @@ def _actions(mdp: TabularMDP) -> Any:
 
 
 def check_answers(mdp: TabularMDP, answers: dict[str, FloatArray], question: str) -> None:
-    """Raise unless all are the same up to rounding; the first is what the others are held to.
+    """Compare all answers with the first one, up to rounding.
 
     Raises
     ------
     DisagreementError
-        Naming question and library.
+        If two answers differ; names question and library.
     """
     timed = mdp.with_time(horizon=HORIZON) if question == BACKWARD else mdp
     expected = next(iter(answers.values()))
@@ -174,7 +175,7 @@ def check_answers(mdp: TabularMDP, answers: dict[str, FloatArray], question: str
 
 
 def race(answers: dict[str, Answer], seconds: float) -> dict[str, list[float]]:
-    """Readings, in seconds a call, of about `seconds` and at least three rounds."""
+    """Readings in seconds per call, over about `seconds` and at least three rounds."""
     calls = {}
     for name, answer in answers.items():
         started = time.perf_counter()
@@ -196,7 +197,7 @@ def race(answers: dict[str, Answer], seconds: float) -> dict[str, list[float]]:
 
 
 def reading(answer: Answer, calls: int) -> float:
-    """Seconds a call."""
+    """Mean seconds per call, over `calls` calls."""
     started = time.perf_counter()
     for _ in range(calls):
         answer()
@@ -204,26 +205,26 @@ def reading(answer: Answer, calls: int) -> float:
 
 
 def contest(key: str, seconds: float) -> dict[str, dict[str, list[float]]]:
-    """Times of the problem `key`: those of each question, by library, that can be repeated.
+    """Readings of the repeatable calls on the problem `key`, by question and library.
 
     Raises
     ------
     DisagreementError
-        If two libraries answer differently.
+        If two libraries give different answers.
     """
     problem = PROBLEMS[key]
     mdp = problem.make()
-    asked = {library: build(mdp) for library, build in LIBRARIES.items()}
+    calls = {library: build(mdp) for library, build in LIBRARIES.items()}
     times: dict[str, dict[str, list[float]]] = {}
     for question in (VALUES, BACKWARD, ITERATION):
         answers = {
-            library: asked[library][question]
+            library: calls[library][question]
             for library in LIBRARIES
             if (question, library) not in {*problem.once, *problem.never}
         }
         check_answers(mdp, {name: answer() for name, answer in answers.items()}, question)
-        if question == VALUES:  # in one race, for the ratios between them
-            answers |= {other: asked["ours"][other] for other in (MIXED, BOTH)}
+        if question == VALUES:  # one race, since their ratio is reported
+            answers |= {other: calls["ours"][other] for other in (MIXED, BOTH)}
         times[question] = race(answers, seconds)
     for other in (MIXED, BOTH):
         times[other] = {"ours": times[VALUES].pop(other)}
@@ -231,16 +232,16 @@ def contest(key: str, seconds: float) -> dict[str, dict[str, list[float]]]:
 
 
 def once(key: str, question: str, library: str) -> dict[str, float]:
-    """Seconds of a single call, in a process that has warmed up on a small problem."""
+    """Seconds of a single call, after a warm-up on a small problem."""
     mdp = PROBLEMS[key].make()
     small = scattered(20) if mdp.is_sparse else dense(20)
-    LIBRARIES[library](small)[question]()  # compiles what numba compiles
+    LIBRARIES[library](small)[question]()  # triggers numba compilation
     answer = LIBRARIES[library](mdp)[question]
     with limit(LIMIT):
         started = time.perf_counter()
-        found = answer()
+        values = answer()
         seconds = time.perf_counter() - started
-    check_answers(mdp, {"ours": ours(mdp)[question](), library: found}, question)
+    check_answers(mdp, {"ours": ours(mdp)[question](), library: values}, question)
     return {"seconds": seconds}
 
 

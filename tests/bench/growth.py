@@ -1,8 +1,8 @@
-"""One MDP in a process of its own: `python -m tests.bench.growth FAMILY S` prints JSON.
+"""Evaluate one MDP in a separate process: `python -m tests.bench.growth FAMILY S` prints JSON.
 
-Seconds are the fastest of three or more evaluations: for V all of it (checks, P_π, factorisation,
-solve), for d what comes on top. Memory is the process's largest resident set, imports and
-construction of the MDP included. Residuals are in ulps of what they are small differences of,
+Seconds are the fastest of three or more evaluations. The time for V includes checks, P_π,
+factorisation and solve; the time for d is the additional time. Memory is the peak resident set of
+the process, including imports and construction of the MDP. Residuals are relative, in ulps:
 
     |V − r_π − γ P_π V|∞ / ε (|r_π|∞ + 2 |V|∞),      |d − (1−γ) ρ − γ P_πᵀ d|₁ / ε (2 |d|₁ + 1−γ).
 """
@@ -22,8 +22,8 @@ from tests.bench.alone import limit
 from tests.bench.peak import peak_bytes
 from tests.bench.problems import FAMILIES
 
-ENOUGH = 0.5  # seconds after which three repetitions will do
-LIMIT = 60  # seconds, construction and residuals included
+ENOUGH = 0.5  # seconds after which three repetitions suffice
+LIMIT = 60  # seconds, including construction and residuals
 
 
 def measure(family: str, num_states: int) -> dict[str, Any]:
@@ -44,12 +44,12 @@ def measure(family: str, num_states: int) -> dict[str, Any]:
         occupancies.append(time.perf_counter() - between)
     peak = peak_bytes()
     assert mdp.discount is not None
-    moves = policy_transitions(mdp, policy)
+    transitions = policy_transitions(mdp, policy)
     rewards = (policy * mdp.rewards).sum(axis=1)
     epsilon = float(np.finfo(float).eps)
-    of_values = np.abs(V - rewards - mdp.discount * (moves @ V)).max()
-    begun = (1 - mdp.discount) * mdp.start
-    of_occupancy = np.abs(d - begun - mdp.discount * (moves.T @ d)).sum()
+    residual_V = np.abs(V - rewards - mdp.discount * (transitions @ V)).max()
+    initial = (1 - mdp.discount) * mdp.start
+    residual_d = np.abs(d - initial - mdp.discount * (transitions.T @ d)).sum()
     return {
         "family": family,
         "states": num_states,
@@ -57,8 +57,8 @@ def measure(family: str, num_states: int) -> dict[str, Any]:
         "seconds_V": min(values),
         "seconds_d": min(occupancies),
         "peak_bytes": peak,
-        "residual_V_ulps": of_values / epsilon / (np.abs(rewards).max() + 2 * np.abs(V).max()),
-        "residual_d_ulps": of_occupancy / epsilon / (2 * d.sum() + 1 - mdp.discount),
+        "residual_V_ulps": residual_V / epsilon / (np.abs(rewards).max() + 2 * np.abs(V).max()),
+        "residual_d_ulps": residual_d / epsilon / (2 * d.sum() + 1 - mdp.discount),
     }
 
 

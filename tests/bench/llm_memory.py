@@ -1,7 +1,7 @@
 """Memory of log-probs over a large vocabulary: `python -m tests.bench.llm_memory HOW`.
 
-HOW is `chunked`, as in training, or `naive`, through the logits of the whole sequence. Prints the
-peak of the process in bytes over what it held before, for one forward and backward pass.
+HOW is `chunked`, as in training, or `naive`, through the logits of the full sequence. Prints the
+memory that one forward and backward pass adds to the process at its peak, in bytes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import sys
 
-#: A row of a full-scale run, under a small decoder: what differs is the head.
+#: One row of a full-scale run. The decoder is small: only the head matters.
 VOCABULARY, LENGTH, HIDDEN_SIZE = 151_936, 4096, 64
 
 
 def measure(how: str) -> dict[str, float]:
-    """Bytes at the peak, and the mean log-prob, which both ways must agree on."""
+    """Additional bytes at the peak, and the mean log-prob, which must be equal for both methods."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
@@ -38,7 +38,7 @@ def measure(how: str) -> dict[str, float]:
     ids = torch.randint(VOCABULARY, (1, LENGTH))
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[:, 0] = False
-    for parameter in model.parameters():  # gradients are there in any case
+    for parameter in model.parameters():  # gradients are allocated in both cases
         parameter.grad = torch.zeros_like(parameter)
     before = peak_bytes()
     if how == "chunked":

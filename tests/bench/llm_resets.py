@@ -1,8 +1,8 @@
-"""A step with resets beside one of GRPO: `python -m tests.bench.llm_resets ENGINE ROUNDS`.
+"""Time a step with resets against GRPO: `python -m tests.bench.llm_resets ENGINE ROUNDS`.
 
-SRPO with 4 + 1×4 rollouts a prompt and the surprisal localizer, which costs no tokens, against GRPO
-with 8 and as many prompts as make the generated tokens equal. The steps take turns; the first of
-each warms up. Prints JSON.
+SRPO has 4+1×4 rollouts per prompt and the surprisal localizer, which costs no tokens. GRPO has 8
+rollouts per prompt, and as many prompts as give equally many generated tokens. Steps take turns;
+the first of each warms up. Prints JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from tests.bench.llm_steps import COMPLETION_TOKENS, GROUP, trainer
 from tests.bench.llm_world import save_model
 
-#: Prompts of SRPO, and their tokens: two blocks of vLLM's prefix cache.
+#: Number of prompts of SRPO, and tokens in each: two blocks of vLLM's prefix cache.
 PROMPTS, PROMPT_TOKENS = 48, 64
 
 
@@ -36,15 +36,15 @@ def measure(engine: str, rounds: int) -> dict[str, Any]:
     with TemporaryDirectory() as scratch:
         model = save_model(Path(scratch) / "model")
 
-        def made(algorithm: str, prompts: int) -> Any:
+        def new_trainer(algorithm: str, prompts: int) -> Any:
             return trainer(
                 model, engine, "binary", scratch, algorithm=algorithm, localizer="surprisal",
                 plan=PlanOptions(), task_args=task, prompts_per_step=prompts,
             )  # fmt: skip
 
-        srpo = made("srpo", PROMPTS)
+        srpo = new_trainer("srpo", PROMPTS)
         tokens = step(srpo)["tokens"]
-        grpo = made("grpo", round(tokens / (GROUP * COMPLETION_TOKENS)))
+        grpo = new_trainer("grpo", round(tokens / (GROUP * COMPLETION_TOKENS)))
         step(grpo)
         readings: dict[str, list[dict[str, float]]] = {"grpo": [], "srpo": []}
         for _ in range(rounds):
@@ -56,7 +56,7 @@ def measure(engine: str, rounds: int) -> dict[str, Any]:
 
 
 def step(trainer: Any) -> dict[str, float]:
-    """One training step, measured."""
+    """Run one training step; returns its seconds, tokens and cache hits."""
     before, tokens = replace(trainer.engine.stats), trainer.ledger.steps
     began = time.perf_counter()
     metrics = trainer.train_step()

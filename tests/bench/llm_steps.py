@@ -1,10 +1,10 @@
-"""Training steps side by side: `python -m tests.bench.llm_steps SIGNAL ROUNDS` prints JSON.
+"""Time training steps: `python -m tests.bench.llm_steps SIGNAL ROUNDS` prints JSON.
 
-TRL's loop cannot be stopped and started, so the others take their turns in its callback at the end
-of a step: each round is one step of TRL's, one of ours, and one of ours with vLLM where there is
-one. TRL's time is from one callback to the next, ours that of `Trainer.train_step`; so both include
-tokenizing, rewards, the optimizer and the metrics of the step, and ours the copy of the weights to
-the engine. The first round warms up.
+TRL's loop cannot be paused, so our trainers take their turns in its callback at the end of a step.
+A round is one step of TRL, one of ours, and one of ours with vLLM if installed. TRL's time is from
+one callback to the next; ours is that of `Trainer.train_step`. Both include tokenizing, rewards,
+the optimizer and the metrics of the step. Ours also includes copying the weights to the engine. The
+first round warms up.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ LEARNING_RATE = 5e-5
 
 
 def measure(signal: Signal, rounds: int) -> dict[str, Any]:
-    """Seconds of each step, of its generation and of the rest, by contestant."""
+    """Seconds of each step, of generation and of training, by contestant."""
     import torch
 
     torch.set_num_threads(1)
     with TemporaryDirectory() as scratch:
         model = save_model(Path(scratch) / "model")
-        ours = {"transformers": trainer(model, "transformers", signal, scratch)}
+        trainers = {"transformers": trainer(model, "transformers", signal, scratch)}
         if vllm_is_installed():
-            ours["vllm"] = trainer(model, "vllm", signal, scratch)
-        readings: dict[str, list[dict[str, float]]] = {name: [] for name in ("trl", *ours)}
+            trainers["vllm"] = trainer(model, "vllm", signal, scratch)
+        readings: dict[str, list[dict[str, float]]] = {name: [] for name in ("trl", *trainers)}
 
-        def others() -> None:
-            for name, t in ours.items():
+        def run_ours() -> None:
+            for name, t in trainers.items():
                 began = time.perf_counter()
                 metrics = t.train_step()
                 readings[name].append(
@@ -53,21 +53,21 @@ def measure(signal: Signal, rounds: int) -> dict[str, Any]:
                     }
                 )
 
-        run_trl(model, signal, rounds + 1, scratch, readings["trl"], others)
-        for t in ours.values():
+        run_trl(model, signal, rounds + 1, scratch, readings["trl"], run_ours)
+        for t in trainers.values():
             t.close()
-    return {name: found[1:] for name, found in readings.items()}
+    return {name: steps[1:] for name, steps in readings.items()}
 
 
 def vllm_is_installed() -> bool:
-    """Whether there is a vLLM to measure."""
+    """Whether vLLM is installed."""
     import importlib.util
 
     return importlib.util.find_spec("vllm") is not None
 
 
 def trainer(model: str, engine: Any, signal: Signal, scratch: str, **changes: Any) -> Any:
-    """Our trainer, quiet and without files but metrics.jsonl."""
+    """Our trainer, without progress output; its only file is metrics.jsonl."""
     from llm.common.progress import Reporter
     from llm.config.options import EvaluationOptions, PlanOptions
     from llm.config.train import TrainConfig
@@ -101,7 +101,7 @@ def trainer(model: str, engine: Any, signal: Signal, scratch: str, **changes: An
 def run_trl(
     model: str, signal: Signal, steps: int, scratch: str, readings: list[Any], others: Any
 ) -> None:
-    """TRL's GRPOTrainer on the same problems, with our defaults where its own differ."""
+    """Run TRL's GRPOTrainer on the same problems, with our defaults."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -113,9 +113,9 @@ def run_trl(
 
         def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
-            found = super()._generate_single_turn(*args, **kwargs)
+            completions = super()._generate_single_turn(*args, **kwargs)
             self.generating += time.perf_counter() - began
-            return found
+            return completions
 
     class Turns(TrainerCallback):
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:

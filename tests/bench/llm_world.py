@@ -1,7 +1,7 @@
-"""What the language-model benchmark trains: a small model, and a task whose lengths are known.
+"""Model and task of the language-model benchmarks, with known completion lengths.
 
-EOS has a logit so low that no completion ends before its limit: everyone who may sample 64 tokens
-samples 64 tokens. Every eighth word ends with the delimiter, so thoughts have 8 tokens on average.
+The logit of EOS is so low that no completion ends before its limit. Every eighth word ends with the
+delimiter, so thoughts have 8 tokens on average.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from llm.tasks import Example, Split, Task
 
-#: Words besides EOS; 0.98 M parameters with 4 layers of width 128, 0.85 M of them in the decoder.
+#: WORDS excludes EOS. The model has 0.98 M parameters, 0.85 M of them in the decoder.
 WORDS, HIDDEN_SIZE, LAYERS, HEAD_DIM = 512, 128, 4, 32
 MAX_POSITIONS = 512
 DELIMITER = ";"
@@ -25,25 +25,28 @@ Signal = Literal["all", "half", "binary"]
 
 
 def word(number: int) -> str:
-    """A token's text."""
+    """Text of a token."""
     return f"w{number}" + (DELIMITER if number % 8 == 0 else "")
 
 
 def tokenizer(words: int = WORDS) -> Any:
-    """One token a word."""
+    """A word-level tokenizer: one token per word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word(number): number for number in range(words)} | {EOS: words}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token=word(0)))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    word_level = Tokenizer(models.WordLevel(vocabulary, unk_token=word(0)))
+    word_level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token=EOS, pad_token=word(0), clean_up_tokenization_spaces=False
+        tokenizer_object=word_level,
+        eos_token=EOS,
+        pad_token=word(0),
+        clean_up_tokenization_spaces=False,
     )
 
 
 def save_model(folder: Path) -> str:
-    """An untrained Qwen3 and its tokenizer; returns the folder's name."""
+    """Save an untrained Qwen3 and its tokenizer; returns the folder."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
@@ -63,7 +66,7 @@ def save_model(folder: Path) -> str:
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():  # hidden states with a large first entry, which speaks against EOS
+    with torch.no_grad():  # a large first entry of the hidden states lowers the logit of EOS
         model.get_input_embeddings().weight[:, 0] = 1.0
         model.get_output_embeddings().weight[:, 0] = 0.0
         model.get_output_embeddings().weight[WORDS] = -100.0 * torch.eye(1, HIDDEN_SIZE)[0]
@@ -79,10 +82,10 @@ class Words(Task):
     ----------
     prompts : int
     length : int
-        Words of each.
+        Words per prompt.
     signal : {"all", "half", "binary"}
-        A number in [0, 1), so that every group has a signal and no completion is a success; the
-        same, but nothing at all for every second prompt; or 0 or 1, as often.
+        "all": rewards in [0, 1), so every group has a signal and no completion succeeds. "half":
+        the same, but 0 for every second prompt. "binary": 0 or 1, with equal probability.
     """
 
     delimiter = DELIMITER
@@ -94,7 +97,7 @@ class Words(Task):
     def _examples(self) -> list[Example]:
         draw = random.Random(0)
         return [
-            # The first word says whether there is a signal.
+            # The first word encodes whether the prompt has a signal.
             Example(str(i), " ".join(["w1" if i % 2 else "w2", *self._words(draw)]))
             for i in range(self.prompts)
         ]
@@ -103,17 +106,17 @@ class Words(Task):
         return [word(draw.randrange(WORDS)) for _ in range(self.length - 1)]
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """The same problems for both: nothing is evaluated."""
+        """The same problems for both splits; nothing is evaluated."""
         return self._examples
 
     def reward(self, example: Example, completion: str) -> float:
-        """A hash of the completion, as `signal` says."""
+        """The reward of a completion; see `Words`."""
         assert isinstance(example.prompt, str)
         return reward(example.prompt, completion, self.signal)
 
 
 def reward(prompt: str, completion: str, signal: Signal) -> float:
-    """See `Words`."""
+    """A hash of the completion, scaled according to `signal`; see `Words`."""
     if signal == "half" and prompt.startswith("w2 "):
         return 0.0
     number = zlib.crc32(completion.encode()) / 2**32
@@ -121,7 +124,7 @@ def reward(prompt: str, completion: str, signal: Signal) -> float:
 
 
 def reward_function(signal: Signal) -> Callable[..., list[float]]:
-    """The same reward as TRL wants it."""
+    """The same reward as a TRL reward function."""
 
     def words(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         return [reward(p, c, signal) for p, c in zip(prompts, completions, strict=True)]

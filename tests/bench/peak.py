@@ -1,4 +1,4 @@
-"""How much memory a process has taken."""
+"""Peak memory of a process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def peak_bytes() -> int:
-    """Largest resident set of this process."""
+    """Peak resident set of this process, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux's ru_maxrss starts from that of the process that started this one
+    if status.exists():  # on Linux, ru_maxrss is inherited from the parent process
         (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         return 1024 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

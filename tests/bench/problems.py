@@ -15,7 +15,7 @@ DISCOUNT = 0.95
 CHAIN_DISCOUNT = 0.99
 HORIZON = 20
 
-#: The questions; the policy of VALUES is deterministic, because the others take no other.
+#: The questions. The policy of VALUES is deterministic: the other libraries accept no other.
 VALUES = "V"
 MIXED = "V, stochastic π"
 BOTH = "V and d"
@@ -25,18 +25,18 @@ ITERATION = "policy iteration"
 
 @dataclass(frozen=True)
 class Problem:
-    """An MDP, and the (question, library) pairs that cannot be repeated on it.
+    """An MDP, and the (question, library) pairs that are too slow to repeat.
 
     Parameters
     ----------
     title : str
-        Of its part of the table.
+        Title of its table.
     make : function
         Builds the MDP, discounted.
     once : set of (question, library)
-        Tens of seconds: asked once, in a process of their own, up to a time limit.
+        Calls of tens of seconds: made once, in a separate process with a time limit.
     never : dict of (question, library) to reason
-        Hopeless: not asked.
+        Calls that would take too long: omitted.
     """
 
     title: str
@@ -46,21 +46,21 @@ class Problem:
 
 
 def dense(num_states: int) -> TabularMDP:
-    """Half of all states may follow each action."""
+    """A garnet in which each action has S/2 successors."""
     return garnet(num_states, 4, num_states // 2, discount=DISCOUNT)
 
 
 def scattered(num_states: int) -> TabularMDP:
-    """Three successors anywhere: no order of the states makes the band narrow."""
+    """A sparse garnet with three successors anywhere: no state order gives a narrow band."""
     return garnet(num_states, 4, 3, discount=DISCOUNT, sparse=True)
 
 
 def band(num_states: int, reach: int = 5) -> TabularMDP:
-    """Three successors at most `reach` states away, for each of four actions."""
+    """A banded MDP: four actions, each with three successors at most `reach` states away."""
     rng = np.random.default_rng(0)
     pairs = 4 * num_states
     moves = rng.random((pairs, 2 * reach + 1)).argsort(axis=1)[:, :3] - reach
-    # Past an end the walk is reflected, which keeps the three successors distinct or adds them up.
+    # Reflection at the ends keeps the three successors distinct or adds their probabilities.
     after = np.abs(np.repeat(np.arange(num_states), 4)[:, None] + moves)
     after = (num_states - 1) - np.abs((num_states - 1) - after)
     parts = (rng.dirichlet(np.ones(3), size=pairs).ravel(), after.ravel(), np.arange(pairs + 1) * 3)
@@ -74,7 +74,7 @@ def band(num_states: int, reach: int = 5) -> TabularMDP:
 
 
 def lock(num_states: int) -> TabularMDP:
-    """The lock chain as CSR: action 0 leads one state on, action 1 to the last, which absorbs."""
+    """The lock chain as CSR: action 0 advances one state, action 1 leads to the absorbing last."""
     over = num_states - 1
     after = np.full((num_states, 2), over)
     after[:over, 0] = np.arange(1, num_states)
@@ -94,7 +94,7 @@ def _uniform(mdp: TabularMDP) -> FloatArray:
     return np.full((mdp.num_states, mdp.num_actions), 1.0 / mdp.num_actions)
 
 
-#: Each value is (MDP of S states, its policy, the sizes S).
+#: Family → constructor of an MDP with S states, its policy, and the sizes S.
 FAMILIES: dict[
     str,
     tuple[Callable[[int], TabularMDP], Callable[[TabularMDP], FloatArray], tuple[int, ...]],

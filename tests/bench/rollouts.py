@@ -1,7 +1,7 @@
-"""Rollouts of one policy in one MDP: vectorised, and stepping Gymnasium's environment of it.
+"""Rollouts of one policy in one MDP: vectorised, and by stepping its Gymnasium environment.
 
-Both draw actions from the same policy and both keep states, actions and rewards. They take turns;
-the mean return of each must agree with the exact value before a time is believed.
+Both sample the same policy and record states, actions and rewards. They take turns. The mean return
+of each must agree with the exact value, or no time is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from envs.gym import TabularEnv
 from envs.tabular import FloatArray, TabularMDP
 
 GARNET = envs.garnet(100, 4, 3, seed=0, horizon=20)
-#: MDP and policy; of the lock chain one that gets somewhere.
+#: Name → MDP and policy. The lock chain has a policy that often succeeds.
 WORLDS: dict[str, tuple[TabularMDP, FloatArray]] = {
     "first-error chain, n = 10": (envs.first_error_chain(10), np.full((20, 2), 0.5)),
     "lock chain, n = 20": (envs.lock_chain(20, 4), envs.lock_policy(np.full(20, 0.95), 4)),
@@ -30,12 +30,18 @@ EPISODES, STEPPED, ROUNDS = 20_000, 400, 5
 
 
 def rollout_rows() -> list[dict[str, Any]]:
-    """Microseconds per environment step of each, and their ratio (fastest of the rounds)."""
+    """Microseconds per environment step of each method, fastest of the rounds."""
     return [measure(name, mdp, policy) for name, (mdp, policy) in WORLDS.items()]
 
 
 def measure(name: str, mdp: TabularMDP, policy: FloatArray) -> dict[str, Any]:
-    """One row; AssertionError if a simulation is off by more than five standard errors."""
+    """Time both methods on one MDP.
+
+    Raises
+    ------
+    AssertionError
+        If a mean return is off by more than five standard errors.
+    """
     exact = evaluate(mdp, policy).J
     simulator = TabularSimulator(mdp, policy)
     fast, slow = [], []
@@ -55,7 +61,7 @@ def measure(name: str, mdp: TabularMDP, policy: FloatArray) -> dict[str, Any]:
 
 
 def stepped(mdp: TabularMDP, policy: FloatArray, seed: int) -> tuple[FloatArray, int]:
-    """Returns of `STEPPED` episodes played in the environment, and the steps they took."""
+    """Returns of `STEPPED` episodes in the environment, and their total number of steps."""
     env, rng = TabularEnv(mdp), np.random.default_rng(seed)
     cumulative = np.cumsum(policy, axis=1)
     assert mdp.horizon is not None
@@ -76,7 +82,7 @@ def stepped(mdp: TabularMDP, policy: FloatArray, seed: int) -> tuple[FloatArray,
 
 
 def check(name: str, returns: FloatArray, exact: float) -> None:
-    """Refuse to time a simulation of something else."""
+    """Raise AssertionError unless the mean return agrees with the exact value."""
     error = abs(returns.mean() - exact)
     spread = returns.std() / np.sqrt(len(returns))
     assert error <= 5 * spread + 0.01, f"{name}: mean return {returns.mean():.4f}, not {exact:.4f}"

@@ -1,6 +1,6 @@
-"""A world that is read from a script, a localizer that is a function, and the tests of samples.
+"""A scripted simulator, a scripted localizer, and statistical tests of samples.
 
-Both record what they are asked, so that calls can be counted and randomness compared.
+Both record their calls, so that calls can be counted and randomness compared.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from scipy import stats
 from cpi.core.episodes import Episode, Prefix
 from cpi.tabular.simulator import TabularSimulator
 
-#: Where a start and kept words can go: the words that follow, with blanks, and the total return.
+#: From a start and kept words to possible continuations: words with blanks, and total return.
 Script = Mapping[tuple[Any, ...], Sequence[tuple[str, float]]]
 
 
 class Call(NamedTuple):
-    """One call of a simulator, and what came of it."""
+    """One call of a simulator, and its result."""
 
     prefixes: list[Prefix]
     n: int
@@ -28,11 +28,11 @@ class Call(NamedTuple):
 
 
 class Scripted:
-    """A `Simulator` that reads from a script.
+    """A `Simulator` that reads episodes from a script.
 
-    The n episodes of a prefix follow its lines in order, over again when they run out; with
-    `shuffled`, each follows a line drawn uniformly. Steps are words, and a word costs its letters,
-    so that neither can be taken for the other. Episodes fail unless they return 1.
+    The n episodes of a prefix follow its lines in order, cyclically; with `shuffled`, each follows
+    a line drawn uniformly. Steps are words, and the cost of a word is its number of letters, so
+    that steps and costs differ. Episodes fail unless they return 1.
     """
 
     def __init__(self, script: Script, *, shuffled: bool = False) -> None:
@@ -60,26 +60,26 @@ class Scripted:
 
 
 class ScriptedLocalizer:
-    """A `Localizer` that is a function of one episode, and costs `cost_each` an episode."""
+    """A `Localizer` that applies a function to each episode, at a cost of `cost_each`."""
 
-    def __init__(self, verdict: Callable[[Episode], Any], cost_each: int = 0) -> None:
-        self.verdict, self.cost_each = verdict, cost_each
+    def __init__(self, weigh: Callable[[Episode], Any], cost_each: int = 0) -> None:
+        self.weigh, self.cost_each = weigh, cost_each
         self.cost = 0
         self.calls: list[list[Episode]] = []
 
     def __call__(self, episodes: Sequence[Episode]) -> list[Any]:
         self.calls.append(list(episodes))
         self.cost += self.cost_each * len(episodes)
-        return [self.verdict(episode) for episode in episodes]
+        return [self.weigh(episode) for episode in episodes]
 
 
 def at_step(k: int) -> Callable[[Episode], Any]:
-    """The verdict that keeps k steps of every episode; one that has no step k + 1 gets zeros."""
+    """Weights that keep k steps of every episode; all zeros if there is no step k + 1."""
     return lambda episode: (np.arange(episode.length) == k).astype(float)
 
 
-class Watched:
-    """A tabular simulator whose calls are recorded."""
+class RecordingSimulator:
+    """A tabular simulator that records its calls."""
 
     def __init__(self, simulator: TabularSimulator) -> None:
         self.simulator = simulator
@@ -94,7 +94,7 @@ class Watched:
 
 
 def assert_same(episode: Episode, other: Episode) -> None:
-    """Two episodes with the same start, steps, states, rewards, return and cost."""
+    """Assert equal start, steps, states, rewards, return and cost."""
     assert episode.origin.start == other.origin.start
     for name in ("steps", "states", "rewards"):
         np.testing.assert_array_equal(getattr(episode, name), getattr(other, name))
@@ -102,9 +102,9 @@ def assert_same(episode: Episode, other: Episode) -> None:
 
 
 def assert_drawn_from(counts: Any, probabilities: Any, level: float = 1e-3) -> None:
-    """Pearson's chi-square test: independent draws that fell into cells of known probability.
+    """Pearson's chi-square test of independent draws into cells of known probability.
 
-    Cells that expect fewer than 5 draws are judged together; impossible ones must be empty.
+    Cells that expect fewer than 5 draws are merged; impossible ones must be empty.
     """
     counts = np.asarray(counts, dtype=float).ravel()
     p = np.asarray(probabilities, dtype=float).ravel()
@@ -117,12 +117,12 @@ def assert_drawn_from(counts: Any, probabilities: Any, level: float = 1e-3) -> N
         expected = np.append(expected[~rare], expected[rare].sum())
     counts, expected = counts[expected > 0], expected[expected > 0]
     assert len(counts) > 1, "nothing to test"
-    found = stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue
-    assert found > level, f"chi-square: p = {found:.2g}"
+    p_value = stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue
+    assert p_value > level, f"chi-square: p = {p_value:.2g}"
 
 
 def assert_mean(samples: Any, expected: float, errors: float = 4.0) -> None:
-    """The mean of independent samples, within `errors` standard errors of its expectation."""
+    """Assert that a sample mean is within `errors` standard errors of its expectation."""
     samples = np.asarray(samples, dtype=float)
     error = samples.std(ddof=1) / math.sqrt(len(samples))
     assert error > 0, "all samples are equal: nothing to test"

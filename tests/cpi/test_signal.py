@@ -1,4 +1,4 @@
-"""Where resets pay: the map's numbers, what is said about them, and the command."""
+"""Where resets pay: the numbers of the maps, the conclusions, and the command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import envs
 from cpi import signal
 from cpi.core.plans import GroupPlan
 from cpi.core.resets import RandomReset
-from cpi.signal import ARMS, compare, signal_map, split_map, verdict
+from cpi.signal import ARMS, compare, conclusions, signal_map, split_map
 from cpi.tabular.gradient import exact_moments, policy_gradient
 
 RRPO = GroupPlan(4, 1, 4)
@@ -21,28 +21,28 @@ RRPO = GroupPlan(4, 1, 4)
 
 @pytest.mark.parametrize("size", [2, 8])
 @pytest.mark.parametrize("arm", ["grpo", *ARMS])
-def test_fresh_groups_are_worth_themselves(arm: str, size: int) -> None:
-    """Without resets no rule is asked, whatever the arm."""
+def test_compare__plan_without_resets_is_worth_1(arm: str, size: int) -> None:
+    """Without resets the rule of the arm is not used."""
     row = compare(3, 0.6, {"fresh": (GroupPlan(size), arm)})
     assert row["fresh"] == (pytest.approx(1.0, abs=1e-12), pytest.approx(1.0, abs=1e-12))
     assert (row["length"], row["q"], row["success"]) == (3, 0.6, pytest.approx(0.216))
 
 
 @pytest.mark.parametrize(("length", "q"), [(1, 0.5), (3, 0.6), (4, 0.8)])
-def test_equal_steps_count_short_resets_by_hand(length: int, q: float) -> None:
+def test_compare__cost_ratio_by_hand(length: int, q: float) -> None:
     """A reset at a uniform step leaves (n+1)/2 steps; without a failure the group is fresh."""
     row = compare(length, q, {"rrpo": (RRPO, "rrpo"), "seeded": (GroupPlan(0, 1, 8), "rrpo")})
     solved = q**length
     for name, fresh, size, chance in (
         ("rrpo", 4, 4, 1 - solved**4),
-        ("seeded", 1, 8, 1 - solved),  # the seed is no rollout of GRPO's, but it costs
+        ("seeded", 1, 8, 1 - solved),  # the seed is not trained on, but it costs
     ):
         steps = fresh * length + size * (chance * (length + 1) / 2 + (1 - chance) * length)
         per_rollout, per_step = row[name]
         assert per_step / per_rollout == pytest.approx(8 * length / steps)
 
 
-def test_worth_is_the_squared_ratio_of_signal_to_noise() -> None:
+def test_compare__worth_is_the_squared_ratio_of_snr() -> None:
     mdp = envs.first_error_chain(2)
     policy = np.tile([0.4, 0.6], (mdp.num_states, 1))
     gradient = policy_gradient(mdp, policy)
@@ -55,7 +55,7 @@ def test_worth_is_the_squared_ratio_of_signal_to_noise() -> None:
     assert row["rrpo"][0] == pytest.approx(squares[0] / squares[1])
 
 
-def test_arms_use_the_rules_that_they_name() -> None:
+def test_arms__ordered_by_localizer_quality() -> None:
     """More recall and fewer false positives help; perfect localization is the oracle."""
     plans = {name: (RRPO, name) for name in ARMS}
     row = compare(6, 0.4, plans)
@@ -71,8 +71,8 @@ def test_arms_use_the_rules_that_they_name() -> None:
     assert more["blind"] == pytest.approx(row["rrpo"])
 
 
-def test_where_resets_pay_on_a_small_grid() -> None:
-    """The oracle is ahead of random resets but on the easiest chain; RRPO never ahead of GRPO."""
+def test_signal_map__oracle_ahead_of_random_resets() -> None:
+    """The oracle beats RRPO on all but the easiest chain; RRPO never beats GRPO."""
     rows = signal_map((2, 4, 8), (0.3, 0.5, 0.7, 0.9))
     at = {(row["length"], row["q"]): row for row in rows}
     assert len(at) == 12
@@ -85,7 +85,7 @@ def test_where_resets_pay_on_a_small_grid() -> None:
     assert at[4, 0.7]["oracle"][0] < 0.8 and at[4, 0.7]["oracle"][1] < 0.8
 
 
-def test_the_map_lists_the_longest_odds_last() -> None:
+def test_signal_map__sorted_by_falling_success() -> None:
     rows = signal_map((1, 2, 3), (0.3, 0.8))
     success = [row["success"] for row in rows]
     assert success == sorted(success, reverse=True)
@@ -95,7 +95,7 @@ def test_the_map_lists_the_longest_odds_last() -> None:
     assert all(set(row) == {"length", "q", "success", *ARMS} for row in rows)
 
 
-def test_splits_name_their_plans() -> None:
+def test_split_map__names_plans() -> None:
     rows = split_map(3, 0.5)
     by_plan = {row["plan"]: row for row in rows}
     assert len(by_plan) == len(rows) >= 5
@@ -106,12 +106,12 @@ def test_splits_name_their_plans() -> None:
 
 
 def made_up(length: int, q: float, success: float, **cells: tuple[float, float]) -> dict[str, Any]:
-    """A row in which the arms not given are far behind."""
+    """A row of the map in which arms that are not given are far behind."""
     behind = dict.fromkeys(ARMS, (0.1, 0.1))
     return {"length": length, "q": q, "success": success, **behind, **cells}
 
 
-def test_the_verdict_follows_from_the_rows() -> None:
+def test_conclusions__follow_from_the_rows() -> None:
     srpo = "srpo 0.8/0.1"
     rows = [
         made_up(2, 0.9, 0.81, oracle=(0.9, 0.99), rrpo=(1.0, 1.0)),
@@ -119,7 +119,7 @@ def test_the_verdict_follows_from_the_rows() -> None:
         made_up(4, 0.5, 0.0625, oracle=(0.8, 1.01), **{srpo: (0.5, 0.9)}),
         made_up(8, 0.3, 0.01, oracle=(2.5, 2.0), **{srpo: (0.99, 1.2)}),
     ]
-    assert verdict(rows) == [
+    assert conclusions(rows) == [
         "rrpo: behind GRPO everywhere at equal rollouts; at equal steps nowhere ahead",
         "srpo 0.6/0.2: behind GRPO everywhere at equal rollouts; at equal steps nowhere ahead",
         "srpo 0.8/0.1: behind GRPO everywhere at equal rollouts; at equal steps ahead on 2, "
@@ -130,21 +130,21 @@ def test_the_verdict_follows_from_the_rows() -> None:
     ]
 
 
-def test_the_verdict_on_an_arm_that_is_never_behind() -> None:
-    (line,) = (line for line in verdict([made_up(8, 0.3, 0.01, oracle=(2, 2))]) if "×2" in line)
+def test_conclusions__arm_never_behind() -> None:
+    (line,) = (line for line in conclusions([made_up(8, 0.3, 0.01, oracle=(2, 2))]) if "×2" in line)
     assert "on 1 of 1 chains" in line and "behind on" not in line
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
-    """The command on a map of four chains, which takes no time."""
+    """Replace the maps of the command by small ones."""
     maps = signal_map((2, 4), (0.4, 0.8)), split_map(2, 0.5)
     monkeypatch.setattr(signal, "signal_map", lambda: maps[0])
     monkeypatch.setattr(signal, "split_map", lambda: maps[1])
     return maps
 
 
-def test_the_command_prints_and_writes_its_numbers(
+def test_main__prints_and_writes_the_numbers(
     small: tuple[list[Any], list[Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new folder" / "signal.json"
@@ -161,11 +161,11 @@ def test_the_command_prints_and_writes_its_numbers(
         )
     assert all(row["plan"] in printed for row in splits)
     flat = " ".join(printed.split())
-    assert all(line in flat for line in verdict(rows))
+    assert all(line in flat for line in conclusions(rows))
     assert str(path) in printed.replace("\n", "")
 
 
-def test_the_command_writes_nothing_unasked(
+def test_main__writes_no_file_without_json_option(
     small: tuple[list[Any], list[Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -177,7 +177,7 @@ def test_the_command_writes_nothing_unasked(
     assert "Written" not in capsys.readouterr().out
 
 
-def test_help_says_what_a_cell_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_main__help_explains_a_cell(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         signal.main(["--help"])
     assert stop.value.code == 0

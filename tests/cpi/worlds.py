@@ -1,7 +1,7 @@
 """Small MDPs and policies for the tests of `cpi`, and their slow, independent solutions.
 
-The solutions follow the definitions (enumerate every trajectory, solve the dense system by
-numpy), so that they share neither an algorithm nor a line with what they check.
+The solutions follow the definitions: they enumerate every trajectory, or solve the dense system by
+numpy. They share neither an algorithm nor a line with the code that they check.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from envs import TabularMDP
 
 DISCOUNTS = [0.0, 0.5, 0.9, 0.99, 0.999]
 
-#: Reproducible, so that a change is judged by the change and not by the draw.
+#: Reproducible: a failure comes from a change of the code, not from another draw.
 repeatable = settings(max_examples=60, deadline=None, derandomize=True)
 
 #: A trajectory: its probability, then its (state, action) pairs.
@@ -96,7 +96,7 @@ def world(
 
 
 def interior_policy(mdp: TabularMDP, seed: int) -> Any:
-    """A policy that gives every action some probability; depends on the step if it may."""
+    """A policy of positive probabilities; time-dependent on a finite horizon."""
     rng = np.random.default_rng(seed)
     steps = () if mdp.horizon is None else (mdp.horizon,)
     return normalised(rng.integers(1, 5, (*steps, *mdp.rewards.shape)))
@@ -108,7 +108,7 @@ def as_csr(mdp: TabularMDP) -> TabularMDP:
 
 
 def dense_transitions(mdp: TabularMDP) -> Any:
-    """P of shape (S, A, S), whatever the MDP holds."""
+    """Dense P of shape (S, A, S)."""
     flat = mdp.flat.toarray() if mdp.is_sparse else mdp.flat
     return flat.reshape(mdp.num_states, mdp.num_actions, mdp.num_states)
 
@@ -119,7 +119,7 @@ def affine(mdp: TabularMDP, factor: float, offset: float) -> TabularMDP:
 
 
 def relabelled(mdp: TabularMDP, states: Any, actions: Any) -> TabularMDP:
-    """The MDP whose state i and action k are `states[i]` and `actions[k]` of this one."""
+    """The MDP whose state i and action k are `states[i]` and `actions[k]` of `mdp`."""
     transitions = dense_transitions(mdp)[np.ix_(states, actions, states)]
     renamed = replace(
         mdp,
@@ -142,13 +142,13 @@ def layered(mdp: TabularMDP, discount: float) -> TabularMDP:
     transitions = np.zeros((over + 1, num_actions, over + 1))
     rewards = np.zeros((over + 1, num_actions))
     for h in range(mdp.horizon):
-        here = slice(h * num_states, (h + 1) * num_states)
-        rewards[here] = mdp.rewards / discount**h
+        layer = slice(h * num_states, (h + 1) * num_states)
+        rewards[layer] = mdp.rewards / discount**h
         if h + 1 < mdp.horizon:
-            there = slice((h + 1) * num_states, (h + 2) * num_states)
-            transitions[here, :, there] = dense_transitions(mdp)
+            next_layer = slice((h + 1) * num_states, (h + 2) * num_states)
+            transitions[layer, :, next_layer] = dense_transitions(mdp)
         else:
-            transitions[here, :, over] = 1.0
+            transitions[layer, :, over] = 1.0
     transitions[over, :, over] = 1.0
     start = np.concatenate([mdp.start, np.zeros(over + 1 - num_states)])
     unrolled = TabularMDP(transitions, rewards, start, discount=discount)
@@ -169,7 +169,7 @@ def repeated(mdp: TabularMDP, policy: Any) -> Any:
 
 
 def stopping(mdp: TabularMDP, horizon: int) -> TabularMDP:
-    """A discounted MDP as an undiscounted one that goes on with probability γ, up to `horizon`."""
+    """A discounted MDP as an undiscounted one: continue with probability γ, up to `horizon`."""
     assert mdp.discount is not None
     over = mdp.num_states
     transitions = np.zeros((over + 1, mdp.num_actions, over + 1))
@@ -185,7 +185,7 @@ def stopping(mdp: TabularMDP, horizon: int) -> TabularMDP:
 
 
 def rounding(mdp: TabularMDP) -> float:
-    """Tolerance of probabilities: that of an MDP whose every reward is 1."""
+    """Tolerance of probabilities: that of an MDP whose rewards are all 1."""
     return tolerance(affine(mdp, 0.0, 1.0))
 
 

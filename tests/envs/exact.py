@@ -1,6 +1,6 @@
-"""Values and state distributions in a few lines of numpy: what the families are checked against.
+"""Reference values and state distributions in a few lines of numpy, for tests of the families.
 
-Kept apart from `cpi`, so that a mistake there cannot hide one here.
+Independent of `cpi`, so that a mistake there cannot hide one here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The first-error chain against an enumeration of everything that can happen."""
+"""The first-error chain against an enumeration of all outcomes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def simulate(actions: tuple[int, ...], lucky: tuple[bool, ...]) -> bool:
 
 @pytest.mark.parametrize("recovery", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("length", [1, 2, 4])
-def test_recovery_against_all_coins(length: int, recovery: float) -> None:
+def test_recovery__against_enumeration(length: int, recovery: float) -> None:
     mdp = first_error_chain(length, recovery)
     luck = list(itertools.product((False, True), repeat=length))
     chances = [float(np.prod([recovery if up else 1 - recovery for up in ups])) for ups in luck]
@@ -106,14 +106,14 @@ def test_reset_success_rates(length: int, q: float) -> None:
 
 @pytest.mark.parametrize("q", [0.0, 1e-9, 0.5, 1 - 1e-9, 1.0])
 @pytest.mark.parametrize("length", [1, 2, 50])
-def test_order_of_the_rates(length: int, q: float) -> None:
+def test_reset_success_rates__order(length: int, q: float) -> None:
     root, random_reset, first_error_reset = reset_success_rates(length, q)
     slack = 1 + 1e-12
     assert root / 2 <= random_reset * slack and random_reset <= root * slack
     assert root <= first_error_reset * slack and first_error_reset <= slack
 
 
-def test_rates_at_one_are_limits() -> None:
+def test_reset_success_rates__limits_at_q_1() -> None:
     at_one, nearly = reset_success_rates(8, 1.0), reset_success_rates(8, 1 - 1e-13)
     assert at_one == pytest.approx((1.0, 9 / 16, 1.0), rel=1e-15)
     assert nearly == pytest.approx(at_one, rel=1e-11)

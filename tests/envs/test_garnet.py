@@ -32,7 +32,7 @@ def test_sparse_is_the_same_problem() -> None:
     np.testing.assert_array_equal(rows.rewards, dense.rewards)
 
 
-def test_seeds() -> None:
+def test_garnet__differs_by_seed() -> None:
     assert (garnet(seed=0).transitions == garnet(seed=0).transitions).all()
     assert (garnet(seed=0).transitions != garnet(seed=1).transitions).any()
     assert (garnet(seed=0).rewards != garnet(seed=1).rewards).any()
@@ -63,7 +63,7 @@ def test_large_and_sparse() -> None:
     assert mdp.flat.nnz == 200_000
 
 
-def test_time() -> None:
+def test_garnet__horizon_or_discount() -> None:
     assert garnet().discount == 0.9 and garnet().horizon is None
     assert garnet(discount=0.5).discount == 0.5
     assert garnet(horizon=7).horizon == 7 and garnet(horizon=7).discount is None

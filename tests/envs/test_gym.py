@@ -1,4 +1,4 @@
-"""The Gymnasium environments and the import, against evaluation that is independent of `cpi`."""
+"""Gymnasium environments and `mdp_from_env`, against values computed without `cpi`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def small() -> TabularMDP:
 
 
 class Foreign(gym.Env[int, int]):
-    """Knows its transitions, and nothing else."""
+    """An environment with transitions and a start distribution only."""
 
     def __init__(self, P: Any, initial_state_distrib: Any) -> None:
         self.P, self.initial_state_distrib = P, initial_state_distrib
@@ -94,7 +94,7 @@ def uniform_values(P: Any, steps: int, discount: float, *, zero: bool = True) ->
     return V
 
 
-def test_the_table_holds_the_worlds() -> None:
+def test_worlds__all_are_registered() -> None:
     assert set(NAMES) <= set(WORLDS)
     assert set(IDS) <= set(gym.registry)
 
@@ -216,9 +216,9 @@ def test_ansi_line() -> None:
     assert TabularEnv(small()).render() is None
 
 
-def truncated_at(env: gym.Env[Any, Any], most: int) -> int | None:
+def truncated_at(env: gym.Env[Any, Any], limit: int) -> int | None:
     env.reset(seed=0)
-    for step in range(1, most + 1):
+    for step in range(1, limit + 1):
         if env.step(0)[3]:
             return step
     return None
@@ -245,7 +245,7 @@ def test_the_limit_follows_the_arguments() -> None:
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_ours_come_back_exactly(env_id: str) -> None:
+def test_mdp_from_env__returns_the_mdp_of_a_tabular_env(env_id: str) -> None:
     env = gym.make(env_id)
     assert mdp_from_env(env) is env.unwrapped.mdp  # type: ignore[attr-defined]
     for name in (env_id, f"envs.gym:{env_id}"):
@@ -257,7 +257,7 @@ def test_ours_come_back_exactly(env_id: str) -> None:
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_round_trip_through_the_lists(env_id: str) -> None:
+def test_mdp_from_env__round_trip_through_P(env_id: str) -> None:
     env = make(env_id)
     foreign = Foreign(env.P, env.initial_state_distrib)
     mdp = mdp_from_env(foreign, horizon=env.mdp.horizon, discount=env.mdp.discount)
@@ -287,8 +287,8 @@ def test_toy_text_uniform_value(env_id: str, time: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("env_id", ["CliffWalking-v1", "Taxi-v4"])
-def test_zero_bootstrap_matters(env_id: str) -> None:
-    """After termination these two go on in their `P`; the import must not."""
+def test_mdp_from_env__zero_value_after_termination(env_id: str) -> None:
+    """In `P` these two continue after termination; the imported MDP must not."""
     P = gym.make(env_id).unwrapped.P  # type: ignore[attr-defined]
     after = values(mdp_from_env(env_id, horizon=20), best=False)[: len(P)]
     assert np.abs(after - uniform_values(P, 20, 1.0, zero=False)).max() > 0.1
@@ -357,17 +357,17 @@ def test_unknown_id_is_one_line(env_id: str, hint: str) -> None:
     assert "\n" not in message
 
 
-def test_an_environment_without_transitions() -> None:
+def test_mdp_from_env__environment_without_P_is_refused() -> None:
     with pytest.raises(ValueError, match=r"CartPole-v1: no transitions .* needs P\[s\]\[a\]"):
         mdp_from_env("CartPole-v1", discount=0.9)
 
 
-def test_a_passenger_who_changes_destination() -> None:
+def test_mdp_from_env__fickle_passenger_is_refused() -> None:
     with pytest.raises(ValueError, match="fickle_passenger"):
         mdp_from_env(gym.make("Taxi-v4", fickle_passenger=True), discount=0.9)
 
 
-def test_time_is_needed_once() -> None:
+def test_mdp_from_env__needs_exactly_one_time() -> None:
     with pytest.raises(ValueError, match=r"FrozenLake-v1: .* give horizon \(H\) or discount"):
         mdp_from_env("FrozenLake-v1")
     for env in (gym.make("FrozenLake-v1"), TabularEnv(lock_chain(3))):
@@ -394,7 +394,7 @@ def test_a_broken_P_is_named(P: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("module", "loads"), [("envs", False), ("envs.reasoning", False), ("envs.gym", True)]
 )
-def test_only_this_module_loads_gymnasium(module: str, loads: bool) -> None:
+def test_imports__only_envs_gym_loads_gymnasium(module: str, loads: bool) -> None:
     code = f"import sys, {module}; print('gymnasium' in sys.modules)"
     root = Path(__file__).parents[2]
     done = subprocess.run(

@@ -29,7 +29,7 @@ def test_every_step_is_spent_in_the_needle_with_probability_p(
     mdp = needle(p, horizon, num_actions)
     assert (mdp.horizon, mdp.num_states, mdp.num_actions) == (horizon, 3, num_actions)
     first_only = np.eye(num_actions)[np.zeros(3, dtype=int)]
-    for policy in (uniform(num_actions), first_only):  # nothing that is done changes it
+    for policy in (uniform(num_actions), first_only):  # actions do not change it
         d = finite_occupancy(mdp, policy)
         assert d.shape == (horizon, 3)
         np.testing.assert_allclose(d[:, NEEDLE], p, rtol=8 * horizon * EPS)
@@ -57,8 +57,8 @@ def test_coverage_is_p_for_every_threshold_below_the_advantage(
     occupancy = finite_occupancy(mdp, uniform(num_actions)) / horizon
     largest = 1 - 1 / num_actions
     for share, covered in ((0.01, p), (0.5, p), (0.99, p), (1.01, 0.0)):
-        found = occupancy[best > share * largest].sum()
-        assert found == pytest.approx(covered, rel=1e-12)
+        coverage = occupancy[best > share * largest].sum()
+        assert coverage == pytest.approx(covered, rel=1e-12)
 
 
 @parameters
@@ -74,7 +74,7 @@ def test_value_of_the_uniform_and_of_the_best_policy(
         assert mdp.start @ v[0] == pytest.approx(J, rel=1e-13)
 
 
-def test_whatever_is_done_quiet_pays_nothing_and_loud_one() -> None:
+def test_needle__quiet_pays_0_and_loud_1() -> None:
     mdp = needle(num_actions=3)
     expected = {NEEDLE: [1, 0, 0], QUIET: [0, 0, 0], LOUD: [1, 1, 1]}
     for state, rewards in expected.items():
@@ -82,7 +82,7 @@ def test_whatever_is_done_quiet_pays_nothing_and_loud_one() -> None:
     assert mdp.reward_width == 1
 
 
-def test_no_state_ends_an_episode() -> None:
+def test_needle__no_terminal_state() -> None:
     assert not needle().terminal.any()
     assert not needle(p=1.0).terminal.any()
 

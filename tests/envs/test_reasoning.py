@@ -25,12 +25,12 @@ problems = st.builds(
 )
 
 
-#: What texts that are nearly solutions are made of.
+#: Pieces of texts that are nearly solutions.
 PIECES = ["\n", "7\n", "1\n", "3", "\\boxed{", "}", "\\boxed{9}", "\\boxed{5}", " ", "٣", "0"]
 
 
 def walk(task: ChainTask, problem: Problem, values: Any, verify: str) -> tuple[bool, float]:
-    """Follow `values` through the MDP: was every step clean, and what was paid at the end."""
+    """Follow `values` through the MDP: whether every step was clean, and the final reward."""
     mdp = task.mdp(problem, verify)
     state, clean, paid = task.state_index(0, problem.start), True, 0.0
     assert mdp.start[state] == 1
@@ -152,7 +152,7 @@ def test_success_is_the_product_of_the_rates() -> None:
 
 @pytest.mark.parametrize("verify", ["steps", "answer"])
 def test_value_by_enumeration(verify: str) -> None:
-    """Noisy and random policies that tell clean from unclean states: three ways agree."""
+    """Values of noisy and of random policies agree, computed in three ways."""
     mdp = TINY.mdp(TINY_PROBLEM, verify)
     rng = np.random.default_rng(3)
     random = rng.dirichlet(np.ones(4), size=mdp.num_states)
@@ -162,8 +162,8 @@ def test_value_by_enumeration(verify: str) -> None:
         assert induction(mdp, policy) == pytest.approx(J, rel=1e-12)
 
 
-def test_luck_is_real() -> None:
-    """*0 forgets every error, so a wrong first step costs nothing when the answer is all."""
+def test_verify_answer__passes_cancelling_errors() -> None:
+    """*0 cancels every error: a wrong first step costs nothing if only the answer counts."""
     task, problem = ChainTask(5, ("+1", "*0")), Problem(2, ("+1", "*0"))
     policy = task.noisy_policy(problem, 0.5)
     assert induction(task.mdp(problem, "steps"), policy) == pytest.approx(0.25)
@@ -189,7 +189,7 @@ def test_shape_of_the_mdp(verify: str) -> None:
 
 
 def test_checker_text_and_mdp_agree() -> None:
-    """Over all 4³ solutions: first error, verifier, flag and reward say the same."""
+    """First error, verifier, flag and reward agree on all 4³ solutions."""
     outcomes = set()
     for values in itertools.product(range(4), repeat=3):
         text = TINY.render_steps(TINY_PROBLEM, values)
@@ -226,7 +226,7 @@ def test_text_round_trip(problem: Problem, data: st.DataObject) -> None:
 @settings(deadline=None, max_examples=200)
 @given(problem=problems, text=st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 def test_any_text_is_checked(problem: Problem, text: str) -> None:
-    """Nothing a model writes raises, and passing is the same as having no first error."""
+    """No text raises an error; a text passes exactly if it has no first error."""
     values = TASK.parse_steps(problem, text)
     assert len(values) <= problem.length
     first = TASK.first_error(problem, values)
@@ -263,7 +263,7 @@ def test_the_first_planted_error_is_found(problem: Problem, data: st.DataObject)
         ("", [], 1),
         ("7\n1\n\\boxed{9}", [7, 1, 9], None),
         ("7\n1\n\\boxed{9}\n", [7, 1, 9], None),
-        ("7\n1\n\\boxed{9}\n5\n", [7, 1, 9], None),  # after the answer nothing is read
+        ("7\n1\n\\boxed{9}\n5\n", [7, 1, 9], None),  # text after the answer is ignored
         ("7\n1\n9\n", [7, 1, None], 3),  # no answer
         ("7\n1\n9", [7, 1, None], 3),
         ("7\n1\n9\n\\boxed{9}", [7, 1, None], 3),

@@ -1,7 +1,7 @@
-"""TabularMDP in memory: what it refuses and says, what it keeps, and what it computes.
+"""TabularMDP in memory: refused data and messages, stored arrays, and computed properties.
 
-The world used here has two actions and three states: 0 moves on with probability 3/4 under
-action 0, 1 always ends in 2, and 2 is terminal.
+The test MDP has two actions and three states. State 0 moves on with probability 3/4 under action 0,
+state 1 always ends in 2, and state 2 is terminal.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def with_row(state: int, action: int, row: list[float], as_csr: bool) -> Any:
     return sparse.csr_array(transitions.reshape(6, 3)) if as_csr else transitions
 
 
-# What is refused
+# Refused data
 
 
 @pytest.mark.parametrize("as_csr", [False, True], ids=["dense", "csr"])
@@ -141,11 +141,11 @@ def test_an_mdp_error_is_a_value_error() -> None:
     assert issubclass(MDPError, ValueError)
 
 
-# What is kept
+# Stored arrays
 
 
 @both_kinds
-def test_nothing_can_be_written(rows: Rows) -> None:
+def test_tabular_mdp__immutable(rows: Rows) -> None:
     mdp = world(transitions=rows())
     data = mdp.transitions.data if mdp.is_sparse else mdp.transitions
     for array in (mdp.rewards, mdp.start, data):
@@ -195,7 +195,7 @@ def test_duplicate_csr_entries_are_added() -> None:
     assert states.tolist() == [0, 1] and p.tolist() == [0.25, 0.75]
 
 
-# What is computed
+# Computed properties
 
 
 @both_kinds

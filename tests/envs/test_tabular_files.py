@@ -1,4 +1,4 @@
-"""TabularMDP as a file: round trips, files by other hands, and files that are not MDPs."""
+"""TabularMDP files: round trips, files without optional fields, and invalid files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_load_under_another_time(tmp_path: Path) -> None:
 
 
 @both_kinds
-def test_a_file_by_other_hands(tmp_path: Path, sparse: bool) -> None:
+def test_load__file_without_a_name(tmp_path: Path, sparse: bool) -> None:
     path = tmp_path / "theirs.npz"
     write(path, sparse)
     mdp = TabularMDP.load(path)

@@ -39,7 +39,7 @@ def test_shape_of_the_tree() -> None:
     assert np.flatnonzero(mdp.terminal).tolist() == list(range(4, 13))
 
 
-def test_seeds() -> None:
+def test_tree__differs_by_seed() -> None:
     np.testing.assert_array_equal(tree(3, 2, 1).rewards, tree(3, 2, 1).rewards)
     assert (tree(3, 2, 1).rewards != tree(3, 2, 2).rewards).any()
     leaf_rewards = tree_leaf_rewards(5, 3, 0)

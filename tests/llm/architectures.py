@@ -1,4 +1,4 @@
-"""Folders with the config.json of public models, numbers as published, and a tiny relative."""
+"""Published config.json files of public models, and a tiny Olmo3 configuration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: By the folder's name.
+#: Folder name → content of config.json.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "Olmo-3-7B-Instruct": {
         "architectures": ["Olmo3ForCausalLM"],
@@ -47,7 +47,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 
-#: Parameters, as their publishers count them.
+#: Parameter counts, as published.
 PARAMETERS = {
     "Olmo-3-7B-Instruct": 7_298_011_136,
     "Qwen2.5-14B-Instruct": 14_770_033_664,
@@ -56,7 +56,7 @@ PARAMETERS = {
 
 
 def write(folder: Path) -> dict[str, Path]:
-    """The folders, by name."""
+    """Write a folder per model; returns the folders by name."""
     for name, config in PUBLISHED.items():
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config))
@@ -64,7 +64,7 @@ def write(folder: Path) -> dict[str, Path]:
 
 
 def tiny_olmo3(max_position_embeddings: int = 64) -> Any:
-    """Three layers in four look back no more than 8 tokens."""
+    """A tiny configuration; three layers in four attend to the last 8 tokens only."""
     from transformers import Olmo3Config
 
     return Olmo3Config(

@@ -1,7 +1,7 @@
-"""What two processes do together in tests, and what one does alone: `run_job`, and this module.
+"""A job for tests of several processes: `run_job` starts this module once per process.
 
-Each process of a job leaves its answers in a file. The optimizer's epsilon is large, so that AdamW
-does not turn the rounding of a gradient near zero into the sign of a step.
+Each process writes its results to a file. The optimizer's epsilon is large: AdamW would otherwise
+turn the rounding of a gradient near zero into the sign of a step.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from llm.models.lora import LoraOptions
 from llm.models.policy import load_policy, merged_state_dict, trainable
 from llm.runs.training_state import optimizer_tensors
 from llm.tasks import Example
-from llm.tasks.shared import shared_verdicts
+from llm.tasks.shared import shard_verification
 from tests.llm.learner.test_updater import rows
-from tests.llm.small import Dictated, Essay
+from tests.llm.small import Essay, ScriptedEngine
 
-#: Options of the update, and what else differs.
+#: Options of the update, of the policy and of the rows, by case.
 CASES: dict[str, dict[str, Any]] = {
     "full": {},
     "untied, one row at a time": {"tied": False, "per_device_train_batch_size": 1},
@@ -63,7 +63,7 @@ CASES: dict[str, dict[str, Any]] = {
 def updater(
     folders: Mapping[bool, Path], case: Mapping[str, Any]
 ) -> tuple[PolicyUpdater, list[Row]]:
-    """An updater as the trainer makes it, and the rows of a step."""
+    """An updater as the trainer creates it, and the rows of a step."""
     options = dict(case)
     folder = str(folders[options.pop("tied", True)])
     batch = rows()[: options.pop("rows", None)]
@@ -80,27 +80,28 @@ def updater(
     policy = load()
     if lora.r:
         generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():  # else the gradient of one of both factors is 0
+        with torch.no_grad():  # otherwise the gradient of one of the two factors is 0
             for parameter in trainable(policy).values():
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     reference = load().eval().requires_grad_(False) if loss.beta and not lora.r else None
-    divided: Any = policy
+    sharded: Any = policy
     if world_size() > 1:
-        divided = fsdp.shard(policy)
+        sharded = fsdp.shard(policy)
         reference = reference and fsdp.shard(reference)
     optimizer = torch.optim.AdamW(trainable(policy).values(), lr=1e-2, eps=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
     update = PolicyUpdater(
-        divided, optimizer, schedule, loss, UpdateOptions(**options), max_completion_length=20,
+        sharded, optimizer, schedule, loss, UpdateOptions(**options), max_completion_length=20,
         reference=reference,
     )  # fmt: skip
     return update, batch
 
 
 def updated(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> dict[str, Any]:
-    """What two updates leave: metrics, what a checkpoint holds, what an engine gets.
+    """Results of two updates: metrics, content of a checkpoint, weights for an engine.
 
-    Between passes without a gradient, as for a parity check: none may see weights of before.
+    Passes without a gradient come before and after, as for a parity check. They must use the
+    current weights.
     """
     update, batch = updater(folders, case)
     probe = pad(batch, [0], update.device)
@@ -110,8 +111,8 @@ def updated(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> dict[str, 
             return [float(value) for value in update.logprobs(probe)]
 
     before = logprobs()
-    seen: list[int] = []
-    metrics = [update(batch, np.random.default_rng(step), seen.append) for step in range(2)]
+    tokens: list[int] = []
+    metrics = [update(batch, np.random.default_rng(step), tokens.append) for step in range(2)]
     names = list(trainable(update.policy))
     optimizer, record = optimizer_tensors(update.optimizer, names)
     return {
@@ -122,13 +123,13 @@ def updated(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> dict[str, 
         "optimizer": fsdp.gather_full_tensors(optimizer),
         "record": record,
         "engine": merged_state_dict(update.policy, torch.float32),
-        "tokens": sum(seen),
+        "tokens": sum(tokens),
         "logprobs": [before, logprobs()],
     }
 
 
 def samples(folders: Mapping[bool, Path]) -> dict[str, Any]:
-    """Completions of no, one, and five requests, and what they cost."""
+    """Completions of zero, one and five requests, and their token counts."""
     engine: Any = TransformersEngine(folders[True])
     if world_size() > 1:
         engine = ShardedEngine(engine)
@@ -147,7 +148,7 @@ class UnpicklableError(Exception):
 
 
 def raised(work: Callable[[], Any]) -> str:
-    """What a function raises."""
+    """Class and message of the error that a function raises."""
     try:
         work()
     except Exception as error:
@@ -156,14 +157,14 @@ def raised(work: Callable[[], Any]) -> str:
 
 
 def errors(folders: Mapping[bool, Path]) -> dict[str, str]:
-    """What all processes raise where one of them fails, or they disagree."""
+    """The errors of this process if one process fails, or if processes disagree."""
 
     def answer(prompt: Sequence[int], p: SamplingParams, j: int) -> Sequence[int]:
         if 13 in prompt:
             raise ValueError("13 is not spoken here")
         return [1] * p.max_tokens
 
-    engine, params = ShardedEngine(Dictated(answer)), [SamplingParams(max_tokens=2)] * 3
+    engine, params = ShardedEngine(ScriptedEngine(answer)), [SamplingParams(max_tokens=2)] * 3
 
     def fail() -> None:
         raise UnpicklableError(1, 2)
@@ -195,7 +196,7 @@ def errors(folders: Mapping[bool, Path]) -> dict[str, str]:
 
 
 class Moody(Essay):
-    """Nobody knows what it will say."""
+    """A task with random rewards, different in every process."""
 
     def reward(self, example: Example, completion: str) -> float:
         if completion == "bad":
@@ -206,9 +207,9 @@ class Moody(Essay):
         return [self.reward(e, c) for e, c in zip(examples, completions, strict=True)]
 
 
-def verdicts() -> dict[str, Any]:
-    """Rewards that a verifier draws from the operating system's noise."""
-    task: Any = shared_verdicts(Moody())
+def verifications() -> dict[str, Any]:
+    """Results of a verifier that draws random rewards from the operating system."""
+    task: Any = shard_verification(Moody())
     example = Example("essay", "a")
     return {
         "one by one": [task.reward(example, "text") for _ in range(3)],
@@ -219,7 +220,7 @@ def verdicts() -> dict[str, Any]:
 
 
 def run_job(folder: Path, *folders: Path, processes: int = 2) -> list[dict[str, Any]]:
-    """Answers of each process of a job, or what those that failed have printed."""
+    """Run a job; returns the results of each process, or the outputs if one failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -247,7 +248,7 @@ def run_job(folder: Path, *folders: Path, processes: int = 2) -> list[dict[str, 
 
 
 def main(folder: str, tied: str, untied: str) -> None:
-    """Everything of above, together."""
+    """Run all cases in this process of the job, and write the results."""
     torch.set_num_threads(1)
     folders = {True: Path(tied), False: Path(untied)}
     with job():
@@ -257,7 +258,7 @@ def main(folder: str, tied: str, untied: str) -> None:
             "updates": {name: updated(folders, case) for name, case in CASES.items()},
             "samples": samples(folders),
             "errors": errors(folders),
-            "verdicts": verdicts(),
+            "verdicts": verifications(),
             "speaks": gather(first_to_fail()),
         }
         torch.save(answers, Path(folder) / f"{rank()}.pt")

@@ -1,7 +1,8 @@
-"""Measured peak of an update: `python -m tests.llm.peak HOW …` prints JSON; a process each.
+"""Measured peak memory of an update: `python -m tests.llm.peak OPTION …` prints JSON.
 
-HOW is any of lora, checkpointing. Prints the bytes that the process grew by at its peak while an
-update went through a model of 11 M parameters, and what `llm.planning.footprint` said before.
+OPTION is any of lora, checkpointing. Prints the peak growth of the process in bytes during an
+update of a model of 11 M parameters, and the prediction of `llm.planning.footprint`. Each
+measurement needs its own process.
 """
 
 from __future__ import annotations
@@ -50,18 +51,18 @@ def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
     def update(rows: int) -> None:
         ids = torch.randint(4096, (rows, PROMPT + COMPLETION))
         present = torch.ones_like(ids)
-        present[0, -1] = 0  # a row is shorter, so that there is a mask
+        present[0, -1] = 0  # one shorter row, so that the mask matters
         mask = torch.zeros_like(ids, dtype=torch.bool)
         mask[:, PROMPT:] = present[:, PROMPT:].bool()
         completion_logprobs(policy, ids, present, mask).sum().backward()
 
     for parameter in trainable(policy).values():
         parameter.grad = torch.zeros_like(parameter)
-    update(1)  # what libraries take once
+    update(1)  # one-off allocations of the libraries
     before = peak_bytes()
     update(ROWS)
-    first = footprint.update(1, PROMPT, COMPLETION, checkpointing)
-    return {"measured": float(peak_bytes() - before), "predicted": float(predicted - first)}
+    one_row = footprint.update(1, PROMPT, COMPLETION, checkpointing)
+    return {"measured": float(peak_bytes() - before), "predicted": float(predicted - one_row)}
 
 
 if __name__ == "__main__":

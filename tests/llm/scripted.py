@@ -1,4 +1,4 @@
-"""A reasoner without a model: a `Simulator` of chain reasoning whose thoughts are scripted."""
+"""A `Simulator` of chain reasoning with scripted thoughts instead of a model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from llm.runs.rollout_records import Record, step_records, write_rollouts
 from llm.tasks import ChainReasoning, Example
 from llm.thoughts.simulator import Prompt, Thought
 
-#: The texts that follow a prefix; the last one of an episode that is "cut" is not boxed.
+#: Returns the texts after a prefix. If the last text is not boxed, the episode is cut.
 Writer = Callable[[Example, list[str], np.random.Generator], Sequence[str]]
 
 
 def thought(text: str, end: Any = "delimiter") -> Thought:
-    """A thought with one token a character."""
+    """A thought with one token per character."""
     ids = tuple(map(ord, text))
     return Thought(ids, np.full(len(ids), -0.5), text, end)
 
 
 class ScriptedReasoner:
-    """A `Simulator` whose episodes are written by a function; tokens are characters."""
+    """A `Simulator` whose episodes a function writes; tokens are characters."""
 
     def __init__(self, task: ChainReasoning, writer: Writer) -> None:
         self.task, self.writer = task, writer
@@ -50,7 +50,7 @@ class ScriptedReasoner:
 
 
 def sloppy(task: ChainReasoning, error_rate: float) -> Writer:
-    """Writes one value a line, and each is wrong with this probability."""
+    """A writer of one value per line; each value is wrong with probability `error_rate`."""
 
     def write(example: Example, kept: list[str], rng: np.random.Generator) -> list[str]:
         problem = example.data
@@ -67,7 +67,7 @@ def sloppy(task: ChainReasoning, error_rate: float) -> Writer:
 
 
 def prompts(task: ChainReasoning, number: int) -> list[Prompt]:
-    """The starts of the first problems."""
+    """The prompts of the first problems."""
     return [Prompt(tuple(map(ord, e.prompt)), e) for e in task.examples("train")[:number]]
 
 
@@ -81,15 +81,15 @@ def collected(
     rule: ResetRule | None = None,
     **options: Any,
 ) -> tuple[cpi.Collection, list[Record]]:
-    """One training step's groups, and their records."""
-    inner = rule or checker_rule(task)
-    assert inner is not None
-    watched = RecordingRule(inner, task, Reporter(1))
+    """The groups of one training step, and their records."""
+    base_rule = rule or checker_rule(task)
+    assert base_rule is not None
+    recording_rule = RecordingRule(base_rule, task, Reporter(1))
     groups = cpi.collect(
         ScriptedReasoner(task, writer),
         prompts(task, number),
         plan,
-        watched,
+        recording_rule,
         np.random.default_rng(step),
     )
     records = step_records(
@@ -98,14 +98,14 @@ def collected(
         cpi.group_advantages([group.returns for group in groups]),
         plan,
         rule="srpo checker",
-        verdicts=watched.verdicts,
+        seed_weights=recording_rule.seed_weights,
         **options,
     )
     return groups, records
 
 
 def write_run(run: Path, steps: Sequence[int] = (0, 5, 10), **options: Any) -> Path:
-    """A run's folder with rollouts of a reasoner that improves."""
+    """Write a run's folder with rollouts of a reasoner that improves; returns the folder."""
     task = ChainReasoning(train=16, test=4)
     for step in steps:
         _, records = collected(task, sloppy(task, 0.4 / (1 + step / 5)), step=step, **options)

@@ -1,4 +1,4 @@
-"""An engine that says what it is told, tokenizers of a few words, and groups of random tokens."""
+"""A scripted engine, tokenizers of a few words, a small task, and groups of random tokens."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from llm.engines import Completion, EngineStats, SamplingParams
 from llm.tasks import Example, Task
 from llm.thoughts.simulator import Prompt, Thought, token_ids
 
-#: The tokens that follow a prompt in its j-th sample; what is beyond the engine's limits is not
-#: generated.
+#: Returns the tokens that follow a prompt in its j-th sample; the engine cuts them at its limits.
 Answer = Callable[[Sequence[int], SamplingParams, int], Sequence[int]]
 
 EOS = "<eos>"
 
 
-class Dictated:
-    """An `Engine` that keeps the protocol, and whose tokens a function names."""
+class ScriptedEngine:
+    """An `Engine` whose tokens come from a function."""
 
     dtype = torch.float32
 
@@ -47,7 +46,7 @@ class Dictated:
     @staticmethod
     def _completion(words: Sequence[int], p: SamplingParams, j: int) -> Completion:
         ids = list(words)[: p.max_tokens]
-        stops = [at for at, token in enumerate(ids) if token in p.stop_token_ids]
+        stops = [i for i, token in enumerate(ids) if token in p.stop_token_ids]
         if stops:
             ids = ids[: stops[0] + 1]
         assert stops or len(ids) == p.max_tokens, "the script ends before the completion does"
@@ -61,7 +60,7 @@ class Dictated:
 
 
 def word_tokenizer(words: Sequence[str], eos: str | None = EOS) -> Any:
-    """A tokenizer in which each of these words is a token; a text is read longest word first."""
+    """A tokenizer with a token per word; it matches the longest word first."""
     words = [*words, "<unk>", *([eos] if eos else [])]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     longest_first = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
@@ -71,7 +70,7 @@ def word_tokenizer(words: Sequence[str], eos: str | None = EOS) -> Any:
 
 
 def byte_tokenizer() -> Any:
-    """A token is a byte: any text can be said, and characters are split."""
+    """A tokenizer with a token per byte: it encodes any text, and splits characters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -80,7 +79,7 @@ def byte_tokenizer() -> Any:
 
 
 class Essay(Task):
-    """One problem whose reward is 1 for a text with the word "good"; it remembers the texts."""
+    """A task of one problem; the reward is 1 for a text with the word "good". Keeps the texts."""
 
     def __init__(self, delimiter: str = "</thought>", stop: tuple[str, ...] = ()) -> None:
         self.delimiter, self.stop = delimiter, stop
@@ -98,11 +97,16 @@ class Essay(Task):
 
 
 def random_thoughts(rng: np.random.Generator, lengths: Sequence[int], end: Any) -> list[Thought]:
-    """Thoughts of these many tokens, the last of which ended as `end` says."""
+    """Thoughts of these lengths in tokens; the last one has the end `end`."""
     ends = ["delimiter" if number < len(lengths) else end for number in range(1, len(lengths) + 1)]
     return [
-        Thought(tuple(rng.integers(1, 63, n).tolist()), rng.normal(-3, 1, n), f"thought {n}", how)
-        for n, how in zip(lengths, ends, strict=True)
+        Thought(
+            tuple(rng.integers(1, 63, n).tolist()),
+            rng.normal(-3, 1, n),
+            f"thought {n}",
+            thought_end,
+        )
+        for n, thought_end in zip(lengths, ends, strict=True)
     ]
 
 
@@ -114,7 +118,7 @@ def random_group(
     ends: Sequence[str] | None = None,
     prompt: int = 5,
 ) -> Group:
-    """Episodes that share thoughts of `kept` tokens, and go on by thoughts of `suffixes` tokens."""
+    """A group; its prefix has thoughts of `kept` tokens, its suffixes thoughts of `suffixes`."""
     start = Prompt(tuple(rng.integers(1, 63, prompt).tolist()), Example("random", ""))
     steps = tuple(random_thoughts(rng, kept, "delimiter"))
     prefix = Prefix(start, steps)
@@ -132,7 +136,7 @@ def random_group(
 
 
 def dense_logprobs(model: Any, ids: Any, temperature: float = 1.0) -> Tensor:
-    """Log-probs (T − 1,) of all tokens but the first, of one sequence alone, with a graph."""
+    """Differentiable log-probs (T − 1,) of all tokens but the first, of a single sequence."""
     tokens = torch.tensor(np.asarray(ids).tolist())
     table = (model(tokens[None], use_cache=False).logits[0, :-1] / temperature).log_softmax(-1)
     return table.gather(-1, tokens[1:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""Tensors that are the same to the bit."""
+"""Bit-exact comparison of tensors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def bits(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes()
 
 
-def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert found[name].shape == tensor.shape, name
-        assert bits(found[name]) == bits(tensor), name
+        assert actual[name].dtype == tensor.dtype, name
+        assert actual[name].shape == tensor.shape, name
+        assert bits(actual[name]) == bits(tensor), name

@@ -1,4 +1,4 @@
-"""Tiny language models with weights from a seed: nothing is downloaded."""
+"""Tiny language models with seeded weights, without a download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 VOCABULARY = 64
 MAX_LENGTH = 256
 
-#: Of a vLLM engine that several tests may have at once, on a CPU or a GPU.
+#: Options of a vLLM engine that several tests may run at once, on a CPU or a GPU.
 VLLM: dict[str, Any] = {
     "dtype": "float32",
     "enforce_eager": True,
@@ -22,10 +22,10 @@ VLLM: dict[str, Any] = {
 
 
 def tiny_qwen2(*, tied: bool = True, seed: int = 0) -> Any:
-    """A Qwen2 of 0.08 M parameters, head_dim 32 (vLLM's least on a CPU), none of them constant.
+    """A Qwen2 of 0.08 M parameters, none of them constant, with head_dim 32 (vLLM's CPU minimum).
 
-    Weights are large enough for distributions over tokens to be far from uniform: mean entropy 3.0
-    nats of 4.2, mean largest probability .2.
+    Large weights make distributions over tokens far from uniform: mean entropy 3.0 of at most 4.2
+    nats, mean largest probability 0.2.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM

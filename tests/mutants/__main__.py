@@ -1,9 +1,8 @@
-"""`make mutants`: plant each fault of this folder in a copy of the tree and run the tests on it.
+"""`make mutants`: mutation tests; plants each fault in a copy of the tree and runs the tests on it.
 
-A fault is caught when a test *fails*, by pytest's own record of the run (JUnit XML): a copy that
-cannot be collected, or whose fixtures raise, counts as a broken mutant, and so does a fault whose
-text is no longer in the code exactly once. Each set of tests must first pass on an unchanged copy.
-Exit code 0 only if every fault was caught.
+A fault is caught if a test *fails* in pytest's JUnit XML record. A mutant is broken if the copy
+cannot be collected, a fixture raises, or the fault's text is not in the code exactly once. The same
+tests must pass on an unchanged copy. The exit code is 0 only if every fault is caught.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from tests.mutants.scale import SCALE
 from tests.mutants.values import VALUES, WORLDS
 
 MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS + LLM + BRIDGE + DISTRIBUTED + SCALE
-if importlib.util.find_spec("vllm") is not None:  # else its tests are skipped
+if importlib.util.find_spec("vllm") is not None:  # else the vLLM tests are skipped
     MUTANTS += VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Where a fault of a room must show, if the nearest tests miss it.
+#: Top-level folder → tests to run on a fault that its nearest tests miss.
 TABULAR = ("tests/cpi", "tests/envs")
 EVERYTHING = {"envs": TABULAR, "cpi": TABULAR, "llm": ("tests/llm",)}
 ROOMS = ("cpi", "envs", "llm", "paper_figures", "tests")
 
 
 def copy_tree(target: Path) -> None:
-    """What the tests need, without environments, caches and results."""
+    """Copy the files that the tests need, without environments, caches and results."""
     for room in ROOMS:
         shutil.copytree(ROOT / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", target)
@@ -61,7 +60,7 @@ def plant(mutant: Mutant, tree: Path) -> None:
 
 
 def nearest_tests(mutant: Mutant, tree: Path) -> list[str]:
-    """The mutant's own tests, the file that mirrors its file, or the fast ones of its folder."""
+    """The tests that the mutant names, the mirror of its file, or the defaults of its folder."""
     if mutant.tests:
         return list(mutant.tests)
     path = Path("tests") / mutant.file
@@ -72,14 +71,14 @@ def nearest_tests(mutant: Mutant, tree: Path) -> list[str]:
 
 
 class TestRun(NamedTuple):
-    """What pytest recorded of a run.
+    """Outcome of a pytest run.
 
     Attributes
     ----------
     outcome : {"passed", "failed", "broken"}
-        "broken" if no test failed, but not all could be run.
+        "broken": no test failed, but some could not be run.
     detail : str
-        The first test that failed, or pytest's last line.
+        The first failed test, or the last line of output.
     """
 
     outcome: str
@@ -87,8 +86,8 @@ class TestRun(NamedTuple):
 
 
 def run_tests(tree: Path, tests: Sequence[str]) -> TestRun:
-    """The fast ones of `tests`, up to the first failure; `tree` shadows the installed packages."""
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # faults run side by side
+    """Run the fast tests up to the first failure; `tree` shadows the installed packages."""
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # several runs share the cores
     record = tree / "junit.xml"
     record.unlink(missing_ok=True)
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", f"--junitxml={record}"]
@@ -111,19 +110,19 @@ def run_tests(tree: Path, tests: Sequence[str]) -> TestRun:
 
 
 class Verdict(NamedTuple):
-    """What became of a fault: "caught", "survived" or "broken", and the line that says more."""
+    """Result for one fault: "caught", "survived" or "broken", and a line of detail."""
 
     outcome: str
     detail: str
 
 
 class Runner:
-    """Plants faults, and runs tests on unchanged copies as far as they are needed.
+    """Plants faults and runs tests; caches the results on unchanged copies.
 
     Parameters
     ----------
     elsewhere : bool
-        Run all tests of the room on a fault that its nearest tests miss.
+        Run all tests of the top-level folder on a fault that its nearest tests miss.
     """
 
     def __init__(self, elsewhere: bool = True) -> None:
@@ -132,7 +131,7 @@ class Runner:
         self._lock = Lock()
 
     def verdict(self, mutant: Mutant) -> Verdict:
-        """Whether the tests catch a fault. Most fail next door; only those that do not need all."""
+        """Test one fault: with its nearest tests first, then, if these pass, with all tests."""
         with tempfile.TemporaryDirectory() as folder:
             tree = Path(folder)
             copy_tree(tree)
@@ -148,12 +147,12 @@ class Runner:
         if run.outcome == "failed":
             unchanged = self.unchanged(tuple(tests))
             if unchanged.outcome != "passed":
-                return Verdict("broken", f"fails on an unchanged copy, too: {unchanged.detail}")
+                return Verdict("broken", f"fails on an unchanged copy as well: {unchanged.detail}")
             return Verdict("caught", run.detail)
         return Verdict("survived" if run.outcome == "passed" else "broken", run.detail)
 
     def unchanged(self, tests: tuple[str, ...]) -> TestRun:
-        """The tests on an unchanged copy, run once for each set of them."""
+        """Run a set of tests on an unchanged copy, once per set."""
         with self._lock:
             mine = tests not in self._unchanged
             future = self._unchanged.setdefault(tests, Future())
@@ -168,7 +167,7 @@ class Runner:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The argument parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.mutants",
         description=__doc__,
@@ -180,22 +179,22 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="WORD",
-        help="only the faults whose file and description hold all of these words",
+        help="only faults whose file name and description contain all of these words",
     )
-    add("--sample", type=int, metavar="N", help="only N of them, drawn at random")
-    add("--seed", default="0", help="of the sample, any word (default: 0)")
-    add("--jobs", type=int, default=os.cpu_count(), metavar="N", help="faults at a time")
-    add("--list", action="store_true", help="print the faults and run nothing")
+    add("--sample", type=int, metavar="N", help="only N faults, drawn at random")
+    add("--seed", default="0", help="random seed of the sample, any text (default: 0)")
+    add("--jobs", type=int, default=os.cpu_count(), metavar="N", help="faults tested in parallel")
+    add("--list", action="store_true", help="print the faults without running tests")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all faults, or those asked for; returns the exit code."""
+    """Test the selected faults; returns the exit code."""
     parser = make_parser()
     args = parser.parse_args(argv)
     chosen = [m for m in MUTANTS if all(word in f"{m.file}: {m.fault}" for word in args.only)]
     if not chosen:
-        parser.error(f"--only: no description holds {' and '.join(args.only)}")
+        parser.error(f"--only: no description contains {' and '.join(args.only)}")
     if args.sample is not None:
         chosen = random.Random(args.seed).sample(chosen, min(args.sample, len(chosen)))
     if args.list:

@@ -1,4 +1,4 @@
-"""Faults in the bounds: a wrong constant in each."""
+"""Faults in the bounds: one wrong constant each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CONSTANTS = (
         "_trpo(u, float(u.tv.max()) ** 2)",
         "_trpo(u, float(u.tv.max()))",
     ),
-    Mutant(DISCOUNTED, "KL the other way round", "np.log(old / new)", "np.log(new / old)"),
+    Mutant(DISCOUNTED, "KL with its arguments swapped", "np.log(old / new)", "np.log(new / old)"),
     Mutant(
         DISCOUNTED,
         "CPO constant 2 → 1.9",
@@ -205,7 +205,7 @@ CONSTANTS = (
     ),
     Mutant(
         "cpi/bounds/bound.py",
-        "a violation is forgiven",
+        "violations up to 1 are accepted",
         "return not self.slack >= -self.rounding",
         "return not self.slack >= -1.0 - self.rounding",
     ),

@@ -1,4 +1,4 @@
-"""Faults where several processes train together."""
+"""Faults in distributed training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ START = ("tests/llm/engines/test_start.py",)
 DISTRIBUTED = (
     Mutant(
         "llm/learner/rows.py",
-        "shortest rows are dealt first",
+        "shortest rows are sharded first",
         "key=lambda i: (-len(rows[i].ids), i)",
         "key=lambda i: (len(rows[i].ids), -i)",
         ROWS,
     ),
     Mutant(
         "llm/learner/rows.py",
-        "rounds end with the first who has no row",
-        "most = max(map(len, dealt))",
-        "most = min(map(len, dealt))",
+        "rounds end with the first rank without rows",
+        "longest = max(map(len, shards))",
+        "longest = min(map(len, shards))",
         ROWS,
     ),
     Mutant(
@@ -32,30 +32,30 @@ DISTRIBUTED = (
     ),
     Mutant(
         "llm/models/fsdp.py",
-        "weights of before the step after a pass without gradients",
+        "stale weights after a pass without gradients",
         "reshard_after_forward=True",
         "reshard_after_forward=False",
         JOB,
     ),
     Mutant(
         "llm/learner/updater.py",
-        "the loss of the first process's rows alone",
+        "the loss counts only one process's rows",
         '"loss": sum(losses)',
         '"loss": losses[0]',
         JOB,
     ),
     Mutant(
         "llm/distributed/processes.py",
-        "answers in another order than requests",
-        "mine = items[rank() :: size]",
-        "mine = items[size - 1 - rank() :: size]",
+        "results in another order than the requests",
+        "shard = items[rank() :: size]",
+        "shard = items[size - 1 - rank() :: size]",
         JOB,
     ),
     Mutant(
         "llm/engines/vllm_process.py",
         "tensor-parallel engines of two processes share a GPU",
-        "else first + here * number",
-        "else first + here",
+        "else first + local_rank * number",
+        "else first + local_rank",
         START,
     ),
 )

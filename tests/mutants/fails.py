@@ -1,4 +1,4 @@
-"""A test that always fails; no ordinary run collects it. The runner's tests name it."""
+"""A test that always fails, used by the tests of the runner; ordinary runs do not collect it."""
 
 
 def test_fails() -> None:

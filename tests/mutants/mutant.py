@@ -1,4 +1,4 @@
-"""What a planted fault is."""
+"""The description of a planted fault."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """Replace `old`, which stands once in `file`, by `new`.
+    """A fault: replace the only occurrence of `old` in `file` by `new`.
 
-    `tests` are run first, where they are not the file that mirrors the mutant's.
+    `tests` run first; by default, the test file that mirrors `file`.
     """
 
     file: str
@@ -19,5 +19,5 @@ class Mutant(NamedTuple):
 
     @property
     def room(self) -> str:
-        """The folder at the top."""
+        """The top-level folder of the file."""
         return self.file.partition("/")[0]

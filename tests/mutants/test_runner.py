@@ -1,4 +1,4 @@
-"""The runner itself: a fault that must be caught, one that must survive, two that are broken."""
+"""The mutation-test runner: caught, surviving and broken mutants, and the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults in exact values and worlds."""
+"""Faults in exact values and environments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VALUES = (
     ),
     Mutant(
         "cpi/exact/values.py",
-        "occupancy from values' side of the factorisation",
+        "occupancy solved without the transpose",
         "self.resolvent.solve_transposed(start)",
         "self.resolvent.solve(start)",
     ),
@@ -25,7 +25,7 @@ VALUES = (
     ),
     Mutant(
         "cpi/exact/values.py",
-        "values look at their own step",
+        "values use the same step instead of the next",
         "action_values(self.mdp, V[h + 1]) if h + 1 < horizon",
         "action_values(self.mdp, V[h]) if h + 1 < horizon",
     ),
@@ -49,7 +49,7 @@ VALUES = (
     ),
     Mutant(
         "cpi/exact/optimal.py",
-        "backward induction looks at its own step",
+        "backward induction uses the same step instead of the next",
         "Q = action_values(mdp, V[h + 1])",
         "Q = action_values(mdp, V[h])",
     ),
@@ -79,7 +79,7 @@ VALUES = (
     ),
     Mutant(
         "cpi/exact/optimal.py",
-        "linear program looks back in time",
+        "linear program uses the previous step instead of the next",
         "k=1)",
         "k=-1)",
     ),

@@ -1,4 +1,4 @@
-"""Figures are drawn from recorded data, twice the same, and bad input is named."""
+"""Figures of training runs and of the comparison: drawing, determinism, error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm.compare.arms import ARMS
 from paper_figures import compare, training_run
 from paper_figures.framework.style import COLOURS, DASHES, family
 
-#: What begins every PNG file.
+#: The signature of PNG files.
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -26,32 +26,32 @@ def write_run(folder: Path, steps: int = 5) -> Path:
     return folder
 
 
-def test_a_run_is_drawn_and_the_same_again(tmp_path: Path) -> None:
+def test_training_run__draws_deterministically(tmp_path: Path) -> None:
     run, out = write_run(tmp_path / "run"), tmp_path / "figures" / "run.png"
     assert training_run.main([str(run), "--out", str(out)]) == 0
     first = out.read_bytes()
     assert first.startswith(PNG)
     assert training_run.main([str(run), "--out", str(out)]) == 0
     assert out.read_bytes() == first
-    # More of a run is another picture.
+    # A longer run gives another picture.
     other = write_run(tmp_path / "other", steps=6)
     assert training_run.main([str(other), "--out", str(out)]) == 0
     assert out.read_bytes() != first
 
 
-def test_tokens_of_a_row_include_localizations() -> None:
+def test_tokens__includes_localizations() -> None:
     assert training_run.tokens({"ledger/steps": 70, "ledger/localizer_cost": 30}) == 100
     assert training_run.tokens({}) == 0
 
 
-def test_no_run_no_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main__missing_runs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert training_run.main([str(tmp_path)]) == 2
     assert "no metrics.jsonl in it" in capsys.readouterr().err
     assert compare.main(["--results", str(tmp_path)]) == 2
     assert "python -m llm.compare makes them" in capsys.readouterr().err
 
 
-def test_every_method_has_a_colour_and_a_dash_of_its_own() -> None:
+def test_style__distinct_colour_and_dash_per_method() -> None:
     assert {family(arm) for arm in ARMS} <= COLOURS.keys()
     assert COLOURS.keys() == DASHES.keys()
     assert len(set(COLOURS.values())) == len(COLOURS) == len(set(map(str, DASHES.values())))
@@ -70,14 +70,14 @@ def record(tokens: int, steps: int, end: float) -> dict[str, Any]:
     return {"curve": curve | {"success": (end * x).tolist()}, "config": config}
 
 
-def test_mean_curve_ends_where_the_first_run_does() -> None:
+def test_mean_curve__ends_with_the_shortest_run() -> None:
     grid, mean = compare.mean_curve([record(100, 10, 1.0), record(100, 20, 0.5)], "step")
     assert grid[-1] == 10
     assert mean[-1] == pytest.approx((1.0 + 0.25) / 2)
     assert mean[0] == 0
 
 
-def test_comparison_is_drawn_from_what_is_recorded(tmp_path: Path) -> None:
+def test_compare__draws_recorded_runs(tmp_path: Path) -> None:
     results = tmp_path / "results"
     for regime in ("short", "long"):
         (results / regime).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The figures of language models: their statistics by hand, and their data twice the same."""
+"""Figures of language models: hand-computed statistics, verdicts, and reproducible data."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from paper_figures.framework.figure import plain, read
 from paper_figures.framework.rounding import rounded
 from paper_figures.framework.verdicts import (
     ahead,
-    apart,
+    compare_intervals,
+    estimate_text,
     paired,
-    said,
     signs,
     stuck_words,
-    where,
+    tally,
 )
 from paper_figures.framework.wilson import clustered_share
 
 # ------------------------------------------------------------------ shares in clusters
 
-#: Of all figures.
+#: Folder of the recorded data.
 RECORDS = Path(l6_published.__file__).parent / "results"
 
 
-def test_share_of_trials_on_their_own_is_wilsons() -> None:
+def test_clustered_share__independent_trials_give_wilson() -> None:
     y = np.repeat([1, 0], [300, 700])
     share = clustered_share(y, np.ones(1000))
     own = binomtest(300, 1000).proportion_ci(method="wilson")
@@ -63,7 +63,7 @@ def test_share_of_trials_on_their_own_is_wilsons() -> None:
     assert (share.low, share.high) == pytest.approx((own.low, own.high), abs=1e-4)
 
 
-def test_interval_covers_when_trials_of_a_cluster_are_alike() -> None:
+def test_clustered_share__covers_with_correlated_trials() -> None:
     rng = np.random.default_rng(0)
     covered, naive = 0, 0
     for _ in range(400):
@@ -76,12 +76,12 @@ def test_interval_covers_when_trials_of_a_cluster_are_alike() -> None:
     assert naive < 320
 
 
-def test_share_at_an_end_counts_clusters() -> None:
+def test_clustered_share__counts_clusters_at_0_and_1() -> None:
     share, few = clustered_share([0, 0, 0], [8, 8, 8]), clustered_share([0, 0, 0], [1, 1, 1])
     assert share[:3] == few[:3]
     assert (share.low, share.value) == (0, 0)
     assert share.high == pytest.approx(binomtest(0, 3).proportion_ci(method="wilson").high)
-    # All clusters alike by chance: no more than the trials.
+    # Zero variance: n_eff is capped at the number of trials.
     assert clustered_share([1, 1], [2, 2]).high < 1
     with pytest.raises(ValueError, match="trials: there are none"):
         clustered_share([0], [0])
@@ -90,7 +90,7 @@ def test_share_at_an_end_counts_clusters() -> None:
 # ------------------------------------------------------------------ verdicts
 
 
-def test_verdicts_follow_from_tests_of_all_comparisons() -> None:
+def test_ahead__verdict_from_all_comparisons() -> None:
     above, level, below = ({"value": v, "p": p} for v, p in ((1, 1e-3), (1, 0.5), (-1, 1e-3)))
     assert ahead([above, above]) == "holds"
     assert ahead([above, level]) == "holds with a caveat"
@@ -99,44 +99,44 @@ def test_verdicts_follow_from_tests_of_all_comparisons() -> None:
     assert ahead([level, level]) == "not seen here"
     assert ahead([level, below]) == "does not hold here"
     assert ahead([{"value": None, "p": 1e-3}], 1) == "holds"
-    told = "ahead in 1 of 3, behind in 1, undecided in 1"
-    assert where([above, level, below]) == told
-    assert said({"value": -1.5, "low": -2, "high": None}, ".1f") == "−1.5 [−2.0, ∞]"
+    counts = "ahead in 1 of 3, behind in 1, undecided in 1"
+    assert tally([above, level, below]) == counts
+    assert estimate_text({"value": -1.5, "low": -2, "high": None}, ".1f") == "−1.5 [−2.0, ∞]"
 
 
-def test_one_interval_that_barely_excludes_0_decides_nothing_among_many() -> None:
+def test_signs__holm_correction() -> None:
     barely, level = {"value": -0.03, "p": 0.04}, {"value": 0.0, "p": 0.6}
     assert signs([barely]) == [-1]
     assert signs([barely, level, level, level]) == [0, 0, 0, 0]
-    # Holm is step-down: once 0.01 is decided, 0.024 is held against 0.05/2.
+    # Holm is step-down: after 0.01 is decided, 0.024 is compared with 0.05/2.
     ps = [{"value": 1.0, "p": p} for p in (0.024, 0.01, 0.9)]
     assert signs(ps) == [1, 1, 0]
     assert signs([{"value": 1.0, "p": p} for p in (0.024, 0.02, 0.9)]) == [0, 0, 0]
 
 
-def test_p_values_of_few_differences() -> None:
+def test_p_values__t_test_and_bootstrap() -> None:
     values = np.array([0.1, 0.2, -0.05, 0.12, 0.3, 0.07, 0.01, 0.15])
-    found = paired(values)
-    assert found["p"] == pytest.approx(ttest_1samp(values, 0).pvalue)
-    assert found["value"] == pytest.approx(values.mean())
-    assert found["low"] < found["value"] < found["high"]
+    estimate = paired(values)
+    assert estimate["p"] == pytest.approx(ttest_1samp(values, 0).pvalue)
+    assert estimate["value"] == pytest.approx(values.mean())
+    assert estimate["low"] < estimate["value"] < estimate["high"]
     assert (paired([0.0, 0.0])["p"], paired([0.1, 0.1])["p"]) == (1.0, 0.0)
-    drawn = np.linspace(0.9, 1.9, 1000)
-    assert speed.bootstrap_p(drawn, 1) == pytest.approx(0.2, abs=0.005)
-    assert speed.bootstrap_p(drawn, 0) == pytest.approx(2 / 1001)
+    samples = np.linspace(0.9, 1.9, 1000)
+    assert speed.bootstrap_p(samples, 1) == pytest.approx(0.2, abs=0.005)
+    assert speed.bootstrap_p(samples, 0) == pytest.approx(2 / 1001)
     assert speed.bootstrap_p(np.ones(10), 1) == 1
 
 
-def test_intervals_apart_and_runs_that_never_took_off() -> None:
+def test_compare_intervals__and_stuck_words() -> None:
     a, b = {"low": 0.1, "high": 0.2}, {"low": 0.3, "high": 0.4}
-    assert (apart(a, b), apart(b, a), apart(a, a)) == (-1, 1, 0)
+    assert (compare_intervals(a, b), compare_intervals(b, a), compare_intervals(a, a)) == (-1, 1, 0)
     assert stuck_words({"few": {"GRPO": [0.0, 0.9], "SRPO": [0.9, 0.9]}}) == (
         "Ended below 0.1: 1 of 2 of GRPO in few."
     )
     assert stuck_words({"few": {"SRPO": [0.9]}}) == ""
 
 
-def test_rounding_keeps_significant_digits() -> None:
+def test_rounded__keeps_significant_digits() -> None:
     assert rounded({"a": [1234567.0, 1e-9 / 3], "n": 1234567}, 3) == {
         "a": [1230000.0, 3.33e-10],
         "n": 1234567,
@@ -151,22 +151,22 @@ def run(tokens: list[float], success: list[float]) -> dict[str, Any]:
     return {"curve": curve, "config": {"token_budget": tokens[-1]}}
 
 
-def test_ratios_of_what_it_takes() -> None:
+def test_ratio__of_costs_with_unreached_targets() -> None:
     slow = {seed: run([0, 100, 200], [0, 0.2, 1]) for seed in range(4)}
     fast = {seed: run([0, 100, 200], [0, 0.6, 1]) for seed in range(4)}
     never = {seed: run([0, 100, 200], [0, 0.1, 0.2]) for seed in range(4)}
     records = {"grpo": slow, "fast": fast, "never": never}
 
     def ratio(arm: str, over: str = "grpo") -> tuple[Any, ...]:
-        found = speed.ratio(records, arm, "tokens", 0.5, 50, over)
-        return tuple(found[name] for name in ("value", "low", "high", "p"))
+        estimate = speed.ratio(records, arm, "tokens", 0.5, 50, over)
+        return tuple(estimate[name] for name in ("value", "low", "high", "p"))
 
     sure = pytest.approx(2 / 51)
     assert ratio("fast") == (2.0, 2.0, 2.0, sure)
     assert ratio("never") == (0.0, 0.0, 0.0, sure)
     assert ratio("fast", "never") == (None, None, None, sure)
     assert ratio("never", "never") == (1.0, 1.0, 1.0, 1.0)
-    # Half of the seeds are stuck: a bootstrap over them goes from 0 to 2.
+    # Half of the seeds are stuck: the bootstrap interval is 0 to 2.
     records["mixed"] = {**fast, 0: never[0], 1: never[1]}
     _, low, high, p = ratio("mixed")
     assert (low, high) == (0.0, 2.0)
@@ -174,7 +174,7 @@ def test_ratios_of_what_it_takes() -> None:
     assert l1_curves.ends(records["mixed"]) == [0.2, 0.2, 1, 1]
 
 
-def test_bands_are_of_the_mean() -> None:
+def test_band__interval_of_the_mean() -> None:
     alike = {"grpo": {seed: run([0, 100], [0, 0.8]) for seed in range(8)}}
     settings = {"points": 5, "resamples": 200}
     band = l1_curves.band(alike, "grpo", "tokens", settings)
@@ -188,22 +188,29 @@ def test_bands_are_of_the_mean() -> None:
 # ------------------------------------------------------------------ L2
 
 
-def test_resets_are_counted() -> None:
+def test_summarize__counts_resets_by_distance() -> None:
     rows = np.array([[0, 3, 1, 1, 2], [0, 3, 2, 0, 0], [1, 4, 0, 3, 1]])  # kept: at, before, after
-    found = {"fresh": [0.0, 1.0], "right": [0, 4], "unparsed": 0.5, "self": rows, "random": rows}
-    summed = reset_outcomes.summed([found, found], 3, samples=4, continuations=4)
-    own = summed["rules"]["self"]
-    assert (summed["success"], summed["fresh"]["value"]) == (0.5, 0.5)
-    assert summed["first_errors"] == [2, 2, 2]
-    assert own["landed"] == [2, 2, 2]  # a fourth step counts as the third
-    assert own["off"] == [0, 0, 2, 0, 2, 0, 0, 2, 0]
-    assert own["exact"]["value"] == own["within_1"]["value"] == pytest.approx(1 / 3)
-    assert own["clean"]["value"] == pytest.approx(2 / 3)
-    assert {d: c["value"] for d, c in own["correction"].items()} == {"-2": 0, "0": 0.5, "3": 0.25}
-    assert own["correction"]["0"]["trials"] == 8
-    # A run is a cluster; of one run, a problem is.
-    assert own["exact"]["clusters"] == 2
-    assert (own["pass"]["clean"]["value"], own["pass"]["erroneous"]["value"]) == (0.5, 1.0)
+    outcomes = {"fresh": [0.0, 1.0], "right": [0, 4], "unparsed": 0.5, "self": rows, "random": rows}
+    summary = reset_outcomes.summarize([outcomes, outcomes], 3, samples=4, continuations=4)
+    rule = summary["rules"]["self"]
+    assert (summary["success"], summary["fresh"]["value"]) == (0.5, 0.5)
+    assert summary["first_errors"] == [2, 2, 2]
+    assert rule["landed"] == [2, 2, 2]  # a fourth step counts as the third
+    assert rule["off"] == [0, 0, 2, 0, 2, 0, 0, 2, 0]
+    assert rule["exact"]["value"] == rule["within_1"]["value"] == pytest.approx(1 / 3)
+    assert rule["clean"]["value"] == pytest.approx(2 / 3)
+    assert {d: c["value"] for d, c in rule["correction"].items()} == {
+        "-2": 0,
+        "0": 0.5,
+        "3": 0.25,
+    }
+    assert rule["correction"]["0"]["trials"] == 8
+    # With several runs, a cluster is a run.
+    assert rule["exact"]["clusters"] == 2
+    assert (rule["pass"]["clean"]["value"], rule["pass"]["erroneous"]["value"]) == (
+        0.5,
+        1.0,
+    )
 
 
 # ------------------------------------------------------------------ L3
@@ -213,31 +220,31 @@ def thought(probability: float) -> Thought:
     return Thought((1, 2), np.log([probability, 1.0]), "x", "delimiter")
 
 
-def test_signal_of_a_thought() -> None:
+def test_signals__hand_computed() -> None:
     shared = (thought(0.3),)
     prefix = Prefix(None, shared)
     right = Episode(prefix, (*shared, thought(0.25)), 1.0, False, 2)
     wrong = Episode(prefix, (*shared, thought(0.5), thought(0.5)), 0.0, True, 4)
     silent = Group(0, prefix, [wrong, wrong])
-    found = l3_signal.signals([Group(0, prefix, [right, wrong]), silent])
+    result = l3_signal.signals([Group(0, prefix, [right, wrong]), silent])
     # Â = ±½/(½√2 + 1e-4); the prefix has none.
     a = 0.5 / (0.5**0.5 + 1e-4)
-    sums = found["sums"]
+    sums = result["sums"]
     assert sums["rollouts"][:3] == pytest.approx([0, a * 0.75 + a / 2 * 0.5, a / 2 * 0.5])
     assert sums["thoughts"][:3] == pytest.approx([0, a * 0.75 + a * 0.5, a * 0.5])
-    assert found["counts"][:4].tolist() == [0, 4, 3, 0]
-    assert found["informative"] == 0.5
+    assert result["counts"][:4].tolist() == [0, 4, 3, 0]
+    assert result["informative"] == 0.5
 
 
-def test_signals_are_paired_by_seed() -> None:
+def test_pair__differences_by_seed() -> None:
     def kind(name: str, seed: int, signal: float) -> dict[str, Any]:
         sums = {weighting: np.array([signal, signal]) for weighting in l3_signal.WEIGHTINGS}
         return {"kind": name, "seed": seed, "step": 0, "sums": sums, "counts": np.array([1, 3])}
 
-    found = [kind("fresh", s, 0.1 * s) for s in range(1, 5)]
-    found += [kind("self", s, 0.1 * s + 0.02) for s in range(1, 5)]
-    pair = l3_signal.pair(found, "self", 0, "thoughts")
-    # Seeds differ, and the difference does not.
+    by_kind = [kind("fresh", s, 0.1 * s) for s in range(1, 5)]
+    by_kind += [kind("self", s, 0.1 * s + 0.02) for s in range(1, 5)]
+    pair = l3_signal.pair(by_kind, "self", 0, "thoughts")
+    # Levels differ between seeds, the difference does not.
     assert pair["value"] == pair["low"] == pair["high"] == pytest.approx(0.01)
     assert pair["p"] == 0
     assert pair["ratio"] == pytest.approx(0.27 / 0.25)
@@ -246,22 +253,22 @@ def test_signals_are_paired_by_seed() -> None:
 # ------------------------------------------------------------------ L4
 
 
-def test_clips_differ_from_the_comparison_by_passes_and_clip_alone() -> None:
+def test_clip_config__changes_only_passes_and_clip() -> None:
     base = asdict(run_config(ARMS["grpo"], REGIMES[REGIME], "chain-base", LEARNING_RATE, 3))
     for clip in CLIPS:
         settings = asdict(clip_config("grpo", clip, 3))
         assert {name for name in base if settings[name] != base[name]} == {"loss", "update"}
 
 
-def test_rules_that_differ_nowhere_are_told_from_those_that_do() -> None:
+def test_difference_verdict__arms_that_differ() -> None:
     same, other = ({"arm": arm, "value": -1.0, "p": p} for arm, p in (("a", 0.5), ("b", 0.001)))
-    assert l4_ablations.different([same, other]) == "holds with a caveat"
-    assert l4_ablations.that_differ([same, other]) == ["b"]
-    assert l4_ablations.different([other]) == "holds"
-    assert l4_ablations.different([same]) == "not seen here"
+    assert l4_ablations.difference_verdict([same, other]) == "holds with a caveat"
+    assert l4_ablations.differing_arms([same, other]) == ["b"]
+    assert l4_ablations.difference_verdict([other]) == "holds"
+    assert l4_ablations.difference_verdict([same]) == "not seen here"
 
 
-def test_training_without_the_mask_is_not_tested() -> None:
+def test_claims__no_mask_training_is_not_tested() -> None:
     data = read(RECORDS, l4_ablations.FIGURE).data
     (mask,) = (c for c in l4_ablations.claims(data) if "no-mask" in c.claim)
     assert mask.verdict == "not tested here"
@@ -270,27 +277,27 @@ def test_training_without_the_mask_is_not_tested() -> None:
 # ------------------------------------------------------------------ data from models
 
 
-def test_ablations_are_what_the_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l4_compute__reproduces_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = read(RECORDS, l4_ablations.FIGURE).data
-    # Gradients are of samples, which need not be the same on another machine.
+    # Gradients depend on samples, which may differ between machines.
     monkeypatch.setattr(l4_ablations, "summary", lambda seeds: recorded["mask"])
-    again = plain(l4_ablations.compute(l4_ablations.SETTINGS, lambda what: None))
-    assert json.dumps(rounded(again, 6)) == json.dumps(rounded(recorded, 6))
+    recomputed = plain(l4_ablations.compute(l4_ablations.SETTINGS, lambda stage: None))
+    assert json.dumps(rounded(recomputed, 6)) == json.dumps(rounded(recorded, 6))
 
 
 @pytest.mark.slow
-def test_a_shared_prefix_cancels_where_tokens_weigh_alike() -> None:
-    found = prefix_mask.gradients(0)
-    assert found["dapo"]["cosine"] == pytest.approx(1, abs=1e-9)
-    assert found["dapo"]["length"] * found["tokens"] == pytest.approx(1, rel=1e-6)
-    assert found["grpo"]["cosine"] < 0.999
-    assert 0 < found["tokens"] < 1
+def test_prefix_mask_gradients__prefix_cancels_with_equal_weights() -> None:
+    comparison = prefix_mask.gradients(0)
+    assert comparison["dapo"]["cosine"] == pytest.approx(1, abs=1e-9)
+    assert comparison["dapo"]["length"] * comparison["tokens"] == pytest.approx(1, rel=1e-6)
+    assert comparison["grpo"]["cosine"] < 0.999
+    assert 0 < comparison["tokens"] < 1
 
 
 # ------------------------------------------------------------------ L6
 
 
-def test_steps_to_the_last_value_of_a_rival() -> None:
+def test_to_last_value__reached_and_censored() -> None:
     slow = {seed: run([0, 100, 200, 300, 400], [0, 0.1, 0.2, 0.3, 0.4]) for seed in range(3)}
     fast = {seed: run([0, 100, 200, 300, 400], [0, 0.4, 0.4, 0.4, 0.5]) for seed in range(3)}
     records = {"slow": slow, "fast": fast}
@@ -298,12 +305,12 @@ def test_steps_to_the_last_value_of_a_rival() -> None:
     assert ratio["reached"]
     assert [ratio[name] for name in ("value", "low", "high")] == pytest.approx([4, 4, 4], rel=0.01)
     assert ratio["p"] == pytest.approx(2 / 21)
-    # Never there, and it ends lower: a bound, and behind.
+    # Censored, and the last value is lower: an upper bound, and behind.
     never = speed.to_last_value(records, "slow", "fast", 20)
     assert not never["reached"]
     assert (never["value"], never["low"], never["high"]) == (1, 0, 1)
     assert never["p"] == pytest.approx(2 / 21)
-    # Never there, of ends that differ by chance: undecided.
+    # Censored, with last values that differ by chance: undecided.
     ends = [0.52, 0.45, 0.5]
     records["near"] = {s: run([0, 100, 400], [0, 0.4, ends[s]]) for s in range(3)}
     near = speed.to_last_value(records, "near", "fast", 20)
@@ -311,13 +318,13 @@ def test_steps_to_the_last_value_of_a_rival() -> None:
     assert near["p"] > 0.3
 
 
-def test_intervals_of_success_stay_within_it() -> None:
-    found = l6_published.level([0.0, *[0.96] * 7], {"resamples": 500})
-    assert found["value"] == pytest.approx(0.84)
-    assert 0 <= found["low"] < found["value"] < found["high"] <= 0.96 + 1e-9
+def test_mean_success__interval_within_0_and_1() -> None:
+    estimate = l6_published.mean_success([0.0, *[0.96] * 7], {"resamples": 500})
+    assert estimate["value"] == pytest.approx(0.84)
+    assert 0 <= estimate["low"] < estimate["value"] < estimate["high"] <= 0.96 + 1e-9
 
 
-def test_published_numbers_are_told_from_measured_ones() -> None:
+def test_claims__published_numbers_are_not_tested_here() -> None:
     data = read(RECORDS, l6_published.FIGURE).data
     first, *_ = l6_published.claims(data)
     assert first.verdict == "not tested here"
@@ -328,24 +335,24 @@ def test_published_numbers_are_told_from_measured_ones() -> None:
 
 
 @pytest.mark.slow
-def test_data_from_models_are_the_same_again(
+def test_compute__model_data_are_reproducible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chain_runs, "FOLDER", tmp_path)
     run = {"preset": "chain", "steps": 1, "save_steps": 1}
-    small = {"run": run, "seeds": [0, 1]}  # of one there is no interval
-    made = []
+    small = {"run": run, "seeds": [0, 1]}  # one seed has no interval
+    data = []
     for module, settings in (
         (l2_localization, {"step": 1, "problems": {"base": 4, "trained": 4}, "samples": 4}),
         (l3_signal, {"steps": [0], "by_position_at": 0, "tree": {"seed": 0, "step": 0},
                      "problems": 64}),
         (l5_model, {"problems": 4, "samples": 4, "localized_at": [0], "localizers": ["checker"]}),
     ):  # fmt: skip
-        wanted = {**module.SETTINGS, **small, **settings}  # type: ignore[attr-defined]
-        first, again = (plain(module.compute(wanted, lambda what: None)) for _ in range(2))  # type: ignore[attr-defined]
-        assert first == again
-        made.append(first)
-    localized, signal, model = made
+        full_settings = {**module.SETTINGS, **small, **settings}  # type: ignore[attr-defined]
+        first, second = (plain(module.compute(full_settings, lambda stage: None)) for _ in range(2))  # type: ignore[attr-defined]
+        assert first == second
+        data.append(first)
+    localized, signal, model = data
     assert localized["models"]["base"]["rules"]["self"]["resets"] > 0
     assert signal["tree"]["kind"] == "reset"
     assert model["violations"] == 0

@@ -1,4 +1,4 @@
-"""T1: the bound it draws, and drawing what `cpi.bounds` has measured."""
+"""Figure T1: the sufficient number of resets, drawing files of `cpi.bounds`, verdicts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize("gap", [1.0, 0.1, 0.01])
-def test_sufficient_resets_solve_bernsteins_inequality(gap: float) -> None:
+def test_sufficient_resets__solves_bernstein(gap: float) -> None:
     n, log = t1.sufficient_resets(gap, horizon=3, num_actions=4, delta=0.1), math.log(2 * 4 / 0.1)
     deviation = math.sqrt(2 * 4 * 3**2 * log / n) + 4 * 3 * log / (3 * n)
     assert deviation == pytest.approx(gap / 2)
 
 
-def test_sufficient_resets_go_as_the_gap_squared_where_it_is_small() -> None:
+def test_sufficient_resets__inverse_square_for_small_gaps() -> None:
     few, many = (t1.sufficient_resets(gap, 3, 3, 0.1) for gap in (1e-3, 1e-4))
     assert many / few == pytest.approx(100, rel=0.01)
 
 
-def test_experiment_of_the_command_is_drawn(
+def test_main__draws_a_file_of_cpi_bounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = read(HOME / "results", t1.FIGURE).data
@@ -41,7 +41,7 @@ def test_experiment_of_the_command_is_drawn(
     assert t1.main([str(tmp_path / "none.json")]) == 2
 
 
-def test_verdicts_follow_the_fitted_exponents() -> None:
+def test_claims__verdicts_follow_the_fitted_exponents() -> None:
     data = read(HOME / "results", t1.FIGURE).data
     wrong = json.loads(json.dumps(data))
     wrong["rr"]["resets_slope_interval"] = [-1.5, -1.2]

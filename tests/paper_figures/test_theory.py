@@ -1,4 +1,4 @@
-"""T2 to T6: what is computed for them, and verdicts that follow the numbers."""
+"""Figures T2 to T6: recorded data against closed forms, and verdicts from the numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def recorded(figure: Figure) -> Data:
     return copy.deepcopy(read(HOME / "results", figure).data)
 
 
-def test_lock_of_t6_is_the_worked_one() -> None:
+def test_t6_lock__hand_computed() -> None:
     lock = recorded(t6_chain.FIGURE)["panels"][0]
     assert lock["coverage"] == pytest.approx(0.0452, abs=5e-5)
     assert max(lock["advantage"]) == pytest.approx(0.5652, abs=5e-5)
@@ -39,7 +39,7 @@ def test_lock_of_t6_is_the_worked_one() -> None:
     assert lock["lands"]["oracle"][5] == pytest.approx(1)
 
 
-def test_first_errors_of_t6_are_geometric() -> None:
+def test_t6_first_errors__geometric_distribution() -> None:
     for panel, q in zip(recorded(t6_chain.FIGURE)["panels"][1:], (0.5, 0.9), strict=True):
         n = len(panel["clean"])
         expected = (1 - q) * q ** np.arange(n) / (1 - q**n)
@@ -48,7 +48,7 @@ def test_first_errors_of_t6_are_geometric() -> None:
         assert panel["rates"]["root"] == pytest.approx(q**n)
 
 
-def test_verdicts_of_t6_follow_its_numbers() -> None:
+def test_t6_claims__verdicts_follow_the_numbers() -> None:
     data = recorded(t6_chain.FIGURE)
     assert [claim.verdict for claim in t6_chain.claims(data)] == ["holds"] * 3
     data["panels"][1]["improvable_first_errors"] = 0.9
@@ -57,38 +57,38 @@ def test_verdicts_of_t6_follow_its_numbers() -> None:
     assert [claim.verdict for claim in t6_chain.claims(data)] == ["does not hold here"] * 3
 
 
-def test_course_of_a_run_ends_at_its_last_return_and_holds_there() -> None:
+def test_learning_curve__constant_after_a_run_stops() -> None:
     mdp = envs.lock_chain(3, 2)
     policy = envs.lock_policy([0.5, 0.5, 0.5], 2)
     chooser = sampled(40, "per_state", bound="none")
     run = run_cpi(mdp, policy, resets=random_resets, chooser=chooser, step="full", iterations=9)
-    course = t3_iterations.course(run)
+    curve = t3_iterations.learning_curve(run)
     spent = sum(row.steps for row in run.iterations)
-    assert course.stopped
-    assert course.spent["steps"][-1] == spent
-    J = course.at("steps", np.array([0, spent - 1, spent, 10 * spent]))
+    assert curve.stopped
+    assert curve.spent["steps"][-1] == spent
+    J = curve.at("steps", np.array([0, spent - 1, spent, 10 * spent]))
     assert J.tolist() == [run.iterations[0].J, run.iterations[-1].J, run.J, run.J]
 
 
-def test_course_of_a_run_that_was_cut_off_is_not_known_beyond_its_end() -> None:
+def test_learning_curve__nan_beyond_a_truncated_run() -> None:
     mdp = envs.lock_chain(3, 2)
     policy = envs.lock_policy([0.5, 0.5, 0.5], 2)
     chooser = sampled(40, "per_state", bound="none")
     run = run_cpi(mdp, policy, chooser=chooser, step="masked", iterations=2)
-    course = t3_iterations.course(run)
-    assert not course.stopped
-    assert np.isnan(course.at("iteration", np.array([2, 3]))).tolist() == [False, True]
+    curve = t3_iterations.learning_curve(run)
+    assert not curve.stopped
+    assert np.isnan(curve.at("iteration", np.array([2, 3]))).tolist() == [False, True]
 
 
-def test_resets_needed_go_as_the_inverse_precision_squared() -> None:
+def test_theorem_resets__inverse_square_of_precision() -> None:
     mdp = envs.needle(0.25, 3, 3)
     base = evaluate(mdp, cpi.uniform_policy(mdp))
-    chooser = t3_iterations.as_many_as_needed(100, 0.5, 0.1)
-    for weights, many in ((oracle_resets(0.5)(base), 100), (random_resets(base), 1600)):
-        assert chooser(base, weights, np.random.default_rng(0)).accepted == many
+    chooser = t3_iterations.theorem_resets(100, 0.5, 0.1)
+    for weights, accepted in ((oracle_resets(0.5)(base), 100), (random_resets(base), 1600)):
+        assert chooser(base, weights, np.random.default_rng(0)).accepted == accepted
 
 
-def test_verdicts_of_t3_follow_its_numbers() -> None:
+def test_t3_claims__verdicts_follow_the_numbers() -> None:
     data = recorded(t3_iterations.FIGURE)
     before = [claim.verdict for claim in t3_iterations.claims(data)]
     assert before == ["mixed", "mixed", "holds", "holds"]
@@ -112,7 +112,7 @@ def test_verdicts_of_t3_follow_its_numbers() -> None:
     assert [claim.verdict for claim in t3_iterations.claims(data)][:3] == ["holds"] * 3
 
 
-def test_nearness_is_one_where_a_bound_is_tight_and_at_most_one_elsewhere() -> None:
+def test_nearness__one_if_tight_else_at_most_one() -> None:
     tight = envs.tight_masked(2)
     update = Update(evaluate(tight.mdp, tight.policy), tight.candidate, 0.5, tight.weights)
     masked = next(bound for bound in REGISTRY if bound.name == "masked CPI")
@@ -125,7 +125,7 @@ def test_nearness_is_one_where_a_bound_is_tight_and_at_most_one_elsewhere() -> N
         assert bound["quantiles"] == sorted(bound["quantiles"])
 
 
-def test_a_violation_is_a_verdict() -> None:
+def test_t4_claims__violation_fails_the_claim() -> None:
     data = recorded(t4_tightness.FIGURE)
     assert {bound["name"] for bound in data["bounds"]} == {bound.name for bound in REGISTRY}
     assert t4_tightness.claims(data)[0].verdict == "holds"
@@ -133,7 +133,7 @@ def test_a_violation_is_a_verdict() -> None:
     assert t4_tightness.claims(data)[0].verdict == "does not hold here"
 
 
-def test_t5_has_the_numbers_of_the_signal_command() -> None:
+def test_t5_data__match_cpi_signal() -> None:
     data = recorded(t5_signal.FIGURE)
     row = next(row for row in data["rows"] if (row["length"], row["q"]) == (4, 0.5))
     exact = cpi.signal.compare(4, 0.5, {"oracle": (cpi.ALGORITHMS["oracle"].plan, "oracle")})
@@ -142,7 +142,7 @@ def test_t5_has_the_numbers_of_the_signal_command() -> None:
     assert data["summary"]["oracle"]["steps"]["ahead"] == ahead
 
 
-def test_verdicts_of_t5_follow_its_numbers() -> None:
+def test_t5_claims__verdicts_follow_the_numbers() -> None:
     data = recorded(t5_signal.FIGURE)
     assert t5_signal.claims(data)[0].verdict == "holds with a caveat"
     data["summary"]["srpo 0.8/0.1"]["steps"]["ahead"] = 0
@@ -151,7 +151,7 @@ def test_verdicts_of_t5_follow_its_numbers() -> None:
     assert t5_signal.claims(data)[0].verdict == "holds"
 
 
-def test_verdict_of_t2_follows_its_slopes() -> None:
+def test_t2_claims__verdict_follows_the_slopes() -> None:
     data = recorded(t2_localizer.FIGURE)
     assert t2_localizer.claims(data)[0].verdict == "holds"
     assert all(math.isfinite(row["gain"]) for row in data["grid"])
@@ -160,7 +160,7 @@ def test_verdict_of_t2_follows_its_slopes() -> None:
     assert t2_localizer.claims(data)[0].verdict == "does not hold here"
 
 
-def test_verdict_on_measured_localizers_follows_their_intervals() -> None:
+def test_t2_claims__measured_localizers_follow_their_intervals() -> None:
     data = recorded(t2_localizer.FIGURE)
     for each in data["measured"]:
         ahead = each["name"] == "prompted"
@@ -180,7 +180,7 @@ def test_verdict_on_measured_localizers_follows_their_intervals() -> None:
     assert len(t2_localizer.claims(data)) == 1
 
 
-def test_t3_is_the_same_again_from_its_seeds_and_is_drawn(tmp_path: Path) -> None:
+def test_t3_compute__reproducible_and_drawable(tmp_path: Path) -> None:
     small = {**t3_iterations.SETTINGS, "seeds": 2, "iterations": 3, "resets": 40}
     once, again = (t3_iterations.compute(small, print) for _ in range(2))
     assert plain(once) == plain(again)

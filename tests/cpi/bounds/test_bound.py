@@ -1,4 +1,4 @@
-"""The registry as data, `check_bounds` as a notebook calls it, and how bounds relate."""
+"""The registry as data, `check_bounds` in a notebook, and relations between bounds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_at_least_14_bounds_with_distinct_names_and_their_data() -> None:
     assert len(BY_NAME) == len(REGISTRY)
     for bound in REGISTRY:
         assert bound.statement and bound.source and bound.sense in (">=", "<=", "=")
-        # A hypothesis in code is stated in words, and the other way round.
+        # A bound has a hypothesis in code exactly if it is also stated in words.
         unconditional = bound.hypothesis.__name__ == "always"
         assert unconditional == (not bound.requires), bound.name
 
@@ -57,14 +57,14 @@ def test_report_prints_as_a_table_with_a_verdict() -> None:
     assert text.endswith("no violation.")
 
 
-def test_rows_are_plain_data() -> None:
+def test_report_to_json__plain_data() -> None:
     rows = json.loads(json.dumps(cpi.check_bounds(*problem(horizon=5)).to_json()))
     for row in rows:
         assert row["violations"] == 0 and row["min_slack"] > -1e-12
         assert {"name", "source", "instances", "tightness", "statement"} <= set(row)
 
 
-def test_rows_are_found_by_name() -> None:
+def test_report__rows_by_name() -> None:
     report = cpi.check_bounds(*problem(discount=0.9))
     assert report["CPI"].bound is BY_NAME["CPI"]
     with pytest.raises(KeyError, match="no bound 'CPI-RR'"):
@@ -174,10 +174,10 @@ def test_random_mdps_have_zeros_and_both_signs() -> None:
 
 def test_restart_distribution_is_used() -> None:
     mdp, policy, candidate = problem(discount=0.8)
-    here = Update(cpi.evaluate(mdp, policy), candidate)
-    there = Update(here.base, candidate, restart=np.eye(6)[2])
+    from_start = Update(cpi.evaluate(mdp, policy), candidate)
+    from_restart = Update(from_start.base, candidate, restart=np.eye(6)[2])
     bound = BY_NAME["termination"]
-    one, two = bound.check(here), bound.check(there)
+    one, two = bound.check(from_start), bound.check(from_restart)
     assert one is not None and two is not None
     assert one.left == two.left and one.right != two.right
 
@@ -198,18 +198,18 @@ BAD = [
 
 @pytest.mark.parametrize(("bad", "message"), BAD)
 @pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.5}])
-def test_bad_arguments_are_named(time: Any, bad: Any, message: str) -> None:
+def test_check_bounds__bad_arguments_are_named(time: Any, bad: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cpi.check_bounds(*problem(**time), **bad)
 
 
-def test_a_bad_candidate_is_named() -> None:
+def test_check_bounds__bad_candidate_is_named() -> None:
     mdp, policy, candidate = problem(horizon=3)
     with pytest.raises(cpi.PolicyError, match="candidate: step 0, state 2"):
         cpi.check_bounds(mdp, policy, candidate * [[1], [1], [0.5], [1], [1], [1]])
 
 
-def test_an_optimal_policy_leaves_nothing_to_promise() -> None:
+def test_check_bounds__step_bounds_do_not_apply_to_an_optimal_policy() -> None:
     mdp, _, _ = problem(horizon=4)
     best = cpi.optimal(mdp).policy
     report = cpi.check_bounds(mdp, best, best)
@@ -217,14 +217,14 @@ def test_an_optimal_policy_leaves_nothing_to_promise() -> None:
     assert report["CPI-RR"].instances == 0 and report["masked step"].instances == 0
 
 
-def test_constant_rewards_are_no_division_by_zero() -> None:
+def test_check_bounds__constant_rewards() -> None:
     for time in ({"horizon": 3}, {"discount": 0.9}):
         mdp, policy, candidate = problem(**time)
         flat = envs.TabularMDP(mdp.transitions, np.full((6, 3), 0.7), mdp.start, **time)  # type: ignore[arg-type]
         assert cpi.check_bounds(flat, policy, candidate).violations == 0
 
 
-def test_vacuous_is_said_of_a_bound_that_promises_nothing() -> None:
+def test_row__vacuous_without_a_promised_gain() -> None:
     mdp, policy, candidate = problem(discount=0.99)
     report: BoundReport = cpi.check_bounds(mdp, policy, candidate, alpha=1.0)
     assert report["CPI"].vacuous and report["CPI"].violations == 0
@@ -246,7 +246,7 @@ def test_rounding_is_measured_in_the_unit_of_the_bound(scale: float, time: Any) 
             assert check is not None and 1e-15 < check.rounding < 1e-11
 
 
-def test_an_unreachable_threshold_and_no_step_are_refused() -> None:
+def test_check_bounds__unreachable_tau_and_no_step_are_refused() -> None:
     with pytest.raises(ValueError, match="no state has an advantage above 1e"):
         cpi.check_bounds(*problem(horizon=4), tau=1e9)
     with pytest.raises(ValueError, match="alpha: no step size given"):

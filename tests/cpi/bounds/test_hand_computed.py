@@ -1,6 +1,6 @@
-"""Both sides of every bound against numbers worked out by hand on the two-step fixtures.
+"""Both sides of every bound against numbers computed by hand on the two-step fixtures.
 
-Each right side below is a small fraction that a reader can redo with pencil and paper; a wrong
+Each right side below is a small fraction that a reader can check with pencil and paper. A wrong
 constant in any bound, tight or not, changes it.
 """
 
@@ -49,13 +49,13 @@ DISCOUNTED = {
 
 
 @pytest.mark.parametrize("name", DISCOUNTED)
-def test_discounted(name: str) -> None:
+def test_discounted_bounds__sides_by_hand(name: str) -> None:
     check = BY_NAME[name].check(two_state_update())
     assert check is not None
     assert (check.left, check.right) == pytest.approx(DISCOUNTED[name], abs=1e-14)
 
 
-def test_uspi_takes_the_full_step_where_its_formula_asks_for_more() -> None:
+def test_uspi_step__clipped_to_the_full_step() -> None:
     case = envs.tight_cpi(0.0)  # no future: no curvature
     check = BY_NAME["USPI step"].check(Update(evaluate(case.mdp, case.policy), case.candidate))
     assert check is not None
@@ -110,14 +110,14 @@ FINITE = {
 
 
 @pytest.mark.parametrize("name", FINITE)
-def test_finite(name: str) -> None:
+def test_finite_bounds__sides_by_hand(name: str) -> None:
     update, left, right = FINITE[name]
     check = BY_NAME[name].check(update)
     assert check is not None
     assert (check.left, check.right) == pytest.approx((left, right), abs=1e-14)
 
 
-def test_every_bound_is_here() -> None:
+def test_hand_computed__covers_the_registry() -> None:
     assert {*DISCOUNTED, *FINITE} == set(BY_NAME)
 
 
@@ -143,17 +143,17 @@ NOT_APPLICABLE = {
 
 
 @pytest.mark.parametrize("name", NOT_APPLICABLE)
-def test_a_bound_is_silent_where_its_hypothesis_fails(name: str) -> None:
+def test_bound_check__none_where_the_hypothesis_fails(name: str) -> None:
     assert BY_NAME[name].check(NOT_APPLICABLE[name]) is None
 
 
 @pytest.mark.parametrize("name", ["CPI step", "USPI step"])
-def test_no_step_is_promised_without_advantage(name: str) -> None:
+def test_step_bounds__need_a_positive_advantage(name: str) -> None:
     update = two_state_update()
     assert BY_NAME[name].check(Update(update.base, update.base.policy)) is None
 
 
 @pytest.mark.parametrize("name", ["masked step", "masked step, bounded returns"])
-def test_no_masked_step_is_promised_without_advantage(name: str) -> None:
+def test_masked_step_bounds__need_a_positive_advantage(name: str) -> None:
     update = masked_update("fixture")
     assert BY_NAME[name].check(Update(update.base, update.base.policy)) is None

@@ -1,4 +1,4 @@
-"""Hypothesis looks for a violation, pushed towards the worst ratio it has seen."""
+"""Hypothesis searches for a violation, targeting the worst ratios."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def updates(draw: st.DrawFn, finite: bool) -> Update:
 
 
 @pytest.mark.parametrize("finite", [True, False])
-def test_no_violation_is_found(finite: bool) -> None:
+def test_bounds__no_violation_found_by_search(finite: bool) -> None:
     checks = 0
 
     @settings(max_examples=300, deadline=None, derandomize=True)
@@ -63,7 +63,7 @@ def test_no_violation_is_found(finite: bool) -> None:
             if check is None:
                 continue
             checks += 1
-            # Penalties are where constants are: how much of the penalty the truth uses up.
+            # Constants are in the penalties: target the share of the penalty that is truly lost.
             if bound.first_order is not None:
                 spare = bound.first_order(update) - check.right
                 if spare > 1e-6:

@@ -1,4 +1,4 @@
-"""Sampled resets and what is chosen from them, against exact occupancies, values, advantages."""
+"""Sampled resets and choosers, against exact occupancies, values and advantages."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def accepted_mass(evaluation: Evaluation, weights: Any) -> Any:
 
 
 def likely(counts: Any, expected: Any) -> bool:
-    """Whether a chi-square test lets these counts pass at 1 in 1000."""
+    """Whether a chi-square test accepts these counts at level 1e-3."""
     kept = expected > 0
     assert not counts[~kept].any()
     return bool(chisquare(counts[kept], expected[kept]).pvalue > 1e-3)
@@ -72,20 +72,20 @@ N = 20_000
 
 
 @each
-def test_resets_follow_the_weighted_occupancy(evaluation: Evaluation) -> None:
+def test_draw_resets__follow_the_weighted_occupancy(evaluation: Evaluation) -> None:
     resets = draw_resets(evaluation, WEIGHTS, np.random.default_rng(0), accepted=N)
     assert len(resets) == len(resets.step) == len(resets.state) == len(resets.action) == N
     mass = accepted_mass(evaluation, WEIGHTS)
     counts = np.zeros((4, 5))
     np.add.at(counts, (resets.step, resets.state), 1)
     assert likely(counts, N * mass / mass.sum())
-    # Without the weights it would not pass: the test can tell.
+    # Power of the test: without the weights it would fail.
     plain = accepted_mass(evaluation, 1.0)
     assert not likely(counts, N * plain / plain.sum())
 
 
 @each
-def test_actions_are_uniform_whatever_the_policy(evaluation: Evaluation) -> None:
+def test_draw_resets__actions_are_uniform(evaluation: Evaluation) -> None:
     resets = draw_resets(evaluation, WEIGHTS, np.random.default_rng(1), accepted=N)
     for h in range(4):
         counts = np.bincount(resets.action[resets.step == h], minlength=3)
@@ -93,12 +93,12 @@ def test_actions_are_uniform_whatever_the_policy(evaluation: Evaluation) -> None
 
 
 @each
-def test_returns_have_the_values_of_their_actions_as_means(evaluation: Evaluation) -> None:
+def test_draw_resets__mean_return_is_the_action_value(evaluation: Evaluation) -> None:
     resets = draw_resets(evaluation, WEIGHTS, np.random.default_rng(2), accepted=N)
     checked = 0
     for h, s, a in np.ndindex(4, 4, 3):
-        here = (resets.step == h) & (resets.state == s) & (resets.action == a)
-        returns = resets.ret[here]
+        cell = (resets.step == h) & (resets.state == s) & (resets.action == a)
+        returns = resets.ret[cell]
         if len(returns) < 30:
             continue
         error = returns.std(ddof=1) / math.sqrt(len(returns))
@@ -108,7 +108,7 @@ def test_returns_have_the_values_of_their_actions_as_means(evaluation: Evaluatio
 
 
 @each
-def test_blind_rejection_costs_one_over_p(evaluation: Evaluation) -> None:
+def test_draw_resets__draws_per_reset_are_one_over_p(evaluation: Evaluation) -> None:
     """Draws until the n-th success: mean n/p, standard deviation sqrt(n (1−p)) / p."""
     p = float(accepted_mass(evaluation, WEIGHTS).sum())
     assert 0.2 < p < 0.6
@@ -121,7 +121,7 @@ def test_blind_rejection_costs_one_over_p(evaluation: Evaluation) -> None:
         assert min(drawn) >= n
 
 
-def test_all_draws_are_accepted_where_nothing_is_refused() -> None:
+def test_draw_resets__weights_of_1_accept_every_draw() -> None:
     mdp = envs.needle(0.2, horizon=3, num_actions=2)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     ones = np.ones((3, 3))
@@ -131,7 +131,7 @@ def test_all_draws_are_accepted_where_nothing_is_refused() -> None:
     assert (len(some), some.drawn) == (3, 3)
 
 
-def test_steps_are_recounted_on_a_deterministic_world() -> None:
+def test_draw_resets__steps_counted_on_a_deterministic_mdp() -> None:
     """Action 0 walks 0 → 1 → 2 → end, action 1 ends at once; π takes action 0."""
     transitions = np.zeros((4, 2, 4))
     for s in range(3):
@@ -140,19 +140,19 @@ def test_steps_are_recounted_on_a_deterministic_world() -> None:
     rewards = np.array([[0.0, 0.5], [0.0, 0.5], [1.0, 0.5], [0.0, 0.0]])
     mdp = TabularMDP(transitions, rewards, np.eye(4)[0], horizon=5)
     evaluation = evaluate(mdp, np.tile([1.0, 0.0], (4, 1)))
-    weights = np.array([0.3, 0.9, 0.6, 1.0])  # the terminal state's is never used
+    weights = np.array([0.3, 0.9, 0.6, 1.0])  # the last, of the terminal state, is never used
     resets = draw_resets(evaluation, weights, np.random.default_rng(3), accepted=200)
     np.testing.assert_array_equal(resets.step, resets.state)
     assert set(resets.state) == {0, 1, 2}
     walked_on = resets.action == 0
     np.testing.assert_array_equal(resets.ret, np.where(walked_on, 1.0, 0.5))
     tails = np.where(walked_on, 3 - resets.step, 1)
-    # Five steps are drawn from, of which the last two find nothing.
+    # A reset step is drawn among five; the last two lie after the end.
     assert resets.steps == 3 * resets.drawn + tails.sum()
     assert resets.drawn / 200 == pytest.approx(5 / 1.8, rel=0.2)
 
 
-def test_the_same_generator_gives_the_same_resets() -> None:
+def test_draw_resets__repeat_with_the_generator() -> None:
     evaluation = EVALUATIONS["stationary"]
     one, two, other = (
         draw_resets(evaluation, WEIGHTS, np.random.default_rng(s), accepted=50) for s in (1, 1, 2)
@@ -163,7 +163,7 @@ def test_the_same_generator_gives_the_same_resets() -> None:
     assert (one.ret != other.ret).any()
 
 
-def test_resets_that_are_too_rare_are_refused() -> None:
+def test_draw_resets__too_rare_is_refused() -> None:
     evaluation = EVALUATIONS["stationary"]
     rare = np.where(np.arange(5) == 4, 1.0, 0.0)  # the terminal state only
     message = r"resets: 0 of 10 accepted in \d+ draws; p_w is too small: lower tau"
@@ -171,20 +171,20 @@ def test_resets_that_are_too_rare_are_refused() -> None:
         draw_resets(evaluation, rare, np.random.default_rng(0), accepted=10, most=1000)
 
 
-def test_resets_need_a_horizon() -> None:
+def test_draw_resets__needs_a_horizon() -> None:
     mdp = world(1, discount=0.9)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     with pytest.raises(ValueError, match="needs a horizon"):
         draw_resets(evaluation, np.ones(5), np.random.default_rng(0), accepted=1)
 
 
-def test_weights_are_probabilities() -> None:
+def test_draw_resets__weights_above_1_are_refused() -> None:
     with pytest.raises(ValueError, match="w must lie in"):
         evaluation = EVALUATIONS["stationary"]
         draw_resets(evaluation, np.full(5, 1.5), np.random.default_rng(0), accepted=1)
 
 
-def test_a_part_keeps_its_rows_and_leaves_the_costs() -> None:
+def test_resets_part__has_its_rows_and_no_costs() -> None:
     resets = Resets(
         np.arange(4), np.arange(4) + 10, np.arange(4) + 20, np.array([0.0, 1, 2, 3]), 9, 99
     )
@@ -201,7 +201,7 @@ def made(step: list[int], state: list[int], action: list[int], ret: list[float])
     return Resets(np.array(step), np.array(state), np.array(action), np.array(ret), 0, 0)
 
 
-def test_an_advantage_sample_by_hand() -> None:
+def test_advantage_samples__by_hand() -> None:
     """|A| (π'(a|s) − π(a|s)) (G − b), with three actions."""
     mdp = envs.needle(0.5, horizon=2, num_actions=3)
     policy = np.zeros((2, 3, 3))
@@ -216,7 +216,7 @@ def test_an_advantage_sample_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "any", "returns"])
 @each
-def test_advantage_samples_are_unbiased(evaluation: Evaluation, kind: str) -> None:
+def test_advantage_samples__unbiased(evaluation: Evaluation, kind: str) -> None:
     rng = np.random.default_rng(5)
     resets = draw_resets(evaluation, WEIGHTS, rng, accepted=N)
     other = draw_resets(evaluation, WEIGHTS, rng, accepted=200)
@@ -234,14 +234,14 @@ def test_advantage_samples_are_unbiased(evaluation: Evaluation, kind: str) -> No
         expected = policy_advantage(evaluation, candidate, weights)
         error = samples.std(ddof=1) / math.sqrt(N)
         assert abs(samples.mean() - expected) <= 4 * error
-        assert abs(expected) > 8 * error  # the test would see a factor of 2
+        assert abs(expected) > 8 * error  # enough power to detect a factor of 2
         spreads.append(samples.std())
     if kind == "returns":
         plain = advantage_samples(evaluation, candidates[0], resets, baselines["none"]).std()
         assert spreads[0] < plain
 
 
-def test_mean_returns_by_hand() -> None:
+def test_mean_returns__by_hand() -> None:
     mdp = envs.needle(0.5, horizon=2, num_actions=2)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     resets = made([0, 0, 1], [1, 1, 2], [0, 1, 0], [2.0, 1.0, 0.0])
@@ -251,7 +251,7 @@ def test_mean_returns_by_hand() -> None:
 # Candidates.
 
 
-def test_the_shared_candidate_by_hand() -> None:
+def test_shared_candidate__by_hand() -> None:
     """Action 1 returns 2 and 1, action 0 returns 1.4 on average, action 2 was never taken."""
     mdp = envs.needle(0.5, horizon=2, num_actions=3)
     evaluation = evaluate(mdp, uniform_policy(mdp))
@@ -265,7 +265,7 @@ def test_the_shared_candidate_by_hand() -> None:
     )
 
 
-def test_the_per_state_candidate_by_hand() -> None:
+def test_per_state_candidate__by_hand() -> None:
     mdp = envs.needle(0.5, horizon=2, num_actions=3)
     policy = interior_policy(mdp, 1)
     evaluation = evaluate(mdp, policy)
@@ -280,7 +280,7 @@ def test_the_per_state_candidate_by_hand() -> None:
     assert check_policy(mdp, per_state_candidate(stationary, resets)).shape == (2, 3, 3)
 
 
-def test_with_many_resets_the_candidate_is_greedy_where_it_was_tried() -> None:
+def test_per_state_candidate__greedy_given_many_resets() -> None:
     mdp = envs.needle(0.4, horizon=2, num_actions=3)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     resets = draw_resets(evaluation, np.ones((2, 3)), np.random.default_rng(0), accepted=N)
@@ -289,7 +289,7 @@ def test_with_many_resets_the_candidate_is_greedy_where_it_was_tried() -> None:
     np.testing.assert_array_equal(shared_candidate(evaluation, resets)[..., 0], np.ones((2, 3)))
 
 
-def test_the_exact_chooser_knows_the_advantage() -> None:
+def test_exact_greedy__has_the_largest_exact_advantage() -> None:
     evaluation = EVALUATIONS["time-dependent"]
     weights = WEIGHTS * ~ENDING.terminal
     choice = exact_greedy(evaluation, weights, np.random.default_rng(0))
@@ -314,8 +314,8 @@ def choices(evaluation: Evaluation, runs: int, chooser: Any, weights: Any) -> li
 
 
 @pytest.mark.parametrize("policy_class", CLASSES)
-def test_the_choice_does_not_flatter_its_measure(policy_class: Any) -> None:
-    """Measured minus true advantage of whatever was chosen is 0 on average."""
+def test_sampled__advantage_of_the_choice_is_unbiased(policy_class: Any) -> None:
+    """The measured minus the true advantage of the choice is 0 on average."""
     mdp = envs.needle(0.5, horizon=2, num_actions=2)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     weights = np.ones((2, 3))
@@ -324,14 +324,14 @@ def test_the_choice_does_not_flatter_its_measure(policy_class: Any) -> None:
     off = np.array([c.advantage for c in chosen]) - true
     error = off.std(ddof=1) / math.sqrt(len(off))
     assert abs(off.mean()) <= 4 * error
-    # Neither would half of the advantage pass, nor the best of two noisy means.
+    # Power of the test: half of the advantage, or the best of two noisy means, would fail.
     assert error < 0.05 and true.mean() > 8 * error
     assert all(c.lower == c.advantage for c in chosen)
 
 
 @pytest.mark.parametrize("bound", ["bernstein", "hoeffding"])
 @pytest.mark.parametrize("policy_class", CLASSES)
-def test_the_lower_bound_holds(policy_class: Any, bound: Any) -> None:
+def test_sampled__lower_bound_holds_with_its_confidence(policy_class: Any, bound: Any) -> None:
     mdp = envs.needle(0.5, horizon=2, num_actions=2)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     weights = np.ones((2, 3))
@@ -340,7 +340,9 @@ def test_the_lower_bound_holds(policy_class: Any, bound: Any) -> None:
     true = np.array([policy_advantage(evaluation, c.candidate, weights) for c in chosen])
     lower = np.array([c.lower for c in chosen])
     assert (lower > true).mean() <= delta
-    assert (np.array([c.advantage for c in chosen]) > true).mean() > delta  # the estimate does not
+    assert (
+        np.array([c.advantage for c in chosen]) > true
+    ).mean() > delta  # the estimate itself fails
     radius = np.array([c.advantage for c in chosen]) - lower
     # |A| (π' − π) (G − b) is in ±|A| H r; half of the resets are measured.
     if bound == "hoeffding":
@@ -350,7 +352,7 @@ def test_the_lower_bound_holds(policy_class: Any, bound: Any) -> None:
         assert (radius > 7 * 8 * log / (3 * 199)).all() and (radius < 1.2).all()
 
 
-def test_the_bound_tightens_with_more_resets_and_less_confidence() -> None:
+def test_sampled__radius_shrinks_with_more_resets_and_less_confidence() -> None:
     evaluation = EVALUATIONS["stationary"]
 
     def radius(n: int, delta: float) -> float:
@@ -362,7 +364,7 @@ def test_the_bound_tightens_with_more_resets_and_less_confidence() -> None:
     assert radius(400, 0.3) < radius(400, 0.05)
 
 
-def test_a_choice_carries_its_costs() -> None:
+def test_sampled__reports_costs() -> None:
     evaluation = EVALUATIONS["stationary"]
     choice = sampled(31, "per_state")(evaluation, WEIGHTS, np.random.default_rng(4))
     resets = draw_resets(evaluation, WEIGHTS, np.random.default_rng(4), accepted=31)
@@ -375,8 +377,8 @@ def test_a_choice_carries_its_costs() -> None:
     assert choice.advantage == pytest.approx(samples.mean())
 
 
-def test_the_lower_bound_holds_when_rewards_are_far_from_0() -> None:
-    """Rewards 100 and 101: what varies, and the width that the bound uses, is 1 a step."""
+def test_sampled__lower_bound_holds_with_offset_rewards() -> None:
+    """Rewards are 100 and 101, so the width in the bound is 1 per step."""
     mdp = envs.needle(0.05, horizon=8, num_actions=2)
     far = replace(mdp, rewards=mdp.rewards + 100.0)
     evaluation = evaluate(far, uniform_policy(far))
@@ -386,7 +388,7 @@ def test_the_lower_bound_holds_when_rewards_are_far_from_0() -> None:
     assert (np.array([c.lower for c in chosen]) > true).mean() <= 0.1
 
 
-def test_samples_are_within_their_width_whatever_the_offset() -> None:
+def test_advantage_samples__bounded_with_offset_rewards() -> None:
     mdp = envs.needle(0.3, horizon=6, num_actions=2)
     far = replace(mdp, rewards=mdp.rewards - 50.0)
     evaluation = evaluate(far, uniform_policy(far))
@@ -399,13 +401,13 @@ def test_samples_are_within_their_width_whatever_the_offset() -> None:
 
 
 @pytest.mark.parametrize("resets", [3, 0, -1])
-def test_four_resets_are_the_least(resets: int) -> None:
+def test_sampled__fewer_than_four_resets_are_refused(resets: int) -> None:
     with pytest.raises(ValueError, match=rf"resets: {resets} is below 4, two to choose"):
         sampled(resets, "shared")
     assert sampled(4, "shared") is not None
 
 
-def test_unknown_classes_and_bounds_are_refused() -> None:
+def test_sampled__unknown_options_are_refused() -> None:
     wrong: Any = "tabular"
     with pytest.raises(ValueError, match=r"policy_class: 'tabular' is neither 'shared' nor 'per_"):
         sampled(10, wrong)

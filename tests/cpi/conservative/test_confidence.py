@@ -1,4 +1,4 @@
-"""Confidence bounds: the formulas with numbers, and how often they fail in simulation."""
+"""Confidence radii: formulas by hand, and failure rates in simulation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_empirical_bernstein_by_hand() -> None:
     samples = np.array([0.0, 1.0, 2.0, 1.0])
     expected = 1.108885 + 2.869128
     assert empirical_bernstein(samples, 1.0, 0.05) == pytest.approx(expected, abs=1e-5)
-    # Only the second term knows the width, and only the first the samples.
+    # Only the second term depends on the width, and only the first on the samples.
     assert empirical_bernstein(samples, 3.0, 0.05) == pytest.approx(1.108885 + 3 * 2.869128)
     assert empirical_bernstein(samples + 9, 1.0, 0.05) == pytest.approx(expected, abs=1e-5)
     assert empirical_bernstein(np.ones(4), 1.0, 0.05) == pytest.approx(2.869128, abs=1e-5)
@@ -46,7 +46,7 @@ def test_members_and_sides_share_delta(bound: Callable[..., float]) -> None:
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, 2.0, float("nan")])
-def test_a_level_is_strictly_between_0_and_1(delta: float) -> None:
+def test_radius__level_outside_0_1_is_refused(delta: float) -> None:
     message = rf"delta: {delta} is not in \(0, 1\)"
     for bound in BOUNDS.values():
         with pytest.raises(ValueError, match=message):
@@ -54,7 +54,7 @@ def test_a_level_is_strictly_between_0_and_1(delta: float) -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_one_sample_has_no_variance(n: int) -> None:
+def test_empirical_bernstein__infinite_below_two_samples(n: int) -> None:
     assert empirical_bernstein(np.ones(n), 1.0, 0.05) == math.inf
 
 
@@ -85,7 +85,7 @@ def slack(delta: float) -> float:
 @pytest.mark.parametrize("n", [8, 60])
 @pytest.mark.parametrize("delta", [0.05, 0.3])
 @pytest.mark.parametrize(("draw", "mean"), DRAWS.values(), ids=DRAWS)
-def test_means_leave_their_radius_no_more_often_than_promised(
+def test_radius__covers_the_mean_with_its_confidence(
     draw: Callable[[np.random.Generator, int], Any], mean: float, delta: float, n: int
 ) -> None:
     samples = draw(np.random.default_rng(n), n)
@@ -107,8 +107,8 @@ def test_hoeffding_is_nearly_tight_for_a_fair_coin() -> None:
     assert (error > 0.3 * radius).mean() > 0.3
 
 
-def test_a_class_holds_at_once() -> None:
-    """The largest of 50 errors needs the radius of 50 members; that of one is broken."""
+def test_radius__members_cover_a_whole_class() -> None:
+    """The largest of 50 errors needs the radius of 50 members; the radius of one fails."""
     rng = np.random.default_rng(2)
     error = (rng.random((500, 50, 100)) < 0.5).mean(axis=2) - 0.5
     largest = error.max(axis=1)
@@ -116,10 +116,10 @@ def test_a_class_holds_at_once() -> None:
     assert (largest > hoeffding(100, 1.0, 0.1)).mean() > 0.1
 
 
-def test_bernstein_profits_from_a_low_variance() -> None:
+def test_empirical_bernstein__smaller_at_low_variance() -> None:
     samples = bernoulli(0.01)(np.random.default_rng(3), 2000)
     radii = np.array([empirical_bernstein(row, 1.0, 0.05) for row in samples])
     assert (samples.mean(axis=1) - 0.01 > radii).mean() <= 0.05 + slack(0.05)
     assert radii.mean() < 0.45 * hoeffding(2000, 1.0, 0.05)
-    # Not far from what the variance alone demands, 1.64 standard errors.
+    # Close to the radius by the variance alone, 1.64 standard errors.
     assert radii.mean() < 7 * 1.64 * math.sqrt(0.01 * 0.99 / 2000)

@@ -1,4 +1,4 @@
-"""Conservative policy iteration: every certificate is kept, and the run stops when it should."""
+"""Conservative policy iteration: certificates, records and stopping rules."""
 
 from __future__ import annotations
 
@@ -66,30 +66,30 @@ each_reset = pytest.mark.parametrize("resets", RESETS.values(), ids=RESETS)
 
 
 class Recorder:
-    """The exact chooser, remembering what it was asked and what it answered."""
+    """The exact chooser, with a record of its calls and choices."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Evaluation, Any]] = []
-        self.answered: list[Choice] = []
+        self.calls: list[tuple[Evaluation, Any]] = []
+        self.choices: list[Choice] = []
 
     def __call__(self, evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
-        self.asked.append((evaluation, weights))
-        self.answered.append(exact_greedy(evaluation, weights, rng))
-        return self.answered[-1]
+        self.calls.append((evaluation, weights))
+        self.choices.append(exact_greedy(evaluation, weights, rng))
+        return self.choices[-1]
 
     def updates(self, run: Run) -> list[Update]:
         return [
             Update(evaluation, choice.candidate, row.alpha, weights)
             for (evaluation, weights), choice, row in zip(
-                self.asked, self.answered, run.iterations, strict=True
+                self.calls, self.choices, run.iterations, strict=True
             )
         ]
 
 
-# Every gain is at least what was certified.
+# Certificates.
 
 
-#: Bounds that a recorded certificate is the best of.
+#: A recorded certificate is the best of these bounds.
 FINITE = ("masked CPI", "masked CPI, bounded returns")
 DISCOUNTED = ("CPI, span form", "safe policy iteration", "CPO, span form")
 
@@ -117,7 +117,9 @@ def test_every_gain_is_at_least_its_certificate(
 
 @each_reset
 @each_problem
-def test_an_iteration_records_the_truth(mdp: TabularMDP, policy: Any, resets: ResetWeights) -> None:
+def test_run_cpi__records_exact_quantities(
+    mdp: TabularMDP, policy: Any, resets: ResetWeights
+) -> None:
     chooser = Recorder()
     run = run_cpi(mdp, policy, resets=resets, chooser=chooser, iterations=4, tau=TAU)
     J = evaluate(mdp, policy).J
@@ -161,7 +163,7 @@ def test_oracle_resets_are_certified_more_than_random_ones() -> None:
     assert rows["oracle"].gain > rows["random"].gain
 
 
-def test_a_certificate_by_hand() -> None:
+def test_certificate__by_hand() -> None:
     """p_w (α H 𝔸 − ½ α² H² (H−1) r) with p_w = 0.3, H = 3, r = 1."""
     mdp, policy = PROBLEMS["needle"]
     base = evaluate(mdp, policy)
@@ -197,7 +199,7 @@ def test_discounted_gains_are_at_least_what_their_bound_certifies(step: str, see
         assert row.certificate == pytest.approx(max(rights), rel=1e-9, abs=rounding(mdp))
         assert row.advantage == pytest.approx(update.advantage, abs=rounding(mdp))
         if row is run.iterations[-1] and row.advantage < rounding(mdp):
-            assert row.alpha == 0  # policy iteration in small steps has arrived
+            assert row.alpha == 0  # the iteration has converged
             continue
         assert row.gain >= row.certificate - rounding(mdp)
         assert row.certificate >= certified - rounding(mdp) and certified > 0
@@ -234,7 +236,7 @@ def test_sampled_choosers_need_a_horizon() -> None:
         run_cpi(mdp, interior_policy(mdp, 1), chooser=sampled(10, "shared"))
 
 
-def test_options_that_do_not_fit_are_refused() -> None:
+def test_run_cpi__invalid_options_are_refused() -> None:
     mdp, policy = PROBLEMS["needle"]
     with pytest.raises(ValueError, match="step: 'kl' is none of full, masked"):
         run_cpi(mdp, policy, step="kl")
@@ -250,7 +252,7 @@ def test_options_that_do_not_fit_are_refused() -> None:
 
 
 @each_problem
-def test_nothing_improvable_no_iteration(mdp: TabularMDP, policy: Any) -> None:
+def test_run_cpi__no_iteration_if_nothing_is_improvable(mdp: TabularMDP, policy: Any) -> None:
     best = optimal(mdp).policy
     oracle = run_cpi(mdp, best, resets=oracle_resets(TAU))
     assert oracle.iterations == [] and "nothing improvable is left" in oracle.stopped
@@ -270,7 +272,7 @@ def test_oracle_resets_end_where_all_advantages_are_below_tau() -> None:
     assert evaluate(mdp, run.policy).A.max() > 0.3
 
 
-def test_rounding_is_no_advantage() -> None:
+def test_run_cpi__stops_where_advantages_are_rounding() -> None:
     """All actions are alike, so nothing can be improved."""
     rewards = np.tile([[0.1], [0.3], [0.7]], (1, 3))
     mdp = TabularMDP(np.full((3, 3, 3), 1 / 3), rewards, np.eye(3)[0], horizon=5)
@@ -278,7 +280,7 @@ def test_rounding_is_no_advantage() -> None:
     assert all(row.alpha == 0 for row in run.iterations) and len(run.iterations) < 2
 
 
-def test_kakade_and_langford_s_rule_stops_below_two_thirds_epsilon() -> None:
+def test_run_cpi__stops_below_two_thirds_epsilon() -> None:
     mdp, policy = PROBLEMS["needle"]  # 𝔸 = p (1 − 1/3) = 0.2
     (first, *_) = run_cpi(mdp, policy, iterations=1).iterations
     assert first.advantage == pytest.approx(0.2)
@@ -287,14 +289,14 @@ def test_kakade_and_langford_s_rule_stops_below_two_thirds_epsilon() -> None:
     assert stopped.J == evaluate(mdp, policy).J and "too small" in stopped.stopped
     going = run_cpi(mdp, policy, epsilon=0.2999, iterations=1)
     assert going.iterations[0].alpha > 0
-    # Later on, the first advantage that is below the line is the last.
+    # Later, the first advantage below the threshold is the last one.
     run = run_cpi(mdp, policy, epsilon=0.27, iterations=100)
     *before, last = run.iterations
     assert before and all(row.advantage >= 0.18 for row in before) and last.advantage < 0.18
     assert last.alpha == 0.0
 
 
-def test_a_lower_bound_that_is_not_positive_stops_the_run() -> None:
+def test_run_cpi__stops_if_the_lower_bound_is_not_positive() -> None:
     mdp, policy = PROBLEMS["needle"]
 
     def unsure(evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
@@ -306,7 +308,7 @@ def test_a_lower_bound_that_is_not_positive_stops_the_run() -> None:
     assert run.stopped == "advantage 0.2 (at least 0): too small"
 
 
-def test_the_step_is_built_from_what_can_be_trusted() -> None:
+def test_run_cpi__step_uses_the_lower_bound() -> None:
     mdp, policy = PROBLEMS["needle"]
 
     def careful(evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
@@ -317,7 +319,7 @@ def test_the_step_is_built_from_what_can_be_trusted() -> None:
     assert row.certificate == pytest.approx(0.01 * 3 * 0.09 - 0.5 * 1e-4 * 9 * 2)
 
 
-def test_own_steps() -> None:
+def test_run_cpi__step_may_be_a_function() -> None:
     mdp, policy = PROBLEMS["needle"]
     run = run_cpi(mdp, policy, step=lambda update, advantage: 0.25, iterations=2)
     assert [row.alpha for row in run.iterations] == [0.25, 0.25]
@@ -336,4 +338,4 @@ def test_random_and_oracle_weights() -> None:
     np.testing.assert_array_equal(weights, base.A.max(axis=-1) > TAU)
     assert 0 < weights.sum() < weights.size
     highest = float(base.A.max())
-    assert not oracle_resets(highest)(base).any()  # exceeded, not met
+    assert not oracle_resets(highest)(base).any()  # the threshold is strict

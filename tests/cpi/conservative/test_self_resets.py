@@ -1,4 +1,4 @@
-"""Self resets of set precision and recall; sampled runs."""
+"""Self resets of given precision and recall; sampled runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.cpi.worlds import interior_policy, world
 @pytest.mark.parametrize("precision", [0.6, 0.8, 1.0])
 @pytest.mark.parametrize("recall", [0.3, 1.0])
 @each_problem
-def test_self_resets_have_the_precision_and_recall_asked_for(
+def test_self_resets__have_the_given_precision_and_recall(
     mdp: TabularMDP, policy: Any, recall: float, precision: float
 ) -> None:
     base = evaluate(mdp, policy)
@@ -51,36 +51,38 @@ def test_self_resets_have_the_precision_and_recall_asked_for(
     assert hits / float((alive * improvable).sum()) == pytest.approx(recall, abs=1e-12)
     if mdp.terminal.any():
         visited = coverage(base, mdp.terminal)
-        assert visited > 0.3  # the end counts in neither, though π spends its time there
+        assert visited > 0.3  # terminal states count in neither, although π spends time there
     if precision == 1.0:
         np.testing.assert_array_equal(weights, recall * improvable)
 
 
-def test_self_resets_that_accept_everything_are_as_imprecise_as_it_gets() -> None:
+def test_self_resets__lowest_precision_accepts_every_other_state() -> None:
     mdp, policy = PROBLEMS["needle"]
     base = evaluate(mdp, policy)
     # p = 0.3: accepting all others too gives 0.3; with recall ½, 0.15 / 0.85.
     np.testing.assert_allclose(self_resets(0.5, 0.3 + 1e-12, 1.0)(base), 1.0)
     least = 0.15 / 0.85
     np.testing.assert_allclose(self_resets(0.5, least + 1e-12, 0.5)(base)[:, 1:], 1.0)
-    message = r"precision: 0\.17 is below 0\.1765, what accepting every other state gives at p ="
+    message = (
+        r"precision: 0\.17 is below 0\.1765, the precision of accepting every other state at p ="
+    )
     with pytest.raises(ValueError, match=message):
         self_resets(0.5, 0.17, 0.5)(base)
 
 
-def test_where_no_other_state_is_visited_only_the_recall_is_left() -> None:
+def test_self_resets__only_recall_matters_if_no_other_state_is_visited() -> None:
     mdp = envs.needle(1.0, horizon=2, num_actions=2)
     base = evaluate(mdp, uniform_policy(mdp))
     np.testing.assert_array_equal(self_resets(0.2, 0.5, 0.7)(base), [[0.7, 0, 0], [0.7, 0, 0]])
 
 
-def test_perfect_self_resets_are_the_oracle_s() -> None:
+def test_self_resets__perfect_localizer_equals_the_oracle() -> None:
     base = evaluate(*PROBLEMS["ending"])
     np.testing.assert_array_equal(self_resets(TAU, 1.0, 1.0)(base), oracle_resets(TAU)(base))
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.1, math.nan])
-def test_precision_and_recall_are_shares(value: float) -> None:
+def test_self_resets__values_outside_0_1_are_refused(value: float) -> None:
     base = evaluate(*PROBLEMS["needle"])
     with pytest.raises(ValueError, match=rf"precision: {value} is not in \(0, 1\]"):
         self_resets(TAU, value, 0.5)(base)
@@ -88,11 +90,11 @@ def test_precision_and_recall_are_shares(value: float) -> None:
         self_resets(TAU, 0.5, value)(base)
 
 
-def test_terminal_states_are_never_accepted() -> None:
+def test_run_cpi__never_accepts_terminal_states() -> None:
     mdp, policy = PROBLEMS["ending"]
     chooser = Recorder()
     run_cpi(mdp, policy, chooser=chooser, iterations=2)
-    for evaluation, weights in chooser.asked:
+    for evaluation, weights in chooser.calls:
         expected = np.broadcast_to(~mdp.terminal, evaluation.occupancy.shape)
         np.testing.assert_array_equal(weights, expected)
 
@@ -114,7 +116,7 @@ def sampled_run(seed: int, resets: ResetWeights = random_resets, iterations: int
 
 
 @pytest.mark.parametrize("name", ["random", "oracle", "self"])
-def test_sampled_runs_keep_their_certificates_and_count_their_costs(name: str) -> None:
+def test_run_cpi__sampled_gains_and_costs(name: str) -> None:
     resets = {
         "random": random_resets,
         "oracle": oracle_resets(0.3),
@@ -136,7 +138,7 @@ def test_sampled_runs_keep_their_certificates_and_count_their_costs(name: str) -
         assert all(row.drawn == 4000 for row in run.iterations)
 
 
-def test_sampled_runs_repeat_with_their_seed() -> None:
+def test_run_cpi__sampled_run_repeats_with_its_seed() -> None:
     one, two, other = sampled_run(1), sampled_run(1), sampled_run(2)
     assert one.iterations == two.iterations
     np.testing.assert_array_equal(one.policy, two.policy)
@@ -146,7 +148,7 @@ def test_sampled_runs_repeat_with_their_seed() -> None:
 # A run as a table.
 
 
-def test_a_run_prints_as_a_table() -> None:
+def test_run__prints_as_a_table() -> None:
     run = sampled_run(1, iterations=2)
     printed = str(run)
     for heading in Iteration._fields:
@@ -157,7 +159,7 @@ def test_a_run_prints_as_a_table() -> None:
     assert f"final J = {run.J:.6g}; all 2 iterations done" in printed
 
 
-def test_a_run_is_saved_and_read_back(tmp_path: Path) -> None:
+def test_run_save__round_trip(tmp_path: Path) -> None:
     run = sampled_run(1, iterations=2)
     path = tmp_path / "run.csv"
     run.save(path)
@@ -167,7 +169,7 @@ def test_a_run_is_saved_and_read_back(tmp_path: Path) -> None:
     assert [tuple(map(float, row)) for row in rows] == run.iterations
 
 
-def test_a_discounted_run_is_saved_too(tmp_path: Path) -> None:
+def test_run_save__discounted(tmp_path: Path) -> None:
     mdp = world(1, discount=0.9)
     run = run_cpi(mdp, interior_policy(mdp, 1), iterations=1)
     run.save(str(tmp_path / "run.csv"))

@@ -1,4 +1,4 @@
-"""Step rules against numerical maximisers of the bounds that they belong to."""
+"""Step rules against numerical maximisers of their bounds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def masked_update(seed: int) -> Update:
 
 
 def numerical_maximiser(u: Update, statement: Bound, shortfall: float) -> float:
-    """argmax over α of the bound's right side, if 𝔸 were lower by `shortfall`."""
+    """argmax over α of the bound's right side, with 𝔸 lowered by `shortfall`."""
     assert statement.first_order is not None
 
     def loss(alpha: float) -> float:
@@ -73,7 +73,7 @@ MAXIMISERS = {
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("rule", MAXIMISERS)
 def test_maximisers_maximise_their_bound(rule: str, seed: int, shortfall: float) -> None:
-    """Also where the advantage to trust is only part of the true one."""
+    """Also where the trusted advantage is below the true one."""
     finite = rule in FINITE
     u = masked_update(seed) if finite else update(world(seed, discount=0.9), seed)
     trusted = (u.masked_advantage if finite else u.advantage) * (1 - shortfall)
@@ -84,7 +84,7 @@ def test_maximisers_maximise_their_bound(rule: str, seed: int, shortfall: float)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_step_on_a_grid_is_certified_more(seed: int) -> None:
+def test_maximisers__no_grid_step_has_a_larger_certificate(seed: int) -> None:
     u = update(world(seed, discount=0.7), seed)
     for rule, name in MAXIMISERS.items():
         if rule in FINITE:
@@ -95,7 +95,7 @@ def test_no_step_on_a_grid_is_certified_more(seed: int) -> None:
             assert right(replace(u, alpha=float(alpha))) <= best + 1e-12
 
 
-#: Rules that are the step a bound is quoted with, and that bound.
+#: Rules that are the quoted step of a bound → that bound.
 QUOTED = {
     "kl": "CPI step",
     "uspi": "USPI step",
@@ -146,7 +146,7 @@ def test_steps_do_not_depend_on_the_unit_of_reward() -> None:
     "rule", [*DISCOUNTED, *FINITE, "full", pytest.param(lambda u, advantage: 0.5, id="fixed")]
 )
 @pytest.mark.parametrize("advantage", [0.0, -1e-9, -5.0])
-def test_no_advantage_no_step(rule: str | StepRule, advantage: float) -> None:
+def test_step_size__zero_without_advantage(rule: str | StepRule, advantage: float) -> None:
     mdp = world(2, horizon=3) if rule in FINITE else world(2, discount=0.9)
     assert step_size(rule, update(mdp), advantage) == 0.0
 
@@ -159,14 +159,14 @@ def test_steps_are_clipped_at_1(rule: str) -> None:
     assert 0 < step_size(rule, u, 1e-6) < 1e-3
 
 
-def test_functions_are_clipped_too() -> None:
+def test_step_size__functions_are_clipped() -> None:
     u = update(world(2, horizon=3))
     assert step_size(lambda u, advantage: 3 * advantage, u, 0.2) == pytest.approx(0.6)
     assert step_size(lambda u, advantage: 3 * advantage, u, 0.4) == 1.0
     assert step_size(lambda u, advantage: -1.0, u, 0.4) == 0.0
 
 
-def test_where_nothing_is_lost_the_step_is_full() -> None:
+def test_step_size__full_without_penalty() -> None:
     """γ = 0, a horizon of one step, and a = 0 everywhere have no penalty."""
     myopic = update(world(3, discount=0.0))
     for rule in ("kl-max", "span-max", "uspi", "cpo-max"):
@@ -177,7 +177,7 @@ def test_where_nothing_is_lost_the_step_is_full() -> None:
         assert step_size(rule, Update(base, base.policy), 1e-3) == 1.0
 
 
-def test_the_span_allows_longer_steps() -> None:
+def test_span_maximiser__longer_than_kl_maximiser() -> None:
     """span(a) ≤ 2 max|a|, strictly where all of a have one sign."""
     u = update(world(4, discount=0.9))
     assert (u.a >= 0).all()
@@ -185,19 +185,19 @@ def test_the_span_allows_longer_steps() -> None:
 
 
 @pytest.mark.parametrize("rule", ["full", full_step])
-def test_the_full_step_is_1(rule: str | StepRule) -> None:
+def test_full_step__is_1(rule: str | StepRule) -> None:
     for mdp in (world(2, horizon=3), world(2, discount=0.9)):
         assert step_size(rule, update(mdp), 1e-3) == 1.0
 
 
 @pytest.mark.parametrize("rule", [*FINITE, "nonsense", ""])
-def test_names_of_the_other_kind_are_refused_when_discounted(rule: str) -> None:
+def test_step_size__finite_rules_are_refused_when_discounted(rule: str) -> None:
     with pytest.raises(ValueError, match=r"is none of full, kl, kl-max, .* discount=0\.9"):
         step_size(rule, update(world(2, discount=0.9)), 0.1)
 
 
 @pytest.mark.parametrize("rule", [*DISCOUNTED, "nonsense"])
-def test_names_of_the_other_kind_are_refused_with_a_horizon(rule: str) -> None:
+def test_step_size__discounted_rules_are_refused_with_a_horizon(rule: str) -> None:
     message = rf"step: '{rule}' is none of full, masked, masked-max, returns for .* horizon=3"
     with pytest.raises(ValueError, match=message):
         step_size(rule, update(world(2, horizon=3)), 0.1)

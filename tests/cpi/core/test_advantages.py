@@ -1,4 +1,4 @@
-"""Advantages within groups, against arrays worked out by hand."""
+"""Advantages within groups, against arrays computed by hand."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ batches = st.lists(st.lists(eighths, max_size=6), min_size=1, max_size=4)
 
 
 def assert_advantages(returns: Any, scale: Scale, expected: Any) -> None:
-    found = group_advantages(returns, scale)
-    assert len(found) == len(expected)
-    for ours, by_hand in zip(found, expected, strict=True):
+    advantages = group_advantages(returns, scale)
+    assert len(advantages) == len(expected)
+    for ours, by_hand in zip(advantages, expected, strict=True):
         assert ours.dtype == np.float64
         np.testing.assert_allclose(ours, by_hand, rtol=1e-14, atol=0)
 
 
-def test_the_conventions_are_those_of_trl() -> None:
+def test_group_advantages__conventions_of_trl() -> None:
     assert (DDOF, EPSILON) == (1, 1e-4)
 
 
-def test_one_success_of_four() -> None:
+def test_group_advantages__one_success_of_four() -> None:
     # Mean 1/4; squared deviations 9/16 + 3/16 = 3/4, over 3: variance 1/4.
     expected = [[0.75 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001]]
     assert_advantages([[1, 0, 0, 0]], "group", expected)
@@ -45,19 +45,19 @@ def test_one_success_of_four() -> None:
     assert_advantages([[1, 0, 0, 0]], "none", [[0.75, -0.25, -0.25, -0.25]])
 
 
-def test_pairs_have_half_a_squared_difference_for_variance() -> None:
+def test_group_advantages__groups_of_two() -> None:
     expected = [[-1 / (math.sqrt(2) + 1e-4), 1 / (math.sqrt(2) + 1e-4)]]
     assert_advantages([[3, 5]], "group", expected)
 
 
-def test_groups_are_normalised_apart() -> None:
+def test_group_advantages__groups_are_normalised_separately() -> None:
     # Means 1 and 12; variances 2 and (9 + 4 + 4 + 9 + 0)/4 = 13/2.
     first, second = math.sqrt(2) + 1e-4, math.sqrt(6.5) + 1e-4
     expected = [[-1 / first, 1 / first], [x / second for x in (-3, -2, 2, 3, 0)]]
     assert_advantages([[0, 2], [9, 10, 14, 15, 12]], "group", expected)
 
 
-def test_a_batch_shares_its_deviation_but_not_its_mean() -> None:
+def test_group_advantages__batch_scale_shares_only_the_deviation() -> None:
     # Means 0 and 5, of all five 3; squared deviations (16 + 4 + 1 + 4 + 25)/4 = 25/2.
     divisor = math.sqrt(12.5) + 1e-4
     expected = [[-1 / divisor, 1 / divisor], [-3 / divisor, 0, 3 / divisor]]
@@ -66,20 +66,20 @@ def test_a_batch_shares_its_deviation_but_not_its_mean() -> None:
 
 
 @scales
-def test_a_small_spread_is_held_by_epsilon(scale: Scale) -> None:
+def test_group_advantages__epsilon_limits_small_spreads(scale: Scale) -> None:
     divisor = {"group": 2e-4, "batch": 2e-4, "none": 1.0}[scale]
     a = math.sqrt(0.5) * 1e-4  # deviation 1e-4, as large as ε
     assert_advantages([[-a, a]], scale, [[-a / divisor, a / divisor]])
 
 
 @scales
-def test_a_group_of_one_is_its_own_mean(scale: Scale) -> None:
+def test_group_advantages__zero_in_a_group_of_one(scale: Scale) -> None:
     assert_advantages([[7.0]], scale, [[0.0]])
     np.testing.assert_array_equal(group_advantages([[7.0], [1.0, 2.0]], scale)[0], [0.0])
 
 
 @scales
-def test_no_group_and_an_empty_group(scale: Scale) -> None:
+def test_group_advantages__no_group_and_an_empty_group(scale: Scale) -> None:
     assert group_advantages([], scale) == []
     (nothing,) = group_advantages([[]], scale)
     assert nothing.shape == (0,)
@@ -90,25 +90,25 @@ def test_no_group_and_an_empty_group(scale: Scale) -> None:
 
 @scales
 @pytest.mark.parametrize("value", [0.0, 1.0, -2.5, 1e9])
-def test_equal_returns_teach_exactly_nothing(value: float, scale: Scale) -> None:
+def test_group_advantages__exactly_zero_for_equal_returns(value: float, scale: Scale) -> None:
     for advantages in group_advantages([[value] * 4, [value], [value] * 7], scale):
         np.testing.assert_array_equal(advantages, np.zeros(len(advantages)))
 
 
 @scales
-def test_equal_returns_that_are_no_binary_fractions(scale: Scale) -> None:
+def test_group_advantages__exactly_zero_despite_rounding(scale: Scale) -> None:
     for size, value in ((3, 0.1), (6, 0.7), (7, 1 / 3), (8, 0.3)):
         (advantages,) = group_advantages([[value] * size], scale)
         np.testing.assert_array_equal(advantages, np.zeros(size))
 
 
 @scales
-def test_equal_returns_in_one_group_but_not_in_the_batch(scale: Scale) -> None:
+def test_group_advantages__exactly_zero_in_one_group_of_equal_returns(scale: Scale) -> None:
     flat, _ = group_advantages([[1.0, 1.0, 1.0], [0.0, 1.0]], scale)
     np.testing.assert_array_equal(flat, np.zeros(3))
 
 
-def test_arrays_and_lists_are_alike_and_left_alone() -> None:
+def test_group_advantages__arrays_and_lists_agree_unmodified() -> None:
     given_returns = np.array([0.0, 1.0, 1.0])
     (from_array,) = group_advantages([given_returns])
     (from_list,) = group_advantages([[0, 1, 1]])
@@ -125,19 +125,19 @@ def test_arrays_and_lists_are_alike_and_left_alone() -> None:
         ([[1.0], 3.0], 1),
     ],
 )
-def test_what_is_not_a_list_of_numbers_is_named(returns: Any, number: int) -> None:
+def test_group_advantages__invalid_returns_are_named(returns: Any, number: int) -> None:
     with pytest.raises(ValueError, match=rf"returns: group {number} is .*, not a list of finite"):
         group_advantages(returns)
 
 
-def test_an_unknown_scale_is_refused() -> None:
+def test_group_advantages__unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="scale: 'std' is not 'group', 'batch' or 'none'"):
         group_advantages([[1.0, 2.0]], "std")  # type: ignore[arg-type]
 
 
 @repeatable
 @given(returns=batches, scale=st.sampled_from(SCALES))
-def test_advantages_sum_to_zero_and_keep_the_order(
+def test_group_advantages__sum_to_zero_and_keep_the_order(
     returns: list[list[float]], scale: Scale
 ) -> None:
     for group, advantages in zip(returns, group_advantages(returns, scale), strict=True):
@@ -149,11 +149,12 @@ def test_advantages_sum_to_zero_and_keep_the_order(
 
 @repeatable
 @given(returns=batches, scale=st.sampled_from(SCALES[::2]), shift=eighths, group=st.integers(0, 3))
-def test_a_group_may_be_shifted_on_its_own(
+def test_group_advantages__invariant_to_a_shift_of_one_group(
     returns: list[list[float]], scale: Scale, shift: float, group: int
 ) -> None:
     shifted = [
-        [ret + shift * (number == group) for ret in here] for number, here in enumerate(returns)
+        [ret + shift * (number == group) for ret in members]
+        for number, members in enumerate(returns)
     ]
     for ours, other in zip(
         group_advantages(returns, scale), group_advantages(shifted, scale), strict=True
@@ -163,8 +164,10 @@ def test_a_group_may_be_shifted_on_its_own(
 
 @repeatable
 @given(returns=batches, shift=eighths)
-def test_a_batch_may_be_shifted_as_a_whole(returns: list[list[float]], shift: float) -> None:
-    shifted = [[ret + shift for ret in here] for here in returns]
+def test_group_advantages__invariant_to_a_shift_of_the_batch(
+    returns: list[list[float]], shift: float
+) -> None:
+    shifted = [[ret + shift for ret in members] for members in returns]
     for ours, other in zip(
         group_advantages(returns, "batch"), group_advantages(shifted, "batch"), strict=True
     ):
@@ -173,16 +176,18 @@ def test_a_batch_may_be_shifted_as_a_whole(returns: list[list[float]], shift: fl
 
 @repeatable
 @given(returns=batches)
-def test_other_groups_do_not_matter(returns: list[list[float]]) -> None:
+def test_group_advantages__independent_of_other_groups(returns: list[list[float]]) -> None:
     for number, advantages in enumerate(group_advantages(returns)):
         np.testing.assert_array_equal(advantages, group_advantages([returns[number]])[0])
 
 
 @repeatable
-@given(returns=batches.filter(lambda groups: len({ret for here in groups for ret in here}) > 1))
-def test_a_batch_has_deviation_one(returns: list[list[float]]) -> None:
+@given(
+    returns=batches.filter(lambda groups: len({ret for members in groups for ret in members}) > 1)
+)
+def test_group_advantages__batch_scale_has_deviation_one(returns: list[list[float]]) -> None:
     # Advantages of "batch" are those of "none" over the deviation of all returns.
-    everything = np.concatenate([np.asarray(here, dtype=float) for here in returns])
+    everything = np.concatenate([np.asarray(members, dtype=float) for members in returns])
     mean = everything.sum() / len(everything)
     deviation = math.sqrt(((everything - mean) ** 2).sum() / (len(everything) - 1))
     for scaled, plain in zip(

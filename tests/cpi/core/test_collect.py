@@ -1,4 +1,4 @@
-"""Collections from a scripted world: groups, seeds, fallbacks, calls, and the ledger by hand."""
+"""Collections from a scripted world: groups, seeds, fallbacks, calls and ledgers by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.cpi.scripted import (
     at_step,
 )
 
-#: From "p" the first line fails, from "q" none does; words cost their letters.
+#: From "p" the first line fails, from "q" none does; the cost of a word is its letters.
 STORY = {
     ("p",): [("a bb ccc", 0.0), ("dddd", 1.0), ("e f", 1.0), ("g", 1.0)],
     ("p", "a"): [("x yy", 1.0), ("z", 0.0)],
@@ -41,7 +41,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def second_step(cost_each: int = 0) -> tuple[SelfReset, ScriptedLocalizer]:
-    """A rule that names the second step, and its localizer."""
+    """A rule that resets to before the second step, and its localizer."""
     localizer = ScriptedLocalizer(at_step(1), cost_each)
     return SelfReset(localizer), localizer
 
@@ -59,7 +59,7 @@ def assert_alike(groups: Collection, others: Collection) -> None:
 # By hand
 
 
-def test_grpo_is_one_call_for_all_fresh_episodes() -> None:
+def test_collect__grpo_is_one_call_for_all_fresh_episodes() -> None:
     world, (rule, localizer) = Scripted(STORY), second_step(50)
     groups = collect(world, ["p", "q", "p"], GroupPlan(8), rule, rng())
     (call,) = world.calls
@@ -75,13 +75,13 @@ def test_grpo_is_one_call_for_all_fresh_episodes() -> None:
     )
 
 
-def test_a_fresh_group_and_a_reset_of_its_failure() -> None:
+def test_collect__fresh_group_and_reset_of_its_failure() -> None:
     world, (rule, localizer) = Scripted(STORY), second_step(50)
     groups = collect(world, ["q", "p"], GroupPlan(4, 1, 4), rule, rng())
     fresh, resets = world.calls
     assert fresh.prefixes == [Prefix("q"), Prefix("p")] and fresh.n == 4
     failure = fresh.episodes[1][0]
-    assert localizer.calls == [[failure]]  # "q" has no failure to ask about
+    assert localizer.calls == [[failure]]  # "q" has no failure to localize
     assert resets.prefixes == [Prefix("q"), Prefix("p", ("a",))] and resets.n == 4
 
     assert [group.start for group in groups] == [0, 0, 1, 1]
@@ -109,7 +109,7 @@ def test_a_fresh_group_and_a_reset_of_its_failure() -> None:
     )
 
 
-def test_two_reset_groups_of_one_failure_are_a_reset_and_a_fallback() -> None:
+def test_collect__one_failure_for_two_resets_causes_a_fallback() -> None:
     world, (rule, _) = Scripted(STORY), second_step()
     groups = collect(world, ["p"], GroupPlan(3, 2, 2), rule, rng())
     assert [group.prefix for group in groups] == [Prefix("p"), Prefix("p", ("a",)), Prefix("p")]
@@ -119,7 +119,7 @@ def test_two_reset_groups_of_one_failure_are_a_reset_and_a_fallback() -> None:
     assert groups.ledger == Ledger(7, 26, 7, 26, 0, 1, 1, 1)
 
 
-def test_seeds_without_a_fresh_group_are_counted_but_not_trained_on() -> None:
+def test_collect__seeds_without_a_fresh_group_are_not_trained_on() -> None:
     world, (rule, localizer) = Scripted(STORY), second_step(50)
     groups = collect(world, ["p", "q"], GroupPlan(0, 2, 4), rule, rng())
     seeds, resets = world.calls
@@ -146,14 +146,14 @@ def test_seeds_without_a_fresh_group_are_counted_but_not_trained_on() -> None:
     )
 
 
-def test_one_seed_and_all_eight_from_its_prefix() -> None:
+def test_collect__one_seed_and_one_reset_group() -> None:
     world, (rule, _) = Scripted(STORY), second_step()
     (group,) = collect(world, ["p"], GroupPlan(0, 1, 8), rule, rng())
     assert group.prefix == Prefix("p", ("a",)) and len(group.episodes) == 8
     assert group.seed is world.calls[0].episodes[0][0]
 
 
-def test_any_episode_may_be_a_seed_if_the_plan_says_so() -> None:
+def test_collect__plan_may_reset_successes() -> None:
     story = STORY | {("q",): [("h i", 1.0)], ("q", "h"): [("j", 1.0)]}
     rule, localizer = second_step()
     failed = collect(Scripted(story), ["q"], GroupPlan(0, 1, 8), rule, rng())
@@ -163,7 +163,7 @@ def test_any_episode_may_be_a_seed_if_the_plan_says_so() -> None:
     assert successes[0].prefix == Prefix("q", ("h",))
 
 
-def test_a_rule_that_names_no_step_is_a_fallback() -> None:
+def test_collect__zero_weights_cause_a_fallback() -> None:
     world = Scripted(STORY)
     localizer = ScriptedLocalizer(lambda episode: np.zeros(episode.length), cost_each=7)
     groups = collect(world, ["p"], GroupPlan(4, 1, 4), SelfReset(localizer), rng())
@@ -172,7 +172,7 @@ def test_a_rule_that_names_no_step_is_a_fallback() -> None:
     assert groups.ledger == Ledger(8, 26, 8, 26, 7, 1, 0, 1)
 
 
-def test_an_episode_without_steps_is_no_seed() -> None:
+def test_collect__episode_without_steps_is_not_reset() -> None:
     world = Scripted({("p",): [("", 0.0)]})
     rule, localizer = second_step()
     groups = collect(world, ["p"], GroupPlan(2, 1, 2), rule, rng())
@@ -180,13 +180,13 @@ def test_an_episode_without_steps_is_no_seed() -> None:
     assert localizer.calls == []
 
 
-def test_nothing_to_start_from_is_nothing_to_do() -> None:
+def test_collect__empty_without_starts() -> None:
     for numbers in PLANS:
         groups = collect(Scripted(STORY), [], GroupPlan(*numbers), RandomReset(), rng())
         assert list(groups) == [] and groups.ledger == Ledger()
 
 
-def test_starts_that_repeat_keep_their_groups_apart() -> None:
+def test_collect__repeated_starts_have_separate_groups() -> None:
     world = Scripted(COIN, shuffled=True)
     groups = collect(world, ["coin"] * 6, GroupPlan(4, 1, 2), RandomReset(), rng(1))
     assert [group.start for group in groups] == [n for n in range(6) for _ in range(2)]
@@ -196,7 +196,7 @@ def test_starts_that_repeat_keep_their_groups_apart() -> None:
         assert reset.episodes == world.calls[1].episodes[n]
 
 
-def test_a_localizers_cost_is_counted_from_where_it_stood() -> None:
+def test_collect__ledger_counts_only_new_localizer_cost() -> None:
     rule, localizer = second_step(50)
     localizer.cost = 1000
     for _ in range(2):
@@ -208,7 +208,7 @@ def test_a_localizers_cost_is_counted_from_where_it_stood() -> None:
 
 
 def seeds_chosen(plan: GroupPlan, rule: SelfReset, lines: Any, times: int = 3000) -> list[Any]:
-    """Which of the first lines were reset, in each of many collections; None is a fallback."""
+    """The first lines that were reset in each of many collections; None is a fallback."""
     script = {("p",): lines}
     for words, _ in lines:
         for k in range(1, len(words.split())):
@@ -222,12 +222,12 @@ def seeds_chosen(plan: GroupPlan, rule: SelfReset, lines: Any, times: int = 3000
 FAILURES = [("a 2 3 4", 0.0), ("b 2", 0.0), ("c 2", 1.0), ("d 2 3 4", 0.0)]
 
 
-def test_random_seeds_are_uniform_among_the_failures() -> None:
+def test_collect__random_seeds_are_uniform_among_the_failures() -> None:
     names = seeds_chosen(GroupPlan(4, 1, 1), second_step()[0], FAILURES)
     assert_drawn_from([names.count(name) for name in "abcd"], [1 / 3, 1 / 3, 0, 1 / 3])
 
 
-def test_random_pairs_of_seeds_are_drawn_without_replacement() -> None:
+def test_collect__random_seeds_are_drawn_without_replacement() -> None:
     names = seeds_chosen(GroupPlan(4, 2, 1), second_step()[0], FAILURES)
     pairs = list(itertools.product("abcd", repeat=2))
     odds = [1 / 6 if a != b and "c" not in (a, b) else 0 for a, b in pairs]
@@ -238,15 +238,15 @@ def last_step(episode: Episode) -> Any:
     return at_step(episode.length - 1)(episode)
 
 
-def test_deepest_takes_the_latest_step_and_breaks_ties_at_random() -> None:
+def test_collect__deepest_breaks_ties_at_random() -> None:
     localizer = ScriptedLocalizer(last_step, cost_each=1)
     plan = GroupPlan(4, 1, 1, choice="deepest")
     names = seeds_chosen(plan, SelfReset(localizer), FAILURES)
     assert_drawn_from([names.count(name) for name in "abcd"], [1 / 2, 0, 0, 1 / 2])
-    assert localizer.cost == 3 * 3000  # every failure is asked about
+    assert localizer.cost == 3 * 3000  # every failure is localized
 
 
-def test_deepest_is_the_latest_step_not_the_longest_episode() -> None:
+def test_collect__deepest_is_the_latest_step_not_the_longest_episode() -> None:
     def early_in_long_ones(episode: Episode) -> Any:
         return at_step(1 if episode.length == 4 else episode.length - 1)(episode)
 
@@ -257,7 +257,7 @@ def test_deepest_is_the_latest_step_not_the_longest_episode() -> None:
     assert {first for first, _ in names} == {"b"} and {second for _, second in names} == {"a", "c"}
 
 
-def test_deepest_asks_about_all_failures_and_passes_over_those_without_a_step() -> None:
+def test_collect__deepest_localizes_all_failures() -> None:
     script = {
         ("p",): [("a 2", 0.0), ("b 2", 0.0), ("c 2", 0.0)],
         ("p", "c"): [("d", 1.0)],
@@ -275,8 +275,8 @@ def test_deepest_asks_about_all_failures_and_passes_over_those_without_a_step() 
         assert (ledger.resets_drawn, ledger.resets_accepted, ledger.fallbacks) == (3, 1, 0)
 
 
-def test_random_choice_asks_about_no_more_than_it_needs() -> None:
+def test_collect__random_choice_localizes_only_chosen_seeds() -> None:
     localizer = ScriptedLocalizer(last_step)
     seeds_chosen(GroupPlan(4, 2, 1), SelfReset(localizer), FAILURES, times=10)
-    (asked,) = localizer.calls
-    assert len(asked) == 20
+    (localized,) = localizer.calls
+    assert len(localized) == 20

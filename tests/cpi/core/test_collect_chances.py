@@ -25,9 +25,9 @@ from tests.cpi.core.test_collect import (
     rng,
 )
 from tests.cpi.scripted import (
+    RecordingSimulator,
     Scripted,
     ScriptedLocalizer,
-    Watched,
     assert_drawn_from,
     assert_mean,
     assert_same,
@@ -36,14 +36,14 @@ from tests.cpi.scripted import (
 from tests.cpi.worlds import interior_policy, repeatable, world
 
 
-def test_random_resets_are_uniform_over_the_steps_of_the_seed() -> None:
+def test_collect__random_resets_are_uniform_over_steps() -> None:
     script = {("p", *"abc"[:k]): [(" ".join("abc"[k:]), 0.0)] for k in range(3)}
     groups = collect(Scripted(script), ["p"] * 3000, GroupPlan(1, 1, 1), RandomReset(), rng(8))
     kept = [group.prefix.length for group in groups[1::2]]
     assert_drawn_from(np.bincount(kept, minlength=3), np.full(3, 1 / 3))
 
 
-# The fresh group stays whole
+# The fresh group is i.i.d.
 
 
 def coins(plan: GroupPlan, times: int, seed: int) -> Collection:
@@ -51,8 +51,8 @@ def coins(plan: GroupPlan, times: int, seed: int) -> Collection:
     return collect(world, ["coin"] * times, plan, RandomReset(), rng(seed))
 
 
-def test_the_fresh_group_stays_independent_and_identically_distributed() -> None:
-    # Taking the first failure out would leave a mean of .62; here successes are binomial.
+def test_collect__fresh_group_is_iid() -> None:
+    # Without its first failure the group would have a mean of .62; whole, it is binomial.
     groups = coins(GroupPlan(4, 1, 4), 4000, seed=11)
     fresh, resets = groups[::2], groups[1::2]
     assert all(len(group.episodes) == 4 and group.prefix.length == 0 for group in fresh)
@@ -64,13 +64,13 @@ def test_the_fresh_group_stays_independent_and_identically_distributed() -> None
             assert any(episode is reset.seed for episode in group.episodes)
 
 
-def test_every_place_of_the_fresh_group_is_a_fair_coin() -> None:
+def test_collect__fresh_outcomes_are_jointly_uniform() -> None:
     fresh = coins(GroupPlan(3, 2, 2), 4000, seed=12)[::3]
     outcomes = np.array([group.returns for group in fresh]) @ [4, 2, 1]
     assert_drawn_from(np.bincount(outcomes.astype(int), minlength=8), np.full(8, 1 / 8))
 
 
-def test_reset_groups_do_not_repeat_the_fresh_ones() -> None:
+def test_collect__reset_groups_independent_of_fresh_groups() -> None:
     # Four fair coins, and four more after a reset or a fallback: all 8 independent.
     groups = coins(GroupPlan(4, 1, 4), 6000, seed=13)
     first = np.array([group.returns[0] for group in groups[::2]])
@@ -80,7 +80,7 @@ def test_reset_groups_do_not_repeat_the_fresh_ones() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_seeds_do_not_foretell_what_grows_from_them(size: int) -> None:
+def test_collect__continuations_independent_of_seed_outcomes(size: int) -> None:
     groups = coins(GroupPlan(0, 1, size, seeds="any"), 6000, seed=14)
     seeds = np.array([group.seed is not None and group.seed.ret for group in groups])
     for again in np.array([group.returns for group in groups]).T:
@@ -92,7 +92,7 @@ def test_seeds_do_not_foretell_what_grows_from_them(size: int) -> None:
 
 
 @plans
-def test_the_same_generator_gives_the_same_collection(plan: GroupPlan) -> None:
+def test_collect__repeats_with_the_generator(plan: GroupPlan) -> None:
     world = Scripted(COIN, shuffled=True)
     one, same, other = (
         collect(world, ["coin"] * 8, plan, RandomReset(), rng(seed)) for seed in (3, 3, 4)
@@ -102,7 +102,7 @@ def test_the_same_generator_gives_the_same_collection(plan: GroupPlan) -> None:
     assert (returns[0] != returns[1]).any()
 
 
-def test_a_generator_goes_on_from_one_collection_to_the_next() -> None:
+def test_collect__advances_the_generator() -> None:
     generator, world = rng(3), Scripted(COIN, shuffled=True)
     one, two = (collect(world, ["coin"] * 8, GroupPlan(8), RandomReset(), generator) for _ in "12")
     returns = [np.concatenate([group.returns for group in groups]) for groups in (one, two)]
@@ -110,7 +110,7 @@ def test_a_generator_goes_on_from_one_collection_to_the_next() -> None:
 
 
 @pytest.mark.parametrize("name", ["rrpo", "srpo"])
-def test_a_fresh_group_is_the_same_whatever_follows(name: str) -> None:
+def test_collect__fresh_group_equal_under_every_plan(name: str) -> None:
     plan = ALGORITHMS[name].plan
     world = Scripted(COIN, shuffled=True)
     alone = collect(world, ["coin"] * 8, GroupPlan(plan.fresh), RandomReset(), rng(5))
@@ -121,7 +121,7 @@ def test_a_fresh_group_is_the_same_whatever_follows(name: str) -> None:
 
 @pytest.mark.parametrize("seeds", ["failed", "any"])
 @pytest.mark.parametrize("choice", ["random", "deepest"])
-def test_resetting_at_step_one_with_one_group_is_grpo(seeds: Any, choice: Any) -> None:
+def test_collect__reset_before_the_first_step_is_grpo(seeds: Any, choice: Any) -> None:
     plan = GroupPlan(0, 1, 8, seeds, choice)
     first_step = SelfReset(ScriptedLocalizer(at_step(0)))
     scripted = Scripted(COIN, shuffled=True), ["coin"] * 12
@@ -156,14 +156,14 @@ whole_plans = st.builds(
 ) | st.builds(GroupPlan, fresh=st.integers(1, 5))
 
 
-def assert_whole(
+def assert_invariants(
     groups: Collection,
-    world: Scripted | Watched,
+    world: Scripted | RecordingSimulator,
     localizer: ScriptedLocalizer,
     plan: GroupPlan,
     num_starts: int,
 ) -> None:
-    """What every collection must satisfy, from what world and localizer were asked and gave."""
+    """Invariants of every collection, given the recorded calls of world and localizer."""
     assert len(world.calls) == 1 + (plan.resets > 0)
     assert len(localizer.calls) <= 1
     per_start = (plan.fresh > 0) + plan.resets
@@ -172,7 +172,7 @@ def assert_whole(
     ]
     trained = [episode for group in groups for episode in group.episodes]
     assert len(trained) == num_starts * plan.rollouts
-    everything = [e for call in world.calls for here in call.episodes for e in here]
+    everything = [e for call in world.calls for group in call.episodes for e in group]
     for group in groups:
         k = group.prefix.length
         for episode in group.episodes:
@@ -187,13 +187,13 @@ def assert_whole(
             assert k == 0
     drawn = 0
     for n in range(num_starts):
-        here = [group for group in groups if group.start == n]
+        own_groups = [group for group in groups if group.start == n]
         pool = world.calls[0].episodes[n]
         sizes = [plan.fresh] * (plan.fresh > 0) + [plan.per_reset] * plan.resets
-        assert [len(group.episodes) for group in here] == sizes
+        assert [len(group.episodes) for group in own_groups] == sizes
         if plan.fresh:
-            assert here[0].seed is None and here[0].episodes is pool
-        seeds = [group.seed for group in here if group.seed is not None]
+            assert own_groups[0].seed is None and own_groups[0].episodes is pool
+        seeds = [group.seed for group in own_groups if group.seed is not None]
         assert len({id(seed) for seed in seeds}) == len(seeds)
         assert all(any(seed is episode for episode in pool) for seed in seeds)
         eligible = sum(e.failed or plan.seeds == "any" for e in pool)
@@ -201,7 +201,7 @@ def assert_whole(
         if plan.resets:
             drawn += eligible if plan.choice == "deepest" else len(seeds)
         if seeds and plan.choice == "deepest":
-            depths = [group.prefix.length for group in here if group.seed is not None]
+            depths = [group.prefix.length for group in own_groups if group.seed is not None]
             assert depths == sorted(depths, reverse=True)
 
     ledger = groups.ledger
@@ -219,24 +219,26 @@ def assert_whole(
 
 @repeatable
 @given(plan=whole_plans, num_starts=st.integers(0, 4), seed=st.integers(0, 99))
-def test_every_plan_in_a_scripted_world(plan: GroupPlan, num_starts: int, seed: int) -> None:
+def test_collect__invariants_of_every_plan_scripted(
+    plan: GroupPlan, num_starts: int, seed: int
+) -> None:
     world = Scripted(COIN, shuffled=True)
     localizer = ScriptedLocalizer(lambda e: np.arange(e.length) != 2, cost_each=10)
     groups = collect(world, ["coin"] * num_starts, plan, SelfReset(localizer), rng(seed))
-    assert_whole(groups, world, localizer, plan, num_starts)
+    assert_invariants(groups, world, localizer, plan, num_starts)
 
 
 @repeatable
 @given(plan=whole_plans, seed=st.integers(0, 99))
-def test_every_plan_in_a_tabular_world(plan: GroupPlan, seed: int) -> None:
+def test_collect__invariants_of_every_plan_tabular(plan: GroupPlan, seed: int) -> None:
     mdp = lock_chain(4, 2)
-    simulator = Watched(TabularSimulator(mdp, uniform_policy(mdp)))
+    simulator = RecordingSimulator(TabularSimulator(mdp, uniform_policy(mdp)))
     localizer = ScriptedLocalizer(lambda e: np.ones(e.length), cost_each=10)
     groups = collect(simulator, [0, 2, 3], plan, SelfReset(localizer), rng(seed))
-    assert_whole(groups, simulator, localizer, plan, 3)
+    assert_invariants(groups, simulator, localizer, plan, 3)
 
 
-def test_both_worlds_agree_where_they_tell_the_same_story() -> None:
+def test_collect__scripted_and_tabular_worlds_agree() -> None:
     # A lock of three steps under the uniform policy, and the same lock written as a script.
     mdp = lock_chain(3, 2)
     simulator = TabularSimulator(mdp, uniform_policy(mdp))
@@ -272,7 +274,7 @@ def test_both_worlds_agree_where_they_tell_the_same_story() -> None:
 # The ledger
 
 
-def test_ledgers_add_entry_by_entry() -> None:
+def test_ledger__adds_entry_by_entry() -> None:
     names = [field.name for field in fields(Ledger)]
     assert len(names) == 8
     one, two = Ledger(*range(1, 9)), Ledger(*range(10, 90, 10))
@@ -282,7 +284,7 @@ def test_ledgers_add_entry_by_entry() -> None:
     assert one.to_json() == dict(zip(names, range(1, 9), strict=True))
 
 
-def test_generated_episodes_are_trained_on_or_not() -> None:
+def test_ledger_generated__counts_trained_episodes_separately() -> None:
     ledger = Ledger()
     episodes = [Episode(Prefix("p"), ("a",), 0.0, True, cost) for cost in (5, 7)]
     ledger.generated(episodes, trained=True)
@@ -292,7 +294,7 @@ def test_generated_episodes_are_trained_on_or_not() -> None:
 
 
 class Broken:
-    """A rule that forgets all but the first step."""
+    """A rule whose weights cover only the first step."""
 
     cost = 0
 
@@ -300,27 +302,27 @@ class Broken:
         return [np.ones(1) for _ in episodes]
 
 
-def test_weights_of_any_rule_are_checked() -> None:
+def test_collect__checks_weights_of_any_rule() -> None:
     simulator = TabularSimulator(first_error_chain(4), np.full((8, 2), 0.5))
     with pytest.raises(ValueError, match="Broken: episode 0 has 4 steps"):
         collect(simulator, [0] * 4, GroupPlan(4, 1, 2), Broken(), np.random.default_rng(0))
 
 
-def test_a_rule_is_needed_for_resets_only() -> None:
+def test_collect__resets_need_a_rule() -> None:
     simulator = TabularSimulator(first_error_chain(4), np.full((8, 2), 0.5))
     assert len(collect(simulator, [0], GroupPlan(4), None, np.random.default_rng(0))) == 1
     with pytest.raises(ValueError, match=r"rule: .* has resets, so it needs a rule"):
         collect(simulator, [0], GroupPlan(4, 1, 2), None, np.random.default_rng(0))
 
 
-def test_a_start_that_is_no_state_is_refused() -> None:
+def test_collect__start_that_is_not_a_state_is_refused() -> None:
     simulator = TabularSimulator(first_error_chain(4), np.full((8, 2), 0.5))
     for start in (-1, 99):
         with pytest.raises(ValueError, match=f"prefix 0: state {start} is not in"):
             collect(simulator, [start], GroupPlan(4), None, np.random.default_rng(0))
 
 
-def test_a_restored_generator_gives_the_collection_again() -> None:
+def test_collect__repeats_from_a_restored_generator_state() -> None:
     simulator = TabularSimulator(first_error_chain(4), np.full((8, 2), 0.5))
     first, other = np.random.default_rng(3), np.random.default_rng(4)
     other.bit_generator.state = first.bit_generator.state

@@ -1,4 +1,4 @@
-"""Prefixes of episodes: exactly what is kept, in both ways that worlds describe their steps."""
+"""Prefixes of episodes: kept steps, states and rewards, for words and for arrays as steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cpi.core.episodes import Episode, Prefix
 from cpi.tabular.simulator import TabularSimulator
 from tests.cpi.worlds import interior_policy, world
 
-#: Steps as words: the return comes at the end and the steps say all.
+#: Steps as words: the return comes at the end, and the steps determine everything.
 WORDS = Episode(Prefix("start"), ("a", "b", "c"), 1.0, False, 3)
 #: Steps as arrays, with states and rewards of their own.
 ARRAYS = Episode(
@@ -37,7 +37,7 @@ def test_a_prefix_keeps_the_first_k_steps(k: int) -> None:
 
 @pytest.mark.parametrize("k", [-3, -1, 3, 4])
 @pytest.mark.parametrize("episode", [WORDS, ARRAYS], ids=["words", "arrays"])
-def test_there_is_no_prefix_outside_the_episode(episode: Episode, k: int) -> None:
+def test_prefix__k_outside_the_episode_is_refused(episode: Episode, k: int) -> None:
     with pytest.raises(IndexError, match=f"cannot keep {k} of 3 steps and go on"):
         episode.prefix(k)
 
@@ -59,7 +59,7 @@ def test_a_prefix_of_words_needs_neither_state_nor_rewards() -> None:
 
 
 def grown(seed: int) -> tuple[TabularSimulator, Episode, np.random.Generator]:
-    """A stochastic world, one of its episodes, and the generator to go on with."""
+    """A stochastic world, one of its episodes, and the generator in its state after that."""
     mdp = world(seed, horizon=6)
     simulator = TabularSimulator(mdp, interior_policy(mdp, seed))
     rng = np.random.default_rng(seed)
@@ -73,9 +73,9 @@ def assert_kept(episode: Episode, original: Episode, k: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_reset_of_a_reset_keeps_everything_before_it(seed: int) -> None:
+def test_rollout__nested_resets_keep_all_earlier_steps(seed: int) -> None:
     simulator, episode, rng = grown(seed)
-    for k in range(1, 6):  # every reset grows from the one before, a step later
+    for k in range(1, 6):  # every reset continues the one before, a step later
         (again,) = simulator.rollout([episode.prefix(k)], 1, rng)[0]
         assert_kept(again, episode, k)
         assert again.states is not None and episode.states is not None
@@ -85,7 +85,7 @@ def test_a_reset_of_a_reset_keeps_everything_before_it(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_reset_may_go_back_behind_the_prefix_it_grew_from(seed: int) -> None:
+def test_rollout__reset_before_the_end_of_the_origin(seed: int) -> None:
     simulator, episode, rng = grown(seed)
     (late,) = simulator.rollout([episode.prefix(5)], 1, rng)[0]
     (early,) = simulator.rollout([late.prefix(2)], 1, rng)[0]

@@ -1,4 +1,4 @@
-"""Plans that make sense, those that do not, and the table of algorithms."""
+"""Valid and invalid group plans, and the table of algorithms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EPISODE = Episode(Prefix("start"), ("a", "b", "c"), 0.0, True, 3)
 
 
 class Second:
-    """An oracle: the second step is the wrong one, and the one to improve."""
+    """An oracle for which the second step is wrong and improvable."""
 
     def improvement(self, episode: Episode) -> Any:
         return at_step(1)(episode)
@@ -30,15 +30,17 @@ class Second:
     ("numbers", "rollouts"),
     [((8, 0, 0), 8), ((4, 1, 4), 8), ((3, 2, 2), 7), ((0, 2, 4), 8), ((0, 1, 8), 8)],
 )
-def test_rollouts_are_those_trained_on(numbers: tuple[int, int, int], rollouts: int) -> None:
+def test_group_plan__rollouts_are_the_trained_episodes(
+    numbers: tuple[int, int, int], rollouts: int
+) -> None:
     assert GroupPlan(*numbers).rollouts == rollouts
 
 
-def test_a_plan_without_resets_needs_only_a_size() -> None:
+def test_group_plan__size_alone_without_resets() -> None:
     assert GroupPlan(3) == GroupPlan(3, 0, 0) and GroupPlan(3).rollouts == 3
 
 
-def test_failures_drawn_at_random_are_the_default() -> None:
+def test_group_plan__default_is_random_failures() -> None:
     plan = GroupPlan(4, 1, 4)
     assert (plan.seeds, plan.choice) == ("failed", "random")
 
@@ -58,12 +60,12 @@ def test_failures_drawn_at_random_are_the_default() -> None:
         ({"fresh": 4, "choice": "first"}, r"choice: 'first' is neither 'random' nor 'deepest'"),
     ],
 )
-def test_plans_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
+def test_group_plan__invalid_values_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GroupPlan(**arguments)
 
 
-def test_a_plan_cannot_be_changed() -> None:
+def test_group_plan__immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         GroupPlan(8).fresh = 4  # type: ignore[misc]
 
@@ -75,7 +77,7 @@ def test_the_four_algorithms_of_the_paper_have_equal_budgets() -> None:
         assert ALGORITHMS[name].plan.rollouts == 8
 
 
-def test_an_algorithm_needs_what_its_rule_takes_from_the_world() -> None:
+def test_algorithm__needs_match_the_rule() -> None:
     whole = World(OracleReset(Second()), ScriptedLocalizer(at_step(0)))
     for name, algorithm in ALGORITHMS.items():
         needed = World(**{field: getattr(whole, field) for field in algorithm.needs})
@@ -86,19 +88,19 @@ def test_an_algorithm_needs_what_its_rule_takes_from_the_world() -> None:
         assert algorithm.about, name
 
 
-def test_a_world_says_what_the_rules_are() -> None:
+def test_algorithm_rule__made_from_the_world() -> None:
     localizer = ScriptedLocalizer(at_step(2))
-    here = World(OracleReset(Second(), "first_error"), localizer)
-    rules = {name: algorithm.rule(here) for name, algorithm in ALGORITHMS.items()}
+    world = World(OracleReset(Second(), "first_error"), localizer)
+    rules = {name: algorithm.rule(world) for name, algorithm in ALGORITHMS.items()}
     assert isinstance(rules["rrpo"], RandomReset)
     assert isinstance(rules["srpo"], SelfReset) and rules["srpo"].localizer is localizer
-    assert rules["oracle"] is here.oracle
+    assert rules["oracle"] is world.oracle
     expected = {"rrpo": [1, 1, 1], "srpo": [0, 0, 1], "oracle": [0, 1, 0]}
     for name, weights in expected.items():
         np.testing.assert_array_equal(rules[name].weights([EPISODE]), [weights])
 
 
-def test_what_a_world_lacks_is_said() -> None:
+def test_algorithm_rule__missing_part_is_named() -> None:
     localizer = ScriptedLocalizer(at_step(0))
     with pytest.raises(ValueError, match="localizer: the algorithm needs one"):
         ALGORITHMS["srpo"].rule(World(oracle=OracleReset(Second())))

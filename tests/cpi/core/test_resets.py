@@ -34,7 +34,7 @@ def episode(*steps: Any, ret: float = 0.0) -> Episode:
 
 
 class Table:
-    """An oracle that looks a step, a letter, up."""
+    """An oracle that looks steps (letters) up in a table."""
 
     improvements: dict[str, float] = {"a": 0.0, "b": 0.25, "c": 0.5, "d": -0.5, "e": 0.5}  # noqa: RUF012
     wrong = "be"
@@ -47,7 +47,7 @@ class Table:
 
 
 class Uniforms:
-    """A generator that gives the numbers it was given, to try what chance hardly ever does."""
+    """A generator of given numbers, to test draws that are very unlikely."""
 
     def __init__(self, *numbers: float) -> None:
         self.numbers = np.array(numbers)
@@ -60,7 +60,7 @@ class Uniforms:
 # Rules
 
 
-def test_random_resets_weigh_every_step_alike() -> None:
+def test_random_reset__equal_weights() -> None:
     rule = RandomReset()
     weights = rule.weights([episode(*"abc"), episode("a"), episode()])
     for w, expected in zip(weights, ([1, 1, 1], [1], []), strict=True):
@@ -73,7 +73,7 @@ def test_random_resets_weigh_every_step_alike() -> None:
     [
         ("first_error", 0.0, "acbabe", [0, 0, 1, 0, 0, 0]),
         ("first_error", 0.0, "eeb", [1, 0, 0]),
-        ("first_error", 9.0, "ae", [0, 1]),  # τ is not its business
+        ("first_error", 9.0, "ae", [0, 1]),  # τ is not used
         ("first_error", 0.0, "acd", [0, 0, 0]),
         ("largest", 0.0, "abdceb", [0, 0, 0, 1, 0, 0]),  # the first of the two largest
         ("largest", 0.0, "abdb", [0, 1, 0, 0]),
@@ -86,7 +86,7 @@ def test_random_resets_weigh_every_step_alike() -> None:
         ("improvable", 0.5, "abcde", [0, 0, 0, 0, 0]),
     ],
 )
-def test_oracle_masks(mask: Any, tau: float, steps: str, expected: list[int]) -> None:
+def test_oracle_reset__masks(mask: Any, tau: float, steps: str, expected: list[int]) -> None:
     rule = OracleReset(Table(), mask, tau)
     (weights,) = rule.weights([episode(*steps)])
     assert weights.dtype == np.float64
@@ -94,12 +94,12 @@ def test_oracle_masks(mask: Any, tau: float, steps: str, expected: list[int]) ->
     assert rule.cost == 0
 
 
-def test_improvable_above_zero_is_the_default_mask() -> None:
+def test_oracle_reset__default_mask_is_improvable_above_0() -> None:
     np.testing.assert_array_equal(OracleReset(Table()).weights([episode(*"adbc")]), [[0, 0, 1, 1]])
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_an_oracle_weighs_each_episode_by_itself(mask: Any) -> None:
+def test_oracle_reset__weights_do_not_depend_on_other_episodes(mask: Any) -> None:
     rule = OracleReset(Table(), mask)
     episodes = [episode(*"cba"), episode(), episode(*"aaee"), episode("d")]
     together = rule.weights(episodes)
@@ -116,13 +116,13 @@ def test_an_oracle_weighs_each_episode_by_itself(mask: Any) -> None:
         ("improvable", np.nan, "tau: nan is not a number ≥ 0"),
     ],
 )
-def test_oracle_settings_out_of_range(mask: Any, tau: float, message: str) -> None:
+def test_oracle_reset__invalid_options_are_refused(mask: Any, tau: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OracleReset(Table(), mask, tau)
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_rules_never_look_at_returns(mask: Any) -> None:
+def test_reset_rules__independent_of_returns(mask: Any) -> None:
     mdp = first_error_chain(4)
     policy = np.full((mdp.num_states, 2), 0.5)
     rolled = TabularSimulator(mdp, policy).rollout([Prefix(0)], 20, np.random.default_rng(0))[0]
@@ -136,7 +136,7 @@ def test_rules_never_look_at_returns(mask: Any) -> None:
                 np.testing.assert_array_equal(ours, other)
 
 
-def test_a_self_reset_is_its_localizers_verdict() -> None:
+def test_self_reset__returns_the_localizer_weights() -> None:
     localizer = ScriptedLocalizer(lambda e: list(range(e.length)), cost_each=30)
     rule = SelfReset(localizer)
     assert rule.cost == 0
@@ -150,7 +150,7 @@ def test_a_self_reset_is_its_localizers_verdict() -> None:
     assert rule.cost == 120
 
 
-def test_a_localizer_need_not_count_its_cost() -> None:
+def test_self_reset__cost_0_if_the_localizer_counts_none() -> None:
     def ones(episodes: Sequence[Episode]) -> list[Any]:
         return [np.ones(e.length) for e in episodes]
 
@@ -160,32 +160,32 @@ def test_a_localizer_need_not_count_its_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    "verdict",
+    "weights",
     [[1, 0], [1, 0, 0, 0], [[1, 0, 0]], 1.0, [1, -1e-9, 0], [0, np.nan, 1], [0, np.inf, 0]],
     ids=["short", "long", "nested", "a number", "negative", "nan", "infinite"],
 )
-def test_a_verdict_that_is_none_is_refused(verdict: Any) -> None:
-    rule = SelfReset(lambda episodes: [np.zeros(2), verdict])
+def test_self_reset__invalid_weights_are_refused(weights: Any) -> None:
+    rule = SelfReset(lambda episodes: [np.zeros(2), weights])
     message = r"localizer: episode 1 has 3 steps, its weights are .*; one finite number ≥ 0 per"
     with pytest.raises(ValueError, match=message):
         rule.weights([episode(*"ab"), episode(*"abc")])
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
-def test_a_verdict_for_every_episode_is_needed(number: int) -> None:
+def test_self_reset__wrong_number_of_arrays_is_refused(number: int) -> None:
     rule = SelfReset(lambda episodes: [np.ones(1)] * number)
-    with pytest.raises(ValueError, match=f"localizer: {number} verdicts for 2 episodes"):
+    with pytest.raises(ValueError, match=f"localizer: {number} weight arrays for 2 episodes"):
         rule.weights([episode("a"), episode("b")])
 
 
-def test_a_noisy_localizer_mixes_hits_and_false_alarms() -> None:
+def test_noisy_localizer__recall_and_false_positives() -> None:
     rule = OracleReset(Table(), "improvable")
     weights = NoisyLocalizer(rule, 0.8, 0.1)([episode(*"abcd"), episode(), episode(*"aa")])
     for w, expected in zip(weights, ([0.1, 0.8, 0.8, 0.1], [], [0.1, 0.1]), strict=True):
         np.testing.assert_array_equal(w, expected)
 
 
-def test_a_perfect_localizer_is_the_oracle() -> None:
+def test_noisy_localizer__perfect_equals_the_oracle() -> None:
     rule = OracleReset(Table(), "first_error")
     episodes = [episode(*"abab"), episode(*"ad")]
     perfect = SelfReset(NoisyLocalizer(rule, 1.0, 0.0)).weights(episodes)
@@ -193,7 +193,7 @@ def test_a_perfect_localizer_is_the_oracle() -> None:
         np.testing.assert_array_equal(ours, oracle)
 
 
-def test_noise_does_not_hide_the_cost_of_what_it_is_added_to() -> None:
+def test_noisy_localizer__cost_is_that_of_its_rule() -> None:
     localizer = ScriptedLocalizer(lambda e: np.ones(e.length), cost_each=30)
     rule = SelfReset(NoisyLocalizer(SelfReset(localizer), 0.8, 0.1))
     rule.weights([episode("a"), episode("b")])
@@ -201,14 +201,14 @@ def test_noise_does_not_hide_the_cost_of_what_it_is_added_to() -> None:
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, np.nan])
-def test_rates_of_noise_are_probabilities(value: float) -> None:
+def test_noisy_localizer__rates_outside_0_1_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match=rf"recall: {value} is not in \[0, 1\]"):
         NoisyLocalizer(RandomReset(), value, 0.1)
     with pytest.raises(ValueError, match=rf"false_positive: {value} is not in \[0, 1\]"):
         NoisyLocalizer(RandomReset(), 0.8, value)
 
 
-# What exact values know, on chains solved by hand
+# The tabular oracle, on chains solved by hand
 
 
 def chain_episode(length: int, actions: Sequence[int]) -> Episode:
@@ -229,22 +229,24 @@ def chain_episode(length: int, actions: Sequence[int]) -> Episode:
         ((0, 0, 0, 1), [0, 0, 0, 1]),
     ],
 )
-def test_errors_on_the_chain_are_first_errors(actions: tuple[int, ...], expected: Any) -> None:
+def test_tabular_oracle__errors_on_the_chain_are_first_errors(
+    actions: tuple[int, ...], expected: Any
+) -> None:
     mdp = first_error_chain(4)
     oracle = TabularOracle(evaluate(mdp, np.full((mdp.num_states, 2), 0.5)))
     np.testing.assert_array_equal(oracle.errors(chain_episode(4, actions)), expected)
 
 
-def test_with_full_recovery_only_the_last_step_can_be_an_error() -> None:
-    # A right last step ends clean from anywhere, so wrong ones before it give nothing up.
+def test_tabular_oracle__full_recovery_leaves_last_step_errors() -> None:
+    # A right last step ends clean from anywhere, so earlier wrong steps lose nothing.
     mdp = first_error_chain(3, recovery=1.0)
     oracle = TabularOracle(evaluate(mdp, np.full((mdp.num_states, 2), 0.5)))
     np.testing.assert_array_equal(oracle.errors(chain_episode(3, (1, 1, 1))), [False, False, True])
     np.testing.assert_array_equal(oracle.errors(chain_episode(3, (1, 1, 0))), [False] * 3)
 
 
-def test_an_error_gives_up_optimal_value_not_that_of_the_policy() -> None:
-    # Going on is worth .5 under the uniform policy but 1 at best; stopping pays .6.
+def test_tabular_oracle__errors_compare_optimal_values() -> None:
+    # Continuing is worth .5 under the uniform policy but 1 at best; stopping pays .6.
     go_on, stop, over = np.eye(3)[1], np.eye(3)[2], np.eye(3)[2]
     rewards = np.array([[0.0, 0.6], [1.0, 0.0], [0.0, 0.0]])
     mdp = TabularMDP([[go_on, stop], [over, over], [over, over]], rewards, np.eye(3)[0], horizon=2)
@@ -255,7 +257,7 @@ def test_an_error_gives_up_optimal_value_not_that_of_the_policy() -> None:
         np.testing.assert_array_equal(oracle.errors(walked), expected)
 
 
-def test_rounding_is_no_error() -> None:
+def test_tabular_oracle__rounding_is_no_error() -> None:
     # 0.1 and then 0.2 is as good as 0.3, though not in binary.
     left, right, over = np.eye(4)[1:]
     rewards = np.array([[0.1, 0.3], [0.2, 0.2], [0.0, 0.0], [0.0, 0.0]])
@@ -268,18 +270,18 @@ def test_rounding_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("q", [0.2, 0.75])
-def test_improvement_on_the_chain_is_that_of_the_right_step(q: float) -> None:
+def test_tabular_oracle__improvement_on_the_chain_in_closed_form(q: float) -> None:
     mdp = first_error_chain(4)
     oracle = TabularOracle(evaluate(mdp, np.tile([q, 1 - q], (mdp.num_states, 1))))
     clean = [(1 - q) * q**3, (1 - q) * q**2, (1 - q) * q, 1 - q]
     for first_error in range(5):
         actions = [int(k >= first_error) for k in range(4)]
         expected = [a if k <= first_error else 0.0 for k, a in enumerate(clean)]
-        found = oracle.improvement(chain_episode(4, actions))
-        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-16)
+        improvement = oracle.improvement(chain_episode(4, actions))
+        np.testing.assert_allclose(improvement, expected, rtol=1e-13, atol=1e-16)
 
 
-def test_the_three_masks_are_three_rules() -> None:
+def test_oracle_reset__masks_differ() -> None:
     mdp, q = first_error_chain(4), 0.5
     oracle = TabularOracle(evaluate(mdp, np.tile([q, 1 - q], (mdp.num_states, 1))))
     seed = chain_episode(4, (0, 0, 1, 0))  # advantages 1/16, 1/8, 1/4, then nothing
@@ -293,7 +295,7 @@ def test_the_three_masks_are_three_rules() -> None:
     np.testing.assert_array_equal(OracleReset(oracle, tau=0.1).weights([late]), [[0, 0, 0, 0]])
 
 
-def test_values_of_the_step_matter_not_only_of_the_state() -> None:
+def test_tabular_oracle__uses_values_of_the_step() -> None:
     # In the needle the state repeats but the policy changes: nothing to improve at step 1.
     mdp = needle(p=1.0, horizon=3, num_actions=2)
     policy = np.full((3, 3, 2), 0.5)
@@ -305,7 +307,7 @@ def test_values_of_the_step_matter_not_only_of_the_state() -> None:
 
 
 @pytest.mark.parametrize("mask", ["improvable", "largest"])
-def test_rounding_is_no_improvement(mask: Any) -> None:
+def test_tabular_oracle__rounding_is_no_improvement(mask: Any) -> None:
     mdp = needle(num_actions=6)
     oracle = TabularOracle(evaluate(mdp, np.full((3, 6), 1 / 6)))
     quiet_and_loud = Episode(Prefix(1), np.array([[1, 0], [2, 0], [1, 3], [2, 5]]), 2.0, False, 4)
@@ -316,7 +318,7 @@ def test_rounding_is_no_improvement(mask: Any) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_accepted_resets_follow_the_masked_occupancy(seed: int) -> None:
+def test_accept__follows_the_masked_occupancy(seed: int) -> None:
     mdp = world(seed, horizon=4)
     assert not mdp.terminal.any()
     policy = interior_policy(mdp, seed)
@@ -337,7 +339,7 @@ def test_accepted_resets_follow_the_masked_occupancy(seed: int) -> None:
     assert_drawn_from(counts, mass / p_w)
 
 
-def test_certain_weights_are_always_and_never_accepted() -> None:
+def test_accept__weights_0_and_1_are_certain() -> None:
     weights = np.zeros((5000, 3))
     weights[::2] = 1.0
     rows, steps = accept(weights, np.random.default_rng(0))
@@ -345,7 +347,7 @@ def test_certain_weights_are_always_and_never_accepted() -> None:
     assert_drawn_from(np.bincount(steps, minlength=3), np.full(3, 1 / 3))
 
 
-def test_steps_of_weight_zero_are_never_accepted() -> None:
+def test_accept__never_a_step_of_weight_0() -> None:
     weights = np.tile([0.0, 1.0, 0.0, 0.25], (20_000, 1))
     rows, steps = accept(weights, np.random.default_rng(1))
     assert_drawn_from(np.bincount(steps, minlength=4), [0, 0.8, 0, 0.2])
@@ -353,20 +355,20 @@ def test_steps_of_weight_zero_are_never_accepted() -> None:
     assert len(accept(np.zeros((1000, 2)), np.random.default_rng(2))[0]) == 0
 
 
-def test_episodes_are_accepted_independently() -> None:
+def test_accept__episodes_are_independent() -> None:
     rows, _ = accept(np.full((40_000, 1), 0.5), np.random.default_rng(3))
     kept = np.zeros(40_000, dtype=int)
     kept[rows] = 1
     assert_drawn_from(np.bincount(2 * kept[::2] + kept[1::2], minlength=4), np.full(4, 0.25))
 
 
-def test_accepting_nobody() -> None:
+def test_accept__empty_result() -> None:
     rows, steps = accept(np.zeros((0, 3)), np.random.default_rng(0))
     assert len(rows) == len(steps) == 0
 
 
 @pytest.mark.parametrize("bad", [-0.01, 1.01, np.nan, np.inf])
-def test_acceptance_needs_probabilities(bad: float) -> None:
+def test_accept__weights_outside_0_1_are_refused(bad: float) -> None:
     weights = np.full((2, 3), 0.5)
     weights[1, 2] = bad
     with pytest.raises(ValueError, match=r"weights: .* w must lie in \[0, 1\]"):
@@ -377,18 +379,18 @@ def test_acceptance_needs_probabilities(bad: float) -> None:
 
 
 @pytest.mark.parametrize("w", [[1, 1, 1], [0, 3, 0, 1, 6], [0.2, 0.0, 0.05], [1e9, 3e9]])
-def test_picked_steps_are_drawn_in_proportion(w: list[float]) -> None:
+def test_pick__proportional_to_the_weights(w: list[float]) -> None:
     picked = pick([np.array(w, dtype=float)] * 20_000, np.random.default_rng(4))
     counts = np.bincount(np.array(picked, dtype=int), minlength=len(w))
     assert_drawn_from(counts, np.array(w) / sum(w))
 
 
-def test_episodes_are_picked_independently() -> None:
+def test_pick__episodes_are_independent() -> None:
     picked = np.array(pick([np.ones(2)] * 40_000, np.random.default_rng(5)), dtype=int)
     assert_drawn_from(np.bincount(2 * picked[::2] + picked[1::2], minlength=4), np.full(4, 0.25))
 
 
-def test_nothing_to_pick_is_none() -> None:
+def test_pick__none_where_all_weights_are_0() -> None:
     weights = [np.zeros(3), np.array([0.0, 1.0]), np.zeros(0), np.array([2.0])]
     for seed in range(20):
         assert pick(weights, np.random.default_rng(seed)) == [None, 1, None, 0]
@@ -398,11 +400,11 @@ def test_nothing_to_pick_is_none() -> None:
 @pytest.mark.parametrize(
     ("u", "k"), [(0.0, 2), (0.25, 2), (1 / 3 - 1e-9, 2), (1 / 3 + 1e-9, 4), (1 - 2.0**-53, 4)]
 )
-def test_picks_invert_the_sum_of_weights(u: float, k: int) -> None:
+def test_pick__inverts_the_cumulative_weights(u: float, k: int) -> None:
     assert pick([np.array([0.0, 0.0, 1.0, 0.0, 2.0, 0.0])], Uniforms(u)) == [k]  # type: ignore[arg-type]
 
 
-def test_picks_are_plain_numbers() -> None:
+def test_pick__returns_python_ints() -> None:
     (k,) = pick([np.array([0.0, 1.0])], np.random.default_rng(0))
     assert type(k) is int
 
@@ -412,7 +414,7 @@ def test_picks_are_plain_numbers() -> None:
     w=st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 1.0, 7.5, 1e-12, 1e12]), min_size=1, max_size=8),
     u=st.sampled_from([0.0, 0.3, 0.5, 1 - 2.0**-53, 2.0**-53]),
 )
-def test_a_step_of_weight_zero_is_never_picked(w: list[float], u: float) -> None:
+def test_pick__never_a_step_of_weight_0(w: list[float], u: float) -> None:
     (k,) = pick([np.array(w)], Uniforms(u))  # type: ignore[arg-type]
     if not any(w):
         assert k is None
@@ -426,6 +428,6 @@ def test_a_step_of_weight_zero_is_never_picked(w: list[float], u: float) -> None
 
 
 @pytest.mark.parametrize("size", [1e308, 5e-324])
-def test_weights_of_any_size_may_be_picked(size: float) -> None:
+def test_pick__no_overflow_for_weights_of_any_size(size: float) -> None:
     weights = [np.array([size, size])] * 50
     assert set(pick(weights, np.random.default_rng(6))) <= {0, 1}

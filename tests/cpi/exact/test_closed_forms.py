@@ -41,7 +41,7 @@ def test_occupancy_needs_a_start_distribution(
 
 
 @pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.9}], ids=str)
-def test_Q_may_be_asked_for_before_V(time: dict[str, Any]) -> None:
+def test_evaluation__Q_before_V(time: dict[str, Any]) -> None:
     mdp = world(9, **time)
     first, second = (evaluate(mdp, uniform_policy(mdp)) for _ in range(2))
     Q, V = first.Q, second.V
@@ -49,12 +49,12 @@ def test_Q_may_be_asked_for_before_V(time: dict[str, Any]) -> None:
     np.testing.assert_allclose(V, first.V, rtol=0, atol=tolerance(mdp))
 
 
-def test_only_policies_are_evaluated() -> None:
+def test_evaluate__invalid_policy_is_refused() -> None:
     with pytest.raises(PolicyError, match="state 0 has probabilities"):
         evaluate(world(1, discount=0.5), np.zeros((5, 3)))
 
 
-def test_occupancy_shows_no_rounding_below_zero() -> None:
+def test_occupancy__never_negative() -> None:
     mdp = world(10, 2, discount=0.5)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     rounded = Resolvent("by hand", lambda b, transposed: np.array([2.0, -1e-20]))
@@ -74,7 +74,7 @@ def test_tolerance_grows_with_rewards_and_the_square_of_the_horizon(
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 20])
-def test_a_lock_is_worth_the_product_of_its_right_steps(length: int) -> None:
+def test_lock__value_is_the_product_of_right_steps(length: int) -> None:
     success = np.random.default_rng(length).random(length)
     evaluation = evaluate(envs.lock_chain(length, 3), envs.lock_policy(success, 3))
     assert evaluation.J == pytest.approx(envs.lock_value(success), rel=1e-13)
@@ -87,9 +87,7 @@ def test_a_lock_is_worth_the_product_of_its_right_steps(length: int) -> None:
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
 @pytest.mark.parametrize("num_states", [2, 3, 7, 12, 20])
-def test_the_uniform_policy_leaves_the_chain_in_exponential_time(
-    num_states: int, sparse: bool
-) -> None:
+def test_kl_chain__time_of_the_uniform_policy(num_states: int, sparse: bool) -> None:
     mdp = envs.kl_chain(num_states, sparse=sparse)
     moves = policy_transitions(mdp, uniform_policy(mdp))
     moves = (moves.toarray() if sparse else moves)[:-1, :-1]  # among the states before the end
@@ -98,14 +96,14 @@ def test_the_uniform_policy_leaves_the_chain_in_exponential_time(
 
 
 @pytest.mark.parametrize("size", [1, 4, 10])
-def test_the_uniform_diver_gets_half_the_cost_and_rarely_the_prize(size: int) -> None:
+def test_deep_sea__value_of_the_uniform_policy(size: int) -> None:
     mdp = envs.deep_sea(size, mapping_seed=3)
     J = evaluate(mdp, uniform_policy(mdp)).J
     assert J == pytest.approx(envs.deep_sea_uniform_value(size), abs=tolerance(mdp))
 
 
 @pytest.mark.parametrize(("depth", "branching"), [(1, 1), (4, 2), (3, 3)])
-def test_the_uniform_policy_of_a_tree_gets_the_mean_leaf(depth: int, branching: int) -> None:
+def test_tree__value_of_the_uniform_policy(depth: int, branching: int) -> None:
     mdp = envs.tree(depth, branching, seed=2)
     mean = envs.tree_leaf_rewards(depth, branching, 2).mean()
     assert evaluate(mdp, uniform_policy(mdp)).J == pytest.approx(mean, abs=tolerance(mdp))
@@ -114,9 +112,7 @@ def test_the_uniform_policy_of_a_tree_gets_the_mean_leaf(depth: int, branching: 
 @pytest.mark.parametrize("recovery", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("q", [0.0, 0.15, 0.9, 1.0])
 @pytest.mark.parametrize("length", [1, 3, 25])
-def test_reasoning_succeeds_with_its_closed_probability(
-    length: int, q: float, recovery: float
-) -> None:
+def test_first_error_chain__success_probability(length: int, q: float, recovery: float) -> None:
     mdp = envs.first_error_chain(length, recovery)
     J = evaluate(mdp, np.tile([q, 1 - q], (mdp.num_states, 1))).J
     assert J == pytest.approx(envs.success_probability(length, q, recovery), abs=tolerance(mdp))

@@ -71,10 +71,10 @@ def fractions(data: st.DataObject, shape: tuple[int, ...]) -> Any:
 
 
 def avoids(mdp: TabularMDP, policy: Any, mask: Any) -> float:
-    """Pr(the set is never met), backwards: no mass is pushed forward from the start."""
+    """Pr(the set is never visited), by backward recursion."""
     if mdp.horizon is None:
         assert mdp.discount is not None
-        # Off the set: stop, with probability 1 − γ, or go on and avoid it from there.
+        # Off the set: stop with probability 1 − γ, or continue and avoid the set from there.
         system, _ = policy_system(mdp, policy)
         system[mask] = np.eye(mdp.num_states)[mask]
         safe = np.linalg.solve(system, np.where(mask, 0.0, 1 - mdp.discount))
@@ -150,7 +150,7 @@ def test_the_candidate_advantage_is_the_mean_over_its_actions(finite: bool) -> N
 
 
 @both_times
-def test_everything_accepted_is_full_coverage(finite: bool) -> None:
+def test_coverage__weights_of_1(finite: bool) -> None:
     @repeatable
     @given(problem=problems(finite))
     def search(problem: tuple[TabularMDP, Any]) -> None:
@@ -165,7 +165,7 @@ def test_everything_accepted_is_full_coverage(finite: bool) -> None:
 
 
 @both_times
-def test_an_empty_set_is_never_met(finite: bool) -> None:
+def test_visit_probability__empty_set(finite: bool) -> None:
     mdp = world(1, horizon=3) if finite else world(1, discount=0.9)
     evaluation = evaluate(mdp, interior_policy(mdp, 1))
     nothing = np.zeros(evaluation.V.shape, dtype=bool)
@@ -227,7 +227,7 @@ def test_visit_probability_counts_trajectories_that_meet_the_set(
 
 
 @both_times
-def test_visiting_is_not_avoiding(finite: bool) -> None:
+def test_visit_probability__complements_avoidance(finite: bool) -> None:
     @repeatable
     @given(problem=problems(finite), data=st.data())
     def search(problem: tuple[TabularMDP, Any], data: st.DataObject) -> None:
@@ -273,7 +273,7 @@ def test_a_set_met_at_one_step_only_is_visited_h_times_its_coverage() -> None:
 
 @pytest.mark.parametrize("discount", [0.0, 0.3, 0.5])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
-def test_a_discounted_visit_comes_before_a_stop(discount: float, sparse: bool) -> None:
+def test_visit_probability__discounting_is_stopping(discount: float, sparse: bool) -> None:
     for seed in range(5):
         mdp = world(seed, discount=discount)
         policy = interior_policy(mdp, seed)
@@ -398,7 +398,7 @@ def test_relabelling_relabels_improvable_states_and_keeps_the_numbers(finite: bo
 
 
 @times
-def test_a_threshold_is_exceeded_and_not_met(time: dict[str, Any]) -> None:
+def test_improvable__threshold_is_strict(time: dict[str, Any]) -> None:
     mdp = world(5, **time)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     best = evaluation.A.max(axis=-1)
@@ -415,7 +415,7 @@ def test_every_state_with_a_better_action_is_improvable_at_zero() -> None:
 
 
 @pytest.mark.parametrize("tau", [-1.0, -1e-12, float("nan"), float("-inf")])
-def test_a_threshold_is_a_number_from_zero_up(lock: Evaluation, tau: float) -> None:
+def test_improvable__threshold_below_0_is_refused(lock: Evaluation, tau: float) -> None:
     with pytest.raises(ValueError, match=f"tau: {tau} is not a number ≥ 0"):
         improvable(lock, tau)
 
@@ -432,7 +432,7 @@ def test_an_optimal_policy_has_no_improvable_state() -> None:
         improvable(evaluate(mdp, optimal(mdp).policy), 0.0)
 
 
-def test_rounding_is_no_advantage() -> None:
+def test_improvable_mask__ignores_rounding() -> None:
     rounded = 0
     for seed in range(10):
         mdp = world(seed, discount=0.99)
@@ -444,21 +444,21 @@ def test_rounding_is_no_advantage() -> None:
 
 
 @times
-def test_weights_must_accept_something(time: dict[str, Any]) -> None:
+def test_policy_advantage__zero_weights_are_refused(time: dict[str, Any]) -> None:
     mdp = world(7, **time)
     evaluation = evaluate(mdp, uniform_policy(mdp))
     with pytest.raises(ValueError, match=r"weights: accept no state that the policy visits"):
         policy_advantage(evaluation, uniform_policy(mdp), np.zeros(evaluation.V.shape))
 
 
-def test_weights_must_accept_a_state_that_is_visited(lock: Evaluation) -> None:
+def test_policy_advantage__weights_on_unvisited_states_are_refused(lock: Evaluation) -> None:
     elsewhere = np.zeros((20, 21))
     elsewhere[0, 5] = 1.0  # at step 0 the lock is at its start
     with pytest.raises(ValueError, match=r"weights: accept no state that the policy visits"):
         policy_advantage(lock, lock.policy, elsewhere)
 
 
-def test_a_candidate_is_a_policy(lock: Evaluation) -> None:
+def test_candidate_advantage__invalid_candidate_is_refused(lock: Evaluation) -> None:
     with pytest.raises(PolicyError, match=r"candidate: shape \(3, 4\), expected \(21, 4\) or"):
         candidate_advantage(lock, np.full((3, 4), 0.25))
     broken = deterministic_policy(np.zeros((20, 21), dtype=int), 4)

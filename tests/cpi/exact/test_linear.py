@@ -58,7 +58,7 @@ def grid(size: int, seed: int) -> Any:
 
 
 def loop(num_states: int, seed: int) -> Any:
-    """One cycle through all states in random order: of all P the slowest for a Krylov method."""
+    """One cycle through all states in random order: the slowest P for a Krylov method."""
     order = np.random.default_rng(seed).permutation(num_states)
     parts = np.ones(num_states), (order, np.roll(order, 1))
     return sparse.csr_array(parts, shape=(num_states, num_states))
@@ -91,7 +91,7 @@ def check(matrix: Any, discount: float, method: str, seed: int = 0) -> None:
 
 @pytest.fixture
 def factorisations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Shapes of the matrices that SuperLU was given."""
+    """Shapes of the matrices that SuperLU factorises."""
     shapes: list[tuple[int, int]] = []
     splu = scipy.sparse.linalg.splu
 
@@ -116,7 +116,7 @@ def test_a_dense_matrix_stays_dense_at_any_size() -> None:
 
 
 @pytest.mark.parametrize("threads", [False, True], ids=["one thread", "threads"])
-def test_a_large_dense_matrix_is_left_to_threads(
+def test_resolvent__large_dense_matrix_uses_threads(
     threads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpi.exact.linear, "THREAD_STATES", 19 if threads else 20)
@@ -126,7 +126,7 @@ def test_a_large_dense_matrix_is_left_to_threads(
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_dense_matrix_may_lie_in_memory_as_it_likes(order: Any) -> None:
+def test_resolvent__dense_matrix_in_any_memory_order(order: Any) -> None:
     matrix = np.array(scattered(20, 3, seed=0).toarray(), order=order)
     given_matrix = matrix.copy()
     check(matrix, 0.9, "dense LU")
@@ -177,18 +177,18 @@ def test_a_band_larger_than_memory_allows_is_iterative(monkeypatch: pytest.Monke
     [[0], [ABOVE - 1], range(0, ABOVE, 3), range(1, ABOVE), [5, 6, 7, 100, 200]],
     ids=["first", "last", "every third", "all but one", "some"],
 )
-def test_states_that_lead_only_to_themselves(alone: Any, stay: float) -> None:
+def test_resolvent__absorbing_states(alone: Any, stay: float) -> None:
     check(with_rows(banded(ABOVE, 2, 1, seed=5), list(alone), stay), 0.99, "banded LU")
 
 
-def test_states_alone_may_differ() -> None:
+def test_resolvent__absorbing_states_with_different_probabilities() -> None:
     stay = np.linspace(0, 1, 101)
     matrix = with_rows(scattered(600, 3, seed=6), range(0, 600, 6), stay[:100])
     check(matrix, 0.9, "BiCGSTAB")
 
 
 @pytest.mark.parametrize("stay", [0.0, 0.3, 1.0])
-def test_all_states_alone_need_no_factorisation(stay: float) -> None:
+def test_resolvent__only_absorbing_states_need_no_factorisation(stay: float) -> None:
     check(sparse.csr_array(sparse.diags_array(np.full(ABOVE, stay))), 0.9, "diagonal")
     mixed = np.where(np.arange(ABOVE) % 2, stay, 0.7)
     check(sparse.csr_array(sparse.diags_array(mixed)), 0.999, "diagonal")
@@ -202,7 +202,7 @@ def test_rows_may_sum_to_less_than_one() -> None:
 
 
 @pytest.mark.parametrize("over", [0, 2500, 4999])
-def test_one_end_of_all_episodes_leaves_the_band_narrow(over: int) -> None:
+def test_resolvent__common_terminal_state_keeps_the_band_narrow(over: int) -> None:
     # Every state may end the episode: a column as tall as the matrix, but for an absorbing state.
     chain = 0.9 * banded(5000, 1, 1, seed=8)
     end = sparse.csr_array((np.full(5000, 0.1), (np.arange(5000), np.full(5000, over))))
@@ -223,11 +223,11 @@ def test_stored_zeros_are_not_structure() -> None:
     matrix = sparse.csr_array(parts, shape=(3000, 3000))
     assert matrix.nnz == chain.nnz + 2
     assert resolvent(matrix, 0.9).method == "banded LU"
-    assert matrix.nnz == chain.nnz + 2  # the caller's matrix is left as it was
+    assert matrix.nnz == chain.nnz + 2  # the caller's matrix is not modified
 
 
 @pytest.mark.parametrize("kind", ["csc", "coo", "dia", "lil"])
-def test_every_sparse_format_will_do(kind: str) -> None:
+def test_resolvent__accepts_every_sparse_format(kind: str) -> None:
     check(banded(ABOVE, 3, 1, seed=10).asformat(kind), 0.9, "banded LU")
 
 
@@ -256,9 +256,9 @@ def test_random_sparsity_at_three_thousand_states() -> None:
 def test_worlds_of_ten_thousand_states_need_no_sparse_factorisation(
     kind: str, discount: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A uniform start is an eigenvector of the other system, and one state's is orthogonal to where
-    # it leads: both break a BiCGSTAB down that takes them for its shadow vector. scipy's also takes
-    # small numbers for a breakdown. SuperLU would then need up to a minute and two gigabytes.
+    # A uniform start is an eigenvector of the other system, and a single state is orthogonal to its
+    # successors. As shadow vectors, both make BiCGSTAB break down. scipy also takes small numbers
+    # for a breakdown. SuperLU would then need up to a minute and two gigabytes.
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("BiCGSTAB gave up")
 
@@ -281,7 +281,9 @@ def test_worlds_of_ten_thousand_states_need_no_sparse_factorisation(
 def test_a_stalling_iteration_is_replaced_by_a_factorisation(
     discount: float, factorisations: list[tuple[int, int]]
 ) -> None:
-    matrix = loop(2500, seed=14)  # news goes round in 2500 steps, an iteration takes it two
+    matrix = loop(
+        2500, seed=14
+    )  # information needs 2500 steps around the loop; an iteration moves it by two
     solver = resolvent(matrix, discount)
     b = np.random.default_rng(14).uniform(-1, 1, 2500)
     for solve, one in ((solver.solve, matrix), (solver.solve_transposed, matrix.T)):
@@ -291,7 +293,7 @@ def test_a_stalling_iteration_is_replaced_by_a_factorisation(
 
 
 @pytest.mark.parametrize("answer", [0.0, 1e-9, -1e3, np.nan, np.inf])
-def test_an_iteration_that_never_gets_there_is_not_believed(
+def test_resolvent__wrong_bicgstab_result_is_not_accepted(
     answer: float, factorisations: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hopeless(system: Any, b: Any, **_: Any) -> Any:
@@ -318,7 +320,7 @@ def test_a_rough_iteration_is_refined_to_rounding(
     assert not factorisations
 
 
-def test_zero_is_solved_by_zero() -> None:
+def test_resolvent__solution_of_a_zero_right_side_is_zero() -> None:
     for matrix in (loop(ABOVE, 16), banded(ABOVE, 1, 1, 16), scattered(2000, 3, 16)):
         solver = resolvent(matrix, 0.9)
         nothing = np.zeros(matrix.shape[0])
@@ -356,7 +358,7 @@ def test_values_and_occupancies_are_adjoint(
 
 
 def run(script: str) -> Any:
-    """What the script prints, run alone so that its peak of memory is its own."""
+    """Output of a script that runs in its own process, to measure its peak memory."""
     command = [sys.executable, "-W", "error", "-c", script]
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(out.stdout)
@@ -435,8 +437,8 @@ def test_ten_thousand_states_of_random_sparsity_fit_in_a_gigabyte() -> None:
     assert result["bytes"] < 1e9
 
 
-def test_the_end_of_a_long_chain_is_seen_from_its_start() -> None:
-    # All right: V(s) = γ^(distance − 1), which no method may lose to its neighbours.
+def test_resolvent__relative_precision_on_a_long_chain() -> None:
+    # Always right: V(s) = γ^(distance − 1), to relative precision in every state.
     mdp = envs.kl_chain(1000, discount=0.99, sparse=True)
     V = evaluate(mdp, np.tile([0.0, 0.0, 1.0], (1000, 1))).V
     expected = np.append(0.99 ** np.arange(998, -1, -1), 0.0)

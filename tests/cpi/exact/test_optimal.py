@@ -69,7 +69,7 @@ def values_of(mdp: TabularMDP, actions: Any) -> Any:
 
 @pytest.fixture
 def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry an exact evaluation; more than a thousand are an error, not a wait."""
+    """One entry per exact evaluation; more than a thousand raise an error."""
     calls: list[int] = []
     solve = Resolvent.solve
 
@@ -89,9 +89,9 @@ def test_no_deterministic_policy_is_better(finite: bool) -> None:
     def search(mdp: TabularMDP) -> None:
         if mdp.horizon is not None:
             mdp = mdp.with_time(horizon=min(mdp.horizon, 2))
-        found = optimal(mdp)
+        optimum = optimal(mdp)
         best = np.max([values_of(mdp, actions) for actions in deterministic_actions(mdp)], axis=0)
-        residual = np.abs(found.V - best).max()
+        residual = np.abs(optimum.V - best).max()
         if tolerance(mdp):
             target(residual / tolerance(mdp))
         assert residual <= 2 * tolerance(mdp)
@@ -104,10 +104,10 @@ def test_the_optimal_policy_has_the_optimal_values(finite: bool) -> None:
     @repeatable
     @given(mdp=worlds(finite))
     def search(mdp: TabularMDP) -> None:
-        found = optimal(mdp)
-        np.testing.assert_array_equal(found.policy.argmax(axis=-1), found.actions)
-        evaluation = evaluate(mdp, found.policy)
-        np.testing.assert_allclose(evaluation.V, found.V, rtol=0, atol=tolerance(mdp))
+        optimum = optimal(mdp)
+        np.testing.assert_array_equal(optimum.policy.argmax(axis=-1), optimum.actions)
+        evaluation = evaluate(mdp, optimum.policy)
+        np.testing.assert_allclose(evaluation.V, optimum.V, rtol=0, atol=tolerance(mdp))
         assert evaluation.A.max() <= 2 * tolerance(mdp)
 
     search()
@@ -118,9 +118,9 @@ def test_the_optimal_policy_has_the_optimal_values(finite: bool) -> None:
 def test_policy_iteration_solves_the_optimality_equation(discount: float, csr: bool) -> None:
     for seed in range(5):
         mdp = world(seed, 40, 4, discount=discount)
-        found = policy_iteration(as_csr(mdp) if csr else mdp)
-        exact = values_of(mdp, found.actions)
-        np.testing.assert_allclose(found.V, exact, rtol=0, atol=tolerance(mdp))
+        optimum = policy_iteration(as_csr(mdp) if csr else mdp)
+        exact = values_of(mdp, optimum.actions)
+        np.testing.assert_allclose(optimum.V, exact, rtol=0, atol=tolerance(mdp))
         ahead = np.einsum("sat,t->sa", dense_transitions(mdp), exact)
         best = (mdp.rewards + discount * ahead).max(axis=1)
         np.testing.assert_allclose(best, exact, rtol=0, atol=tolerance(mdp))
@@ -204,14 +204,14 @@ def test_copies_of_an_action_do_not_make_policy_iteration_cycle(
     transitions = np.stack([row, row * (1 + 1e-15), row * (1 - 1e-15)], axis=1)
     rewards = np.repeat(rng.uniform(-1, 1, (20, 1)), 3, axis=1)
     mdp = TabularMDP(transitions, rewards, np.full(20, 0.05), discount=discount)
-    found = policy_iteration(mdp)
+    optimum = policy_iteration(mdp)
     expected = values_of(mdp, np.zeros(20, dtype=int))
-    np.testing.assert_allclose(found.V, expected, rtol=0, atol=tolerance(mdp))
+    np.testing.assert_allclose(optimum.V, expected, rtol=0, atol=tolerance(mdp))
     assert len(evaluations) <= 10
 
 
 def test_small_gains_count_beside_large_values() -> None:
-    # The chain finds its way one state a round, each gain half the last, beside 10⁴ states worth 2.
+    # Each round improves one state by half the last gain, beside 10⁴ states of value 2.
     chain = envs.kl_chain(60, discount=0.5, sparse=True)
     stay = sparse.kron(sparse.eye_array(10_000), np.ones((3, 1)))
     num_states = 10_060
@@ -279,22 +279,22 @@ def test_discounting_is_stopping_with_probability_one_minus_gamma() -> None:
 @pytest.mark.parametrize("time", [{"horizon": 1}, {"discount": 0.0}], ids=str)
 def test_without_a_future_the_best_reward_is_optimal(time: dict[str, Any]) -> None:
     mdp = world(4, **time)
-    found = optimal(mdp)
-    np.testing.assert_allclose(found.V.ravel(), mdp.rewards.max(axis=1), rtol=0, atol=1e-15)
-    np.testing.assert_array_equal(found.actions.ravel(), mdp.rewards.argmax(axis=1))
+    optimum = optimal(mdp)
+    np.testing.assert_allclose(optimum.V.ravel(), mdp.rewards.max(axis=1), rtol=0, atol=1e-15)
+    np.testing.assert_array_equal(optimum.actions.ravel(), mdp.rewards.argmax(axis=1))
     V, measure = linear_program(mdp)
-    np.testing.assert_allclose(V, found.V, atol=LP_TOLERANCE)
-    np.testing.assert_allclose(measure, found.policy, atol=LP_TOLERANCE)
+    np.testing.assert_allclose(V, optimum.V, atol=LP_TOLERANCE)
+    np.testing.assert_allclose(measure, optimum.policy, atol=LP_TOLERANCE)
 
 
-def test_each_method_has_its_time() -> None:
+def test_solvers__refuse_the_other_kind_of_mdp() -> None:
     with pytest.raises(ValueError, match="backward induction needs a horizon; use policy_iter"):
         backward_induction(world(1, discount=0.5))
     with pytest.raises(ValueError, match="policy iteration needs a discount; use backward_indu"):
         policy_iteration(world(1, horizon=3))
 
 
-def test_optimal_picks_the_method_of_the_time() -> None:
+def test_optimal__selects_the_solver() -> None:
     assert optimal(world(1, horizon=3)).V.shape == (3, 5)
     assert optimal(world(1, discount=0.5)).V.shape == (5,)
 
@@ -308,7 +308,7 @@ def test_the_first_of_equally_good_actions_is_taken(finite: bool) -> None:
 
 @pytest.mark.parametrize("num_actions", [3, 9])
 @both_times
-def test_many_copies_of_a_world_have_its_optimum(finite: bool, num_actions: int) -> None:
+def test_optimal__copies_of_an_mdp_have_its_optimum(finite: bool, num_actions: int) -> None:
     time: dict[str, Any] = {"horizon": 3} if finite else {"discount": 0.9}
     one = world(7, 30, num_actions, **time)
     one = replace(one, rewards=np.round(one.rewards))  # with ties
@@ -324,22 +324,22 @@ def test_many_copies_of_a_world_have_its_optimum(finite: bool, num_actions: int)
 
 
 @pytest.mark.parametrize("length", [1, 5, 20])
-def test_a_lock_opens_with_right_steps_only(length: int) -> None:
+def test_lock__optimal_actions(length: int) -> None:
     mdp = envs.lock_chain(length, 3)
-    found = optimal(mdp)
-    assert found.V[0, 0] == 1.0
-    assert not found.actions[np.arange(length), np.arange(length)].any()
+    optimum = optimal(mdp)
+    assert optimum.V[0, 0] == 1.0
+    assert not optimum.actions[np.arange(length), np.arange(length)].any()
 
 
 @pytest.mark.parametrize("mapping_seed", [None, 0, 7])
 @pytest.mark.parametrize("size", [1, 4, 10])
-def test_the_best_dive_gets_99_hundredths(size: int, mapping_seed: int | None) -> None:
+def test_deep_sea__optimum(size: int, mapping_seed: int | None) -> None:
     mdp = envs.deep_sea(size, mapping_seed)
     assert mdp.start @ optimal(mdp).V[0] == pytest.approx(0.99, abs=tolerance(mdp))
 
 
 @pytest.mark.parametrize(("depth", "branching"), [(1, 1), (4, 2), (3, 3)])
-def test_the_best_walk_down_a_tree_gets_the_largest_leaf(depth: int, branching: int) -> None:
+def test_tree__optimum_is_the_largest_leaf(depth: int, branching: int) -> None:
     mdp = envs.tree(depth, branching, seed=2)
     best = envs.tree_leaf_rewards(depth, branching, 2).max()
     assert optimal(mdp).V[0, 0] == best
@@ -347,17 +347,17 @@ def test_the_best_walk_down_a_tree_gets_the_largest_leaf(depth: int, branching: 
 
 
 @pytest.mark.parametrize("num_states", [2, 5, 40])
-def test_the_best_walk_down_the_chain_goes_right(num_states: int) -> None:
+def test_kl_chain__optimal_policy_goes_right(num_states: int) -> None:
     mdp = envs.kl_chain(num_states, discount=0.9)
-    found = optimal(mdp)
+    optimum = optimal(mdp)
     distance = np.arange(num_states - 2, -1, -1)
-    np.testing.assert_allclose(found.V[:-1], 0.9**distance, rtol=0, atol=tolerance(mdp))
-    assert found.V[-1] == 0.0
-    assert (found.actions[:-1] == 2).all()
+    np.testing.assert_allclose(optimum.V[:-1], 0.9**distance, rtol=0, atol=tolerance(mdp))
+    assert optimum.V[-1] == 0.0
+    assert (optimum.actions[:-1] == 2).all()
 
 
-def test_an_optimum_gives_its_policy_one_row_a_state() -> None:
+def test_optimum__policy_has_one_row_per_state() -> None:
     mdp = world(6, horizon=3)
-    found = optimal(mdp)
-    np.testing.assert_array_equal(found.policy, deterministic_policy(found.actions, 3))
-    assert Evaluation(mdp, found.policy).J == pytest.approx(mdp.start @ found.V[0], abs=1e-14)
+    optimum = optimal(mdp)
+    np.testing.assert_array_equal(optimum.policy, deterministic_policy(optimum.actions, 3))
+    assert Evaluation(mdp, optimum.policy).J == pytest.approx(mdp.start @ optimum.V[0], abs=1e-14)

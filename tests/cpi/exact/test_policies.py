@@ -1,4 +1,4 @@
-"""Policies as arrays: what is one and what is not, mixtures, files, and P_π."""
+"""Policies as arrays: valid and invalid ones, mixtures, files, and P_π."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_policy_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         check_policy(FINITE, np.ones(shape))
 
 
-def test_a_discounted_world_has_no_steps_to_depend_on() -> None:
+def test_check_policy__time_dependence_needs_a_horizon() -> None:
     with pytest.raises(PolicyError, match=r"policy: shape \(4, 5, 3\), expected \(5, 3\) for"):
         check_policy(DISCOUNTED, np.full((4, 5, 3), 1 / 3))
 
@@ -93,7 +93,7 @@ def test_the_first_bad_row_is_named() -> None:
         check_policy(FINITE, policy)
 
 
-def test_rounding_is_no_fault() -> None:
+def test_check_policy__accepts_rounding() -> None:
     policy = uniform_policy(FINITE)
     policy[0] += 1e-12
     check_policy(FINITE, policy)
@@ -119,7 +119,7 @@ def test_a_random_policy_repeats_with_its_generator() -> None:
     assert (first != other).any()
 
 
-def test_without_a_horizon_a_random_policy_depends_on_no_step() -> None:
+def test_random_policy__stationary_without_a_horizon() -> None:
     policy = random_policy(DISCOUNTED, np.random.default_rng(0), time_dependent=True)
     assert policy.shape == (5, 3)
 
@@ -191,7 +191,7 @@ def test_transitions_of_a_deterministic_policy_are_rows_of_the_world(sparse: boo
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
-def test_one_stochastic_row_among_sure_ones_still_counts(sparse: bool) -> None:
+def test_policy_transitions__one_stochastic_row(sparse: bool) -> None:
     mdp = as_csr(DISCOUNTED) if sparse else DISCOUNTED
     policy = deterministic_policy(np.array([2, 0, 1, 1, 2]), 3)
     policy[3] = [0.25, 0.5, 0.25]
@@ -228,7 +228,7 @@ def test_an_array_by_another_name_is_not_taken_for_the_policy(tmp_path: Path) ->
         load_policy(FINITE, path)
 
 
-def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
+def test_load_policy__empty_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.npz"
     np.savez(path)
     with pytest.raises(PolicyError, match=r"empty\.npz: no array named policy \(found nothing\)"):
@@ -276,7 +276,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path) -> None:
         load_policy(FINITE, path)
 
 
-def test_a_file_of_words_is_refused(tmp_path: Path) -> None:
+def test_load_policy__text_array_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "words.npy"
     np.save(path, np.full((5, 3), "left"))
     with pytest.raises(PolicyError, match=r"words\.npy: policy"):
@@ -286,13 +286,13 @@ def test_a_file_of_words_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "rows", [[[0.5, 0.5], [1.0]], [["a", "b", "c"]] * 5], ids=["ragged", "words"]
 )
-def test_what_is_no_array_of_numbers_is_no_policy(rows: Any) -> None:
+def test_check_policy__non_numeric_array_is_refused(rows: Any) -> None:
     with pytest.raises(PolicyError, match="policy"):
         check_policy(FINITE, rows)
 
 
 @pytest.mark.parametrize("steps", [(), (6,)], ids=["stationary", "by step"])
-def test_the_row_of_an_added_terminal_state_may_be_missing(
+def test_load_policy__row_of_the_added_terminal_state_may_be_missing(
     tmp_path: Path, steps: tuple[int, ...]
 ) -> None:
     mdp = envs.lock_chain(6, 3)  # 7 states, the last of them "over"
@@ -304,7 +304,7 @@ def test_the_row_of_an_added_terminal_state_may_be_missing(
     np.testing.assert_array_equal(loaded[..., -1, :], np.full((*steps, 3), 1 / 3))
 
 
-def test_the_row_of_a_state_that_matters_may_not_be_missing(tmp_path: Path) -> None:
+def test_load_policy__row_of_another_state_may_not_be_missing(tmp_path: Path) -> None:
     path = tmp_path / "short.npy"
     np.save(path, np.full((4, 3), 1 / 3))
     with pytest.raises(PolicyError, match=r"short\.npy: policy: shape \(4, 3\), expected \(5, 3\)"):

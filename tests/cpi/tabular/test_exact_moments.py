@@ -60,15 +60,15 @@ Outcomes = tuple[Any, Any, Any]
 def all_paths(mdp: TabularMDP, policy: Any, state: int, step: int) -> list[Path]:
     if step == mdp.horizon or mdp.terminal[state]:
         return [(1.0, (), ())]
-    found = []
+    paths: list[Path] = []
     for action in range(mdp.num_actions):
         for following in range(mdp.num_states):
             odds = policy[state, action] * mdp.transitions[state, action, following]
             if odds > 0:
                 for p, rewards, steps in all_paths(mdp, policy, following, step + 1):
                     reward = float(mdp.rewards[state, action])
-                    found.append((odds * p, (reward, *rewards), ((state, action), *steps)))
-    return found
+                    paths.append((odds * p, (reward, *rewards), ((state, action), *steps)))
+    return paths
 
 
 def group_sum(policy: Any, group: Sequence[Path], before: float, scale: str) -> Any:
@@ -106,7 +106,7 @@ def brute_force(
 
     @cache
     def cuts(start: int, path: Path) -> list[tuple[float, int | None, tuple[int, int, float]]]:
-        """Probability, step kept up to, and where the reset group begins."""
+        """Probability, steps kept, and (state, step, prefix reward) of the reset group."""
         _, rewards, steps = path
         ret = sum(rewards)
         episode = Episode(Prefix(start), np.array(steps), ret, ret < success, len(steps))
@@ -132,14 +132,14 @@ def brute_force(
                 for path in pool
                 if path[2] and (plan.seeds == "any" or sum(path[1]) < success - 1e-9)
             ]
-            asked = len(seeds) if plan.choice == "deepest" else min(plan.resets, len(seeds))
-            orders = list(itertools.permutations(seeds, asked)) if plan.resets else [()]
+            drawn = len(seeds) if plan.choice == "deepest" else min(plan.resets, len(seeds))
+            orders = list(itertools.permutations(seeds, drawn)) if plan.resets else [()]
             for order in orders:
                 for cut in itertools.product(*(cuts(start, path) for path in order)):
-                    found = [(k, origin) for _, k, origin in cut if k is not None]
+                    possible = [(k, origin) for _, k, origin in cut if k is not None]
                     if plan.choice == "deepest":
-                        found.sort(key=lambda pair: -pair[0])
-                    origins = [origin for _, origin in found[: plan.resets]]
+                        possible.sort(key=lambda pair: -pair[0])
+                    origins = [origin for _, origin in possible[: plan.resets]]
                     origins += [(start, 0, 0.0)] * (plan.resets - len(origins))
                     p = np.array([chance / len(orders) * math.prod(c[0] for c in cut)])
                     sums, steps = fresh[None], np.array([spent])
@@ -184,7 +184,7 @@ def name(plan: GroupPlan) -> str:
 
 @pytest.mark.parametrize("scale", ["group", "none"])
 @pytest.mark.parametrize("plan", PLANS, ids=name)
-def test_moments_are_those_of_every_joint_outcome(plan: GroupPlan, scale: Any) -> None:
+def test_exact_moments__equal_brute_force(plan: GroupPlan, scale: Any) -> None:
     rule = noisy(TINY, TINY_POLICY)
     expected = brute_force(TINY, TINY_POLICY, plan, rule, scale)
     assert_same(exact_moments(TINY, TINY_POLICY, plan, rule, scale=scale), expected)
@@ -193,7 +193,7 @@ def test_moments_are_those_of_every_joint_outcome(plan: GroupPlan, scale: Any) -
 @pytest.mark.parametrize("seeds", ["failed", "any"])
 @pytest.mark.parametrize("fresh", [2, 0])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_moments_of_every_rule(
+def test_exact_moments__equal_brute_force_for_every_rule(
     rule: Callable[[TabularMDP, Any], ResetRule], fresh: int, seeds: Any
 ) -> None:
     plan = GroupPlan(fresh, 1, 2, seeds=seeds)
@@ -203,14 +203,16 @@ def test_moments_of_every_rule(
 
 
 def test_the_rules_differ_on_the_tiny_world() -> None:
-    """Or the test above would show one thing five times; "improvable" is "largest" there."""
+    """Four of the five rules differ; "improvable" equals "largest" on this MDP."""
     plan = GroupPlan(2, 1, 2)
-    found = [exact_moments(TINY, TINY_POLICY, plan, r(TINY, TINY_POLICY)) for r in RULES.values()]
-    assert len({round(moments.variance, 9) for moments in found}) == 4
+    moments_of_rules = [
+        exact_moments(TINY, TINY_POLICY, plan, r(TINY, TINY_POLICY)) for r in RULES.values()
+    ]
+    assert len({round(moments.variance, 9) for moments in moments_of_rules}) == 4
 
 
 @pytest.mark.parametrize("success", [0.5, 2.0])
-def test_what_counts_as_a_failure_is_the_caller_s(success: float) -> None:
+def test_exact_moments__success_sets_the_failures(success: float) -> None:
     plan = GroupPlan(2, 1, 2)
     rule = RandomReset()
     expected = brute_force(TINY, TINY_POLICY, plan, rule, success=success)
@@ -220,7 +222,7 @@ def test_what_counts_as_a_failure_is_the_caller_s(success: float) -> None:
 
 
 @pytest.mark.parametrize("plan", [GroupPlan(2, 1, 2), GroupPlan(0, 1, 2)], ids=name)
-def test_moments_on_a_branching_world(plan: GroupPlan) -> None:
+def test_exact_moments__branching_mdp(plan: GroupPlan) -> None:
     mdp = world(8, 3, 2, horizon=2)
     mdp = replace(mdp, rewards=np.round(mdp.rewards * 2) / 2)
     policy = softmax_policy(theta(mdp, 8))
@@ -229,7 +231,7 @@ def test_moments_on_a_branching_world(plan: GroupPlan) -> None:
 
 
 def test_an_offset_of_the_rewards_changes_no_gradient() -> None:
-    """Episodes of equal length: returns shift together, and failures with them."""
+    """With episodes of equal length all returns, and the success threshold, shift together."""
     mdp, policy = envs.first_error_chain(3), np.tile([0.6, 0.4], (6, 1))
     everywhere = replace(mdp, rewards=mdp.rewards + 2.0 * ~mdp.terminal[:, None])
     plan, rule = GroupPlan(2, 1, 2), RandomReset()
@@ -240,7 +242,7 @@ def test_an_offset_of_the_rewards_changes_no_gradient() -> None:
 @pytest.mark.parametrize("size", [2, 3, 8])
 @pytest.mark.parametrize("mdp", [TINY, chain()[0]], ids=["tiny", "chain"])
 def test_the_group_mean_takes_a_share_of_the_gradient(mdp: TabularMDP, size: int) -> None:
-    """Each return is in its own baseline, with weight 1/G."""
+    """Each return has weight 1/G in its own baseline."""
     policy = softmax_policy(theta(mdp, 5))
     moments = exact_moments(mdp, policy, GroupPlan(size), RandomReset(), scale="none")
     expected = (1 - 1 / size) * policy_gradient(mdp, policy)
@@ -248,7 +250,7 @@ def test_the_group_mean_takes_a_share_of_the_gradient(mdp: TabularMDP, size: int
 
 
 def test_two_rollouts_of_one_step_by_hand() -> None:
-    """GRPO counts only groups whose returns differ: with probability 2q(1−q), Â = ±c."""
+    """Only groups whose returns differ contribute: with probability 2q(1−q), Â = ±c."""
     q, c = 0.3, 0.5 / (math.sqrt(0.5) + 1e-4)
     mdp = envs.first_error_chain(1)
     policy = np.array([[q, 1 - q], [0.5, 0.5]])[: mdp.num_states]
@@ -265,7 +267,7 @@ def test_two_rollouts_of_one_step_by_hand() -> None:
     [(GroupPlan(2, 1, 2, choice="deepest"), "group"), (GroupPlan(2), "batch")],
     ids=["deepest", "batch"],
 )
-def test_what_ties_episodes_together_is_refused(plan: GroupPlan, scale: Any) -> None:
+def test_exact_moments__deepest_and_batch_scale_are_refused(plan: GroupPlan, scale: Any) -> None:
     with pytest.raises(ValueError, match=r"choice='random' and scale 'group' or 'none'"):
         exact_moments(TINY, TINY_POLICY, plan, RandomReset(), scale=scale)
 
@@ -280,9 +282,9 @@ def test_signal_and_noise_by_hand() -> None:
 def test_compositions_and_their_probabilities() -> None:
     assert sorted(compositions(2, 2)) == [(0, 2), (1, 1), (2, 0)]
     p = np.array([0.2, 0.5, 0.3])
-    found = list(compositions(5, 3))
-    assert len(set(found)) == len(found) == math.comb(7, 2)
-    assert sum(multinomial(counts, p) for counts in found) == pytest.approx(1.0)
+    parts = list(compositions(5, 3))
+    assert len(set(parts)) == len(parts) == math.comb(7, 2)
+    assert sum(multinomial(counts, p) for counts in parts) == pytest.approx(1.0)
     assert multinomial((2, 1, 1), p) == pytest.approx(12 * 0.04 * 0.5 * 0.3)
 
 
@@ -309,11 +311,11 @@ def simulate(
     return np.array(estimates), np.array(steps)
 
 
-def assert_within(samples: Any, expected: Any, what: str) -> None:
-    """Means are within 4 standard errors; rounding where nothing varies."""
+def assert_within(samples: Any, expected: Any, name: str) -> None:
+    """Assert means within 4 standard errors, or within rounding if nothing varies."""
     error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
     off = np.abs(samples.mean(axis=0) - expected)
-    assert (off <= 4 * error + 1e-12).all(), f"{what}: off by {off}, standard error {error}"
+    assert (off <= 4 * error + 1e-12).all(), f"{name}: off by {off}, standard error {error}"
 
 
 def assert_simulated(moments: Moments, estimates: Any, steps: Any) -> None:
@@ -329,8 +331,8 @@ def assert_simulated(moments: Moments, estimates: Any, steps: Any) -> None:
 def test_the_four_algorithms_have_their_exact_moments(algorithm: str) -> None:
     mdp, policy = chain()
     localizer = NoisyLocalizer(oracle(mdp, policy, "first_error"), 0.7, 0.2)
-    here = World(oracle(mdp, policy, "improvable", 0.1), localizer)
-    plan, rule = ALGORITHMS[algorithm].plan, ALGORITHMS[algorithm].rule(here)
+    tabular = World(oracle(mdp, policy, "improvable", 0.1), localizer)
+    plan, rule = ALGORITHMS[algorithm].plan, ALGORITHMS[algorithm].rule(tabular)
     moments = exact_moments(mdp, policy, plan, rule)
     assert_simulated(moments, *simulate(mdp, policy, plan, rule))
 
@@ -344,7 +346,7 @@ def test_every_split_has_its_exact_moments(plan: tuple[int, int, int], rule: str
     assert_simulated(moments, *simulate(mdp, policy, split, made, seed=1))
 
 
-def test_the_deepest_resets_have_the_moments_of_every_joint_outcome() -> None:
+def test_brute_force__deepest_resets_equal_simulation() -> None:
     plan = GroupPlan(3, 1, 2, choice="deepest")
     rule = RandomReset()
     expected = brute_force(TINY, TINY_POLICY, plan, rule)
@@ -355,20 +357,20 @@ def test_the_deepest_resets_have_the_moments_of_every_joint_outcome() -> None:
     assert shallow.steps > steps.mean() + 4 * error  # later resets are shorter
 
 
-def test_too_many_outcomes_of_a_group_are_refused() -> None:
+def test_exact_moments__too_many_group_outcomes_are_refused() -> None:
     mdp = envs.garnet(num_states=3, num_actions=2, branching=2, seed=1, horizon=3)
     with pytest.raises(ValueError, match=r"a group of 8 with .* distinct returns has"):
         exact_moments(mdp, np.full((3, 2), 0.5), GroupPlan(8), RandomReset())
 
 
-def test_close_returns_are_told_apart_or_not_but_never_counted_twice() -> None:
+def test_paths__close_returns_are_counted_once() -> None:
     rewards = np.array([[5e-9, 1e-9], [0.0, 0.0]])
     mdp = TabularMDP(np.eye(2)[[[1, 1], [1, 1]]], rewards, np.eye(2)[0], horizon=1)
     paths = enumerate_paths(mdp, np.full((2, 2), 0.5), 0)
     assert paths.value_probability.sum() == pytest.approx(1.0)
 
 
-def test_a_policy_of_the_step_is_refused() -> None:
+def test_exact_moments__time_dependent_policy_is_refused() -> None:
     mdp = envs.first_error_chain(2)
     with pytest.raises(ValueError, match=r"a softmax policy has shape \(S, A\)"):
         exact_moments(mdp, np.full((2, mdp.num_states, 2), 0.5), GroupPlan(2), RandomReset())

@@ -53,8 +53,8 @@ def central_difference(function: Callable[[Any], float], at: Any, step: float = 
 def tiny() -> TabularMDP:
     """Two steps, a branching transition, returns 0, ½ and 1, an early end, and a start there.
 
-    From state 0 action 0 pays ½ and goes on with probability 0.7, else ends; action 1 goes on. In
-    state 1 action 0 pays ½; both end.
+    In state 0 action 0 pays ½ and continues with probability 0.7, else ends; action 1 continues. In
+    state 1 action 0 pays ½; both actions end the episode.
     """
     transitions = np.zeros((3, 2, 3))
     transitions[0, 0] = [0.0, 0.7, 0.3]
@@ -93,7 +93,7 @@ RULES: dict[str, Callable[[TabularMDP, Any], ResetRule]] = {
 }
 
 
-# The score, and what it sums to.
+# The score and its sums.
 
 
 def test_softmax_by_hand() -> None:
@@ -114,7 +114,7 @@ def test_the_score_is_the_gradient_of_the_log_probability() -> None:
     np.testing.assert_allclose(score(softmax_policy(at), steps), expected, atol=1e-9)
 
 
-def test_no_steps_have_no_score() -> None:
+def test_score__zero_without_steps() -> None:
     policy = np.full((2, 3), 1 / 3)
     np.testing.assert_array_equal(score(policy, np.empty((0, 2), dtype=int)), np.zeros((2, 3)))
 
@@ -153,7 +153,7 @@ def test_the_policy_gradient_theorem(mdp: TabularMDP) -> None:
 
 
 @each_world
-def test_paths_are_all_of_them(mdp: TabularMDP) -> None:
+def test_enumerate_paths__complete(mdp: TabularMDP) -> None:
     policy = softmax_policy(theta(mdp, 3))
     values = evaluate(mdp, policy)
     assert mdp.horizon is not None
@@ -171,13 +171,13 @@ def test_paths_are_all_of_them(mdp: TabularMDP) -> None:
         assert paths.value_probability.sum() == pytest.approx(1.0, abs=1e-12)
 
 
-def test_paths_of_the_tiny_world_by_hand() -> None:
+def test_enumerate_paths__by_hand() -> None:
     paths = enumerate_paths(TINY, TINY_POLICY, 0)
-    found = {
+    by_steps = {
         tuple(map(tuple, steps.tolist())): (round(float(p), 12), ret)
         for p, ret, steps in zip(paths.probability, paths.returns, paths.steps, strict=True)
     }
-    assert found == {
+    assert by_steps == {
         ((0, 0), (1, 0)): (0.147, 1.0),
         ((0, 0), (1, 1)): (0.098, 0.5),
         ((0, 0),): (0.105, 0.5),
@@ -191,19 +191,19 @@ def test_paths_of_the_tiny_world_by_hand() -> None:
     np.testing.assert_allclose(paths.given_value(lengths), [2.0, 2 - 0.105 / 0.593, 2.0])
 
 
-def test_a_path_from_the_end_is_empty() -> None:
+def test_enumerate_paths__empty_path_from_a_terminal_state() -> None:
     for state, step in ((2, 0), (0, 2)):
         paths = enumerate_paths(TINY, TINY_POLICY, state, step)
         assert paths.probability.tolist() == [1.0] and paths.returns.tolist() == [0.0]
         assert paths.mean_length == 0 and not paths.features.any()
 
 
-def test_actions_never_taken_make_no_path() -> None:
+def test_enumerate_paths__skips_actions_of_probability_0() -> None:
     policy = np.array([[0.0, 1.0], [0.6, 0.4], [0.5, 0.5]])
     assert len(enumerate_paths(TINY, policy, 0).steps) == 2
 
 
-def test_too_many_paths_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enumerate_paths__too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     mdp = envs.first_error_chain(3)
     policy = np.full((6, 2), 0.5)
     monkeypatch.setattr(module, "MAX_PATHS", 8)
@@ -213,7 +213,7 @@ def test_too_many_paths_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         exact_moments(mdp, policy, GroupPlan(2), RandomReset())
 
 
-def test_discounted_worlds_have_no_paths() -> None:
+def test_enumerate_paths__discounted_mdp_is_refused() -> None:
     mdp = world(1, discount=0.9)
     policy = np.full((5, 3), 1 / 3)
     for refused in (
@@ -248,7 +248,7 @@ def two_groups(first_step: tuple[int, int] = (2, 1)) -> list[Group]:
     return [Group(0, Prefix(0), fresh), Group(0, prefix, reset, fresh[1])]
 
 
-def test_the_estimate_by_hand() -> None:
+def test_group_gradient__by_hand() -> None:
     """Scale none: Â = (½, −½) and (⅔, −⅓, −⅓), all over 5 episodes."""
     a, b = np.array([0.4, -0.4]), np.array([-0.6, 0.6])  # scores of actions 0 and 1 in state 0
     c, d = np.array([0.5, -0.5]), np.array([-0.5, 0.5])  # in state 1
@@ -258,7 +258,7 @@ def test_the_estimate_by_hand() -> None:
     np.testing.assert_allclose(estimate, np.array([state_0, state_1, [0, 0]]) / 5, atol=1e-15)
 
 
-def test_each_group_is_divided_by_its_own_deviation() -> None:
+def test_group_gradient__group_scale_by_hand() -> None:
     groups = two_groups()
     deviations = math.sqrt(0.5) + 1e-4, math.sqrt(1 / 3) + 1e-4
     parts = [group_gradient(HAND_POLICY, [group], "none") for group in groups]
@@ -269,14 +269,14 @@ def test_each_group_is_divided_by_its_own_deviation() -> None:
     np.testing.assert_allclose(group_gradient(HAND_POLICY, groups, "batch"), expected, atol=1e-14)
 
 
-def test_steps_of_the_prefix_contribute_exactly_nothing() -> None:
+def test_group_gradient__exactly_zero_on_prefix_steps() -> None:
     estimate = group_gradient(HAND_POLICY, two_groups((2, 1)))
     assert (estimate[2] == 0).all()  # state 2 occurs in the prefix only
     for other in ((2, 0), (0, 0), (1, 1)):
         np.testing.assert_array_equal(group_gradient(HAND_POLICY, two_groups(other)), estimate)
 
 
-def test_a_collection_trains_on_no_step_of_a_prefix() -> None:
+def test_group_gradient__zero_on_prefixes_of_a_collection() -> None:
     mdp, policy = chain()
     simulator = TabularSimulator(mdp, policy)
     plan = GroupPlan(0, 1, 4, seeds="any")
@@ -290,7 +290,7 @@ def test_a_collection_trains_on_no_step_of_a_prefix() -> None:
     assert (estimate[others] == 0).all() and np.abs(estimate[last]).max() > 0
 
 
-def test_the_estimate_does_not_depend_on_the_order() -> None:
+def test_group_gradient__independent_of_order() -> None:
     groups = two_groups()
     estimate = group_gradient(HAND_POLICY, groups)
     shuffled = [replace(group, episodes=group.episodes[::-1]) for group in reversed(groups)]

@@ -1,4 +1,4 @@
-"""Tabular GRPO, RRPO, SRPO and the oracle: they learn, repeat themselves, and count."""
+"""Tabular GRPO, RRPO, SRPO and the oracle: learning, reproducibility and ledgers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_run(name: str) -> None:
 @algorithms
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_a_step_follows_the_score_of_the_suffix(name: str, scale: Any) -> None:
-    # θ += lr/N Σ Â (1[a] − π) over the steps behind the shared prefix, written out.
+    # θ += lr/N Σ Â (1[a] − π) over the steps after the shared prefix, written out.
     mdp = envs.first_error_chain(4, recovery=0.5)
     theta = np.random.default_rng(0).normal(size=mdp.rewards.shape)
     given = theta.copy()
@@ -76,8 +76,8 @@ def test_a_step_follows_the_score_of_the_suffix(name: str, scale: Any) -> None:
     simulator = TabularSimulator(mdp, policy, success=0.9)
     plan, rule = ALGORITHMS[name].plan, ALGORITHMS[name].rule
     starts = simulator.draw_starts(6, generator)
-    here = rule(tabular_world(evaluate(mdp, policy)))
-    groups = collect(simulator, starts, plan, here, generator)
+    reset_rule = rule(tabular_world(evaluate(mdp, policy)))
+    groups = collect(simulator, starts, plan, reset_rule, generator)
     everything = np.concatenate([group.returns for group in groups])
     deviations = {"batch": everything.std(ddof=1) + 1e-4, "none": 1.0}
     gradient = np.zeros_like(theta)
@@ -110,13 +110,13 @@ def test_the_ledger_adds_up(name: str) -> None:
     assert (steps > 0).all() and steps.max() <= 120
 
 
-def test_a_given_plan_replaces_the_algorithms() -> None:
+def test_learn__plan_overrides_the_algorithm() -> None:
     run = learn(CHAIN, "srpo", plan=GroupPlan(0, 2, 3, seeds="any"), iterations=2, starts=4)
     ledger = run.progress[-1].ledger
     assert (ledger.episodes, ledger.trained_episodes, ledger.resets_drawn) == (64, 48, 16)
 
 
-def test_a_given_rule_replaces_the_algorithms_and_is_made_anew() -> None:
+def test_learn__rule_overrides_the_algorithm_in_each_iteration() -> None:
     seen: list[float] = []
 
     def rule(evaluation: Evaluation) -> ResetRule:
@@ -132,7 +132,7 @@ def test_a_given_rule_replaces_the_algorithms_and_is_made_anew() -> None:
     assert ledger.steps == 3 * 96  # all resets keep nothing
 
 
-def test_resetting_at_step_one_with_one_group_is_grpo() -> None:
+def test_learn__reset_before_the_first_step_is_grpo() -> None:
     mdp = envs.first_error_chain(4, recovery=0.3)
     grpo = learn(mdp, "grpo", iterations=5, starts=4, seed=2)
     srpo = learn(mdp, plan=GroupPlan(0, 1, 8), rule=first_step, iterations=5, starts=4, seed=2)
@@ -141,15 +141,15 @@ def test_resetting_at_step_one_with_one_group_is_grpo() -> None:
 
 
 @pytest.mark.parametrize(("success", "eligible"), [(-1.0, 0), (0.0, 0), (2.0, 20)])
-def test_success_says_what_a_failure_is(success: float, eligible: int) -> None:
-    plan = GroupPlan(4, 1, 4, choice="deepest")  # asks about every failure
+def test_learn__success_sets_the_failures(success: float, eligible: int) -> None:
+    plan = GroupPlan(4, 1, 4, choice="deepest")  # localizes every failure
     run = learn(CHAIN, "rrpo", plan=plan, success=success, iterations=1, starts=5)
     ledger = run.progress[-1].ledger
     assert ledger.resets_drawn == eligible
     assert ledger.fallbacks == (0 if eligible else 5)
 
 
-def test_no_iterations_leave_the_policy_alone() -> None:
+def test_learn__no_iterations_keep_theta() -> None:
     theta: Any = np.arange(12.0).reshape(6, 2)
     run = learn(CHAIN, theta=theta, iterations=0)
     assert run.progress == []
@@ -157,7 +157,7 @@ def test_no_iterations_leave_the_policy_alone() -> None:
     assert run.theta is not theta
 
 
-def test_a_run_prints_as_a_table() -> None:
+def test_learning_run__prints_as_a_table() -> None:
     run = learn(CHAIN, "rrpo", iterations=3, starts=20)
     lines = str(run).splitlines()
     for name in ("iteration", "J", "grad_norm", *Ledger().to_json()):
@@ -170,18 +170,18 @@ def test_a_run_prints_as_a_table() -> None:
 # The tabular world
 
 
-def test_the_world_is_an_oracle_at_half_the_largest_advantage_and_a_noisy_first_error() -> None:
+def test_tabular_world__oracle_and_localizer() -> None:
     mdp = envs.first_error_chain(4)
     evaluation = evaluate(mdp, uniform_policy(mdp))  # advantages 1/16, 1/8, 1/4, 1/2
-    here = tabular_world(evaluation)
-    assert here.oracle is not None and here.localizer is not None
-    assert (here.oracle.mask, here.oracle.tau) == ("improvable", 0.25)
+    tabular = tabular_world(evaluation)
+    assert tabular.oracle is not None and tabular.localizer is not None
+    assert (tabular.oracle.mask, tabular.oracle.tau) == ("improvable", 0.25)
     assert (RECALL, FALSE_POSITIVE) == (0.8, 0.1)
     simulator = TabularSimulator(mdp, uniform_policy(mdp))
     episodes = simulator.rollout([Prefix(0)], 30, np.random.default_rng(0))[0]
     first_errors = OracleReset(TabularOracle(evaluation), "first_error").weights(episodes)
     weights = zip(
-        here.oracle.weights(episodes), here.localizer(episodes), first_errors, strict=True
+        tabular.oracle.weights(episodes), tabular.localizer(episodes), first_errors, strict=True
     )
     for episode, (oracle, localizer, exact) in zip(episodes, weights, strict=True):
         clean = [k for k, (s, _) in enumerate(episode.steps) if s == k]
@@ -189,38 +189,38 @@ def test_the_world_is_an_oracle_at_half_the_largest_advantage_and_a_noisy_first_
         np.testing.assert_array_equal(localizer, np.where(exact == 1, 0.8, 0.1))
 
 
-def test_a_policy_that_cannot_be_improved_still_has_a_world() -> None:
+def test_tabular_world__exists_for_an_optimal_policy() -> None:
     best = np.tile([1.0, 0.0], (CHAIN.num_states, 1))
-    here = tabular_world(evaluate(CHAIN, best))
-    assert here.oracle is not None and here.oracle.tau == 0.0
+    tabular = tabular_world(evaluate(CHAIN, best))
+    assert tabular.oracle is not None and tabular.oracle.tau == 0.0
     episodes = TabularSimulator(CHAIN, best).rollout([Prefix(0)], 1, np.random.default_rng(0))
-    np.testing.assert_array_equal(here.oracle.weights(episodes[0]), [[0, 0, 0]])
+    np.testing.assert_array_equal(tabular.oracle.weights(episodes[0]), [[0, 0, 0]])
 
 
 # What is refused
 
 
-def test_an_unknown_algorithm_is_refused() -> None:
+def test_learn__unknown_algorithm_is_refused() -> None:
     with pytest.raises(ValueError, match="algorithm: 'ppo' is none of grpo, rrpo, srpo, oracle"):
         learn(CHAIN, "ppo")
 
 
-def test_a_discounted_world_is_refused() -> None:
+def test_learn__discounted_mdp_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a horizon"):
         learn(world(0, discount=0.9), iterations=1)
 
 
-def test_logits_must_fit() -> None:
+def test_learn__theta_of_another_shape_is_refused() -> None:
     with pytest.raises(PolicyError, match=r"shape \(5, 2\), expected \(6, 2\)"):
         learn(CHAIN, theta=np.zeros((5, 2)), iterations=1)
 
 
-def test_an_unknown_scale_is_refused() -> None:
+def test_learn__unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="scale: 'std'"):
         learn(CHAIN, scale="std", iterations=1)  # type: ignore[arg-type]
 
 
-def test_a_rule_may_be_any_of_the_rules() -> None:
+def test_learn__random_rule_makes_oracle_equal_rrpo() -> None:
     plain = learn(CHAIN, "rrpo", iterations=3, starts=4, seed=8)
     given = learn(
         CHAIN, "oracle", rule=lambda evaluation: RandomReset(), iterations=3, starts=4, seed=8

@@ -46,14 +46,14 @@ def test_a_terminal_start_is_an_episode_without_steps() -> None:
     assert groups.ledger.fallbacks == 1 and groups.ledger.steps == 0
 
 
-def test_nothing_to_roll_out() -> None:
+def test_rollout__no_prefixes_or_no_episodes() -> None:
     simulator = TabularSimulator(MDP, POLICY)
     assert simulator.rollout([], 4, rng(0)) == []
     assert simulator.rollout([Prefix(0), Prefix(1)], 0, rng(0)) == [[], []]
     assert simulator.draw_starts(0, rng(0)) == []
 
 
-def test_a_reset_goes_on_at_its_own_step_of_the_policy() -> None:
+def test_rollout__reset_uses_the_policy_of_its_step() -> None:
     mdp = envs.tree(depth=4, branching=3, seed=0)
     episode = only(TabularSimulator(mdp, always(mdp, 0, 1, 2, 0)), Prefix(0))
     other = TabularSimulator(mdp, always(mdp, 2, 2, 1, 1))
@@ -68,7 +68,7 @@ def test_a_reset_goes_on_at_its_own_step_of_the_policy() -> None:
 def test_resets_start_in_the_state_that_was_cut() -> None:
     simulator, generator = TabularSimulator(MDP, POLICY), rng(50)
     prefixes = [Prefix(s) for s in simulator.draw_starts(50, generator)]
-    episodes = [here[0] for here in simulator.rollout(prefixes, 1, generator)]
+    episodes = [group[0] for group in simulator.rollout(prefixes, 1, generator)]
     for k in range(4):
         kept = [episode.prefix(k) for episode in episodes]
         for prefix, seed, group in zip(
@@ -82,12 +82,12 @@ def test_resets_start_in_the_state_that_was_cut() -> None:
                 assert (again.length, again.cost) == (4, 4 - k)
 
 
-def test_kept_steps_need_the_state_they_led_to() -> None:
+def test_rollout__prefix_with_steps_needs_a_state() -> None:
     with pytest.raises(ValueError, match="state"):
         TabularSimulator(MDP, POLICY).rollout([Prefix(0, np.array([(0, 1)]))], 1, rng(0))
 
 
-def test_episodes_are_what_the_world_says() -> None:
+def test_rollout__episodes_are_consistent_with_the_mdp() -> None:
     mdp = envs.lock_chain(5, 2)
     simulator = TabularSimulator(mdp, np.tile([0.8, 0.2], (6, 1)))
     for episode in simulator.rollout([Prefix(1)], 50, rng(51))[0]:
@@ -112,7 +112,7 @@ def test_success_is_a_return_up_to_rounding(success: float, failed: bool) -> Non
         assert only(simulator, Prefix(0)).failed == failed
 
 
-def test_success_is_a_return_of_one_unless_said_otherwise() -> None:
+def test_simulator__default_success_is_a_return_of_1() -> None:
     mdp = envs.lock_chain(2, 2)
     won, lost = (only(TabularSimulator(mdp, always(mdp, 0, a)), Prefix(0)) for a in (0, 1))
     assert not won.failed and lost.failed
@@ -121,7 +121,7 @@ def test_success_is_a_return_of_one_unless_said_otherwise() -> None:
 # Rows of a batch
 
 
-def test_the_first_rows_do_not_depend_on_how_many_follow() -> None:
+def test_rollout__first_rows_do_not_depend_on_the_batch_size() -> None:
     simulator = TabularSimulator(MDP, POLICY)
     prefixes = [Prefix(s) for s in (0, 3, 1, 4, 2)]
     everything = flat(simulator.rollout(prefixes, 4, rng(60)))
@@ -134,7 +134,7 @@ def test_the_first_rows_do_not_depend_on_how_many_follow() -> None:
             assert_same(one, other)
 
 
-def test_a_row_does_not_depend_on_what_happens_to_the_others() -> None:
+def test_rollout__row_does_not_depend_on_other_rows() -> None:
     mdp = envs.lock_chain(6, 2)
     simulator = TabularSimulator(mdp, np.tile([0.8, 0.2], (7, 1)))
     late = Prefix(0, np.zeros((4, 2), dtype=int), 4, np.zeros(4))
@@ -166,7 +166,7 @@ def test_the_same_generator_gives_the_same_episodes() -> None:
     assert any((a.steps != b.steps).any() for a, b in zip(one, other, strict=True))  # type: ignore[union-attr]
 
 
-def test_what_is_given_is_left_alone() -> None:
+def test_rollout__inputs_are_not_modified() -> None:
     simulator = TabularSimulator(MDP, POLICY)
     states, steps = np.array([0, 1, 2]), np.array([0, 2, 1])
     simulator.walk(states, steps, rng(0))
@@ -177,7 +177,7 @@ def test_what_is_given_is_left_alone() -> None:
 # What is refused
 
 
-def test_discounted_worlds_are_refused() -> None:
+def test_simulator__discounted_mdp_is_refused() -> None:
     mdp = world(0, discount=0.9)
     with pytest.raises(ValueError, match=r"TabularMDP.*: simulation needs a horizon; use mdp\.wi"):
         TabularSimulator(mdp, uniform_policy(mdp))
@@ -185,7 +185,7 @@ def test_discounted_worlds_are_refused() -> None:
         TabularOracle(evaluate(mdp, uniform_policy(mdp)))
 
 
-def test_policies_must_fit() -> None:
+def test_simulator__policy_of_another_shape_is_refused() -> None:
     with pytest.raises(PolicyError, match=r"shape \(4, 3\), expected \(5, 3\) or \(4, 5, 3\)"):
         TabularSimulator(MDP, np.full((4, 3), 1 / 3))
     with pytest.raises(PolicyError, match="state 0 has probabilities"):

@@ -16,8 +16,8 @@ from llm.config.baselines import CritiqueGRPOOptions
 from llm.learner.rows import make_rows
 from llm.thoughts.simulator import ThoughtSimulator, token_ids
 from tests.llm.algorithms.worlds import (
-    equal,
-    seen,
+    assert_rows_equal,
+    sampled_prompts,
     settings,
     setup,
     starts,
@@ -27,7 +27,7 @@ from tests.llm.algorithms.worlds import (
 N, K = 4, 2
 
 
-def made(seed: int = 0, **options: Any) -> tuple[Batch, ThoughtSimulator]:
+def make_batch(seed: int = 0, **options: Any) -> tuple[Batch, ThoughtSimulator]:
     simulator = world()
     values = {"answers": N, "refinements": K, "gamma": 0.2, **options}
     config = settings("critique_grpo", critique_grpo=CritiqueGRPOOptions(**values))
@@ -35,22 +35,22 @@ def made(seed: int = 0, **options: Any) -> tuple[Batch, ThoughtSimulator]:
     return critique.batch(1, range(2), np.random.default_rng(seed)), simulator
 
 
-def answers(number: int = N, seed: int = 0) -> Any:
+def sample_answers(number: int = N, seed: int = 0) -> Any:
     simulator = world()
     plan = cpi.GroupPlan(fresh=number)
     return collect(simulator, starts(simulator), plan, None, np.random.default_rng(seed))
 
 
-def test_without_refinements_it_is_grpo() -> None:
-    batch, simulator = made(refinements=0)
-    groups = answers()
+def test_batch__no_refinements_equals_grpo() -> None:
+    batch, simulator = make_batch(refinements=0)
+    groups = sample_answers()
     advantages = cpi.group_advantages([group.returns for group in groups])
-    equal(batch.rows, make_rows(groups, advantages))
+    assert_rows_equal(batch.rows, make_rows(groups, advantages))
     assert batch.ledger == groups.ledger
     assert len(simulator.engine.calls) == 1  # type: ignore[attr-defined]
 
 
-def test_room_for_a_refinement_is_asked_for_where_there_is_one() -> None:
+def test_check__room_for_refinements_only_if_there_are_any() -> None:
     simulator = world(room=20)  # prompt 2, answers 12 each
     for refinements in (0, 1):
         options = CritiqueGRPOOptions(answers=N, refinements=refinements)
@@ -63,15 +63,15 @@ def test_room_for_a_refinement_is_asked_for_where_there_is_one() -> None:
             critique.check(starts(simulator))
 
 
-def test_rows_of_the_union() -> None:
-    batch, simulator = made()
-    groups = answers()
+def test_batch__rows_are_answers_then_off_policy_refinements() -> None:
+    batch, simulator = make_batch()
+    groups = sample_answers()
     refined = {tuple(ids) for ids in _refinements()}
     returns = []
     for number, group in enumerate(groups):
         rows = batch.rows[number * (N + K) : (number + 1) * (N + K)]
         prompt = list(group.prefix.start.ids)
-        for row in rows:  # also a refinement's prompt is the original one
+        for row in rows:  # refinements have the original prompt, too
             assert row.ids[: row.trained_from].tolist() == prompt
             assert row.trained_to == len(row.ids)
         for row, episode in zip(rows, group.episodes, strict=False):
@@ -89,36 +89,36 @@ def test_rows_of_the_union() -> None:
 
 
 def _refinements() -> list[list[int]]:
-    """What the engine says after the answers and the critiques."""
-    _, simulator = made()
+    """The token ids that the engine samples after the critiques."""
+    _, simulator = make_batch()
     prompts, params = simulator.engine.calls[1]  # type: ignore[attr-defined]
     completions = simulator.engine.generate(prompts, params)
     return [group[0].ids.tolist() for group in completions]
 
 
-def test_a_refinement_is_sampled_after_its_answer() -> None:
-    _, simulator = made()
+def test_batch__refinement_sampled_after_its_answer() -> None:
+    _, simulator = make_batch()
     question = simulator.tokenizer("?").input_ids
     expected = [
         [*group.prefix.start.ids, *token_ids(episode.steps), *question]
-        for group in answers()
+        for group in sample_answers()
         for episode in group.episodes
     ]
-    assert seen(simulator, 1) == expected
+    assert sampled_prompts(simulator, 1) == expected
 
 
-def test_the_critique_tells_one_bit() -> None:
-    groups = answers()
-    said = {request(episode) for group in groups for episode in group.episodes}
-    assert len(said) == 2
-    assert any("is correct" in text for text in said)
+def test_request__reveals_only_correctness() -> None:
+    groups = sample_answers()
+    requests = {request(episode) for group in groups for episode in group.episodes}
+    assert len(requests) == 2
+    assert any("is correct" in text for text in requests)
     for group in groups:
         for episode in group.episodes:
             assert ("is incorrect" in request(episode)) == episode.failed == (episode.ret == 0)
             assert "secret" not in request(episode)
 
 
-def test_right_refinements_come_first_and_equals_at_random() -> None:
+def test_best__highest_rewards_first_ties_at_random() -> None:
     episodes = [
         Episode(Prefix("start"), (i,), ret, ret < 1, 1)
         for i, ret in enumerate([0.0, 1.0, 0.0, 1.0, 1.0, 0.5])
@@ -129,9 +129,9 @@ def test_right_refinements_come_first_and_equals_at_random() -> None:
     assert firsts[[1, 3, 4]].min() > 70 and firsts[[0, 2, 5]].sum() == 0
 
 
-def test_what_it_costs() -> None:
-    batch, simulator = made()
-    fresh = sum(episode.cost for group in answers() for episode in group.episodes)
+def test_batch__ledger_counts_answers_and_all_refinements() -> None:
+    batch, simulator = make_batch()
+    fresh = sum(episode.cost for group in sample_answers() for episode in group.episodes)
     refined = sum(map(len, _refinements()))
     kept = [row for row in batch.rows if row.gamma]
     ledger = batch.ledger
@@ -152,9 +152,9 @@ def simulator_tokens(simulator: ThoughtSimulator) -> int:
     )
 
 
-def test_metrics_by_hand() -> None:
-    batch, simulator = made()
-    before = [episode.ret for group in answers() for episode in group.episodes]
+def test_batch__metrics_by_hand() -> None:
+    batch, simulator = make_batch()
+    before = [episode.ret for group in sample_answers() for episode in group.episodes]
     texts = [simulator.tokenizer.decode(ids) for ids in _refinements()]
     after = np.array(["g" in text for text in texts], dtype=float)
     metrics = batch.metrics
@@ -165,11 +165,11 @@ def test_metrics_by_hand() -> None:
     assert all(np.isfinite(value) for value in metrics.values())  # NaN log-probs count nowhere
 
 
-def test_records_are_the_union() -> None:
-    batch, _ = made()
+def test_records__contain_the_union() -> None:
+    batch, _ = make_batch()
     records = batch.records()
     assert [len(record["continuations"]) for record in records] == [N + K, N + K]
-    flat = [told for record in records for told in record["continuations"]]
-    for row, told in zip(batch.rows, flat, strict=True):
-        assert told["ids"] == row.ids[row.trained_from :].tolist()
-        assert sum(told["mask"]) == told["tokens"] == row.trained
+    flat = [continuation for record in records for continuation in record["continuations"]]
+    for row, continuation in zip(batch.rows, flat, strict=True):
+        assert continuation["ids"] == row.ids[row.trained_from :].tolist()
+        assert sum(continuation["mask"]) == continuation["tokens"] == row.trained

@@ -1,4 +1,4 @@
-"""Dynamic sampling: who is replaced by whom, in which order, and what it costs."""
+"""Dynamic sampling: which problems are replaced, in which order, and at what cost."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PROBLEMS = 12
 
 
 class Sampler:
-    """Two groups for each problem, one of three and one of two; those of `loud` say something."""
+    """Samples groups of 3 and 2 episodes per problem; problems in `with_signal` have a signal."""
 
-    def __init__(self, loud: set[int]) -> None:
-        self.loud = loud
-        self.asked: list[list[int]] = []
+    def __init__(self, with_signal: set[int]) -> None:
+        self.with_signal = with_signal
+        self.requested: list[list[int]] = []
 
     def __call__(self, problems: Sequence[int]) -> Collection:
-        self.asked.append(list(problems))
+        self.requested.append(list(problems))
         ledger, groups = Ledger(localizer_cost=len(problems)), []
         for start, problem in enumerate(problems):
             prefix = Prefix(problem)
             for size in (3, 2):
-                last = float(problem in self.loud and size == 2)
+                last = float(problem in self.with_signal and size == 2)
                 returns = [0.0] * (size - 1) + [last]
                 episodes = [Episode(prefix, (1,), r, r < 1, 10 + problem) for r in returns]
                 groups.append(Group(start, prefix, episodes))
@@ -47,72 +47,72 @@ def problems(collection: Collection) -> list[int]:
     return [group.prefix.start for group in collection][::2]
 
 
-def test_silent_prompts_are_replaced_until_all_say_something() -> None:
-    sampler = Sampler(loud={1, 3, 5, 7, 9, 11})
+def test_sample_with_signal__replaces_until_all_have_a_signal() -> None:
+    sampler = Sampler(with_signal={1, 3, 5, 7, 9, 11})
     collection, metrics = sampled(sampler, [0, 1, 2, 3], rounds=9)
-    assert all(problem in sampler.loud for problem in problems(collection))
+    assert all(problem in sampler.with_signal for problem in problems(collection))
     assert problems(collection)[:2] == [1, 3] and len(collection) == 8
-    assert sampler.asked[0] == [0, 1, 2, 3]
-    everyone = [problem for asked in sampler.asked for problem in asked]
-    assert len(set(everyone)) == len(everyone) and len(sampler.asked[1]) == 2
-    # A round asks for as many as are lacking, no more.
-    lacking = 2
-    for asked in sampler.asked[1:]:
-        assert len(asked) == lacking
-        lacking -= sum(problem in sampler.loud for problem in asked)
-    assert lacking == 0
-    assert metrics["dynamic_sampling/prompts"] == len(everyone)
-    share = sum(problem in sampler.loud for problem in everyone) / len(everyone)
+    assert sampler.requested[0] == [0, 1, 2, 3]
+    all_requested = [problem for requested in sampler.requested for problem in requested]
+    assert len(set(all_requested)) == len(all_requested) and len(sampler.requested[1]) == 2
+    # A round requests as many problems as are missing.
+    missing = 2
+    for requested in sampler.requested[1:]:
+        assert len(requested) == missing
+        missing -= sum(problem in sampler.with_signal for problem in requested)
+    assert missing == 0
+    assert metrics["dynamic_sampling/prompts"] == len(all_requested)
+    share = sum(problem in sampler.with_signal for problem in all_requested) / len(all_requested)
     assert metrics["dynamic_sampling/reward"] == pytest.approx(share / 5)
 
 
-def test_what_it_costs() -> None:
-    sampler = Sampler(loud={1, 3, 5, 7, 9, 11})
+def test_sample_with_signal__ledger_counts_all_rounds() -> None:
+    sampler = Sampler(with_signal={1, 3, 5, 7, 9, 11})
     collection, _ = sampled(sampler, [0, 1, 2, 3], rounds=9)
-    everyone = [problem for asked in sampler.asked for problem in asked]
+    all_requested = [problem for requested in sampler.requested for problem in requested]
     ledger = collection.ledger
-    assert ledger.episodes == 5 * len(everyone)
-    assert ledger.steps == sum(5 * (10 + problem) for problem in everyone)
-    assert ledger.localizer_cost == len(everyone)
+    assert ledger.episodes == 5 * len(all_requested)
+    assert ledger.steps == sum(5 * (10 + problem) for problem in all_requested)
+    assert ledger.localizer_cost == len(all_requested)
     assert ledger.trained_episodes == 5 * 4
     assert ledger.trained_steps == sum(5 * (10 + problem) for problem in problems(collection))
 
 
-def test_rounds_are_limited_and_a_step_stays_whole() -> None:
-    sampler = Sampler(loud={2})
+def test_sample_with_signal__limited_rounds_and_full_batch() -> None:
+    sampler = Sampler(with_signal={2})
     collection, _ = sampled(sampler, [0, 1, 2], rounds=2)
-    assert len(sampler.asked) == 3
-    assert problems(collection) == [2, 0, 1]  # silent ones fill up, in order
+    assert len(sampler.requested) == 3
+    assert problems(collection) == [2, 0, 1]  # problems without a signal fill the batch, in order
     assert collection.ledger.trained_episodes == 15
     assert collection.ledger.episodes == 5 * (3 + 2 + 2)
 
 
-def test_it_ends_with_the_problems() -> None:
-    sampler = Sampler(loud=set())
+def test_sample_with_signal__stops_when_no_problem_is_left() -> None:
+    sampler = Sampler(with_signal=set())
     collection, metrics = sampled(sampler, range(10), rounds=5)
-    assert [len(asked) for asked in sampler.asked] == [10, 2]
+    assert [len(requested) for requested in sampler.requested] == [10, 2]
     assert len(collection) == 20 and metrics["dynamic_sampling/prompts"] == 12
-    sampled(whole := Sampler(loud=set()), range(PROBLEMS), rounds=5)
-    assert len(whole.asked) == 1
+    sampled(sampler := Sampler(with_signal=set()), range(PROBLEMS), rounds=5)
+    assert len(sampler.requested) == 1
 
 
-def test_replacements_are_of_the_generator_alone() -> None:
-    def asked(seed: int) -> list[list[int]]:
-        sampled(sampler := Sampler(loud={1}), [0, 1, 2], 3, seed)
-        return sampler.asked
+def test_sample_with_signal__replacements_depend_on_rng_only() -> None:
+    def requested(seed: int) -> list[list[int]]:
+        sampled(sampler := Sampler(with_signal={1}), [0, 1, 2], 3, seed)
+        return sampler.requested
 
-    assert asked(4) == asked(4)
-    assert asked(4)[0] == asked(5)[0] and asked(4)[1:] != asked(5)[1:]
+    assert requested(4) == requested(4)
+    assert requested(4)[0] == requested(5)[0] and requested(4)[1:] != requested(5)[1:]
 
 
-def test_no_rounds_change_nothing() -> None:
-    collection, metrics = sampled(sampler := Sampler(loud={2}), [0, 1, 2], rounds=0)
+def test_sample_with_signal__zero_rounds_change_nothing() -> None:
+    collection, metrics = sampled(sampler := Sampler(with_signal={2}), [0, 1, 2], rounds=0)
     plain = sampler([0, 1, 2])
     assert list(collection) == list(plain) and collection.ledger == plain.ledger
     assert metrics == {}
 
 
-def test_a_signal_is_a_difference() -> None:
+def test_has_signal__returns_differ() -> None:
     def group(*returns: float) -> Group:
         return Group(0, Prefix(0), [Episode(Prefix(0), (1,), r, r < 1, 1) for r in returns])
 
@@ -120,7 +120,7 @@ def test_a_signal_is_a_difference() -> None:
     assert not has_signal(group(1, 1, 1)) and not has_signal(group(0.1, 0.1, 0.1))
 
 
-def test_bad_values_are_refused() -> None:
+def test_config__bad_dynamic_sampling_refused() -> None:
     with pytest.raises(ValueError, match="dynamic_sampling: -1 is not a whole number ≥ 0"):
         parse_config(["--model=m", "--dynamic_sampling=-1"], "x")
     with pytest.raises(ValueError, match="dynamic_sampling: 2, but spo_tree keeps its prompts"):

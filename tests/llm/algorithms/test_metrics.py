@@ -33,26 +33,26 @@ def groups() -> Collection:
     seed = episode(empty, (first, thought(3, -9.0), thought(1, -9.0, "stop")), 0.0)
     fresh = [seed, episode(empty, (thought(4, -0.5, "stop"),), 1.0)]
     kept = seed.prefix(1)
-    again = [
+    continuations = [
         episode(kept, (thought(1, -2.0, "stop"),), 1.0),
         episode(kept, (thought(5, -2.0, "cut"),), 0.0),
         episode(kept, (thought(2, -2.0, "stop"),), 1.0),
     ]
-    whole = [episode(empty, (thought(n, -1.0, "stop"),), 0.25) for n in (7, 9)]
+    fallback = [episode(empty, (thought(n, -1.0, "stop"),), 0.25) for n in (7, 9)]
     other = [episode(empty, (thought(1, 0.0, "stop"),), 1.0) for _ in range(2)]
-    found = [
+    sampled = [
         Group(0, empty, fresh),
-        Group(0, kept, again, seed),
-        Group(0, fresh[1].prefix(0), whole, fresh[1]),
+        Group(0, kept, continuations, seed),
+        Group(0, fresh[1].prefix(0), fallback, fresh[1]),
         Group(1, empty, other),
     ]
-    return Collection(found, Ledger())
+    return Collection(sampled, Ledger())
 
 
-def test_by_hand() -> None:
-    found = groups()
-    advantages = cpi.group_advantages([group.returns for group in found])
-    metrics = collection_metrics(found, advantages, make_rows(found, advantages))
+def test_collection_metrics__by_hand() -> None:
+    collection = groups()
+    advantages = cpi.group_advantages([group.returns for group in collection])
+    metrics = collection_metrics(collection, advantages, make_rows(collection, advantages))
     scores = [-1, -1, -9, -9, -9, -9, *[-0.5] * 4, *[-2] * 8, *[-1] * 16, 0, 0]
     lengths = [6, 4, 3, 7, 4, 7, 9, 1, 1]
     assert metrics == pytest.approx(
@@ -72,43 +72,43 @@ def test_by_hand() -> None:
             "reset/correction_rate": 2 / 5,
             "reset/empty_prefix_rate": 1 / 2,
             "reset/informative_group_rate": 1 / 2,
-            "reset/suffix_tokens": (2 + 6 + 3 + 8 + 10) / 5,  # what was discarded, too
+            "reset/suffix_tokens": (2 + 6 + 3 + 8 + 10) / 5,  # discarded tokens included
         }
     )
 
 
-def test_only_fresh_groups_and_only_resets() -> None:
-    found = groups()
+def test_collection_metrics__only_fresh_or_only_reset_groups() -> None:
+    collection = groups()
     for part, missing in (([0, 3], "reset/"), ([1, 2], "fresh/")):
-        chosen = Collection([found[i] for i in part], Ledger())
+        chosen = Collection([collection[i] for i in part], Ledger())
         advantages = cpi.group_advantages([group.returns for group in chosen])
         metrics = collection_metrics(chosen, advantages, make_rows(chosen, advantages))
         assert metrics and not [name for name in metrics if name.startswith(missing)]
 
 
-def test_nothing_trained_on_has_no_entropy() -> None:
+def test_collection_metrics__no_entropy_without_trained_tokens() -> None:
     cut = [episode(Prefix(START), (thought(3, -1.0, "cut"),), r) for r in (0.0, 1.0)]
-    found = Collection([Group(0, Prefix(START), cut)], Ledger())
-    advantages = cpi.group_advantages([group.returns for group in found])
-    rows = make_rows(found, advantages, mask_truncated_completions=True)
-    metrics = collection_metrics(found, advantages, rows)
+    collection = Collection([Group(0, Prefix(START), cut)], Ledger())
+    advantages = cpi.group_advantages([group.returns for group in collection])
+    rows = make_rows(collection, advantages, mask_truncated_completions=True)
+    metrics = collection_metrics(collection, advantages, rows)
     assert metrics["entropy"] == 0.0 and metrics["completions/clipped_ratio"] == 1.0
 
 
-def test_fallbacks_are_fresh() -> None:
+def test_collection_metrics__fallbacks_count_as_fresh() -> None:
     task = ChainReasoning(train=4, test=1)
-    found, _ = collected(task, sloppy(task, 0.0))  # nothing fails, so nothing is reset
-    advantages = cpi.group_advantages([group.returns for group in found])
-    metrics = collection_metrics(found, advantages, make_rows(found, advantages))
-    assert found.ledger.fallbacks == 2 and metrics["fresh/reward"] == metrics["reward"] == 1.0
+    collection, _ = collected(task, sloppy(task, 0.0))  # nothing fails, so nothing is reset
+    advantages = cpi.group_advantages([group.returns for group in collection])
+    metrics = collection_metrics(collection, advantages, make_rows(collection, advantages))
+    assert collection.ledger.fallbacks == 2 and metrics["fresh/reward"] == metrics["reward"] == 1.0
     assert not [name for name in metrics if name.startswith("reset/")]
 
 
-def test_prompts_that_do_not_fail_count_no_more_than_others() -> None:
+def test_collection_metrics__fallbacks_not_counted_twice() -> None:
     empty = Prefix(START)
     right, wrong = (episode(empty, (thought(1, -1.0, "stop"),), ret) for ret in (1.0, 0.0))
     seed = wrong
-    found = Collection(
+    collection = Collection(
         [
             Group(0, empty, [right, right]),
             Group(0, empty, [right, right]),  # a fallback
@@ -117,6 +117,6 @@ def test_prompts_that_do_not_fail_count_no_more_than_others() -> None:
         ],
         Ledger(),
     )
-    advantages = cpi.group_advantages([group.returns for group in found])
-    metrics = collection_metrics(found, advantages, make_rows(found, advantages))
+    advantages = cpi.group_advantages([group.returns for group in collection])
+    metrics = collection_metrics(collection, advantages, make_rows(collection, advantages))
     assert metrics["fresh/reward"] == 3 / 4

@@ -1,4 +1,4 @@
-"""Rows with a mask, rows of another policy, rows with a KL coefficient of their own."""
+"""Losses and gradients of rows with a mask, off-policy rows, and rows with a KL coefficient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm.learner.losses import LossInputs, policy_loss
 from llm.learner.options import CorrectionMode, LossConfig, LossType
 from llm.learner.rows import Row
 from llm.models.policy import load_policy
-from tests.llm.algorithms.worlds import alike, gradient
+from tests.llm.algorithms.worlds import assert_gradients_close, gradient
 from tests.llm.small import dense_logprobs
 
 PLAIN = LossConfig(vllm_importance_sampling_correction=False)
@@ -54,9 +54,9 @@ def config(loss_type: LossType, **changes: Any) -> LossConfig:
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("mode", MODES)
-def test_shaped_tokens_by_hand(loss_type: LossType, mode: CorrectionMode) -> None:
-    # Row 0 is another policy's: no ratio, no clip, and no correction for what the engine does not
-    # know. The old policy is far away from it, and none of that is seen.
+def test_policy_loss__off_policy_tokens_by_hand(loss_type: LossType, mode: CorrectionMode) -> None:
+    # Row 0 is of another policy: no ratio, no clip, no correction for its NaN log-probs. The old
+    # policy is far away from it, which has no effect.
     far = {"old_logprobs": f64([-5.0, 0.0, -1.0]), "sampling_logprobs": f64([math.nan] * 2 + [-1])}
     given = inputs([0.1, 0.0], **far)
     out = policy_loss(given, config(loss_type, vllm_importance_sampling_mode=mode))
@@ -73,14 +73,14 @@ def test_shaped_tokens_by_hand(loss_type: LossType, mode: CorrectionMode) -> Non
             assert flags[:2].tolist() == [0.0, 0.0]
 
 
-def test_the_shaped_gradient_is_that_of_finite_differences() -> None:
+def test_policy_loss__off_policy_gradient_matches_finite_differences() -> None:
     def loss(logprobs: Tensor) -> Tensor:
         return policy_loss(inputs([0.3, 0.05], logprobs=logprobs), PLAIN).loss
 
     assert torch.autograd.gradcheck(loss, (f64([-0.1, -4.0, -0.7]).requires_grad_(),))
 
 
-def test_gamma_zero_is_no_gamma() -> None:
+def test_policy_loss__gamma_zero_equals_no_gamma() -> None:
     old = f64([-0.9, -1.5, -1.0])
     plain = inputs(None, old_logprobs=old)
     zero = inputs([0.0, 0.0], old_logprobs=old)
@@ -94,7 +94,7 @@ def test_gamma_zero_is_no_gamma() -> None:
     assert all(torch.equal(one.tokens[name], two.tokens[name]) for name in one.tokens)
 
 
-def test_each_row_has_its_coefficient() -> None:
+def test_policy_loss__kl_coefficient_per_row() -> None:
     ref = f64([-0.6, -1.0, -2.0])
     alone = [
         policy_loss(inputs(None, ref_logprobs=ref), replace(PLAIN, beta=beta)).loss
@@ -109,7 +109,7 @@ def test_each_row_has_its_coefficient() -> None:
     assert_close(mixed - none, 0.3 * kl[:2].sum() + 0.7 * kl[2])
 
 
-def test_shapes_are_checked() -> None:
+def test_loss_inputs__shapes_of_gammas_and_betas_checked() -> None:
     with pytest.raises(ValueError, match=r"gammas: shape \(3,\) is not that of advantages, \(2,\)"):
         inputs([0.1, 0.1, 0.1])
     with pytest.raises(ValueError, match=r"betas: shape \(1,\) is not that of advantages, \(2,\)"):
@@ -135,7 +135,7 @@ def reference(policy: Any) -> Any:
 
 
 def mixed_rows() -> list[Row]:
-    """Masked ones, shaped ones, held ones, silent ones."""
+    """Rows with a mask, off-policy rows, rows with a KL term, rows without advantage."""
     rng = np.random.default_rng(0)
 
     def row(tokens: int, advantage: float, **more: Any) -> Row:
@@ -156,16 +156,18 @@ def mixed_rows() -> list[Row]:
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
-def test_micro_batches_change_nothing(policy: Any, reference: Any, loss_type: LossType) -> None:
+def test_updater__micro_batch_size_changes_nothing(
+    policy: Any, reference: Any, loss_type: LossType
+) -> None:
     loss = config(loss_type)
-    whole = gradient(policy, mixed_rows(), loss, reference=reference)
+    full = gradient(policy, mixed_rows(), loss, reference=reference)
     for size in (1, 2, 3):
-        alike(gradient(policy, mixed_rows(), loss, size, reference), whole)
+        assert_gradients_close(gradient(policy, mixed_rows(), loss, size, reference), full)
 
 
-def test_the_gradient_of_all_of_them_by_hand(policy: Any, reference: Any) -> None:
+def test_updater__gradient_of_mixed_rows_by_hand(policy: Any, reference: Any) -> None:
     rows = mixed_rows()
-    found = gradient(policy, rows, PLAIN, reference=reference)
+    actual = gradient(policy, rows, PLAIN, reference=reference)
     total = sum(row.trained for row in rows)
     assert total == 3 + 3 + 6 + 2 + 4 + 0 + 4
     loss = torch.zeros((), dtype=torch.float64)
@@ -185,11 +187,11 @@ def test_the_gradient_of_all_of_them_by_hand(policy: Any, reference: Any) -> Non
             # The ratio is 1, and its gradient that of log π.
             loss = loss + row.beta * (k3 + k3.detach() * (logp - logp.detach())).sum() / total
     loss.backward()
-    alike(found, {name: p.grad for name, p in policy.named_parameters()})
+    assert_gradients_close(actual, {name: p.grad for name, p in policy.named_parameters()})
     policy.zero_grad()
 
 
-def test_a_held_row_stays_where_the_reference_is(policy: Any, reference: Any) -> None:
+def test_updater__kl_row_without_gradient_at_reference(policy: Any, reference: Any) -> None:
     held = [row for row in mixed_rows() if row.beta]
     assert len(held) == 1 and held[0].advantage == 0
     still = gradient(policy, held, PLAIN, reference=copy.deepcopy(policy))

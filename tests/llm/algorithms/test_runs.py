@@ -1,4 +1,4 @@
-"""Whole runs of each baseline on the base model that is shipped, and their settings."""
+"""Complete runs of each baseline on the shipped base model, and their settings."""
 
 from __future__ import annotations
 
@@ -44,56 +44,56 @@ def run(output: Path, *more: str) -> int:
 
 
 @pytest.fixture(scope="module", params=RUNS)
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def full_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of two steps."""
     output = tmp_path_factory.mktemp(request.param) / "run"
     assert run(output, *RUNS[request.param]) == 0
     return request.param, output
 
 
-def test_a_resumed_run_is_the_same_run(whole: tuple[str, Path], tmp_path: Path) -> None:
-    name, output = whole
+def test_resume__equals_uninterrupted_run(full_run: tuple[str, Path], tmp_path: Path) -> None:
+    name, output = full_run
     parts = tmp_path / "parts"
     assert run(parts, *RUNS[name], "--steps=1") == 0
     assert run(parts, *RUNS[name], "--resume=auto") == 0
     assert_same_run(output, parts)
 
 
-def test_it_trains_and_counts(whole: tuple[str, Path]) -> None:
-    name, output = whole
+def test_run__metrics_ledger_and_records_agree(full_run: tuple[str, Path]) -> None:
+    name, output = full_run
     records = metrics(output)
     assert [record["step"] for record in records] == [1, 2]
     assert any(record["grad_norm"] > 0 for record in records)
     for record in records:
         assert all(np.isfinite(value) for value in record.values())
-        # Parity: what is on policy is so, token for token.
+        # Parity: the engine's and the trainer's log-probs agree at each token.
         assert record.get("sampling/sampling_logp_difference/max", 0.0) < 1e-4
     groups = [record for step in rollouts(output).values() for record in step]
-    told = [each for group in groups for each in group["continuations"]]
+    continuations = [each for group in groups for each in group["continuations"]]
     last = records[-1]
-    assert last["ledger/trained_steps"] == sum(each["tokens"] for each in told)
-    assert all(sum(each["mask"]) == each["tokens"] for each in told)
+    assert last["ledger/trained_steps"] == sum(each["tokens"] for each in continuations)
+    assert all(sum(each["mask"]) == each["tokens"] for each in continuations)
     if name == "score":
-        assert last["ledger/episodes"] == len(told) == 2 * 6 * 3 * 2
+        assert last["ledger/episodes"] == len(continuations) == 2 * 6 * 3 * 2
         assert records[0]["kl"] == pytest.approx(0.0, abs=1e-8) and "kl" not in last
     if name == "critique_grpo":
         assert last["ledger/episodes"] == 2 * 6 * 8
-        assert last["ledger/trained_episodes"] == len(told) == 2 * 6 * 5
+        assert last["ledger/trained_episodes"] == len(continuations) == 2 * 6 * 5
     if name == "spo_tree":
-        assert last["ledger/steps"] == sum(each["generated"] for each in told)
-        ends = [each for each in told if each["end"] != "open"]
+        assert last["ledger/steps"] == sum(each["generated"] for each in continuations)
+        ends = [each for each in continuations if each["end"] != "open"]
         assert last["ledger/episodes"] == last["ledger/trained_episodes"] == len(ends)
     if name == "dapo":
         sampled = sum(record["dynamic_sampling/prompts"] for record in records)
-        # Fresh ones and resets (or fresh ones in their place): four for each prompt.
+        # Two fresh rollouts and two of a reset or fallback: four for each prompt.
         assert last["ledger/episodes"] == 4 * sampled > last["ledger/trained_episodes"]
-        assert last["ledger/trained_episodes"] == len(told) == 2 * 6 * 4
+        assert last["ledger/trained_episodes"] == len(continuations) == 2 * 6 * 4
 
 
-def test_rollouts_can_be_shown(
-    whole: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_show__draws_rollouts(
+    full_run: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, output = whole
+    _, output = full_run
     assert show([str(output), "--limit=0"]) == 0
     shown = capsys.readouterr().out
     groups = len(rollouts(output)[2])
@@ -106,7 +106,7 @@ def test_rollouts_can_be_shown(
 # --- settings ---
 
 
-def test_an_algorithm_is_a_plan_or_a_baseline() -> None:
+def test_config__baselines_have_a_section_and_plans_none() -> None:
     for name in CLASSES:
         config = parsed(f"--algorithm={name}")
         assert config.section is getattr(config, name)
@@ -114,7 +114,7 @@ def test_an_algorithm_is_a_plan_or_a_baseline() -> None:
     assert parsed("--algorithm=grpo").section is None
 
 
-def test_settings_come_back_from_their_file(tmp_path: Path) -> None:
+def test_config__yaml_round_trip(tmp_path: Path) -> None:
     config = parsed("--algorithm=spo_tree", "--spo_tree.branches=[3,2]", "--score.alpha=1e1")
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
@@ -122,7 +122,7 @@ def test_settings_come_back_from_their_file(tmp_path: Path) -> None:
     assert config.spo_tree.branches == [3, 2]
 
 
-def test_only_stage_one_and_the_loss_need_a_reference() -> None:
+def test_needs_reference__score_stage_one_or_beta() -> None:
     assert parsed("--algorithm=score").needs_reference
     assert not parsed("--algorithm=score", "--score.stage1_steps=0").needs_reference
     assert not parsed("--algorithm=score", "--score.kl=0").needs_reference
@@ -164,12 +164,12 @@ def test_only_stage_one_and_the_loss_need_a_reference() -> None:
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused(argv: list[str], message: str) -> None:
+def test_config__bad_values_refused(argv: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         parsed(*argv)
 
 
-def test_a_long_prompt_is_refused_before_anything_is_sampled(
+def test_run__prompt_without_room_for_two_attempts_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # 512 positions: one completion of 250 fits, two do not.
@@ -180,9 +180,9 @@ def test_a_long_prompt_is_refused_before_anything_is_sampled(
     assert error.count("\n") == 1
 
 
-def test_options_are_explained() -> None:
+def test_options__every_field_documented() -> None:
     for name in CLASSES:
         options = type(getattr(parsed(), name))
-        told = options.__doc__
-        assert told is not None
-        assert all(f"    {field.name} : " in told for field in dataclasses.fields(options))
+        doc = options.__doc__
+        assert doc is not None
+        assert all(f"    {field.name} : " in doc for field in dataclasses.fields(options))

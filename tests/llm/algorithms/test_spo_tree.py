@@ -12,7 +12,7 @@ import torch
 
 import cpi
 from llm.algorithms.batch import Batch
-from llm.algorithms.spo_tree import Node, SPOTree, undecided
+from llm.algorithms.spo_tree import Node, SPOTree, mask_likely_tokens
 from llm.config.baselines import SPOTreeOptions
 from llm.engines import SamplingParams
 from llm.learner.options import LossConfig
@@ -21,8 +21,8 @@ from llm.models.policy import load_policy
 from llm.thoughts.simulator import ThoughtSimulator, token_ids
 from tests.llm.algorithms.worlds import (
     EOS,
-    alike,
-    equal,
+    assert_gradients_close,
+    assert_rows_equal,
     gradient,
     settings,
     setup,
@@ -34,27 +34,27 @@ from tests.llm.small import dense_logprobs
 BRANCHES = [4, 3, 2]
 
 
-def tree(config: Any = None, **options: Any) -> tuple[SPOTree, ThoughtSimulator]:
+def tree(changes: Any = None, **options: Any) -> tuple[SPOTree, ThoughtSimulator]:
     simulator = world()
     values = {"branches": BRANCHES, "segment_tokens": 2, "rho": 2.0, **options}
-    made = settings("spo_tree", spo_tree=SPOTreeOptions(**values), **(config or {}))
-    return SPOTree(setup(simulator, made)), simulator
+    config = settings("spo_tree", spo_tree=SPOTreeOptions(**values), **(changes or {}))
+    return SPOTree(setup(simulator, config)), simulator
 
 
-def grown(seed: int = 0, **options: Any) -> list[Node]:
-    made, simulator = tree(**options)
-    return made.grow(starts(simulator), np.random.default_rng(seed))
+def grow_trees(seed: int = 0, **options: Any) -> list[Node]:
+    sampler, simulator = tree(**options)
+    return sampler.grow(starts(simulator), np.random.default_rng(seed))
 
 
-def made(seed: int = 0, config: Any = None, **options: Any) -> Batch:
+def make_batch(seed: int = 0, config: Any = None, **options: Any) -> Batch:
     sampler, _ = tree(config, **options)
     return sampler.batch(1, range(2), np.random.default_rng(seed))
 
 
-def test_the_shape_of_a_tree() -> None:
-    for root in grown():
+def test_grow__tree_shape() -> None:
+    for root in grow_trees():
         assert len(root.children) == 4
-        for node in root.inner():
+        for node in root.inner_nodes():
             level = len(node.prefix.steps)
             assert len(node.children) == BRANCHES[level]
             for child in node.children:
@@ -62,26 +62,26 @@ def test_the_shape_of_a_tree() -> None:
                 assert child.prefix.start is root.prefix.start
                 segment = child.prefix.steps[-1]
                 last = level + 1 == len(BRANCHES)
-                # It goes on only if it neither stopped nor was cut, and never past the last level.
+                # A segment has children only if it neither stopped nor was cut.
                 assert bool(child.children) == (segment.end == "delimiter")
                 assert (segment.end == "stop") == (segment.ids[-1] == EOS)
                 assert last <= (segment.end != "delimiter")
                 if segment.end == "delimiter":
                     assert len(segment.ids) == 2
                 assert len(token_ids(child.prefix.steps)) <= 12
-    ends = [node.prefix.steps[-1].end for root in grown() for node in root.leaves()]
+    ends = [node.prefix.steps[-1].end for root in grow_trees() for node in root.leaves()]
     assert {"stop"} <= set(ends)
-    depths = {len(node.prefix.steps) for root in grown() for node in root.leaves()}
+    depths = {len(node.prefix.steps) for root in grow_trees() for node in root.leaves()}
     assert depths == {1, 2, 3}  # some stop early
 
 
-def test_one_engine_call_a_level_for_all_trees() -> None:
+def test_grow__one_engine_call_per_level() -> None:
     sampler, simulator = tree()
     roots = sampler.grow(starts(simulator), np.random.default_rng(0))
     calls = simulator.engine.calls  # type: ignore[attr-defined]
     assert len(calls) == len(BRANCHES)
     for level, (prompts, params) in enumerate(calls):
-        nodes = [n for root in roots for n in root.inner() if len(n.prefix.steps) == level]
+        nodes = [n for root in roots for n in root.inner_nodes() if len(n.prefix.steps) == level]
         contexts = [[*n.prefix.start.ids, *token_ids(n.prefix.steps)] for n in nodes]
         assert sorted(prompts) == sorted(contexts)
         assert {p.n for p in params} == {BRANCHES[level]}
@@ -90,28 +90,28 @@ def test_one_engine_call_a_level_for_all_trees() -> None:
         assert len({p.seed for p in params}) == len(params)
 
 
-def test_values_and_advantages_by_their_definition() -> None:
-    batch, roots = made(config={"scale_rewards": "none"}), grown()
+def test_batch__values_and_advantages_by_definition() -> None:
+    batch, roots = make_batch(config={"scale_rewards": "none"}), grow_trees()
     rows = iter(batch.rows)
     some = False
     for root in roots:
         leaves = list(root.leaves())
         assert all(leaf.value == leaf.reward == float(_has_good(leaf)) for leaf in leaves)
-        for node in root.inner():
+        for node in root.inner_nodes():
             values = [child.value for child in node.children]
             assert node.value == pytest.approx(np.mean(values))
-            found = [next(rows) for _ in node.children]
-            advantages = np.array([row.advantage for row in found])
+            child_rows = [next(rows) for _ in node.children]
+            advantages = np.array([row.advantage for row in child_rows])
             np.testing.assert_allclose(advantages, np.array(values) - node.value, atol=1e-12)
             assert abs(advantages.sum()) < 1e-12
             some |= bool(advantages.any())
-            for row, child in zip(found, node.children, strict=True):
+            for row, child in zip(child_rows, node.children, strict=True):
                 segment = child.prefix.steps[-1]
                 before = [*root.prefix.start.ids, *token_ids(node.prefix.steps)]
                 assert row.ids.tolist() == [*before, *segment.ids]
                 assert (row.trained_from, row.trained_to) == (len(before), len(row.ids))
                 np.testing.assert_array_equal(row.logprobs, segment.logprobs)
-        # The advantages along a path add up to what the leaf is worth above the prompt.
+        # The advantages along a path add up to the leaf's reward minus the prompt's value.
         for leaf in leaves:
             assert _path(root, leaf) == pytest.approx(leaf.reward - root.value)
     assert some and next(rows, None) is None
@@ -130,14 +130,14 @@ def _path(root: Node, leaf: Node) -> float:
 
 
 def memoryless(prompt: Sequence[int], p: SamplingParams, j: int) -> list[int]:
-    """Each token stops with chance .3, is good with .2, whatever came before."""
+    """Each token is EOS with chance .3 and good with .2, independent of earlier tokens."""
     draws = np.random.default_rng([p.seed, j]).random(12)
     return [EOS if draw < 0.3 else 3 if draw < 0.5 else 0 for draw in draws]
 
 
-def test_a_value_is_that_of_the_policy() -> None:
-    # A text is right with chance .2/(.2 + .3). A prompt's value is that on average, whatever the
-    # tree; the mean over leaves is not, for texts that go on have more of them.
+def test_value__unbiased_for_the_policy() -> None:
+    # A text is right with chance .2/(.2 + .3), which is the mean value of a prompt. The mean over
+    # leaves is larger, because longer texts have more leaves.
     simulator = world(memoryless)
     options = SPOTreeOptions(branches=[2, 4], segment_tokens=2)
     sampler = SPOTree(setup(simulator, settings("spo_tree", spo_tree=options)))
@@ -149,8 +149,8 @@ def test_a_value_is_that_of_the_policy() -> None:
     assert gap.mean() > 4 * gap.std() / np.sqrt(120)
 
 
-def test_one_level_is_a_group_of_grpo() -> None:
-    batch, simulator = made(branches=[5]), world()
+def test_batch__one_level_equals_grpo() -> None:
+    batch, simulator = make_batch(branches=[5]), world()
     prompts = starts(simulator)
     seeds = np.random.default_rng(0).integers(2**62, size=2)
     stops = simulator.stop_token_ids
@@ -165,41 +165,43 @@ def test_one_level_is_a_group_of_grpo() -> None:
 
 
 @pytest.mark.parametrize("rho", [0.9, 0.6, 0.4])
-def test_only_undecided_tokens_are_trained(rho: float) -> None:
-    whole, masked = made().rows, made(rho=rho).rows
+def test_batch__only_unlikely_tokens_trained(rho: float) -> None:
+    full_rows, masked = make_batch().rows, make_batch(rho=rho).rows
     trained = 0
-    for row, full in zip(masked, whole, strict=True):
+    for row, full in zip(masked, full_rows, strict=True):
         np.testing.assert_array_equal(row.ids, full.ids)
         below = np.exp(full.logprobs) < rho
         np.testing.assert_array_equal(row.mask, below)
         np.testing.assert_array_equal(row.logprobs, full.logprobs[below])
         assert row.trained == below.sum()
         trained += row.trained
-    assert 0 < trained < sum(row.trained for row in whole)
-    assert all(row.mask is not None and row.mask.all() for row in whole)  # rho = 2
+    assert 0 < trained < sum(row.trained for row in full_rows)
+    assert all(row.mask is not None and row.mask.all() for row in full_rows)  # rho = 2
 
 
-def test_masked_tokens_have_no_gradient(tiny_model: Callable[[bool], Path]) -> None:
+def test_mask_likely_tokens__no_gradient_of_masked_tokens(
+    tiny_model: Callable[[bool], Path],
+) -> None:
     policy = load_policy(str(tiny_model(True)), device=torch.device("cpu")).double()
     rng = np.random.default_rng(0)
     rows = []
     for advantage in (1.0, -0.5):
         row = Row(rng.integers(1, 63, 9), 3, 9, np.log([0.95, 0.2, 0.99, 0.5, 0.9, 0.1]), advantage)
-        rows.append(undecided(row, 0.9))
+        rows.append(mask_likely_tokens(row, 0.9))
     assert rows[0].mask is not None
     assert rows[0].mask.tolist() == [False, True, False, True, False, True]
-    found = gradient(policy, rows, LossConfig(vllm_importance_sampling_correction=False))
+    actual = gradient(policy, rows, LossConfig(vllm_importance_sampling_correction=False))
     # By hand: the mean over the six tokens left of −A log π.
     policy.zero_grad()
     kept = [3 + 1 - 1, 3 + 3 - 1, 3 + 5 - 1]  # a token's log-prob is one place before it
     loss = sum(-row.advantage * dense_logprobs(policy, row.ids)[kept].sum() for row in rows) / 6
     loss.backward()
-    alike(found, {name: p.grad for name, p in policy.named_parameters()})
+    assert_gradients_close(actual, {name: p.grad for name, p in policy.named_parameters()})
 
 
-def test_what_it_costs() -> None:
-    batch, roots = made(rho=0.6), grown()
-    nodes = [child for root in roots for node in root.inner() for child in node.children]
+def test_batch__ledger_counts_segments() -> None:
+    batch, roots = make_batch(rho=0.6), grow_trees()
+    nodes = [child for root in roots for node in root.inner_nodes() for child in node.children]
     leaves = [leaf for root in roots for leaf in root.leaves()]
     ledger = batch.ledger
     assert ledger.episodes == ledger.trained_episodes == len(leaves)
@@ -208,8 +210,8 @@ def test_what_it_costs() -> None:
     assert ledger.localizer_cost == 0
 
 
-def test_metrics_by_hand() -> None:
-    batch, roots = made(rho=0.6), grown()
+def test_batch__metrics_by_hand() -> None:
+    batch, roots = make_batch(rho=0.6), grow_trees()
     metrics = batch.metrics
     assert metrics["reward"] == metrics["fresh/reward"] == np.mean([r.value for r in roots])
     leaves = [list(root.leaves()) for root in roots]
@@ -219,23 +221,23 @@ def test_metrics_by_hand() -> None:
     assert metrics["completions/max_length"] == max(lengths)
     masked = 1 - batch.ledger.trained_steps / batch.ledger.steps
     assert metrics["spo_tree/masked_rate"] == pytest.approx(masked)
-    # Entropy is that of all tokens, or runs with other masks could not be compared.
-    assert metrics["entropy"] == made().metrics["entropy"]
+    # Entropy is over all tokens, so runs with different masks are comparable.
+    assert metrics["entropy"] == make_batch().metrics["entropy"]
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_records_are_groups_of_siblings() -> None:
-    batch = made(rho=0.6)
+def test_records__groups_of_siblings() -> None:
+    batch = make_batch(rho=0.6)
     records = batch.records()
-    flat = [told for record in records for told in record["continuations"]]
-    for row, told in zip(batch.rows, flat, strict=True):
-        kept = len(told["ids"]) - (row.trained_to - row.trained_from)
+    flat = [continuation for record in records for continuation in record["continuations"]]
+    for row, continuation in zip(batch.rows, flat, strict=True):
+        kept = len(continuation["ids"]) - (row.trained_to - row.trained_from)
         assert row.mask is not None
-        assert told["mask"] == [0] * kept + row.mask.astype(int).tolist()
-        assert told["tokens"] == row.trained
-    assert {told["end"] for told in flat} == {"stop", "open"}
+        assert continuation["mask"] == [0] * kept + row.mask.astype(int).tolist()
+        assert continuation["tokens"] == row.trained
+    assert {continuation["end"] for continuation in flat} == {"stop", "open"}
     assert {record["kind"] for record in records} == {"fresh"}
 
 
-def test_the_same_numbers_twice() -> None:
-    equal(made(seed=3).rows, made(seed=3).rows)
+def test_batch__reproducible() -> None:
+    assert_rows_equal(make_batch(seed=3).rows, make_batch(seed=3).rows)

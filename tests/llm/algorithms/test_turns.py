@@ -1,4 +1,4 @@
-"""Second turns: the tokens that were sampled, and a request."""
+"""Second turns: the sampled tokens of an attempt, and a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm.algorithms.turns import (
     check_room,
     check_two_attempts,
     next_turn,
-    shown,
+    with_readable_prompt,
 )
 from llm.tasks import Example, Task
 from llm.thoughts.options import ThoughtLimits
@@ -24,7 +24,7 @@ from tests.llm.algorithms.worlds import (
     starts,
     world,
 )
-from tests.llm.small import Dictated, Essay, byte_tokenizer
+from tests.llm.small import Essay, ScriptedEngine, byte_tokenizer
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<eos>\n{% endfor %}"
@@ -41,20 +41,20 @@ class Chat(Task):
         return 0.0
 
 
-def chatting(template: str = CHAT) -> ThoughtSimulator:
+def chat_simulator(template: str = CHAT) -> ThoughtSimulator:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
-    return ThoughtSimulator(Dictated(at_random), tokenizer, Chat(), ThoughtLimits())
+    return ThoughtSimulator(ScriptedEngine(at_random), tokenizer, Chat(), ThoughtLimits())
 
 
 def attempt(start: Prompt, ids: list[int], end: Any = "stop") -> Episode:
-    said = Thought(tuple(ids), np.zeros(len(ids)), "", end)
-    return Episode(Prefix(start), (said,), 0.0, True, len(ids))
+    thought = Thought(tuple(ids), np.zeros(len(ids)), "", end)
+    return Episode(Prefix(start), (thought,), 0.0, True, len(ids))
 
 
 @pytest.mark.parametrize("end", ["stop", "cut"])
-def test_a_chat_goes_on_as_its_template_renders_it(end: str) -> None:
-    simulator = chatting()
+def test_next_turn__equals_chat_template(end: str) -> None:
+    simulator = chat_simulator()
     (start,) = starts(simulator)
     words = simulator.tokenizer("it is 5").input_ids
     stop = [simulator.tokenizer.eos_token_id] if end == "stop" else []
@@ -64,45 +64,45 @@ def test_a_chat_goes_on_as_its_template_renders_it(end: str) -> None:
         {"role": "assistant", "content": "it is 5"},
         {"role": "user", "content": "Look again."},
     ]
-    whole = simulator.tokenizer.apply_chat_template(
+    rendered = simulator.tokenizer.apply_chat_template(
         conversation, add_generation_prompt=True, tokenize=False
     )
-    assert list(turn.ids) == simulator.tokenizer(whole, add_special_tokens=False).input_ids
+    assert list(turn.ids) == simulator.tokenizer(rendered, add_special_tokens=False).input_ids
     assert turn.ids.count(simulator.tokenizer.eos_token_id) == 4  # none twice
-    assert turn.example is start.example  # the verifier sees what it knows
-    assert shown(simulator, turn).example.prompt == whole
+    assert turn.example is start.example  # the verifier uses the same example
+    assert with_readable_prompt(simulator, turn).example.prompt == rendered
 
 
-def test_tokens_are_kept_as_they_were_sampled() -> None:
-    # "é" as two bytes of one character, cut between them: no text gives these tokens back.
-    simulator = chatting()
+def test_next_turn__keeps_sampled_tokens() -> None:
+    # Half of "é", a character of two byte tokens: no text encodes to these tokens.
+    simulator = chat_simulator()
     (start,) = starts(simulator)
     half = simulator.tokenizer("é").input_ids[:1]
     turn = next_turn(simulator, attempt(start, half, "cut"), "Again.")
     assert list(turn.ids[: len(start.ids) + 1]) == [*start.ids, *half]
 
 
-def test_plain_prompts_go_on_plainly() -> None:
+def test_next_turn__plain_prompts() -> None:
     simulator = world()
     start = starts(simulator)[0]
     turn = next_turn(simulator, attempt(start, [1, EOS]), "No word of this is known here.")
     question = simulator.tokenizer("?").input_ids
     assert list(turn.ids) == [*start.ids, 1, EOS, *question]
     tokenizer = byte_tokenizer()
-    essay = ThoughtSimulator(Dictated(at_random), tokenizer, Essay(), ThoughtLimits())
+    essay = ThoughtSimulator(ScriptedEngine(at_random), tokenizer, Essay(), ThoughtLimits())
     (start,) = starts(essay)
     turn = next_turn(essay, attempt(start, tokenizer("b").input_ids, "cut"), "Try again.")
     assert tokenizer.decode(turn.ids) == "ab\n\nTry again.\n\n"
 
 
-def test_a_template_that_forgets_is_refused() -> None:
-    simulator = chatting("{{ messages[0]['content'] }}{{ messages[-1]['content'] }}")
+def test_check_room__template_without_earlier_turns_refused() -> None:
+    simulator = chat_simulator("{{ messages[0]['content'] }}{{ messages[-1]['content'] }}")
     (start,) = starts(simulator)
     with pytest.raises(ValueError, match="leaves out what the assistant has said"):
         check_room(simulator, [start], "Again.")
 
 
-def test_room_for_two_attempts() -> None:
+def test_check_room__two_attempts_must_fit() -> None:
     # Prompt 2, attempts 12 each, "?" 1.
     check_room(world(room=27), starts(world()), "")
     simulator = world()
@@ -112,11 +112,13 @@ def test_room_for_two_attempts() -> None:
         check_room(world(room=26), starts(world()), "")
 
 
-def test_words_that_are_none_are_refused() -> None:
+def test_check_room__empty_follow_up_refused() -> None:
     class Silent(Essay):
         def follow_up(self, example: Example, request: str) -> str:
             return ""
 
-    simulator = ThoughtSimulator(Dictated(at_random), byte_tokenizer(), Silent(), ThoughtLimits())
+    simulator = ThoughtSimulator(
+        ScriptedEngine(at_random), byte_tokenizer(), Silent(), ThoughtLimits()
+    )
     with pytest.raises(ValueError, match=r"Silent\.follow_up of 'essay' is ''; give it a text"):
         check_room(simulator, starts(simulator), "Again.")

@@ -1,4 +1,4 @@
-"""Scripted policies for baselines: an engine that answers as told, and gradients of rows."""
+"""A scripted policy and its task for tests of algorithms, and gradients of rows."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from llm.learner.updater import PolicyUpdater
 from llm.tasks import Example, Task
 from llm.thoughts.options import ThoughtLimits
 from llm.thoughts.simulator import Prompt, ThoughtSimulator
-from tests.llm.small import Answer, Dictated, word_tokenizer
+from tests.llm.small import Answer, ScriptedEngine, word_tokenizer
 
-#: Tokens of the small world; a text is right if it has a "g".
+#: Tokens of the small world; a text with a "g" is right.
 WORDS = ("a", "b", "c", "g", ".", "?", "x", "y")
 EOS = len(WORDS) + 1  # after the unknown token
 
 
 class Good(Task):
-    """A text with a "g" is right; thoughts end with a full stop, and "?" asks again."""
+    """A text with a "g" is right; thoughts end with ".", and "?" requests a second attempt."""
 
     delimiter = "."
 
@@ -49,14 +49,15 @@ def at_random(prompt: Sequence[int], p: SamplingParams, j: int) -> list[int]:
     return [*ids, EOS] + [0] * 40
 
 
-class Scored(Dictated):
-    """Its log-probs are those of a made-up distribution: between 0 and −1.2, by token and place."""
+class Scored(ScriptedEngine):
+    """Engine with made-up log-probs between 0 and −1.2, by token and position."""
 
     @staticmethod
     def _completion(words: Sequence[int], p: SamplingParams, j: int) -> Any:
-        found = Dictated._completion(words, p, j)
-        scores = -0.05 * ((7 * found.ids + 3 * np.arange(len(found.ids))) % 25)
-        return found._replace(logprobs=scores.astype(np.float64))
+        completion = ScriptedEngine._completion(words, p, j)
+        ids = completion.ids
+        scores = -0.05 * ((7 * ids + 3 * np.arange(len(ids))) % 25)
+        return completion._replace(logprobs=scores.astype(np.float64))
 
 
 def world(
@@ -73,7 +74,7 @@ def starts(simulator: ThoughtSimulator) -> list[Prompt]:
 
 
 def setup(simulator: ThoughtSimulator, config: TrainConfig) -> Setup:
-    """Both problems of the world; nothing here has exact values."""
+    """A setup with both problems of the world, and without exact values."""
     return Setup(
         config,
         simulator,
@@ -88,14 +89,14 @@ def settings(algorithm: str, **options: Any) -> TrainConfig:
     return TrainConfig(model="none", algorithm=algorithm, **options)
 
 
-def seen(simulator: ThoughtSimulator, call: int) -> list[list[int]]:
-    """The prompts of a call of the engine, one for each of its samples."""
+def sampled_prompts(simulator: ThoughtSimulator, call: int) -> list[list[int]]:
+    """The prompts of an engine call, one for each sample."""
     prompts, params = simulator.engine.calls[call]  # type: ignore[attr-defined]
     return [prompt for prompt, p in zip(prompts, params, strict=True) for _ in range(p.n)]
 
 
-def equal(rows: Sequence[Row], others: Sequence[Row]) -> None:
-    """Field by field, NaN equal to itself."""
+def assert_rows_equal(rows: Sequence[Row], others: Sequence[Row]) -> None:
+    """Compare rows field by field; NaN equals NaN."""
     assert len(rows) == len(others) > 0
     for row, other in zip(rows, others, strict=True):
         for one, two in zip(row, other, strict=True):
@@ -105,7 +106,7 @@ def equal(rows: Sequence[Row], others: Sequence[Row]) -> None:
 def gradient(
     policy: Any, rows: Sequence[Row], loss: LossConfig, size: int = 32, reference: Any = None
 ) -> dict[str, torch.Tensor]:
-    """What a step of gradient descent at rate 1 subtracts from a copy of the policy."""
+    """The gradient: the change of a copy of the policy in one SGD step at rate 1."""
     model = copy.deepcopy(policy)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     constant = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
@@ -118,9 +119,11 @@ def gradient(
     return {name: (p - after[name]).detach() for name, p in policy.named_parameters()}
 
 
-def alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Equal but for rounding."""
+def assert_gradients_close(
+    actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> None:
+    """Compare gradients up to rounding."""
     for name, tensor in expected.items():
         largest = float(tensor.abs().max())
         assert largest > 0, name
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6 * largest)
+        torch.testing.assert_close(actual[name], tensor, rtol=0, atol=1e-6 * largest)

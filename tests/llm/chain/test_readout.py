@@ -1,4 +1,4 @@
-"""The read-out against brute force, and its tabular MDP against closed forms."""
+"""Read-out against brute force, and its tabular MDP against closed forms."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def prompts(task: ChainReasoning) -> list[Prompt]:
 
 @st.composite
 def chances(draw: st.DrawFn, problems: int = 6, steps: int = 3) -> Any:
-    """q of some problems, certain and hopeless steps among them."""
+    """Values q of some problems, including 0 and 1."""
     values = draw(st.lists(st.integers(0, 8), min_size=problems * steps, max_size=problems * steps))
     return np.reshape(values, (problems, steps)) / 8
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Two threads gain nothing at this size."""
+    """Use one thread, since two are no faster at this size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -61,7 +61,7 @@ def one_thread() -> Iterator[None]:
 
 
 def half_trained(task: ChainReasoning, tokenizer: Any) -> Any:
-    """A tiny model that is often right, and says everything else now and then."""
+    """A tiny model that is often right and gives every other token some probability."""
     model = chain_model(tokenizer, hidden_size=32, layers=1)
     recipe = PretrainConfig(
         modulus=task.chain.modulus, operations=task.chain.operations, steps=60, batch=16,
@@ -71,31 +71,36 @@ def half_trained(task: ChainReasoning, tokenizer: Any) -> Any:
 
 
 def completions(
-    model: Any, tokenizer: Any, task: ChainReasoning, prompt: Prompt, longest: int, heat: float
+    model: Any,
+    tokenizer: Any,
+    task: ChainReasoning,
+    prompt: Prompt,
+    longest: int,
+    temperature: float,
 ) -> Any:
-    """Every completion that sampling can give, token by token: its ids and its probability."""
+    """Token ids and probability of every completion that sampling can give."""
     stops = stop_token_ids(tokenizer, task)
-    going: list[tuple[int, ...]] = [()]
+    open_prefixes: list[tuple[int, ...]] = [()]
     mass = np.ones(1)
     for length in range(1, longest + 1):
-        ids = torch.tensor([[*prompt.ids, *prefix] for prefix in going])
+        ids = torch.tensor([[*prompt.ids, *prefix] for prefix in open_prefixes])
         with torch.no_grad():
             logits = torch.cat([model(part).logits[:, -1] for part in ids.split(4096)])
-        following = mass[:, None] * (logits / heat).double().softmax(-1).numpy()
-        later, masses = [], []
-        for prefix, row in zip(going, following.tolist(), strict=True):
+        probabilities = mass[:, None] * (logits / temperature).double().softmax(-1).numpy()
+        longer, masses = [], []
+        for prefix, row in zip(open_prefixes, probabilities.tolist(), strict=True):
             for token, p in enumerate(row):
                 if token in stops or length == longest:
                     yield (*prefix, token), p
                 else:
-                    later.append((*prefix, token))
+                    longer.append((*prefix, token))
                     masses.append(p)
-        going, mass = later, np.array(masses)
+        open_prefixes, mass = longer, np.array(masses)
 
 
-@pytest.mark.parametrize(("steps", "room", "heat"), [(2, 0, 0.7), (1, 1, 1.0)])
-def test_success_is_the_probability_of_all_right_completions(
-    steps: int, room: int, heat: float
+@pytest.mark.parametrize(("steps", "room", "temperature"), [(2, 0, 0.7), (1, 1, 1.0)])
+def test_success__is_the_probability_of_all_right_completions(
+    steps: int, room: int, temperature: float
 ) -> None:
     task = ChainReasoning(modulus=2, operations=["+1"], length=steps, train=1, test=1)
     tokenizer = chain_tokenizer(task.chain, 2)
@@ -105,27 +110,27 @@ def test_success_is_the_probability_of_all_right_completions(
 
     def logprobs(batch: MicroBatch) -> torch.Tensor:
         return completion_logprobs(
-            model, batch.input_ids, batch.attention_mask, batch.mask, temperature=heat
+            model, batch.input_ids, batch.attention_mask, batch.mask, temperature=temperature
         )
 
     readout = read_out(logprobs, tokenizer, task, [prompt], torch.device("cpu"))
     pieces = [tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer))]
     longest = 2 * steps + 1 + room  # 2 tokens a step, 3 the last
-    total = right = disguised = 0.0
-    for ids, p in completions(model, tokenizer, task, prompt, longest, heat):
+    total = right = with_special = 0.0
+    for ids, p in completions(model, tokenizer, task, prompt, longest, temperature):
         total += p
         text = "".join(pieces[i] for i in ids)
         if "}" in text and task.reward(example, text):
             special = any(i in tokenizer.all_special_ids for i in ids)
-            right, disguised = right + p * (not special), disguised + p * special
+            right, with_special = right + p * (not special), with_special + p * special
     assert total == pytest.approx(1.0, abs=1e-5)
     assert readout.success[0] == pytest.approx(right, rel=1e-5)
     assert 0.01 < right < 0.9
-    # With room for a special token, which no text shows, q is a lower bound.
-    assert (disguised > 1e-5) == bool(room)
+    # With room for a special token, which decodes to nothing, q is a lower bound.
+    assert (with_special > 1e-5) == bool(room)
 
 
-def test_thoughts_have_no_special_tokens() -> None:
+def test_solution_ids__have_no_special_tokens() -> None:
     tokenizer = word_tokenizer(["<bos>", "\\boxed{", "}", "\n", *"0123456789"])
     bos = tokenizer.convert_tokens_to_ids("<bos>")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -137,19 +142,19 @@ def test_thoughts_have_no_special_tokens() -> None:
     assert all(bos not in ids for ids in thoughts)
 
 
-def test_tasks_without_exact_values_are_refused() -> None:
+def test_exact_task__refuses_tasks_without_exact_values() -> None:
     with pytest.raises(ValueError, match="task: Essay has no exact values"):
         exact_task(Essay())
-    with pytest.raises(ValueError, match="'answer' pays for lucky answers"):
+    with pytest.raises(ValueError, match="'answer' also rewards lucky answers"):
         exact_task(ChainReasoning(length=2, verify="answer", train=1, test=1))
 
 
-# --- its MDP ---
+# --- tabular MDP ---
 
 
 @repeatable
 @given(chances())
-def test_evaluation_is_the_closed_form(q: Any) -> None:
+def test_step_mdp__evaluation_equals_the_closed_form(q: Any) -> None:
     readout, starts = Readout(q), prompts(TASK)
     mdp = step_mdp(TASK, starts)
     base = cpi.evaluate(mdp, step_policy(TASK, starts, q))
@@ -165,14 +170,14 @@ def test_evaluation_is_the_closed_form(q: Any) -> None:
             assert reach == pytest.approx(readout.reach[p, k], abs=1e-12)
     for tau in (0.0, 0.1, 0.3):
         mask = cpi.exact.improvement.improvable_mask(base, tau)
-        # The mask forgives rounding, the closed form need not: no advantage here is that near.
+        # Only the mask has a tolerance for rounding; no advantage is close enough to tau to matter.
         assert (np.abs(readout.improvement - tau)[readout.improvement != 0] > 1e-9).all()
         assert cpi.coverage(base, mask) == pytest.approx(readout.coverage(tau), abs=1e-12)
 
 
 @repeatable
 @given(chances())
-def test_all_problems_together_are_their_mean(q: Any) -> None:
+def test_step_mdp__J_is_the_mean_over_problems(q: Any) -> None:
     starts = prompts(TASK)
     together = cpi.evaluate(step_mdp(TASK, starts), step_policy(TASK, starts, q))
     alone = [
@@ -187,7 +192,7 @@ def test_all_problems_together_are_their_mean(q: Any) -> None:
     )
 
 
-def test_success_is_that_of_every_sequence_of_values() -> None:
+def test_step_mdp__success_equals_the_sum_over_action_sequences() -> None:
     q = np.random.default_rng(0).random((6, 3))
     starts = prompts(TASK)
     mdp, policy = step_mdp(TASK, starts), step_policy(TASK, starts, q)
@@ -205,7 +210,7 @@ def test_success_is_that_of_every_sequence_of_values() -> None:
     assert paid == pytest.approx(Readout(q).success.mean(), abs=1e-12)
 
 
-def test_the_oracle_knows_what_a_step_is_worth() -> None:
+def test_exact_oracle__improvement_before_and_after_an_error() -> None:
     starts = prompts(TASK)
     readout = Readout(np.random.default_rng(0).random((6, 3)))
     oracle = ExactOracle(TASK, readout, starts)
@@ -215,7 +220,7 @@ def test_the_oracle_knows_what_a_step_is_worth() -> None:
     best = readout.improvement[2]
     cases = {
         (right[0], right[1], right[2]): best,
-        (right[0], wrong, right[2]): [*best[:2], 0.0],  # what led to the error can be improved
+        (right[0], wrong, right[2]): [*best[:2], 0.0],  # the state before the error can be improved
         (right[0],): best[:1],
         (wrong, right[1], right[2], "0\n", "0\n"): [best[0], 0, 0, 0, 0],
     }

@@ -1,4 +1,4 @@
-"""What a user plugs in may be wrong in any way: one line says where, and no step is lost."""
+"""Errors of plug-in tasks and localizers: one line names the place, and no step is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm.tasks import ChainReasoning, Example
 class Mine(ChainReasoning):
 """
 
-#: By name: what the class above has, its exit code and what is said.
+#: By name: body of the class above, and part of the error message.
 TASKS = {
     "raises": (
         "def reward(self, example, completion):\n    return {}['answer']",
@@ -77,6 +77,7 @@ TASKS = {
     "no Python": ("def", "task: cannot import mine: SyntaxError: invalid syntax (mine.py, line 5)"),
 }
 
+#: Module of a localizer, and part of the error message.
 LOCALIZERS = {
     "def mine(episodes):\n    return episodes[0].error": "AttributeError: 'Episode' object has no",
     "def mine(episodes):\n    pass": "TypeError: 'NoneType' object is not iterable",
@@ -86,8 +87,8 @@ LOCALIZERS = {
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory whose modules are forgotten afterwards."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory whose modules are unloaded after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(sys.modules, "mine", None)
@@ -96,18 +97,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("case", TASKS)
-def test_a_task_that_is_wrong(
+def test_task_plugin__error_names_method_and_place(
     case: str,
     chain_base: Path,
     chain_args: dict[str, Any],
-    here: Path,
+    folder: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     body, message = TASKS[case]
-    file = here / "mine.py"
+    file = folder / "mine.py"
     file.write_text(HEAD + "".join(f"    {line}\n" for line in body.splitlines()))
     more = ["--task=mine:Mine", "--evaluation.steps=0", "--steps=1"]
-    assert train(chain_base, here / "run", chain_args, *more) in (1, 2)
+    assert train(chain_base, folder / "run", chain_args, *more) in (1, 2)
     expected = message.format(id="ID", file=file)
     err = one_line(capfd)
     before, _, after = expected.partition("ID")
@@ -115,25 +116,25 @@ def test_a_task_that_is_wrong(
 
 
 @pytest.mark.parametrize("code", LOCALIZERS)
-def test_a_localizer_that_is_wrong(
+def test_localizer_plugin__error_names_cause(
     code: str,
     chain_base: Path,
     chain_args: dict[str, Any],
-    here: Path,
+    folder: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    (here / "mine.py").write_text(code + "\n")
+    (folder / "mine.py").write_text(code + "\n")
     more = ["--localizer=mine:mine", "--evaluation.steps=0"]
-    assert train(chain_base, here / "run", chain_args, *more) in (1, 2)
+    assert train(chain_base, folder / "run", chain_args, *more) in (1, 2)
     err = one_line(capfd)
     assert "localizer" in err
     assert LOCALIZERS[code] in err
 
 
-def test_a_reward_that_fails_late_loses_no_step(
-    chain_base: Path, chain_args: dict[str, Any], here: Path, capfd: pytest.CaptureFixture[str]
+def test_reward_plugin__late_error_loses_no_step(
+    chain_base: Path, chain_args: dict[str, Any], folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "mine.py").write_text(
+    (folder / "mine.py").write_text(
         HEAD
         + "    asked = 0\n\n"
         + "    def reward(self, example, completion):\n"
@@ -141,21 +142,21 @@ def test_a_reward_that_fails_late_loses_no_step(
         + "        return 1 / (self.asked < 150)\n"
     )
     more = ["--task=mine:Mine", "--evaluation.steps=0", "--save_steps=99", "--algorithm=grpo"]
-    assert train(chain_base, here / "run", chain_args, *more) == 1
+    assert train(chain_base, folder / "run", chain_args, *more) == 1
     err = one_line(capfd)
     assert "ZeroDivisionError: division by zero" in err
     assert "step-000002 is saved, go on with" in err
-    assert [line["step"] for line in metrics(here / "run")] == [1, 2]
+    assert [line["step"] for line in metrics(folder / "run")] == [1, 2]
 
 
-def test_names_of_problems_may_be_numbers(
-    chain_base: Path, chain_args: dict[str, Any], here: Path
+def test_task_plugin__example_ids_may_be_numpy_integers(
+    chain_base: Path, chain_args: dict[str, Any], folder: Path
 ) -> None:
-    (here / "mine.py").write_text(
+    (folder / "mine.py").write_text(
         "import numpy as np\n"
         + HEAD
         + "    def examples(self, split):\n"
-        + "        found = enumerate(super().examples(split))\n"
-        + "        return (e._replace(id=np.int64(number)) for number, e in found)\n"
+        + "        numbered = enumerate(super().examples(split))\n"
+        + "        return (e._replace(id=np.int64(number)) for number, e in numbered)\n"
     )
-    assert train(chain_base, here / "run", chain_args, "--task=mine:Mine", "--steps=1") == 0
+    assert train(chain_base, folder / "run", chain_args, "--task=mine:Mine", "--steps=1") == 0

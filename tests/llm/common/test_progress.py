@@ -1,4 +1,4 @@
-"""What a run shows: lines in a file; on a terminal a table that grows, over bars."""
+"""Display of a run: one line per step in a file; a table above progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm.common.progress import (
     Reporter,
 )
 
-#: All that a step may show; the last loss is longer than its column.
+#: All displayed metrics; the loss is longer than its column.
 METRICS = {
     **dict.fromkeys(SHOWN, 0.5),
     "loss": -123456.789,
@@ -40,7 +40,7 @@ def on_terminal(width: int) -> tuple[Console, io.StringIO]:
 
 
 def screen(printed: io.StringIO, width: int) -> list[str]:
-    """The lines that a terminal would show in the end, without empty ones at the end."""
+    """Final lines on a terminal, without trailing empty ones."""
     lines, row, column, cursor = [""], 0, 0, True
     for code, parameter, letter, character in re.findall(
         r"(\x1b\[([?0-9;]*)([A-Za-z]))|([^\x1b])", printed.getvalue()
@@ -49,7 +49,7 @@ def screen(printed: io.StringIO, width: int) -> list[str]:
             row -= int(parameter or 1)
             assert row >= 0, "up beyond the first line"
         elif letter == "K":
-            assert parameter == "2", "an erasure that this screen does not know"
+            assert parameter == "2", "an erasure that this screen does not support"
             lines[row] = ""
         elif letter in ("h", "l"):
             cursor = letter == "h"
@@ -74,7 +74,7 @@ def run_stages(reporter: Reporter, *names: str) -> None:
             stage.advance(10)
 
 
-def test_a_file_gets_a_line_a_step() -> None:
+def test_reporter__file_gets_one_line_per_step() -> None:
     console, file = in_file()
     with Reporter(3, console) as reporter:
         reporter.message("[/b] a message [red] of more than the forty columns of this file, whole")
@@ -89,7 +89,7 @@ def test_a_file_gets_a_line_a_step() -> None:
 
 
 @pytest.mark.parametrize("width", [62, 80, 100, 140])
-def test_a_terminal_shows_all_within_its_width(width: int) -> None:
+def test_reporter__terminal_shows_all_within_its_width(width: int) -> None:
     console, file = on_terminal(width)
     with Reporter(2, console) as reporter:
         reporter.message("[/b] a message [red] " + "of many words " * 10)
@@ -104,21 +104,23 @@ def test_a_terminal_shows_all_within_its_width(width: int) -> None:
     for bar in bars[1:]:
         assert bar[3:5] == ["10", "tokens,"]
         assert re.fullmatch(r"[0-9,]+/s", bar[5])
-    # Each value stands right under its heading, once a step.
-    table, found = lines[: -1 - len(STAGES)], []
+    # Each value is right-aligned with its heading, once per step.
+    table, values_shown = lines[: -1 - len(STAGES)], []
     for heading, _ in SHOWN.values():
-        values = [cell for above, below in under(table) for cell in cells(above, below, heading)]
+        values = [
+            cell for above, below in value_lines(table) for cell in cells(above, below, heading)
+        ]
         assert len(values) == 2, heading
         assert values[0] == values[1]
-        found.append(values[0])
-    assert found == [
+        values_shown.append(values[0])
+    assert values_shown == [
         "0.500", "0.500", "0.500", "50%", "50%", "50%", "50%", "0.500",
         "-1.2e+05", "1234.568", "0.500", "4096", "98765.43",
     ]  # fmt: skip
 
 
-def under(table: list[str]) -> list[tuple[str, str]]:
-    """The lines of values, each with the headings above it."""
+def value_lines(table: list[str]) -> list[tuple[str, str]]:
+    """Pairs (line of headings, line of values)."""
     pairs, headings = [], ""
     for line in table:
         if re.search(r"[a-z]{4}", line):
@@ -129,14 +131,14 @@ def under(table: list[str]) -> list[tuple[str, str]]:
 
 
 def cells(headings: str, values: str, heading: str) -> list[str]:
-    """What ends where the heading ends."""
+    """The values whose right end is that of the heading."""
     return [
         values[: match.end()].split("  ")[-1].strip()
         for match in re.finditer(rf"(?:^ *|(?<=  )){heading}(?=  |$)", headings)
     ]
 
 
-def test_headings_come_again_when_they_are_out_of_sight_or_change() -> None:
+def test_reporter__headings_repeat_periodically_and_on_change() -> None:
     console, file = on_terminal(140)
     with Reporter(60, console) as reporter:
         reporter.step(0, {"eval/pass@1": 0.25})
@@ -144,26 +146,26 @@ def test_headings_come_again_when_they_are_out_of_sight_or_change() -> None:
             reporter.step(step, {"reward": step / 100})
     lines = screen(file, 140)
     rows = ["step 0"] + [f"step {step}" for step in range(1, HEADINGS_EVERY + 3)]
-    found = ["heading" if "step" in line else f"step {line.split()[0]}" for line in lines]
+    kinds = ["heading" if "step" in line else f"step {line.split()[0]}" for line in lines]
     first, second = 1 + HEADINGS_EVERY, 3 + HEADINGS_EVERY
-    assert found == [
+    assert kinds == [
         "heading", rows[0], "heading", *rows[1:first], "heading", *rows[first:second],
     ]  # fmt: skip
     assert lines[0].split() == ["step", "eval", "pass@1"]
-    # A column that was there stays there, empty.
+    # A column is kept, empty, when its metric is missing.
     assert lines[2].split() == ["step", "reward", "eval", "pass@1"]
     assert lines[3].split() == ["1", "0.010"]
 
 
-def test_bars_stand_in_the_order_of_stages() -> None:
+def test_reporter__bars_in_the_order_of_stages() -> None:
     console, file = on_terminal(80)
     with Reporter(1, console) as reporter:
         run_stages(reporter, "generate", "train", "generate", "localize", "train")
     shown = [line.split()[1] for line in screen(file, 80)]
-    assert shown == ["run", "generate", "localize", "train"]  # nothing was reset
+    assert shown == ["run", "generate", "localize", "train"]  # no reset stage ran
 
 
-def test_a_stage_that_fails_says_so_and_is_not_counted() -> None:
+def test_stage__failure_is_shown_and_not_counted() -> None:
     console, file = on_terminal(80)
     reporter = Reporter(1, console)
     with pytest.raises(RuntimeError, match="of its own"), reporter:
@@ -174,28 +176,28 @@ def test_a_stage_that_fails_says_so_and_is_not_counted() -> None:
     _, generate, localize, train = screen(file, 80)
     assert generate.startswith("✓")
     assert "stopped" in localize and not localize.startswith("✓")
-    # What the step before did in this stage is no news of this step.
+    # The bar of a later stage no longer shows the previous step.
     assert "tokens" not in train and not train.startswith("✓")
     assert reporter.timings["localize"][0] == 10
 
 
-def test_where_nothing_began_nothing_is_left() -> None:
+def test_reporter__bars_vanish_if_no_stage_began() -> None:
     console, file = on_terminal(80)
     with pytest.raises(ValueError, match="bad input"), Reporter(5, console) as reporter:
         reporter.message("a run")
         raise ValueError("bad input")
     assert screen(file, 80) == ["a run"]
-    assert "5 steps" in file.getvalue()  # it was there
+    assert "5 steps" in file.getvalue()  # the bars were shown before
 
 
-def test_commands_are_not_broken() -> None:
+def test_message__commands_are_not_wrapped() -> None:
     console, file = on_terminal(40)
     command = "  python -m llm.train --config a/folder/of/a/run/config.yaml --resume auto"
     Reporter(1, console).message(command)
     assert file.getvalue() == command + "\n"
 
 
-def test_timings_add_up_until_they_are_cleared() -> None:
+def test_timings__add_up_until_cleared() -> None:
     reporter = Reporter(1, in_file()[0])
     began = time.perf_counter()
     for tokens in (5, 7):
@@ -232,7 +234,7 @@ def finished(tmp_path: Path) -> Path:
     return folder
 
 
-def test_summary(finished: Path) -> None:
+def test_summary__first_and_last_metrics(finished: Path) -> None:
     console, file = on_terminal(200)
     Reporter(2, console).summary(finished)
     lines = [line.split() for line in screen(file, 200)]
@@ -249,14 +251,14 @@ def test_summary(finished: Path) -> None:
     ]
 
 
-def test_summary_without_rollouts(finished: Path) -> None:
+def test_summary__without_rollouts(finished: Path) -> None:
     (finished / "rollouts").rmdir()
     console, file = in_file()
     Reporter(2, console).summary(finished)
     assert file.getvalue().splitlines()[-1] == f"metrics are in {finished}/metrics.jsonl"
 
 
-def test_summary_of_nothing(tmp_path: Path) -> None:
+def test_summary__no_steps(tmp_path: Path) -> None:
     console, file = in_file()
     Reporter(2, console).summary(tmp_path)
     assert file.getvalue() == "nothing was left to do\n"

@@ -1,4 +1,4 @@
-"""Settings from files and flags: which wins, what comes back, what is refused."""
+"""Settings from files and flags: precedence, round trips, refused values."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 @pytest.mark.usefixtures("files")
-def test_later_files_win_and_the_rest_of_earlier_ones_stays(
-    argv: list[str], steps: int, temperature: float
-) -> None:
+def test_parse_config__later_files_win(argv: list[str], steps: int, temperature: float) -> None:
     config = parsed(*argv)
     assert (config.steps, config.seed) == (steps, 1)
     assert config.sampling == SamplingOptions(temperature=temperature, top_p=0.9)
@@ -78,7 +76,7 @@ def test_later_files_win_and_the_rest_of_earlier_ones_stays(
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("flags", [["--steps=1"], ["--steps", "1"]])
-def test_flags_win_wherever_they_stand(at: int, flags: list[str]) -> None:
+def test_parse_config__flags_win_wherever_they_stand(at: int, flags: list[str]) -> None:
     argv = ["--config=one.yaml", "--config=two.yaml"]
     config = parsed(*argv[:at], *flags, "--sampling.top_p=0.7", *argv[at:])
     assert config.steps == 1
@@ -86,7 +84,7 @@ def test_flags_win_wherever_they_stand(at: int, flags: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_a_file_has_a_parent_and_sections_of_their_own() -> None:
+def test_parse_config__parents_and_section_files() -> None:
     config = parsed("--config=folder/three.yaml")
     assert (config.steps, config.seed) == (9, 1)
     assert (config.sampling.temperature, config.sampling.max_thoughts) == (0.8, 3)
@@ -96,9 +94,7 @@ def test_a_file_has_a_parent_and_sections_of_their_own() -> None:
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(("file", "temperature"), [("list.yaml", 0.6), ("folder/child.yaml", 0.7)])
-def test_of_several_parents_the_last_wins_and_the_file_over_them(
-    file: str, temperature: float
-) -> None:
+def test_parse_config__file_wins_over_its_parents(file: str, temperature: float) -> None:
     config = parsed("--config", file)
     assert (config.steps, config.seed, config.prompts_per_step) == (7, 1, 9)
     assert config.sampling == SamplingOptions(temperature=temperature, top_p=0.9)
@@ -121,7 +117,7 @@ def test_of_several_parents_the_last_wins_and_the_file_over_them(
         (["--stepz=9"], "stepz"),
     ],
 )
-def test_bad_files_and_flags_are_refused_in_a_line(argv: list[str], message: str) -> None:
+def test_parse_config__bad_files_and_flags_give_one_line(argv: list[str], message: str) -> None:
     with pytest.raises(ValueError) as raised:
         parsed(*argv)
     assert message in str(raised.value)
@@ -136,7 +132,7 @@ def holds(settings: dict[str, Any], part: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("name", presets())
-def test_presets_load(name: str) -> None:
+def test_presets__load(name: str) -> None:
     files = presets()[name]
     config = parsed(f"--config={name}")
     assert config == parsed(f"--config={name}.yaml")
@@ -146,14 +142,14 @@ def test_presets_load(name: str) -> None:
         assert set(yaml.safe_load(path.read_text())) <= {f.name for f in dataclasses.fields(config)}
 
 
-def test_presets_of_the_paper_are_every_model_with_every_method_and_all_problems() -> None:
+def test_presets__paper_has_every_combination_of_parts() -> None:
     parts = Path(command_line.__file__).parents[1] / "presets" / "parts"
     sizes = [len(list((parts / kind).iterdir())) for kind in ("models", "problems", "methods")]
     named = [name for name, files in presets().items() if len(files) > 1]
     assert len(named) == sizes[0] * sizes[1] * sizes[2] == 32
 
 
-# --- what comes back
+# --- round trips
 
 
 @pytest.mark.parametrize(
@@ -163,7 +159,7 @@ def test_presets_of_the_paper_are_every_model_with_every_method_and_all_problems
         *["1e3", "-1.5e3", "12e4"],
     ],
 )
-def test_strings_come_back_as_they_were(text: str, tmp_path: Path) -> None:
+def test_to_yaml__strings_round_trip(text: str, tmp_path: Path) -> None:
     config = TrainConfig(
         model="m",
         output=text,
@@ -177,7 +173,7 @@ def test_strings_come_back_as_they_were(text: str, tmp_path: Path) -> None:
         assert parsed(f"--output={text}").output == text
 
 
-def test_all_settings_come_back(tmp_path: Path) -> None:
+def test_to_yaml__all_settings_round_trip(tmp_path: Path) -> None:
     config = parsed(
         "--algorithm=oracle", "--token_budget=10", "--bf16=false", "--scale_rewards=none",
         '--task_args={"operations": ["+1", "-4"], "deep": {"a": [1, 2.5, null, true]}}',
@@ -197,10 +193,10 @@ def test_all_settings_come_back(tmp_path: Path) -> None:
     assert differences(yaml.safe_load(config.to_yaml()), dataclasses.asdict(config)) == []
 
 
-# --- a run and its continuation
+# --- settings of a resumed run
 
 
-def test_what_a_continuation_may_not_change_is_named() -> None:
+def test_differences__forbidden_changes_are_named() -> None:
     old = parsed("--task_args.length=3", "--lora.r=4")
     new = parsed("--task_args.length=4", "--task_args.seed=1", "--lora.r=8", "--seed=1")
     assert differences(dataclasses.asdict(old), dataclasses.asdict(new)) == [
@@ -211,19 +207,19 @@ def test_what_a_continuation_may_not_change_is_named() -> None:
     ]
 
 
-def test_what_a_continuation_may_change() -> None:
+def test_differences__allowed_changes_are_ignored() -> None:
     assert set(MAY_CHANGE) <= {field.name for field in dataclasses.fields(TrainConfig)}
     new = parsed(
         "--steps=7", "--token_budget=9", "--resume=auto", "--save_steps=3", "--save_total_limit=5",
         "--rollout_steps=0", "--report_to=tensorboard", "--output=x", "--evaluation.samples=9",
     )  # fmt: skip
     assert differences(dataclasses.asdict(parsed()), dataclasses.asdict(new)) == []
-    # Only as settings of the run: a task may call something of its own "steps".
+    # Allowed only at the top level: a task may have its own setting "steps".
     one, two = ({"task_args": {"steps": n}} for n in (1, 2))
     assert differences(one, two) == ["task_args.steps: 1 is now 2"]
 
 
-def test_settings_that_did_not_exist_when_a_file_was_made_are_at_their_defaults() -> None:
+def test_recorded__missing_settings_get_their_defaults() -> None:
     new = parsed("--update.num_iterations=2", "--task_args.length=3").plain()
     older = dataclasses.replace(parsed(), seed=4).plain() | {
         "update": {"num_iterations": 2},
@@ -236,20 +232,20 @@ def test_settings_that_did_not_exist_when_a_file_was_made_are_at_their_defaults(
 
 
 @pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine", "linear"])
-def test_more_steps_are_another_run_where_the_learning_rate_depends_on_them(schedule: str) -> None:
+def test_differences__steps_are_fixed_if_the_schedule_depends_on_them(schedule: str) -> None:
     old, new = (
         dataclasses.asdict(parsed(f"--optimizer.lr_scheduler_type={schedule}", f"--steps={steps}"))
         for steps in (2, 4)
     )
-    told = [] if schedule.startswith("constant") else ["steps: 2 is now 4"]
-    assert differences(old, new) == told
+    expected = [] if schedule.startswith("constant") else ["steps: 2 is now 4"]
+    assert differences(old, new) == expected
 
 
-# --- what makes sense
+# --- valid values
 
 
 @pytest.mark.parametrize("algorithm", cpi.ALGORITHMS)
-def test_plans_are_the_algorithms_with_overrides(algorithm: str) -> None:
+def test_group_plan__plan_of_the_algorithm_with_overrides(algorithm: str) -> None:
     plan = cpi.ALGORITHMS[algorithm].plan
     assert parsed(f"--algorithm={algorithm}").group_plan() == plan
     changed = parsed(f"--algorithm={algorithm}", "--plan.fresh=6", "--plan.seeds=any")
@@ -265,7 +261,7 @@ def test_plans_are_the_algorithms_with_overrides(algorithm: str) -> None:
         (["--plan.fresh=0", "--plan.per_reset=1"], "plan.per_reset"),
     ],
 )
-def test_a_group_of_one_is_refused(flags: list[str], name: str) -> None:
+def test_train_config__group_of_one_is_refused(flags: list[str], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: a group of one has nothing to compare with"):
         parsed(*flags)
 
@@ -299,12 +295,12 @@ def test_a_group_of_one_is_refused(flags: list[str], name: str) -> None:
         ("--model=", "model: none given; "),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(flag: str, message: str) -> None:
+def test_train_config__values_out_of_range_are_refused(flag: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         parsed(flag)
 
 
-def test_edges_are_in_range() -> None:
+def test_train_config__limits_are_in_range() -> None:
     parsed(
         "--sampling.top_p=1", "--localization.temperature=0", "--evaluation.steps=0",
         "--optimizer.adam_beta1=0", "--optimizer.learning_rate=0", "--rollout_steps=0",
@@ -312,13 +308,13 @@ def test_edges_are_in_range() -> None:
     )  # fmt: skip
 
 
-def test_the_folder_is_named_after_the_run() -> None:
+def test_folder__is_named_after_the_run() -> None:
     assert parsed("--seed=3").folder == Path("runs/chain-srpo-s3")
     assert parsed("--task=my.tasks:Sums", "--algorithm=grpo").folder == Path("runs/Sums-grpo-s0")
     assert parsed("--output=elsewhere").folder == Path("elsewhere")
 
 
-def test_settings_of_vllm_are_arguments_of_the_engine() -> None:
+def test_vllm_options__are_arguments_of_the_engine() -> None:
     arguments = {
         *inspect.signature(VLLMEngine).parameters,
         *inspect.signature(make_engine).parameters,
@@ -331,7 +327,7 @@ def test_settings_of_vllm_are_arguments_of_the_engine() -> None:
 
 
 def options(settings: Any, prefix: str = "") -> Iterator[str]:
-    """The options of a dataclass, those of its sections included."""
+    """Option names of a dataclass, including those of its sections."""
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         if dataclasses.is_dataclass(hints[field.name]):
@@ -341,7 +337,7 @@ def options(settings: Any, prefix: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("settings", [TrainConfig, PretrainConfig])
-def test_every_option_has_a_help_text(
+def test_help__every_option_has_a_text(
     settings: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -350,25 +346,25 @@ def test_every_option_has_a_help_text(
     assert raised.value.code == 0
     shown = capsys.readouterr().out
     assert "What it does." in shown and "How it is used:\n  like this" in shown
-    # A name, a placeholder, words, and what the type is.
+    # Each option shows its name, a placeholder, words, and its type.
     texts = {part.split()[0]: part.split()[2:] for part in re.split(r"\n  --", shown)[1:]}
     for name in options(settings):
         assert "(type:" in texts[name], name
         assert texts[name].index("(type:") >= 2, f"{name}: no words"
 
 
-def test_plan_options_are_the_fields_of_a_plan() -> None:
+def test_plan_options__are_the_fields_of_a_plan() -> None:
     plan = {field.name for field in dataclasses.fields(cpi.GroupPlan)}
     assert {field.name for field in dataclasses.fields(PlanOptions)} == plan
 
 
 @pytest.mark.parametrize("algorithm", [*cpi.ALGORITHMS, *CLASSES])
-def test_the_preset_for_a_laptop_fits_every_algorithm(algorithm: str) -> None:
+def test_presets__chain_fits_every_algorithm(algorithm: str) -> None:
     config = parse_config(["--config=chain", f"--algorithm={algorithm}"], "prog")
     assert config.algorithm == algorithm
 
 
-def test_presets_are_named_where_they_are_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help__lists_the_presets_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     for settings, named in ((TrainConfig, list(presets())), (PretrainConfig, [])):
         with pytest.raises(SystemExit):
             parse(settings, ["--help"], "prog", named_presets=named)  # type: ignore[type-var]

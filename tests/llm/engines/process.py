@@ -1,4 +1,4 @@
-"""What an engine must leave as it found it."""
+"""State of the process that an engine must not change."""
 
 from __future__ import annotations
 

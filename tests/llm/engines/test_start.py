@@ -1,4 +1,4 @@
-"""How engines start, and refuse to."""
+"""Start of engines: errors, signals, devices and environment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from llm.engines import EngineError, SamplingParams
 from llm.engines.transformers import TransformersEngine
-from llm.engines.vllm import _cure, _first_line
+from llm.engines.vllm import _advice, _first_line
 from llm.engines.vllm_process import devices, environment, starting
 
 
-def test_a_model_without_a_cache_is_refused() -> None:
+def test_transformers_engine__model_without_cache_is_an_error() -> None:
     model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=8, n_embd=8, n_layer=1, n_head=1))
     engine = TransformersEngine(model)
     with pytest.raises(EngineError, match="OpenAIGPTLMHeadModel keeps no cache of keys and values"):
@@ -27,11 +27,11 @@ def test_a_model_without_a_cache_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_swallowed_signal_ends_the_start_all_the_same(number: signal.Signals) -> None:
-    def ask(*_: object) -> None:
+def test_starting__swallowed_signal_ends_the_start(number: signal.Signals) -> None:
+    def handler(*_: object) -> None:
         raise InterruptedError
 
-    before = signal.signal(number, ask)
+    before = signal.signal(number, handler)
     try:
         with (
             pytest.raises(InterruptedError),
@@ -39,30 +39,30 @@ def test_a_swallowed_signal_ends_the_start_all_the_same(number: signal.Signals) 
             suppress(KeyboardInterrupt, InterruptedError),  # as vLLM does while it waits
         ):
             signal.raise_signal(number)
-        assert signal.getsignal(number) is ask
+        assert signal.getsignal(number) is handler
     finally:
         signal.signal(number, before)
 
 
-def test_a_handler_that_raises_nothing_stops_the_start() -> None:
-    asked = []
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+def test_starting__handler_without_error_ends_the_start() -> None:
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append(True))
     try:
         with pytest.raises(KeyboardInterrupt), starting():
             signal.raise_signal(signal.SIGTERM)
-        assert asked == [True]
+        assert calls == [True]
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_engine_that_sleeps_is_told_where_to_live() -> None:
-    said = "CuMem allocator can only be used for one instance per process."
-    assert _cure(AssertionError(said)).endswith("; set vllm.separate_process true")
-    assert _cure(ValueError("CUDA out of memory")) == ""
+def test_advice__second_engine_with_sleep_mode() -> None:
+    message = "CuMem allocator can only be used for one instance per process."
+    assert _advice(AssertionError(message)).endswith("; set vllm.separate_process true")
+    assert _advice(ValueError("CUDA out of memory")) == ""
 
 
-def test_the_reason_of_a_refusal_is_its_first_line() -> None:
-    class InvalidError(ValueError):  # as pydantic's, by which vLLM checks its settings
+def test_first_line__of_plain_and_pydantic_errors() -> None:
+    class InvalidError(ValueError):  # like pydantic's, which validates vLLM's settings
         def errors(self) -> list[dict[str, Any]]:
             return [{"loc": ("max_num_seqs",), "msg": "Input should be at least 1"}]
 
@@ -75,7 +75,7 @@ def test_the_reason_of_a_refusal_is_its_first_line() -> None:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Four of them, and a job of two processes, of which we are the second."""
+    """Four GPUs, and rank 1 of a job of two processes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -84,7 +84,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_each_process_has_an_engine_on_its_own_gpu(gpus: pytest.MonkeyPatch) -> None:
+def test_devices__each_rank_has_its_own_gpus(gpus: pytest.MonkeyPatch) -> None:
     name = "CUDA_VISIBLE_DEVICES"
     assert devices(None, 1) == {name: "1"}
     assert devices(2, 1) == {name: "3"}
@@ -94,17 +94,17 @@ def test_each_process_has_an_engine_on_its_own_gpu(gpus: pytest.MonkeyPatch) -> 
             devices(first, number)
     with pytest.raises(ValueError, match=r"vllm.tensor_parallel_size: an engine on 2 GPUs for"):
         devices(None, 2)
-    gpus.setenv(name, "7,5")  # what we see are these
+    gpus.setenv(name, "7,5")  # the visible GPUs
     assert devices(None, 1) == {name: "5"}
     gpus.delenv("LOCAL_WORLD_SIZE")
     gpus.delenv("LOCAL_RANK")
-    assert devices(None, 2) == {}  # vLLM takes the first ones
+    assert devices(None, 2) == {}  # vLLM uses the first GPUs
     assert devices(1, 1) == {name: "5"}
     gpus.setattr(torch.cuda, "is_available", lambda: False)
     assert devices(1, 1) == {}
 
 
-def test_vllm_does_not_see_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment__hides_torchrun_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "7")
     before = dict(os.environ)
@@ -114,7 +114,7 @@ def test_vllm_does_not_see_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -
     assert dict(os.environ) == before
 
 
-def test_processes_of_an_engine_do_not_hear_ctrl_c() -> None:
+def test_starting__engine_processes_ignore_ctrl_c() -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     with starting():
         process.start()
@@ -123,7 +123,7 @@ def test_processes_of_an_engine_do_not_hear_ctrl_c() -> None:
         os.kill(process.pid, signal.SIGINT)
         process.join(0.5)
         assert process.is_alive()
-        # They are ended by SIGTERM.
+        # SIGTERM still ends them.
         process.terminate()
         process.join(10)
         assert process.exitcode == -signal.SIGTERM

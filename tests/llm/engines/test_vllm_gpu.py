@@ -1,4 +1,4 @@
-"""What vLLM does on a GPU alone: sleep, and runs that share the GPU with the trainer."""
+"""vLLM on a GPU: sleep mode, and training runs that share the GPU with the engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.llm.training_runs import metrics, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.vllm]
 
-#: Nats of float32: attention multiplies in TF32 there.
+#: Tolerance of float32 log-probs in nats; attention multiplies in TF32 on a GPU.
 CLOSE = 1e-2
 
 
@@ -26,7 +26,7 @@ def free() -> int:
     return torch.cuda.mem_get_info()[0]
 
 
-def test_sleep_gives_memory_back_and_weights_survive_it(
+def test_sleep__frees_memory_and_keeps_weights(
     tiny_model: Callable[[bool], Path],
 ) -> None:
     engine = VLLMEngine(tiny_model(True), **VLLM, separate_process=True)
@@ -59,14 +59,16 @@ def test_sleep_gives_memory_back_and_weights_survive_it(
         ["--vllm.enforce_eager=true"],
         ["--vllm.enforce_eager=true", "--vllm.separate_process=true"],
         ["--vllm.enforce_eager=true", "--vllm.separate_process=true", "--lora.r=4"],
-        # Compiled, and adapters alone: not yet run on a GPU.
+        # Compiled engines, and sending adapters only: not yet run on a GPU.
         ["--vllm.separate_process=true"],
         ["--vllm.separate_process=true", "--lora.r=8", "--vllm.lora=true"],
     ],
 )
-def test_runs(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_run__parity_and_gradients(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = [*COMMON, "--engine=vllm", "--vllm.gpu_memory_utilization=0.1"]
     assert train(Path("chain-base"), tmp_path / "run", TASK, *flags, *more) == 0
-    said = capsys.readouterr().out
-    assert "parity ok" in said and "for bfloat16" in said
+    printed = capsys.readouterr().out
+    assert "parity ok" in printed and "for bfloat16" in printed
     assert any(record["grad_norm"] > 0 for record in metrics(tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Self-correction: rounds by hand, against exact chances, and curves against enumeration."""
+"""Self-correction: rounds by hand and against exact probabilities, curves by enumeration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from llm.engines import SamplingParams
 from llm.engines.transformers import TransformersEngine
 from llm.evaluate.correction import (
     Curve,
-    asking,
     correct,
     fresh_curve,
+    localize_by_prompt,
+    localize_by_weights,
     mean,
     reset_curve,
+    seed_of,
     stack,
-    stream,
-    weighing,
 )
 from llm.evaluate.correction_report import compare, control_rounds, summarize_correction
 from llm.models.logprobs import completion_logprobs
@@ -36,7 +36,7 @@ from llm.resets.prompted import PromptedLocalizer
 from llm.tasks import ChainReasoning, Example
 from llm.thoughts.options import ThoughtLimits
 from llm.thoughts.simulator import Prompt, Thought, ThoughtSimulator
-from tests.llm.small import EOS, Dictated, Essay, word_tokenizer
+from tests.llm.small import EOS, Essay, ScriptedEngine, word_tokenizer
 
 WORDS = word_tokenizer(["p", "q", ".", "good", "bad"])
 ID = WORDS.get_vocab()
@@ -46,13 +46,13 @@ def ids(text: str) -> list[int]:
     return [ID[word] for word in text.split()]
 
 
-def scripted(said: dict[str, str]) -> tuple[ThoughtSimulator, Dictated]:
-    """A simulator in which these texts are followed by those; "." ends a thought."""
+def scripted(replies: dict[str, str]) -> tuple[ThoughtSimulator, ScriptedEngine]:
+    """Simulator with scripted replies by prompt text; "." ends a thought."""
 
     def answer(prompt: Sequence[int], params: SamplingParams, j: int) -> list[int]:
-        return ids(said[" ".join(WORDS.convert_ids_to_tokens(prompt))])
+        return ids(replies[" ".join(WORDS.convert_ids_to_tokens(prompt))])
 
-    engine = Dictated(answer)
+    engine = ScriptedEngine(answer)
     return ThoughtSimulator(engine, WORDS, Essay("."), ThoughtLimits(20, 9, 9)), engine
 
 
@@ -69,15 +69,15 @@ P, Q = (Prompt((ID[word],), Example(word, word)) for word in "pq")
 
 
 def at_second(episodes: Sequence[Episode]) -> list[Any]:
-    """The second thought, if there is one."""
+    """Localizer that names the second thought, if there is one."""
     return [np.eye(e.length)[1] if e.length > 1 else np.zeros(1) for e in episodes]
 
 
-def test_rounds_by_hand() -> None:
+def test_correct__rounds_by_hand() -> None:
     sim, engine = scripted(
         {
             "p bad .": f"bad . bad {EOS}",  # fails again
-            "q": f"bad . bad {EOS}",  # all over again: no step was named
+            "q": f"bad . bad {EOS}",  # restarts: no step was named
             "q bad .": f"good {EOS}",
         }
     )
@@ -85,33 +85,33 @@ def test_rounds_by_hand() -> None:
         [attempt(P, "bad .", "bad .", f"bad {EOS}"), attempt(P, "good .", f"bad {EOS}")],
         [attempt(Q, f"bad {EOS}")],
     ]
-    told = correct(sim, weighing(at_second), groups, 2, (5,), [3, 8])
+    histories = correct(sim, localize_by_weights(at_second), groups, 2, (5,), [3, 8])
     first = {
         "chain": [0], "kept": [1], "thoughts": [3], "named": [True], "first_error": [None],
         "localizer_tokens": [0], "tokens": [4], "rewards": [0.0], "right": [False],
     }  # fmt: skip
     second = {**first, "thoughts": [3]}
-    assert told[0] == [first, second]
-    assert told[1] == [
+    assert histories[0] == [first, second]
+    assert histories[1] == [
         {**first, "kept": [0], "thoughts": [1], "named": [False], "tokens": [4]},
         {**first, "kept": [1], "thoughts": [2], "tokens": [2], "rewards": [1.0], "right": [True]},
     ]
-    assert [len(prompts) for prompts, _ in engine.calls] == [2, 2]  # a call a round
+    assert [len(prompts) for prompts, _ in engine.calls] == [2, 2]  # one call per round
     assert [p.seed for _, params in engine.calls for p in params] == [
-        stream(5, r, 1, problem, 0) for r in (1, 2) for problem in (3, 8)
+        seed_of(5, r, 1, problem, 0) for r in (1, 2) for problem in (3, 8)
     ]
     assert all(p.max_tokens == 18 for _, params in engine.calls for p in params[:1])  # 20 − 2
 
 
-def test_nothing_to_correct_costs_nothing() -> None:
+def test_correct__right_attempts_cost_nothing() -> None:
     sim, engine = scripted({})
     group = [attempt(P, f"good {EOS}")]
-    assert correct(sim, weighing(random), [group], 3, (0,), [0]) == [[]]
+    assert correct(sim, localize_by_weights(random), [group], 3, (0,), [0]) == [[]]
     assert not engine.calls
 
 
-def test_a_localizers_own_cost_is_its_problems() -> None:
-    class Costly:
+def test_localize_by_weights__cost_is_spread_over_the_problem() -> None:
+    class CostlyLocalizer:
         cost = 0
 
         def __call__(self, episodes: Sequence[Episode]) -> list[Any]:
@@ -119,8 +119,8 @@ def test_a_localizers_own_cost_is_its_problems() -> None:
             return [np.ones(e.length) for e in episodes]
 
     groups = [[attempt(P, "bad .")] * 2, [], [attempt(Q, "bad .")]]
-    verdicts = weighing(Costly())(groups, [[0, 0], [], [0]])
-    assert [[v.tokens for v in group] for group in verdicts] == [[3, 2], [], [3]]
+    localizations = localize_by_weights(CostlyLocalizer())(groups, [[0, 0], [], [0]])
+    assert [[each.tokens for each in group] for group in localizations] == [[3, 2], [], [3]]
 
 
 # --- curves ---
@@ -134,7 +134,7 @@ def record(failed: Sequence[bool], tokens: Sequence[int]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "failed", [[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1], [1, 0, 0, 0]]
 )
-def test_fresh_attempts_by_enumeration(failed: list[int]) -> None:
+def test_fresh_curve__equals_enumeration_of_orders(failed: list[int]) -> None:
     tokens = [3, 11, 5, 8]
     curve = fresh_curve(record([bool(f) for f in failed], tokens))
     for k in range(1, 5):
@@ -147,44 +147,45 @@ def test_fresh_attempts_by_enumeration(failed: list[int]) -> None:
         assert curve.tokens[k - 1] == pytest.approx(np.mean(spent))
 
 
-def test_reset_curve_by_hand() -> None:
-    told: Any = [
+def test_reset_curve__by_hand() -> None:
+    history: Any = [
         {"chain": [0, 2], "tokens": [4, 6], "localizer_tokens": [1, 1], "right": [True, False]},
         {"chain": [2], "tokens": [3], "localizer_tokens": [0], "right": [True]},
     ]
-    curve = reset_curve(record([True, False, True], [6, 6, 9]), told, 3)
+    curve = reset_curve(record([True, False, True], [6, 6, 9]), history, 3)
     assert curve.right.tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1])
     assert curve.tokens.tolist() == pytest.approx([7, 11, 12, 12])
 
 
-def test_equal_tokens() -> None:
+def test_curve_at__interpolates_between_rounds() -> None:
     curve = Curve(np.array([0.2, 0.6, 0.7]), np.array([10.0, 20.0, 40.0]))
     assert curve.at(10) == (0.2, True)
-    assert curve.at(15) == (pytest.approx(0.4), True)  # a coin says whether to go on
+    assert curve.at(15) == (pytest.approx(0.4), True)  # half of the attempts stop after round 0
     assert curve.at(30) == (pytest.approx(0.65), True)
     assert curve.at(41) == (0.7, False)
     assert Curve(np.array([0.2, 1.0]), np.array([10.0, 20.0])).at(99) == (1.0, True)
 
 
-def test_the_control_is_compared_at_the_tokens_of_the_correction() -> None:
-    own = [Curve(np.array([0.0, 1.0]), np.array([10.0, 16.0]))] * 3
-    other = [Curve(np.array([0.0, 0.5]), np.array([10.0, 22.0]))] * 3
-    control = compare("fresh", own, other)
+def test_compare__reads_the_control_at_the_tokens_of_the_correction() -> None:
+    corrected = [Curve(np.array([0.0, 1.0]), np.array([10.0, 16.0]))] * 3
+    fresh = [Curve(np.array([0.0, 0.5]), np.array([10.0, 22.0]))] * 3
+    control = compare("fresh", corrected, fresh)
     assert control.right == pytest.approx(0.25) and control.tokens == 16 and control.reached
     assert control.gain.value == control.gain.low == pytest.approx(0.75)
-    short = compare("fresh", own, [Curve(np.array([0.0, 0.5]), np.array([10.0, 12.0]))] * 3)
+    shorter = [Curve(np.array([0.0, 0.5]), np.array([10.0, 12.0]))] * 3
+    short = compare("fresh", corrected, shorter)
     assert (short.right, short.tokens, short.reached) == (0.5, 12.0, False)
-    both = mean(stack([own[0], other[0]]), np.array([0, 1, 1]))
+    both = mean(stack([corrected[0], fresh[0]]), np.array([0, 1, 1]))
     assert both.right.tolist() == pytest.approx([0, 2 / 3])
     assert both.tokens.tolist() == pytest.approx([10, 20])
 
 
-# --- a model ---
+# --- with a model ---
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Two threads gain nothing at this size."""
+    """Use one thread, since two are no faster at this size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -200,7 +201,7 @@ def model(chain_base: Path, chain_args: dict[str, Any]) -> tuple[ThoughtSimulato
     return sim, [sim.prompt(example) for example in task.examples("test")]
 
 
-def test_accuracy_after_each_round_is_what_exact_chances_say(
+def test_correct__accuracy_after_each_round_equals_exact_probabilities(
     model: tuple[ThoughtSimulator, list[Prompt]], chain_base: Path
 ) -> None:
     sim, prompts = model
@@ -212,7 +213,7 @@ def test_accuracy_after_each_round_is_what_exact_chances_say(
         sim.tokenizer, sim.task, prompts, torch.device("cpu"),
     ).q  # fmt: skip
 
-    # Where the first error is, after each round of going back to it.
+    # Distribution of the first error, after each round of resets to it.
     horizon = q.shape[1]
     wrong = np.stack([q[:, :h].prod(1) * (1 - q[:, h]) for h in range(horizon)], axis=1)
     expected = [1 - wrong.sum(1).mean()]
@@ -229,73 +230,73 @@ def test_accuracy_after_each_round_is_what_exact_chances_say(
     groups = sim.rollout([Prefix(p) for p in prompts], n, np.random.default_rng(0))
     rule = checker_rule(sim.task)
     assert rule is not None
-    told = correct(sim, weighing(rule.weights), groups, 3, (1,), range(8))
+    histories = correct(sim, localize_by_weights(rule.weights), groups, 3, (1,), range(8))
     curves = [
         reset_curve(record([e.failed for e in g], [e.cost for e in g]), t, 3)
-        for g, t in zip(groups, told, strict=True)
+        for g, t in zip(groups, histories, strict=True)
     ]
-    found = np.mean([curve.right for curve in curves], axis=0)
-    assert found == pytest.approx(expected, abs=4 * 0.5 / np.sqrt(8 * n))
-    for here in told:
-        for r in here:
-            # A right thought is never thought again, and nothing wrong is kept.
+    right = np.mean([curve.right for curve in curves], axis=0)
+    assert right == pytest.approx(expected, abs=4 * 0.5 / np.sqrt(8 * n))
+    for history in histories:
+        for r in history:
+            # All right thoughts before the first error are kept, and no wrong ones.
             known = [
                 (k, e) for k, e in zip(r["kept"], r["first_error"], strict=True) if e is not None
             ]
             assert known and all(k == e for k, e in known)
 
 
-def test_what_comes_of_a_problem_depends_on_no_other(
+def test_correct__problems_are_independent_of_their_batch(
     model: tuple[ThoughtSimulator, list[Prompt]],
 ) -> None:
     sim, prompts = model
     groups = sim.rollout([Prefix(p) for p in prompts], 6, np.random.default_rng(0))
 
-    def judge() -> Any:
+    def prompted() -> Any:
         options = LocalizationOptions(1.0, 40)
-        return asking(PromptedLocalizer(sim, np.random.default_rng(0), options))
+        return localize_by_prompt(PromptedLocalizer(sim, np.random.default_rng(0), options))
 
-    for make in (judge, lambda: weighing(random)):
+    for make in (prompted, lambda: localize_by_weights(random)):
         together = correct(sim, make(), groups, 3, (7, 1), range(8))
-        assert sum(len(here) for here in together) > 8
+        assert sum(len(history) for history in together) > 8
         order = [5, 0, 3]
         apart = correct(sim, make(), [groups[i] for i in order], 3, (7, 1), order)
         assert apart == [together[i] for i in order]
         assert correct(sim, make(), groups[:1], 3, (7, 2), [0]) != together[:1]
 
 
-def test_the_summary_adds_up(
+def test_summarize_correction__adds_up(
     model: tuple[ThoughtSimulator, list[Prompt]], chain_base: Path
 ) -> None:
     sim, prompts = model
     groups = sim.rollout([Prefix(p) for p in prompts], 8, np.random.default_rng(0))
     localizer = PromptedLocalizer(sim, np.random.default_rng(0), LocalizationOptions(0.3, 40))
-    told = correct(sim, asking(localizer), groups, 2, (0,), range(8))
-    control = correct(sim, weighing(random), groups, control_rounds(2), (1,), range(8))
+    histories = correct(sim, localize_by_prompt(localizer), groups, 2, (0,), range(8))
+    control = correct(sim, localize_by_weights(random), groups, control_rounds(2), (1,), range(8))
     records = [
         {**record([e.failed for e in g], [e.cost for e in g]),
-         "correction": {"prompted": own, "random": other}}
-        for g, own, other in zip(groups, told, control, strict=True)
+         "correction": {"prompted": prompted, "random": other}}
+        for g, prompted, other in zip(groups, histories, control, strict=True)
     ]  # fmt: skip
     summary = summarize_correction(records, "prompted", 2)
-    rounds = [[r for here in told for r in here[i : i + 1]] for i in range(2)]
+    rounds = [[r for history in histories for r in history[i : i + 1]] for i in range(2)]
     failed = sum(e.failed for g in groups for e in g)
     right = 64 - failed
-    for number, here in enumerate(rounds, 1):
+    for number, resets in enumerate(rounds, 1):
         result = summary.rounds[number]
-        tried = sum(len(r["chain"]) for r in here)
+        tried = sum(len(r["chain"]) for r in resets)
         assert tried == failed
-        mended = sum(sum(r["right"]) for r in here)
-        assert result.wrong_to_right == pytest.approx(mended / failed)
-        right, failed = right + mended, failed - mended
+        corrected = sum(sum(r["right"]) for r in resets)
+        assert result.wrong_to_right == pytest.approx(corrected / failed)
+        right, failed = right + corrected, failed - corrected
         assert result.right.value == pytest.approx(right / 64)
         assert result.right.low <= result.right.value <= result.right.high
         assert sum(result.landed.values()) == tried
-        unnamed = sum(not named for r in here for named in r["named"])
+        unnamed = sum(not named for r in resets for named in r["named"])
         assert result.unnamed == pytest.approx(unnamed / tried)
     assert summary.rounds[2].localizer_tokens == pytest.approx(localizer.cost / 64)
     spent = sum(e.cost for g in groups for e in g) + localizer.cost
-    spent += sum(sum(r["tokens"]) for here in rounds for r in here)
+    spent += sum(sum(r["tokens"]) for resets in rounds for r in resets)
     assert summary.rounds[2].tokens == pytest.approx(spent / 64)
     assert [c.name for c in summary.controls] == ["fresh", "random"]
     fresh, random_ = summary.controls

@@ -463,9 +463,14 @@ def test_what_was_judged_otherwise_is_not_gone_on_with(
 
 
 def test_names_are_no_markup(
-    chain_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chain_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    task = [f"{__name__}:Marked", "kind=[bold]", *MANY]
+    (tmp_path / "m.py").write_text(f"from {__name__} import Marked\n")  # a label of one line
+    monkeypatch.syspath_prepend(tmp_path)
+    task = ["m:Marked", "kind=[bold]", *MANY]
     assert main([str(chain_base), "--samples=2", f"--output={tmp_path}", "--tasks", *task]) == 0
     assert "Marked kind=[bold] length=4" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The exact bridge: theory's interval, the samples' intervals, resets, and the command."""
+"""`llm.exact`: predicted and measured intervals, resets, and the command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from llm.chain.readout import (
 )
 from llm.common.statistics import Estimate, proportion
 from llm.config.train import parse_config
-from llm.exact import __main__ as exact
 from llm.exact.__main__ import main
 from llm.exact.bridge import Policies, exact_bridge, reset_weights
 from llm.exact.gains import (
@@ -62,7 +61,7 @@ def update(before: Any, after: Any, task: ChainReasoning = TASK) -> Update:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Two threads gain nothing at this size."""
+    """Use one thread, since two are no faster at this size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -74,8 +73,8 @@ def one_thread() -> Iterator[None]:
 
 @repeatable
 @given(chances(), chances())
-def test_improvement_is_the_new_policys_advantage(before: Any, after: Any) -> None:
-    # K&L 2002, Lemma 6.1: at the new occupancy there is nothing to bound.
+def test_update_gain__equals_the_new_policys_advantage(before: Any, after: Any) -> None:
+    # Kakade & Langford 2002, Lemma 6.1: exact at the new occupancy.
     step = update(before, after)
     difference = Readout(after).success.mean() - Readout(before).success.mean()
     assert step.gain == pytest.approx(difference, abs=1e-12)
@@ -83,7 +82,7 @@ def test_improvement_is_the_new_policys_advantage(before: Any, after: Any) -> No
 
 
 def aim(estimate: Estimate, gain: float, label: str = "") -> None:
-    """Let Hypothesis look for improvements that are near the end of their interval."""
+    """Guide Hypothesis to improvements near the end of their interval."""
     radius = estimate.high - estimate.value
     if radius > 1e-6:
         target(abs(gain - estimate.value) / radius, label=label)
@@ -91,7 +90,7 @@ def aim(estimate: Estimate, gain: float, label: str = "") -> None:
 
 @repeatable
 @given(chances(), chances())
-def test_no_two_models_leave_the_predicted_interval(before: Any, after: Any) -> None:
+def test_predicted_gain__contains_the_exact_gain_of_two_models(before: Any, after: Any) -> None:
     step = update(before, after)
     narrow, wide = predicted_gain(step, len(STARTS)), predicted_gain(step)
     for name, estimate in (("narrow", narrow), ("wide", wide)):
@@ -103,7 +102,7 @@ def test_no_two_models_leave_the_predicted_interval(before: Any, after: Any) -> 
 
 @repeatable
 @given(st.data())
-def test_no_two_policies_of_any_mdp_do(data: st.DataObject) -> None:
+def test_predicted_gain__contains_the_exact_gain_in_any_mdp(data: st.DataObject) -> None:
     mdp = data.draw(worlds(finite=True))
     step = Update(cpi.evaluate(mdp, data.draw(tables(mdp))), data.draw(tables(mdp)))
     estimate = predicted_gain(step)
@@ -119,13 +118,16 @@ TIGHT: dict[str, tuple[Any, Any]] = {
     "two steps, both better": ([[0.3, 0.5], [0.6, 0.1]], [[0.8, 0.9], [0.7, 0.4]]),
     "two steps, both worse": ([[0.8, 0.9], [0.7, 0.4]], [[0.3, 0.5], [0.6, 0.1]]),
     "two steps, one each": ([[0.2, 0.9], [0.7, 0.4]], [[0.6, 0.3], [0.1, 0.8]]),
-    "all right at last": ([[0.3, 0.5, 0.9, 0.7, 0.2], [0.8, 0.4, 0.4, 0.6, 0.9]], np.ones((2, 5))),
+    "all right at last": (
+        [[0.3, 0.5, 0.9, 0.7, 0.2], [0.8, 0.4, 0.4, 0.6, 0.9]],
+        np.ones((2, 5)),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", TIGHT)
-def test_the_interval_is_attained(name: str) -> None:
-    # So no constant in front of the penalty could be smaller, ½ least of all.
+def test_predicted_gain__interval_is_tight(name: str) -> None:
+    # So the penalty cannot have a constant below 1, such as ½.
     before, after = TIGHT[name]
     step = update(before, after, with_length(len(before[0])))
     estimate = predicted_gain(step, 2)
@@ -134,8 +136,9 @@ def test_the_interval_is_attained(name: str) -> None:
     assert estimate.high - estimate.value > 0.05
 
 
-def test_the_chance_of_parting_is_at_most_one() -> None:
-    # Each of 5 steps parts with ½ and has a = −½: chances before it are 0, ½, 1, 3/2 → 1, 2 → 1.
+def test_predicted_gain__caps_the_parting_probability_at_1() -> None:
+    # At each of 5 steps, the policies part with probability ½, and a = −½. The probabilities of
+    # parting before a step are bounded by 0, ½, 1, 3/2 → 1, 2 → 1.
     step = update(np.ones((2, 5)), np.full((2, 5), 0.5), with_length(5))
     estimate = predicted_gain(step, 2)
     assert estimate.value == pytest.approx(-2.5)
@@ -147,16 +150,16 @@ def test_the_chance_of_parting_is_at_most_one() -> None:
 
 
 def counts(ps: Sequence[float]) -> Any:
-    """Distribution of the number of successes of trials that are not alike."""
+    """Distribution of the number of successes of trials with different probabilities."""
     pmf = np.ones(1)
     for p in ps:
         pmf = np.convolve(pmf, [1 - p, p])
     return pmf
 
 
-def test_clopper_pearson() -> None:
-    found = proportion(3, 10, 0.05)
-    assert (found.value, found.low, found.high) == pytest.approx(
+def test_proportion__clopper_pearson_interval() -> None:
+    estimate = proportion(3, 10, 0.05)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
         (0.3, 0.066740, 0.652453), abs=1e-6
     )
     assert proportion(0, 7, 0.1) == Estimate(0.0, 0.0, pytest.approx(1 - 0.05 ** (1 / 7)))
@@ -164,7 +167,7 @@ def test_clopper_pearson() -> None:
 
 
 @pytest.mark.parametrize("delta", [0.05, 0.3])
-def test_success_rates_are_covered_whatever_the_problems(delta: float) -> None:
+def test_proportion__covers_the_mean_over_different_problems(delta: float) -> None:
     rng = np.random.default_rng(0)
     intervals = [proportion(k, 15, delta) for k in range(16)]
     worst = 1.0
@@ -175,7 +178,7 @@ def test_success_rates_are_covered_whatever_the_problems(delta: float) -> None:
     assert 1 - delta <= worst
 
 
-def test_differences_are_covered_whatever_the_problems() -> None:
+def test_measured_gain__covers_the_difference_over_different_problems() -> None:
     n, delta, rng = 12, 0.2, np.random.default_rng(0)
     before, after = np.zeros(n, bool), np.zeros(n, bool)
     worst = 1.0
@@ -183,7 +186,7 @@ def test_differences_are_covered_whatever_the_problems() -> None:
         won, lost = rng.dirichlet([0.3, 0.3, 1.0], size=4).repeat(3, axis=0)[:, :2].T
         pmf = np.zeros((n + 1, n + 1))
         pmf[0, 0] = 1.0
-        for w, v in zip(won, lost, strict=True):  # one pair more
+        for w, v in zip(won, lost, strict=True):  # adds one pair
             longer = pmf * (1 - w - v)
             longer[1:] += w * pmf[:-1]
             longer[:, 1:] += v * pmf[:, :-1]
@@ -192,27 +195,27 @@ def test_differences_are_covered_whatever_the_problems() -> None:
         covered = 0.0
         for i, j in zip(*np.nonzero(pmf), strict=True):
             after[:], before[:] = np.arange(n) < i, np.arange(n) >= n - j
-            found = measured_gain(before.reshape(4, 3), after.reshape(4, 3), delta)
-            assert found.value == pytest.approx(after.mean() - before.mean())
-            covered += pmf[i, j] * (found.miss((won - lost).mean()) == 0)
+            gain = measured_gain(before.reshape(4, 3), after.reshape(4, 3), delta)
+            assert gain.value == pytest.approx(after.mean() - before.mean())
+            covered += pmf[i, j] * (gain.miss((won - lost).mean()) == 0)
         worst = min(worst, covered)
     assert worst >= 1 - delta
 
 
-def test_intervals_are_little_wider_than_the_normal_ones() -> None:
+def test_measured_gain__interval_at_most_1_7_times_the_normal_one() -> None:
     at = np.arange(4000).reshape(100, 40)
     before, after = at % 10 < 4, (at + 1) % 10 < 5  # .3 solved by both, .1 lost, .2 won
-    found = measured_gain(before, after, 0.05)
-    assert found.value == pytest.approx(0.1)
+    gain = measured_gain(before, after, 0.05)
+    assert gain.value == pytest.approx(0.1)
     normal = 1.96 * np.std(after.astype(float) - before) / np.sqrt(after.size)
-    assert 1 < (found.high - found.low) / 2 / normal < 1.7
+    assert 1 < (gain.high - gain.low) / 2 / normal < 1.7
 
 
 # --- tau, resets ---
 
 
-def test_tau_is_half_of_the_largest_advantage_met() -> None:
-    # Clean states off the right way have advantages up to 2/3, and nobody comes there.
+def test_threshold__half_of_the_largest_visited_advantage() -> None:
+    # Unvisited states have advantages up to 2/3.
     step = update([[1.0, 0.9, 0.8]] * 6, np.ones((6, 3)))
     assert step.base.A.max() > 0.6
     assert threshold(step.base, None) == pytest.approx(0.1)
@@ -224,7 +227,7 @@ def test_tau_is_half_of_the_largest_advantage_met() -> None:
 
 
 def hand_made() -> tuple[Readout, list[Episode]]:
-    """V = .225, .25, .5, 1 on the first problem; three failures and a success on it."""
+    """Read-out with V = .225, .25, .5, 1 on the first problem; three failures and a success."""
     q = np.full((6, 3), 0.5)
     q[0] = [0.9, 0.5, 0.5]
     example = STARTS[0].example
@@ -239,11 +242,11 @@ def hand_made() -> tuple[Readout, list[Episode]]:
     ]
 
 
-def test_precision_and_recall_by_hand() -> None:
+def test_reset_quality__precision_and_recall_by_hand() -> None:
     readout, episodes = hand_made()
     mask = OracleReset(ExactOracle(TASK, readout, STARTS), "improvable", 0.2).weights(episodes)
     assert [list(m) for m in mask] == [[0, 0, 0], [0, 1, 1], [0, 1, 1], [0, 1, 0, 0]]
-    p = 0.45  # (0 + .9 + .45) / 3, of the first problem alone
+    p = 0.45  # (0 + .9 + .45) / 3, for the first problem only
     rule = checker_rule(TASK)
     assert rule is not None
     errors = [0, 2, None, 1]
@@ -264,12 +267,12 @@ def test_precision_and_recall_by_hand() -> None:
     assert certificate(base, p, checked.recall, checked.precision, 0.2) == pytest.approx(
         (2 / 12) * (2 / 3) * 0.04 / 6
     )
-    # p_w = p t / q of either.
-    for found in (checked, everywhere):
-        assert found.accepted == pytest.approx(p * found.recall / found.precision)
+    # p_w = p t / q for both.
+    for quality in (checked, everywhere):
+        assert quality.accepted == pytest.approx(p * quality.recall / quality.precision)
 
 
-def test_each_checkpoint_draws_the_same_random_numbers() -> None:
+def test_sample__same_random_numbers_for_each_checkpoint() -> None:
     args = ["--config=chain", "--task_args={length: 3, train: 4, test: 2}"]
     policies = Policies(parse_config(args, "x"), None)
     first, second = (policies.sample(4, lambda share: None) for _ in range(2))
@@ -278,19 +281,19 @@ def test_each_checkpoint_draws_the_same_random_numbers() -> None:
     assert len({text for group in texts for text in group}) > 2
 
 
-def test_weights_are_chances() -> None:
+def test_reset_weights__scaled_to_at_most_1() -> None:
     _, episodes = hand_made()
 
-    def doubts(failed: Sequence[Episode]) -> list[Any]:
+    def localizer(failed: Sequence[Episode]) -> list[Any]:
         return [np.arange(e.length) * 2.0 for e in failed]
 
-    weights = reset_weights(doubts, episodes)
+    weights = reset_weights(localizer, episodes)
     expected = [[0, 1 / 3, 2 / 3], [0, 1 / 3, 2 / 3], [0, 0, 0], [0, 1 / 3, 2 / 3, 1]]
     for w, e in zip(weights, expected, strict=True):
         np.testing.assert_allclose(w, e)
-    assert reset_weights(doubts, episodes[2:3])[0].tolist() == [0, 0, 0]
-    nothing = reset_quality([np.zeros(3)], [np.ones(3)], [None], 3, 0.0)
-    assert (nothing.precision, nothing.recall, nothing.hit_rate) == (0, 0, None)
+    assert reset_weights(localizer, episodes[2:3])[0].tolist() == [0, 0, 0]
+    empty = reset_quality([np.zeros(3)], [np.ones(3)], [None], 3, 0.0)
+    assert (empty.precision, empty.recall, empty.hit_rate) == (0, 0, None)
 
 
 # --- a run ---
@@ -307,7 +310,7 @@ def run(
 
 @pytest.fixture
 def variant(run: Path, tmp_path: Path) -> Callable[..., Path]:
-    """The run with other settings and, if wanted, only some of its checkpoints."""
+    """Copies of the run with other settings and, optionally, only some of its checkpoints."""
 
     def make(steps: Sequence[int] | None = None, **settings: Any) -> Path:
         folder = tmp_path / "variant"
@@ -324,7 +327,7 @@ def variant(run: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_the_command_tells_the_whole_run(
+def test_command__report_of_a_run(
     run: Path, chain_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors.torch import load_file
@@ -368,7 +371,7 @@ def test_the_command_tells_the_whole_run(
             assert gain["measured"]["value"] == pytest.approx(sampled)
     assert rows[-1]["J"] > rows[0]["J"] + 0.01
 
-    # By another way: the last checkpoint's file in a plain model.
+    # Independent computation: load the file of the last checkpoint into a plain model.
     model = AutoModelForCausalLM.from_pretrained(chain_base)
     tokenizer = AutoTokenizer.from_pretrained(chain_base)
     model.load_state_dict(
@@ -379,34 +382,34 @@ def test_the_command_tells_the_whole_run(
         prompt = tokenizer(example.prompt).input_ids
         ids = tokenizer(example.prompt + "".join(task.solution(example))).input_ids
         scores = dense_logprobs(model.eval(), ids).detach()[len(prompt) - 1 :]
-        own = [part.sum().exp().item() for part in scores.split([2, 2, 3])]
-        assert own == pytest.approx(q, abs=1e-5)
+        expected = [part.sum().exp().item() for part in scores.split([2, 2, 3])]
+        assert expected == pytest.approx(q, abs=1e-5)
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_what_is_sampled_is_what_is_read_out(
+def test_policies__sampled_logprobs_equal_the_read_out(
     lora: int, chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
 ) -> None:
     more = [f"--lora.r={lora}", "--steps=2", "--sampling.temperature=0.8", "--evaluation.steps=0",
             f"--optimizer.learning_rate={2e-2 if lora else 1e-3}"]  # fmt: skip
     assert train(chain_base, tmp_path, chain_args, *more) == 0
     policies = Policies(parse_config([f"--config={tmp_path / 'config.yaml'}"], "x"), None)
-    found = complete(tmp_path / "checkpoints")
-    first, base = policies.load(found[0])
+    checkpoints = complete(tmp_path / "checkpoints")
+    first, base = policies.load(checkpoints[0])
     assert base.J == pytest.approx(first.success.mean(), abs=1e-12)
-    last, _ = policies.load(found[2])
+    last, _ = policies.load(checkpoints[2])
     assert np.abs(last.q - first.q).max() > 0.01
     compared = 0
     for group, q in zip(policies.sample(32, lambda share: None), last.q, strict=True):
         for e in (e for e in group if not e.failed):
-            chance = [np.exp(thought.logprobs.sum()) for thought in e.steps]
-            assert chance == pytest.approx(q, abs=1e-5)
+            sampled = [np.exp(thought.logprobs.sum()) for thought in e.steps]
+            assert sampled == pytest.approx(q, abs=1e-5)
             compared += 1
     assert compared > 10
 
 
 @pytest.mark.parametrize("localizer", ["checker", "random"])
-def test_resets_are_as_often_improvable_as_exact_values_say(
+def test_exact_bridge__reset_quality_equals_exact_values(
     localizer: str, variant: Callable[..., Path]
 ) -> None:
     report = exact_bridge(variant([0], localizer=localizer), samples=128)
@@ -421,41 +424,42 @@ def test_resets_are_as_often_improvable_as_exact_values_say(
     assert row.resets.precision == pytest.approx(caught / accepted, abs=0.05)
     assert row.resets.hit_rate == pytest.approx(1.0 if localizer == "checker" else 1 / 3, abs=0.01)
     assert row.unusable is None
-    assert "One checkpoint, no improvement to judge" in str(report)
+    assert "One checkpoint, no improvement" in str(report)
 
 
-def test_a_users_own_localizer(variant: Callable[..., Path]) -> None:
-    own = exact_bridge(
+def test_exact_bridge__user_supplied_localizer(variant: Callable[..., Path]) -> None:
+    report = exact_bridge(
         variant([0, 4], localizer="llm.resets.localizers:surprisal"), samples=8, problems=3
     )
-    assert own.localizer == "llm.resets.localizers:surprisal" and len(own.problems) == 3
-    assert [row.step for row in own.rows] == [0, 4]
-    assert all(row.resets.accepted > 0 and row.unusable is None for row in own.rows)
-    assert "gained next" in str(own)
-    assert "runs/[bold]x: 3 held-out" in str(dataclasses.replace(own, run="runs/[bold]x"))
+    assert report.localizer == "llm.resets.localizers:surprisal" and len(report.problems) == 3
+    assert [row.step for row in report.rows] == [0, 4]
+    assert all(row.resets.accepted > 0 and row.unusable is None for row in report.rows)
+    assert "gained next" in str(report)
+    assert "runs/[bold]x: 3 held-out" in str(dataclasses.replace(report, run="runs/[bold]x"))
 
 
-def test_a_broken_theorem_is_told(
+def test_command__a_violation_of_the_theorem_exits_1(
     variant: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    report = exact_bridge(variant([0, 4]), samples=8)
+    folder = variant([0, 4])
+    report = exact_bridge(folder, samples=8)
     gain = report.rows[1].gain
     assert gain is not None and report.violations == 0
     beyond = dataclasses.replace(gain, exact=gain.predicted.high + 0.03)
     rows = [report.rows[0], dataclasses.replace(report.rows[1], gain=beyond)]
     broken: ExactReport = dataclasses.replace(report, rows=rows)
     assert broken.violations == 1
-    assert "0 of 1, largest violation 0.03; THE THEOREM, OR OUR CODE" in broken.verdict()
-    monkeypatch.setattr(exact, "exact_bridge", lambda *arguments: broken)
-    assert main(["anywhere"]) == 1
+    assert "0 of 1, largest violation 0.03; THE THEOREM OR OUR CODE" in broken.conclusion()
+    monkeypatch.setattr("llm.exact.bridge.exact_bridge", lambda *arguments: broken)
+    assert main([str(folder)]) == 1
     assert "WRONG" in capsys.readouterr().out
 
 
 BAD: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "no checkpoints": ({"steps": []}, [], "no checkpoints/step-* in it"),
-    "answers": ({"task_args": {"verify": "answer"}}, [], "'answer' pays for lucky answers"),
+    "answers": ({"task_args": {"verify": "answer"}}, [], "'answer' also rewards lucky answers"),
     "another task": (
         {"task": "tests.llm.small:Essay", "task_args": {}},
         [],
@@ -475,7 +479,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line(
+def test_command__bad_input_is_one_clear_line(
     case: str, variant: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, flags, message = BAD[case]
@@ -486,6 +490,8 @@ def test_bad_input_is_one_clear_line(
     assert progress in ([], ["step 0"])
 
 
-def test_not_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command__names_a_folder_that_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path)]) == 2
     assert "no config.yaml in it; name the folder of a training run" in capsys.readouterr().err

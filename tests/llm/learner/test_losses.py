@@ -1,4 +1,4 @@
-"""Losses against arrays worked out by hand, identities, finite differences and TRL's numbers."""
+"""Losses against hand-computed arrays, identities, finite differences and TRL's numbers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def case(
     ref: Any = None,
     weights: Any = None,
 ) -> LossInputs:
-    """Inputs from lists; weights of 1 unless given, in float64, logprobs with a graph."""
+    """Float64 inputs from lists; logprobs have a graph, weights are 1 by default."""
     return LossInputs(
         logprobs=f64(logprobs).requires_grad_(),
         old_logprobs=None if old is None else f64(old),
@@ -68,7 +68,7 @@ def slope(inputs: LossInputs, settings: LossConfig) -> Tensor:
 
 
 def random_case(seed: int, lengths: list[int], loss_type: LossType = "dapo") -> LossInputs:
-    """Ratios and corrections on both sides of every bound, and one NaN of the engine."""
+    """Inputs with ratios and corrections on both sides of every bound, and one engine NaN."""
     generator = torch.Generator().manual_seed(seed)
     counts = torch.tensor(lengths, dtype=torch.int64)
     row = torch.arange(len(lengths)).repeat_interleave(counts)
@@ -94,7 +94,7 @@ def random_case(seed: int, lengths: list[int], loss_type: LossType = "dapo") -> 
 # --- weights
 
 
-def test_weights_by_hand() -> None:
+def test_loss_weights__by_hand() -> None:
     lengths = torch.tensor([1, 4, 0, 3])
     assert_close(
         loss_weights(lengths, "grpo", 10)[[0, 1, 3]], torch.tensor([1 / 4, 1 / 16, 1 / 12])
@@ -105,32 +105,32 @@ def test_weights_by_hand() -> None:
 
 
 @loss_types
-def test_weights_sum_to_what_they_average(loss_type: LossType) -> None:
+def test_loss_weights__sum_over_tokens(loss_type: LossType) -> None:
     lengths = torch.tensor([5, 2, 7, 8])
     total = float((lengths * loss_weights(lengths, loss_type, LENGTH)).sum())
     assert total == pytest.approx(22 / 32 if loss_type == "dr_grpo" else 1, rel=1e-6)
 
 
 @loss_types
-def test_equal_full_lengths_leave_nothing_to_choose(loss_type: LossType) -> None:
+def test_loss_weights__types_agree_on_full_rows(loss_type: LossType) -> None:
     lengths = torch.full((3,), LENGTH)
     assert_close(loss_weights(lengths, loss_type, LENGTH), torch.full((3,), 1 / (3 * LENGTH)))
 
 
 @loss_types
-def test_weights_of_nothing_are_finite(loss_type: LossType) -> None:
+def test_loss_weights__finite_without_tokens(loss_type: LossType) -> None:
     assert loss_weights(torch.zeros(3, dtype=torch.int64), loss_type, LENGTH).isfinite().all()
     assert loss_weights(torch.zeros(0, dtype=torch.int64), loss_type, LENGTH).shape == (0,)
 
 
 @pytest.mark.parametrize("lengths", [[[1, 2]], [1.0, 2.0], [1, -1]])
-def test_lengths_that_are_none_are_refused(lengths: Any) -> None:
+def test_loss_weights__bad_lengths_refused(lengths: Any) -> None:
     with pytest.raises(ValueError, match=r"row_lengths: .* is not a list of integers ≥ 0"):
         loss_weights(torch.tensor(lengths), "dapo")
 
 
 @pytest.mark.parametrize("length", [None, 0])
-def test_dr_grpo_needs_its_length(length: int | None) -> None:
+def test_loss_weights__dr_grpo_needs_max_completion_length(length: int | None) -> None:
     with pytest.raises(ValueError, match=r"max_completion_length: 'dr_grpo' .* is not an integer"):
         loss_weights(torch.tensor([1]), "dr_grpo", length)
 
@@ -138,7 +138,7 @@ def test_dr_grpo_needs_its_length(length: int | None) -> None:
 # --- the surrogate, by hand
 
 
-def test_on_policy_the_gradient_is_that_of_the_log_probability() -> None:
+def test_policy_loss__on_policy_gradient_is_reinforce() -> None:
     # ∇ = −w A, at ratio 1, for every loss type: REINFORCE.
     for loss_type in LOSS_TYPES:
         inputs = case([-1.0, -2.0, -0.5], [0, 0, 1], [2.0, -3.0], weights=[0.5, 0.25, 0.125])
@@ -150,14 +150,14 @@ def test_on_policy_the_gradient_is_that_of_the_log_probability() -> None:
         assert float(out.loss.detach()) == pytest.approx(expected)
 
 
-def test_on_policy_a_row_shares_its_gradient() -> None:
+def test_policy_loss__sequence_level_shares_gradient_over_row() -> None:
     # ∂ exp(mean log r)/∂ log π_t = 1/len; each of the row's tokens has that slope.
     inputs = case([-1.0, -2.0, -0.5], [0, 0, 1], [2.0, -3.0], weights=[0.5, 0.25, 0.125])
-    found = slope(inputs, config("grpo", importance_sampling_level="sequence"))
-    assert_close(found, f64([-0.75, -0.75, 0.375]))
+    actual = slope(inputs, config("grpo", importance_sampling_level="sequence"))
+    assert_close(actual, f64([-0.75, -0.75, 0.375]))
 
 
-def test_no_old_log_probabilities_are_the_present_ones() -> None:
+def test_policy_loss__old_logprobs_default_to_current() -> None:
     inputs = random_case(0, [3, 1, 2])
     without = replace(inputs, old_logprobs=None)
     equal = replace(inputs, old_logprobs=inputs.logprobs.detach().clone())
@@ -172,10 +172,10 @@ CLIPS = [
     (1.0, 2.0, -2.0, -2.0, 0, 0),
     (1.4, 2.0, -2.8, -2.8, 0, 0),
     (1.6, 2.0, -3.0, 0.0, 0, 1),
-    (0.5, 2.0, -1.0, -1.0, 0, 0),  # too little of what was good: still pushed
+    (0.5, 2.0, -1.0, -1.0, 0, 0),  # good token, ratio below the range: not clipped
     (0.9, -2.0, 1.8, 1.8, 0, 0),
     (0.7, -2.0, 1.6, 0.0, 1, 0),
-    (3.0, -2.0, 6.0, 6.0, 0, 0),  # too much of what was bad: pushed, without bound
+    (3.0, -2.0, 6.0, 6.0, 0, 0),  # bad token, ratio above the range: not clipped
     (3.0, 0.0, 0.0, 0.0, 0, 0),
     (0.1, 0.0, 0.0, 0.0, 0, 0),
 ]
@@ -183,7 +183,7 @@ CLIPS = [
 
 @pytest.mark.parametrize("loss_type", CLIPPED)
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "gradient", "low", "high"), CLIPS)
-def test_clipping(
+def test_policy_loss__clipping(
     loss_type: LossType,
     ratio: float,
     advantage: float,
@@ -201,7 +201,7 @@ def test_clipping(
     assert (float(out.tokens["clipped_low"]), float(out.tokens["clipped_high"])) == (low, high)
 
 
-def test_epsilon_high_is_epsilon_unless_given() -> None:
+def test_policy_loss__epsilon_high_defaults_to_epsilon() -> None:
     inputs = case([math.log(1.3)], [0], [1.0], old=[0.0])
     for settings, loss in ((config(), -1.2), (config(epsilon=0.25), -1.25)):
         assert float(policy_loss(inputs, settings).loss.detach()) == pytest.approx(loss)
@@ -210,12 +210,12 @@ def test_epsilon_high_is_epsilon_unless_given() -> None:
     )
 
 
-def test_cispo_cuts_the_ratio_and_never_the_gradient() -> None:
+def test_policy_loss__cispo_truncates_ratio_not_gradient() -> None:
     for ratio, advantage, weight, cut in (
         (0.1, 2.0, 0.1, 0),
         (1.2, -2.0, 1.2, 0),
         (9.0, 2.0, 5.0, 1),
-        (9.0, -2.0, 5.0, 0),  # TRL counts the good tokens only
+        (9.0, -2.0, 5.0, 0),  # TRL counts only tokens with A > 0
     ):
         inputs = case([math.log(ratio) - 3], [0], [advantage], old=[-3.0])
         settings = config("cispo", epsilon_high=5.0)
@@ -226,27 +226,27 @@ def test_cispo_cuts_the_ratio_and_never_the_gradient() -> None:
         assert float(out.tokens["clipped_cispo"]) == cut
 
 
-def test_gspo_has_the_geometric_mean_of_a_rows_ratios() -> None:
+def test_policy_loss__gspo_geometric_mean_of_row() -> None:
     ratios, row = f64([2.0, 0.5, 1.331, 1.2, 1.1]), [0, 1, 0, 1, 1]
     inputs = case(ratios.log().tolist(), row, [1.0, 1.0], old=[0.0] * 5)
     settings = config("grpo", importance_sampling_level="sequence", epsilon=0.9)
     first, second = math.sqrt(2.0 * 1.331), (0.5 * 1.2 * 1.1) ** (1 / 3)
     tokens = policy_loss(inputs, settings).tokens
     assert_close(tokens["ratio"], f64([first, second, first, second, second]))
-    # Each of the row's n tokens has the loss −r, whose slope in each log π is −r/n: n of them, −r.
+    # Each of the row's n tokens has the loss −r with slope −r/n in each log π; the sum is −r.
     assert_close(slope(inputs, settings), -tokens["ratio"])
 
 
-def test_gspo_clips_rows_and_not_tokens() -> None:
+def test_policy_loss__gspo_clips_rows() -> None:
     logprobs = [math.log(3.0), math.log(0.4), math.log(1.5), math.log(1.5)]
     inputs = case(logprobs, [0, 0, 1, 1], [1.0, 1.0], old=[0.0] * 4)
     out = policy_loss(inputs, config("grpo", importance_sampling_level="sequence"))
     assert_close(out.tokens["clipped_high"], f64([0, 0, 1, 1]))  # √1.2 < 1.2 < 1.5
-    found = slope(inputs, config("grpo", importance_sampling_level="sequence"))
-    assert_close(found, f64([-math.sqrt(1.2), -math.sqrt(1.2), 0, 0]))
+    actual = slope(inputs, config("grpo", importance_sampling_level="sequence"))
+    assert_close(actual, f64([-math.sqrt(1.2), -math.sqrt(1.2), 0, 0]))
 
 
-def test_rows_of_one_token_have_one_level() -> None:
+def test_policy_loss__levels_agree_on_one_token_rows() -> None:
     inputs = random_case(3, [1] * 9)
     for loss_type in LOSS_TYPES:
         token, sequence = (
@@ -261,7 +261,7 @@ def test_rows_of_one_token_have_one_level() -> None:
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_k3_by_hand(unbiased: bool) -> None:
+def test_kl__k3_by_hand(unbiased: bool) -> None:
     # k3 = q/p − log(q/p) − 1 with q/p = 2; its slope in log p is 1 − q/p = −1, times β = 0.5.
     k3, ratio = 2 - math.log(2) - 1, 1.1
     inputs = case([-1.0], [0], [0.0], old=[-1.0 - math.log(ratio)], ref=[math.log(2) - 1.0])
@@ -276,7 +276,7 @@ def test_k3_by_hand(unbiased: bool) -> None:
 
 @repeatable
 @given(logprob=st.floats(-9, 0), ref=st.floats(-9, 0))
-def test_k3_is_positive_and_zero_at_equality(logprob: float, ref: float) -> None:
+def test_kl__k3_nonnegative_and_zero_at_equality(logprob: float, ref: float) -> None:
     for other in (ref, logprob):
         inputs = case([logprob], [0], [0.0], ref=[other])
         kl = float(policy_loss(inputs, config(beta=1.0)).tokens["kl"])
@@ -284,7 +284,7 @@ def test_k3_is_positive_and_zero_at_equality(logprob: float, ref: float) -> None
         assert (kl > 0) == (other != logprob) or abs(other - logprob) < 1e-6
 
 
-def test_at_the_reference_the_kl_term_has_no_gradient() -> None:
+def test_kl__no_gradient_at_reference() -> None:
     inputs = random_case(1, [2, 3])
     inputs = replace(inputs, ref_logprobs=inputs.logprobs.detach())
     for unbiased in (True, False):
@@ -292,7 +292,7 @@ def test_at_the_reference_the_kl_term_has_no_gradient() -> None:
         assert_close(slope(inputs, with_kl), slope(inputs, config()))
 
 
-def test_the_corrected_kl_term_has_the_gradient_of_the_kl() -> None:
+def test_kl__bias_correction_gives_gradient_of_kl() -> None:
     # E_{x~π}[∇ (r k3)] at π_old = π, summed over all of a small vocabulary, is ∇ KL(π ‖ ref);
     # without the correction it is that of the reversed KL(ref ‖ π).
     scores, ref = f64([0.3, -0.2, 1.0]).requires_grad_(), f64([0.5, 0.1, -0.4]).log_softmax(0)
@@ -310,12 +310,12 @@ def test_the_corrected_kl_term_has_the_gradient_of_the_kl() -> None:
         settings = config(beta=1.0, use_bias_correction_kl=unbiased)
         loss = policy_loss(inputs, settings).loss
         kl = (logp.exp() * (logp - ref)).sum() if unbiased else (ref.exp() * (ref - logp)).sum()
-        (found,) = torch.autograd.grad(loss, scores, retain_graph=True)
+        (actual,) = torch.autograd.grad(loss, scores, retain_graph=True)
         (expected,) = torch.autograd.grad(kl, scores, retain_graph=True)
-        assert_close(found, expected)
+        assert_close(actual, expected)
 
 
-def test_a_kl_term_needs_a_reference() -> None:
+def test_kl__needs_reference() -> None:
     with pytest.raises(ValueError, match=r"ref_logprobs: beta = 0\.1 needs those of a reference"):
         policy_loss(case([-1.0], [0], [1.0]), config(beta=0.1))
 
@@ -341,7 +341,7 @@ CORRECTIONS = [
 
 @loss_types
 @pytest.mark.parametrize(("mode", "high", "low", "expected"), CORRECTIONS)
-def test_corrections_by_hand(
+def test_engine_correction__by_hand(
     loss_type: LossType, mode: Any, high: float, low: float, expected: list[float]
 ) -> None:
     inputs = case([-1.0, -2.0, -0.5], [0, 0, 1], [2.0, -1.0], old=[-1.1, -1.9, -0.45])
@@ -364,26 +364,26 @@ def test_corrections_by_hand(
     )
 
 
-def test_the_default_masks_rows_beyond_three() -> None:
+def test_engine_correction__default_masks_rows_above_three() -> None:
     inputs = case([-1.0] * 4, [0, 0, 1, 1], [1.0, 1.0], sampling=[-1.5, -1.5, -1.6, -1.6])
     tokens = policy_loss(inputs, LossConfig()).tokens
     assert_close(tokens["is_ratio"], f64([math.e, math.e, 0, 0]))  # e < 3 < e^1.2
 
 
-def test_on_policy_the_engine_is_corrected_towards_the_present_policy_without_gradient() -> None:
+def test_policy_loss__no_gradient_through_correction() -> None:
     inputs = case([-1.0, -2.0], [0, 1], [2.0, 3.0], sampling=[-1.1, -1.8])
     expected = [-2 * math.exp(0.1), -3 * math.exp(-0.2)]
     assert_close(slope(inputs, config()), f64(expected))
 
 
-def test_the_kl_term_is_not_corrected() -> None:
+def test_engine_correction__not_applied_to_kl() -> None:
     inputs = case([-1.0], [0], [0.0], sampling=[-5.0], ref=[-2.0])
     masked = policy_loss(inputs, config(beta=1.0))
     assert float(masked.tokens["is_ratio"]) == 0
     assert float(masked.loss.detach()) == pytest.approx(math.exp(-1))  # e^−1 + 1 − 1
 
 
-def test_what_the_engine_does_not_say_is_not_corrected() -> None:
+def test_engine_correction__skips_missing_logprobs() -> None:
     inputs = case([-1.0] * 3, [0, 0, 1], [1.0, 1.0], sampling=[-1.5, math.nan, math.nan])
     for mode in MODES:
         out = policy_loss(inputs, config(vllm_importance_sampling_mode=mode))
@@ -396,14 +396,14 @@ def test_what_the_engine_does_not_say_is_not_corrected() -> None:
         assert metrics["sampling/sampling_logp_difference/max"] == pytest.approx(0.5)
 
 
-def test_a_nan_of_ours_is_not_hidden() -> None:
+def test_engine_correction__keeps_nan_of_old_logprobs() -> None:
     inputs = case([-1.0, math.nan], [0, 1], [1.0, 1.0], sampling=[-1.0, -1.0])
     out = policy_loss(inputs, config())
     assert out.loss.isnan()
     assert out.tokens["is_ratio"].isnan().tolist() == [False, True]
 
 
-def test_without_correction_the_engine_is_only_reported() -> None:
+def test_engine_correction__disabled_still_reports_difference() -> None:
     inputs = random_case(2, [3, 2])
     settings = config(vllm_importance_sampling_correction=False)
     out = policy_loss(inputs, settings)
@@ -442,7 +442,7 @@ TRL: list[tuple[dict[str, Any], float, list[float]]] = [
         [0.0, -0.321006354, -0.372956174, 0.068227563, 0.274786878, 0.0],
     ),
     (
-        {"loss_type": "bnpo"},  # one micro-batch: TRL's denominator is ours
+        {"loss_type": "bnpo"},  # with one micro-batch, both divide by the same
         -0.567560061,
         [0.0, -0.321006354, -0.372956174, 0.068227563, 0.274786878, 0.0],
     ),
@@ -508,17 +508,19 @@ TRL: list[tuple[dict[str, Any], float, list[float]]] = [
 
 
 @pytest.mark.parametrize(("settings", "loss", "gradient"), TRL)
-def test_numbers_of_trl(settings: dict[str, Any], loss: float, gradient: list[float]) -> None:
+def test_policy_loss__matches_trl(
+    settings: dict[str, Any], loss: float, gradient: list[float]
+) -> None:
     inputs = case(**TRL_CASE)
     settings_ = LossConfig(**settings)
     weights = loss_weights(torch.tensor([3, 1, 2]), settings_.loss_type, LENGTH).double()
     inputs = replace(inputs, weights=weights[inputs.row])
-    found = float(policy_loss(inputs, settings_).loss.detach())
-    assert found == pytest.approx(loss, rel=1e-6, abs=1e-8)
+    actual = float(policy_loss(inputs, settings_).loss.detach())
+    assert actual == pytest.approx(loss, rel=1e-6, abs=1e-8)
     assert_close(slope(inputs, settings_), f64(gradient), rtol=1e-6, atol=1e-8)
 
 
-def test_the_defaults_are_those_of_trl() -> None:
+def test_loss_config__defaults_match_trl() -> None:
     # trl/trainer/grpo_config.py, 1.16.0
     assert vars(LossConfig()) == {
         "loss_type": "dapo",
@@ -539,9 +541,9 @@ def test_the_defaults_are_those_of_trl() -> None:
 
 @loss_types
 @pytest.mark.parametrize("level", ["token", "sequence"])
-def test_finite_differences(loss_type: LossType, level: Any) -> None:
-    # CISPO holds the ratio while it differentiates, so only where every ratio is cut, here at e,
-    # do differences of the loss agree.
+def test_policy_loss__gradient_matches_finite_differences(loss_type: LossType, level: Any) -> None:
+    # CISPO treats the ratio as a constant. Finite differences therefore agree only where all ratios
+    # are cut; all ratios are e.
     inputs = random_case(5, [3, 1, 4], loss_type)
     if loss_type == "cispo":
         inputs = replace(inputs, old_logprobs=inputs.logprobs.detach() - 1)
@@ -559,18 +561,18 @@ def test_finite_differences(loss_type: LossType, level: Any) -> None:
 
 
 @loss_types
-def test_nothing_but_the_policy_has_a_gradient(loss_type: LossType) -> None:
+def test_policy_loss__gradient_of_policy_only(loss_type: LossType) -> None:
     inputs = random_case(6, [2, 2])
     given_ = ("old_logprobs", "sampling_logprobs", "ref_logprobs")
     leaves = {name: getattr(inputs, name).clone().requires_grad_() for name in given_}
     settings = config(loss_type, beta=0.3)
     out = policy_loss(replace(inputs, **leaves), settings)
-    found = torch.autograd.grad(out.loss, list(leaves.values()), allow_unused=True)
-    assert found == (None, None, None)
+    actual = torch.autograd.grad(out.loss, list(leaves.values()), allow_unused=True)
+    assert actual == (None, None, None)
     assert not any(values.requires_grad for values in out.tokens.values())
 
 
-def test_grpo_and_dapo_coincide_for_equal_lengths() -> None:
+def test_policy_loss__grpo_equals_dapo_for_equal_lengths() -> None:
     for lengths, same in (([3, 3, 3], True), ([3, 1, 5], False)):
         grpo, dapo = random_case(7, lengths, "grpo"), random_case(7, lengths, "dapo")
         difference = policy_loss(grpo, config("grpo")).loss - policy_loss(dapo, config("dapo")).loss
@@ -581,8 +583,10 @@ def test_grpo_and_dapo_coincide_for_equal_lengths() -> None:
 @given(
     seed=st.integers(0, 10**6), shift=st.floats(-5, 5), level=st.sampled_from(["token", "sequence"])
 )
-def test_only_differences_of_log_probabilities_matter(seed: int, shift: float, level: Any) -> None:
-    # But not in CISPO, where log π itself is a factor of the loss; its gradient is as invariant.
+def test_policy_loss__invariant_to_shift_of_all_logprobs(
+    seed: int, shift: float, level: Any
+) -> None:
+    # In CISPO log π itself is a factor of the loss, so only its gradient is invariant.
     inputs = random_case(seed, [2, 0, 3])
     moved = replace(inputs, logprobs=(inputs.logprobs + shift).detach().requires_grad_())
     for name in ("old_logprobs", "sampling_logprobs", "ref_logprobs"):
@@ -603,7 +607,7 @@ def test_only_differences_of_log_probabilities_matter(seed: int, shift: float, l
     level=st.sampled_from(["token", "sequence"]),
     mode=st.sampled_from(MODES),
 )
-def test_micro_batches_add_up(
+def test_policy_loss__micro_batches_add_up(
     seed: int,
     lengths: list[int],
     cuts: set[int],
@@ -611,7 +615,7 @@ def test_micro_batches_add_up(
     level: Any,
     mode: CorrectionMode,
 ) -> None:
-    whole = random_case(seed, lengths, loss_type)
+    full = random_case(seed, lengths, loss_type)
     settings = config(
         loss_type,
         importance_sampling_level=level,
@@ -622,27 +626,27 @@ def test_micro_batches_add_up(
     edges = sorted({0, len(lengths), *(cut for cut in cuts if cut < len(lengths))})
     outs, slopes = [], []
     for start, stop in pairwise(edges):
-        here = (start <= whole.row) & (whole.row < stop)
+        in_part = (start <= full.row) & (full.row < stop)
         part = replace(
-            whole,
-            logprobs=whole.logprobs.detach()[here].requires_grad_(),
-            advantages=whole.advantages[start:stop],
-            row=whole.row[here] - start,
+            full,
+            logprobs=full.logprobs.detach()[in_part].requires_grad_(),
+            advantages=full.advantages[start:stop],
+            row=full.row[in_part] - start,
             **{
-                name: getattr(whole, name)[here]
+                name: getattr(full, name)[in_part]
                 for name in ("old_logprobs", "sampling_logprobs", "ref_logprobs", "weights")
             },
         )
         outs.append(policy_loss(part, settings))
         slopes.append(slope(part, settings))
-    together = policy_loss(whole, settings)
+    together = policy_loss(full, settings)
     assert_close(sum(out.loss for out in outs), together.loss)
-    assert_close(torch.cat(slopes), slope(whole, settings))
+    assert_close(torch.cat(slopes), slope(full, settings))
     tokens = {name: torch.cat([out.tokens[name] for out in outs]) for name in together.tokens}
     assert loss_metrics(tokens) == pytest.approx(loss_metrics(together.tokens), rel=1e-9)
 
 
-def test_the_order_of_tokens_does_not_matter() -> None:
+def test_policy_loss__independent_of_token_order() -> None:
     inputs, order = random_case(9, [3, 2, 4]), torch.tensor([8, 1, 3, 0, 7, 5, 2, 6, 4])
     mixed = replace(
         inputs,
@@ -662,7 +666,7 @@ def test_the_order_of_tokens_does_not_matter() -> None:
 @loss_types
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("rows", [0, 2])
-def test_no_tokens(loss_type: LossType, level: Any, rows: int) -> None:
+def test_policy_loss__no_tokens(loss_type: LossType, level: Any, rows: int) -> None:
     inputs = case([], [], [1.0] * rows, old=[], sampling=[], ref=[])
     settings = config(loss_type, importance_sampling_level=level, beta=0.1)
     out = policy_loss(inputs, settings)
@@ -673,7 +677,7 @@ def test_no_tokens(loss_type: LossType, level: Any, rows: int) -> None:
     assert loss_metrics(out.tokens) == {}
 
 
-def test_rows_without_tokens_change_nothing_but_the_weights() -> None:
+def test_policy_loss__empty_rows_change_only_weights() -> None:
     inputs, with_empty = random_case(4, [2, 3]), random_case(4, [2, 0, 3])
     with_empty = replace(
         inputs,
@@ -686,7 +690,7 @@ def test_rows_without_tokens_change_nothing_but_the_weights() -> None:
     assert loss_metrics(out.tokens) == loss_metrics(other.tokens)
 
 
-def test_the_loss_is_of_the_log_probabilities_precision() -> None:
+def test_policy_loss__dtype_of_logprobs() -> None:
     inputs = case([-1.0, -2.0], [0, 1], [1.0, 2.0], old=[-1.0, -1.5])
     inputs = replace(inputs, logprobs=inputs.logprobs.detach().float().requires_grad_())
     inputs = replace(inputs, old_logprobs=torch.tensor([-1.0, -1.5]))
@@ -696,7 +700,7 @@ def test_the_loss_is_of_the_log_probabilities_precision() -> None:
 # --- metrics
 
 
-def test_metrics_by_hand() -> None:
+def test_loss_metrics__by_hand() -> None:
     # Rows of 1 and 3 tokens; ratios 1.5 | 0.5, 1.5, 1.25; advantages +1 | −1.
     ratios, mismatch = f64([1.5, 0.5, 1.5, 1.25]), f64([2.0, 0.5, 1.0, 4.0])
     inputs = case(
@@ -722,8 +726,8 @@ def test_metrics_by_hand() -> None:
     )
 
 
-def test_metrics_of_rows_by_hand() -> None:
-    # The same; rows' ratios are 1.5 and (0.5 · 1.5 · 1.25)^(1/3) > 0.8, corrections both 2.
+def test_loss_metrics__sequence_level_by_hand() -> None:
+    # As above; rows' ratios are 1.5 and (0.5 · 1.5 · 1.25)^(1/3) > 0.8, corrections both 2.
     ratios, mismatch = f64([1.5, 0.5, 1.5, 1.25]), f64([2.0, 0.5, 1.0, 5.0])
     inputs = case(ratios.log().tolist(), [0, 1, 1, 1], [1.0, -1.0], old=[0.0] * 4)
     inputs = replace(inputs, sampling_logprobs=-mismatch.log())
@@ -738,7 +742,7 @@ def test_metrics_of_rows_by_hand() -> None:
     assert "kl" not in metrics
 
 
-def test_low_min_is_the_least_clipped_row() -> None:
+def test_loss_metrics__low_min_is_least_clipped_row() -> None:
     inputs = case([math.log(0.5)] * 2 + [0.0] + [math.log(0.5)], [0, 0, 0, 1], [-1.0, -1.0])
     inputs = replace(inputs, old_logprobs=f64([0.0] * 4))
     metrics = loss_metrics(policy_loss(inputs, config()).tokens)
@@ -746,13 +750,13 @@ def test_low_min_is_the_least_clipped_row() -> None:
     assert metrics["clip_ratio/low_mean"] == pytest.approx(3 / 4)
 
 
-def test_cispo_has_its_own_metric() -> None:
+def test_loss_metrics__cispo() -> None:
     inputs = case([1.0, 0.0, 1.0], [0, 0, 1], [1.0, -1.0], old=[0.0] * 3)
     metrics = loss_metrics(policy_loss(inputs, config("cispo")).tokens)
     assert metrics == pytest.approx({"cispo_clip_ratio": 1 / 3})
 
 
-def test_an_engine_that_never_says_has_no_difference_to_report() -> None:
+def test_loss_metrics__no_difference_without_engine_logprobs() -> None:
     inputs = case([-1.0], [0], [1.0], sampling=[math.nan])
     assert not [
         name for name in loss_metrics(policy_loss(inputs, config()).tokens) if "logp_diff" in name
@@ -807,9 +811,7 @@ def test_an_engine_that_never_says_has_no_difference_to_report() -> None:
         ),
     ],
 )
-def test_configurations_that_mean_nothing_are_refused(
-    changes: dict[str, Any], message: str
-) -> None:
+def test_loss_config__bad_values_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:
         LossConfig(**changes)
     assert str(error.value) == message
@@ -828,11 +830,11 @@ def test_configurations_that_mean_nothing_are_refused(
         ({"row": torch.zeros(3, dtype=torch.int64)}, r"row: shape \(3,\) is not"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(changes: dict[str, Tensor], message: str) -> None:
+def test_loss_inputs__bad_shapes_named(changes: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(case([-1.0, -2.0], [0, 1], [1.0, 1.0]), **changes)
 
 
-def test_unknown_loss_types_have_no_weights() -> None:
+def test_loss_weights__unknown_loss_type_refused() -> None:
     with pytest.raises(ValueError, match="loss_type: 'ppo' is not one of"):
         loss_weights(torch.tensor([1]), "ppo")  # type: ignore[arg-type]

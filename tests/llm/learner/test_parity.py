@@ -1,4 +1,4 @@
-"""Parity between engine and trainer: what holds, and what is found out."""
+"""Parity between engine and trainer: agreement within rounding, and detected differences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm.learner.parity import (
 )
 from llm.learner.rows import MicroBatch
 from llm.models.logprobs import completion_logprobs
-from tests.llm.small import Dictated
+from tests.llm.small import ScriptedEngine
 from tests.llm.tiny_models import MAX_LENGTH, VOCABULARY, tiny_qwen2
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def check(engine: Any, logprobs: Logprobs, temperature: float = 1.0) -> Parity:
 
 
 @pytest.mark.parametrize(("tied", "temperature"), [(True, 0.5), (False, 1.0), (True, 1.7)])
-def test_the_same_weights_agree(tied: bool, temperature: float) -> None:
+def test_check_parity__same_weights_agree(tied: bool, temperature: float) -> None:
     model = tiny_qwen2(tied=tied)
     parity = check(TransformersEngine(model), trainer(model, temperature), temperature)
     assert parity.holds
@@ -57,7 +57,7 @@ def test_the_same_weights_agree(tied: bool, temperature: float) -> None:
     assert "(max ≤ 0.0001 for float32)" in str(parity)
 
 
-def test_prompts_that_leave_little_room_are_probed_less() -> None:
+def test_check_parity__fewer_tokens_after_long_prompts() -> None:
     model = tiny_qwen2()
     prompts = [[t % VOCABULARY for t in range(length)] for length in (MAX_LENGTH - 5, 3)]
     parity = check_parity(
@@ -79,10 +79,10 @@ def scaled(model: Any, name: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("what", STALE)
-def test_stale_weights_are_found_out(what: str) -> None:
+@pytest.mark.parametrize("change", STALE)
+def test_check_parity__stale_weights_detected(change: str) -> None:
     engine = TransformersEngine(tiny_qwen2())
-    model = STALE[what](tiny_qwen2())
+    model = STALE[change](tiny_qwen2())
     with pytest.raises(
         ParityError, match=r"^parity FAILED: .* over 144 tokens, .*different weights.* Nothing was"
     ):
@@ -92,28 +92,28 @@ def test_stale_weights_are_found_out(what: str) -> None:
 
 
 @pytest.mark.parametrize(("engine_at", "trainer_at"), [(1.0, 1.001), (0.7, 1.0)])
-def test_another_temperature_is_found_out(engine_at: float, trainer_at: float) -> None:
+def test_check_parity__other_temperature_detected(engine_at: float, trainer_at: float) -> None:
     model = tiny_qwen2()
     engine = TransformersEngine(model)
-    with pytest.raises(ParityError, match="logits in a way that one of them does not know"):
+    with pytest.raises(ParityError, match="only one of them applies the model's changes"):
         check(engine, trainer(model, trainer_at), engine_at)
     assert check(engine, trainer(model, engine_at), engine_at).holds
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_one_number_that_is_none_is_found_out(bad: float, dtype: torch.dtype) -> None:
+def test_check_parity__non_finite_logprob_detected(bad: float, dtype: torch.dtype) -> None:
     def logprobs(batch: MicroBatch) -> torch.Tensor:
         return batch.logprobs.index_fill(0, torch.tensor([5]), bad)
 
-    engine = Dictated(lambda prompt, params, j: [1] * PROBE_TOKENS)
+    engine = ScriptedEngine(lambda prompt, params, j: [1] * PROBE_TOKENS)
     engine.dtype = dtype  # type: ignore[misc]
     with pytest.raises(ParityError, match=r"mean (nan|inf), max (nan|inf) nats"):
         check(engine, logprobs)
 
 
-def test_differences_by_hand_and_what_the_engine_is_asked() -> None:
-    engine = Dictated(lambda prompt, params, j: [1] * PROBE_TOKENS)
+def test_check_parity__differences_and_engine_requests() -> None:
+    engine = ScriptedEngine(lambda prompt, params, j: [1] * PROBE_TOKENS)
     engine.dtype = torch.bfloat16  # type: ignore[misc]
     off = torch.zeros(PROBE_TOKENS * len(PROMPTS))
     off[3], off[100] = 1.0, -2.0
@@ -124,11 +124,13 @@ def test_differences_by_hand_and_what_the_engine_is_asked() -> None:
     assert prompts == PROMPTS
     for p in params:
         assert (p.n, p.temperature, p.top_p, p.stop_token_ids) == (1, 0.7, 1.0, ())
-    assert len({p.seed for p in params}) == len(PROMPTS)  # or equal prompts would say one thing
+    assert len({p.seed for p in params}) == len(
+        PROMPTS
+    )  # so that equal prompts have different samples
 
 
 @pytest.mark.parametrize(
-    ("mean", "most", "dtype", "holds"),
+    ("mean", "largest", "dtype", "holds"),
     [
         (0.0, FLOAT32_MAX, torch.float32, True),
         (0.0, 1.01 * FLOAT32_MAX, torch.float32, False),
@@ -138,17 +140,17 @@ def test_differences_by_hand_and_what_the_engine_is_asked() -> None:
         (math.nan, math.nan, torch.bfloat16, False),
     ],
 )
-def test_the_largest_difference_in_float32_the_mean_in_bfloat16(
-    mean: float, most: float, dtype: torch.dtype, holds: bool
+def test_parity__bounds_max_in_float32_and_mean_in_bfloat16(
+    mean: float, largest: float, dtype: torch.dtype, holds: bool
 ) -> None:
-    parity = Parity(10, mean, most, dtype)
+    parity = Parity(10, mean, largest, dtype)
     assert parity.holds == holds
     assert str(parity).startswith(f"parity {'ok' if holds else 'FAILED'}: ")
     limit = "max ≤ 0.0001 for float32" if dtype == torch.float32 else "mean ≤ 0.05 for bfloat16"
     assert str(parity).endswith(f"({limit})")
 
 
-def test_bfloat16_agrees_but_for_rounding() -> None:
+def test_check_parity__bfloat16_agrees_within_rounding() -> None:
     model = tiny_qwen2()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -160,7 +162,7 @@ def test_bfloat16_agrees_but_for_rounding() -> None:
         check(engine, trainer(tiny_qwen2(seed=1), bf16=True))
 
 
-def test_equal_prompts_are_probed_with_different_samples() -> None:
+def test_check_parity__different_samples_of_equal_prompts() -> None:
     model = tiny_qwen2()
     seen = []
 

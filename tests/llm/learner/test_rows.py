@@ -1,4 +1,4 @@
-"""Rows of tokens: what is trained on, and that nothing else has a gradient."""
+"""Rows of tokens: which tokens are trained, and that no others have a gradient."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from llm.learner.options import LossConfig, UpdateOptions
 from llm.learner.rows import (
     MicroBatch,
     Row,
-    deal,
     make_rows,
     micro_batches,
     pad,
+    shard_micro_batches,
 )
 from llm.learner.updater import PolicyUpdater
 from llm.models.policy import load_policy
@@ -34,7 +34,7 @@ from tests.llm.small import dense_logprobs, random_group
 
 CPU = torch.device("cpu")
 
-#: The made-up log-probs of the engine differ from the model's, so the correction is at work.
+#: The made-up engine log-probs differ from the model's, so the correction has an effect.
 CORRECTED: dict[str, Any] = {"vllm_importance_sampling_mode": "token_truncate"}
 LOSSES = {
     "grpo": LossConfig("grpo", **CORRECTED),
@@ -52,7 +52,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def policy(tiny_model: Callable[[bool], Path]) -> Any:
-    """In float64, where sums in another order agree to many digits."""
+    """A policy in float64, in which sums in another order agree to many digits."""
     return load_policy(str(tiny_model(True)), device=CPU).double()
 
 
@@ -66,22 +66,24 @@ def groups(seed: int = 0) -> list[Group]:
     ]
 
 
-def rows_of(found: Sequence[Group], **options: Any) -> list[Row]:
-    advantages = cpi.group_advantages([group.returns for group in found])
-    return make_rows(found, advantages, **options)
+def rows_of(sampled: Sequence[Group], **options: Any) -> list[Row]:
+    advantages = cpi.group_advantages([group.returns for group in sampled])
+    return make_rows(sampled, advantages, **options)
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def assert_alike(found: dict[str, Any], expected: dict[str, Any], error: float = 1e-6) -> None:
+def assert_alike(actual: dict[str, Any], expected: dict[str, Any], error: float = 1e-6) -> None:
     """Equal but for `error` of the largest number in a tensor; advantages are float32."""
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
         largest = float(tensor.abs().max())
         assert largest > 0, name
-        assert_close(found[name], tensor, rtol=0, atol=error * largest, msg=lambda m, n=name: n + m)
+        assert_close(
+            actual[name], tensor, rtol=0, atol=error * largest, msg=lambda m, n=name: n + m
+        )
 
 
 def step(
@@ -92,7 +94,7 @@ def step(
     kind: Any = PolicyUpdater,
     **options: Any,
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """What a step of gradient descent subtracts from a copy of the policy, and its metrics."""
+    """The gradient, as the change of a copy of the policy in an SGD step at rate 1, and metrics."""
     model = copy.deepcopy(policy)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     constant = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
@@ -110,12 +112,12 @@ def step(
 # --- rows ---
 
 
-def test_rows_by_hand() -> None:
-    found = groups()
-    rows = rows_of(found)
+def test_make_rows__by_hand() -> None:
+    sampled = groups()
+    rows = rows_of(sampled)
     assert len(rows) == 9
-    episodes = [episode for group in found for episode in group.episodes]
-    advantages = np.concatenate(cpi.group_advantages([group.returns for group in found]))
+    episodes = [episode for group in sampled for episode in group.episodes]
+    advantages = np.concatenate(cpi.group_advantages([group.returns for group in sampled]))
     kept = [5] * 4 + [5 + 3 + 2] * 2 + [2 + 4] * 3  # prompt and shared prefix
     suffixes = [6, 3, 3, 7, 3, 6, 1, 7, 2]
     for row, episode, advantage, begin, suffix in zip(
@@ -130,21 +132,21 @@ def test_rows_by_hand() -> None:
         assert row.advantage == advantage
 
 
-def test_cut_episodes_can_be_masked() -> None:
-    found = groups()
-    for row, whole in zip(
-        rows_of(found, mask_truncated_completions=True), rows_of(found), strict=True
+def test_make_rows__cut_episodes_can_be_masked() -> None:
+    sampled = groups()
+    for row, full in zip(
+        rows_of(sampled, mask_truncated_completions=True), rows_of(sampled), strict=True
     ):
-        np.testing.assert_array_equal(row.ids, whole.ids)
-        assert row.advantage == whole.advantage and row.trained_from == whole.trained_from
-        cut = len(whole.ids) == 5 + 5 + 6 and whole.trained == 6
-        assert row.trained == len(row.logprobs) == (0 if cut else whole.trained)
-        assert row.trained_to == (row.trained_from if cut else whole.trained_to)
+        np.testing.assert_array_equal(row.ids, full.ids)
+        assert row.advantage == full.advantage and row.trained_from == full.trained_from
+        cut = len(full.ids) == 5 + 5 + 6 and full.trained == 6
+        assert row.trained == len(row.logprobs) == (0 if cut else full.trained)
+        assert row.trained_to == (row.trained_from if cut else full.trained_to)
 
 
 @repeatable
 @given(st.integers(0, 10**6), st.integers(1, 11), st.sets(st.integers(0, 8), min_size=1))
-def test_micro_batches_hold_each_row_once(seed: int, size: int, chosen: set[int]) -> None:
+def test_micro_batches__hold_each_row_once(seed: int, size: int, chosen: set[int]) -> None:
     rows = rows_of(groups(seed), mask_truncated_completions=bool(seed % 2))
     batches = micro_batches(rows, sorted(chosen), size, CPU)
     assert sorted(i for batch in batches for i in batch.members) == sorted(chosen)
@@ -172,39 +174,39 @@ def test_micro_batches_hold_each_row_once(seed: int, size: int, chosen: set[int]
 
 @repeatable
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 7), st.integers(1, 5))
-def test_rows_are_dealt_evenly(lengths: list[int], size: int, hands: int) -> None:
+def test_shard_micro_batches__even_shards(lengths: list[int], size: int, ranks: int) -> None:
     rows = [Row(np.zeros(n, dtype=np.int64), n, n, np.zeros(0), 0.0) for n in lengths]
-    rounds = deal(rows, range(len(rows)), size, hands)
-    dealt = [[i for members in rounds for i in members[hand]] for hand in range(hands)]
-    assert sorted(i for hand in dealt for i in hand) == list(range(len(rows)))
-    assert all(len(members) == hands for members in rounds)  # as many micro-batches for each
+    rounds = shard_micro_batches(rows, range(len(rows)), size, ranks)
+    shards = [[i for members in rounds for i in members[shard]] for shard in range(ranks)]
+    assert sorted(i for shard in shards for i in shard) == list(range(len(rows)))
+    assert all(len(members) == ranks for members in rounds)  # equally many micro-batches per rank
     assert all(len(each) <= size for members in rounds for each in members)
-    assert len(rounds) == max(-(-len(hand) // size) for hand in dealt)
-    tokens = [sum(lengths[i] for i in hand) for hand in dealt]
+    assert len(rounds) == max(-(-len(shard) // size) for shard in shards)
+    tokens = [sum(lengths[i] for i in shard) for shard in shards]
     assert max(tokens) - min(tokens) <= max(lengths, default=0)
-    for hand in dealt:
-        assert [lengths[i] for i in hand] == sorted(lengths[i] for i in hand)
+    for shard in shards:
+        assert [lengths[i] for i in shard] == sorted(lengths[i] for i in shard)
 
 
-def test_longest_rows_are_dealt_first() -> None:
+def test_shard_micro_batches__longest_rows_first() -> None:
     rows = [Row(np.zeros(n, dtype=np.int64), n, n, np.zeros(0), 0.0) for n in (1, 1, 1, 3)]
-    assert deal(rows, range(4), 8, 2) == [[[3], [0, 1, 2]]]
+    assert shard_micro_batches(rows, range(4), 8, 2) == [[[3], [0, 1, 2]]]
 
 
 # --- gradients ---
 
 
 def gradient_by_definition(
-    policy: Any, found: Sequence[Group], weight: Callable[[int, int], float]
+    policy: Any, sampled: Sequence[Group], weight: Callable[[int, int], float]
 ) -> dict[str, torch.Tensor]:
     """∇ of −Σ weight · Â · log π(token | all before it), over the tokens after the shared prefix.
 
     From dense logits, a sequence at a time; rows, masks and micro-batches do not occur.
     """
     model = copy.deepcopy(policy)
-    advantages = cpi.group_advantages([group.returns for group in found])
+    advantages = cpi.group_advantages([group.returns for group in sampled])
     loss = torch.zeros((), dtype=torch.float64)
-    for group, values in zip(found, advantages, strict=True):
+    for group, values in zip(sampled, advantages, strict=True):
         for episode, advantage in zip(group.episodes, values, strict=True):
             suffix = token_ids(episode.steps[group.prefix.length :])
             ids = [*group.prefix.start.ids, *token_ids(episode.steps)]
@@ -215,9 +217,9 @@ def gradient_by_definition(
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo"])
-def test_gradient_is_that_of_the_suffixes(policy: Any, loss_type: str) -> None:
-    found = groups()
-    tokens = sum(row.trained for row in rows_of(found))
+def test_updater__gradient_of_suffixes_only(policy: Any, loss_type: str) -> None:
+    sampled = groups()
+    tokens = sum(row.trained for row in rows_of(sampled))
     weight = {
         "grpo": lambda group, length: 1 / (9 * length),
         "dr_grpo": lambda group, length: 1 / (9 * 20),
@@ -227,12 +229,12 @@ def test_gradient_is_that_of_the_suffixes(policy: Any, loss_type: str) -> None:
         epsilon_high=5.0 if loss_type == "cispo" else None,
         vllm_importance_sampling_correction=False,
     )
-    moved, _ = step(policy, rows_of(found), config)
-    assert_alike(moved, gradient_by_definition(policy, found, weight))
+    moved, _ = step(policy, rows_of(sampled), config)
+    assert_alike(moved, gradient_by_definition(policy, sampled, weight))
 
 
 class Dense(PolicyUpdater):
-    """Scores every token with a row of its own, and keeps what flows back into the scores."""
+    """Computes the log-probs of all tokens, and keeps their gradients."""
 
     seen: list[tuple[MicroBatch, torch.Tensor]] = []  # noqa: RUF012
 
@@ -247,24 +249,24 @@ class Dense(PolicyUpdater):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_prefix_tokens_have_exactly_no_gradient(policy: Any, name: str) -> None:
+def test_updater__zero_gradient_of_prefix_tokens(policy: Any, name: str) -> None:
     Dense.seen = []
-    found = groups()
-    rows = rows_of(found)
+    sampled = groups()
+    rows = rows_of(sampled)
     moved, _ = step(policy, rows, LOSSES[name], 4, kind=Dense)
-    episodes = [(group, episode) for group in found for episode in group.episodes]
+    episodes = [(group, episode) for group in sampled for episode in group.episodes]
     for batch, scores in Dense.seen:
         assert scores.grad is not None
         for at, i in enumerate(batch.members):
             group, episode = episodes[i]
             prompt = len(group.prefix.start.ids)
             shared = sum(len(thought.ids) for thought in group.prefix.steps)
-            whole = prompt + len(token_ids(episode.steps))
+            end = prompt + len(token_ids(episode.steps))
             slopes = scores.grad[at]  # of tokens 1, 2, …
             assert (slopes[: prompt + shared - 1] == 0).all()
-            assert (slopes[whole - 1 :] == 0).all()
-            # With one advantage a row, all suffix tokens that count pull the same way.
-            pull = slopes[prompt + shared - 1 : whole - 1] * -rows[i].advantage
+            assert (slopes[end - 1 :] == 0).all()
+            # A row has one advantage, so the gradients of its suffix tokens have the same sign.
+            pull = slopes[prompt + shared - 1 : end - 1] * -rows[i].advantage
             assert (pull >= 0).all()
     everything = torch.cat([scores.grad.flatten() for _, scores in Dense.seen])  # type: ignore[union-attr]
     assert (everything != 0).sum() > 10
@@ -283,10 +285,10 @@ def as_prompt(group: Group) -> Group:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_prefix_counts_as_little_as_a_prompt(policy: Any, name: str) -> None:
-    found = groups()
-    moved, metrics = step(policy, rows_of(found), LOSSES[name])
-    others, same = step(policy, rows_of([as_prompt(group) for group in found]), LOSSES[name])
+def test_updater__prefix_equals_prompt(policy: Any, name: str) -> None:
+    sampled = groups()
+    moved, metrics = step(policy, rows_of(sampled), LOSSES[name])
+    others, same = step(policy, rows_of([as_prompt(group) for group in sampled]), LOSSES[name])
     assert_close(moved, others, rtol=0, atol=0)
     assert metrics == same
 
@@ -302,7 +304,7 @@ WITH_KL = {
 
 @pytest.mark.parametrize("name", WITH_KL)
 @pytest.mark.parametrize("passes", [1, 2])
-def test_micro_batches_change_nothing(policy: Any, name: str, passes: int) -> None:
+def test_updater__micro_batch_size_changes_nothing(policy: Any, name: str, passes: int) -> None:
     rows = rows_of(groups(), mask_truncated_completions=True)
     results = [
         step(policy, rows, WITH_KL[name], size, num_iterations=passes) for size in (1, 3, 8, 32)
@@ -315,7 +317,7 @@ def test_micro_batches_change_nothing(policy: Any, name: str, passes: int) -> No
 
 
 class Padded(PolicyUpdater):
-    """Has turns with nothing to do, as a process with fewer rows than another."""
+    """Has extra empty micro-batches, like a rank with fewer rows than others."""
 
     def _batches(
         self, rows: Sequence[Row], part: Sequence[int]
@@ -326,7 +328,7 @@ class Padded(PolicyUpdater):
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_a_micro_batch_without_rows_changes_nothing(policy: Any, passes: int) -> None:
+def test_updater__empty_micro_batch_changes_nothing(policy: Any, passes: int) -> None:
     rows = rows_of(groups(), mask_truncated_completions=True)
     for loss in WITH_KL.values():
         moved, metrics = step(policy, rows, loss, num_iterations=passes)
@@ -337,7 +339,7 @@ def test_a_micro_batch_without_rows_changes_nothing(policy: Any, passes: int) ->
 
 
 class Unskipped(PolicyUpdater):
-    """Puts rows through the model that cannot move the policy."""
+    """Also runs forward passes on rows that cannot move the policy."""
 
     def _informative(self, rows: Sequence[Row], part: Sequence[int]) -> list[int]:
         return [i for i in part if rows[i].trained]
@@ -345,40 +347,42 @@ class Unskipped(PolicyUpdater):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("passes", [1, 2])
-def test_rows_without_advantage_may_be_skipped(policy: Any, name: str, passes: int) -> None:
+def test_updater__rows_without_advantage_may_be_skipped(
+    policy: Any, name: str, passes: int
+) -> None:
     draws = rng(4)
-    found = [
+    sampled = [
         random_group(draws, [(2, 4), (3,), (7,)], returns=[1, 1, 1]),
         random_group(draws, [(2, 1), (6,)], kept=(3, 2)),
         random_group(draws, [(3,), (2,)], returns=[0, 0]),
     ]
-    rows = rows_of(found)
+    rows = rows_of(sampled)
     moved, metrics = step(policy, rows, LOSSES[name], num_iterations=passes)
     other, same = step(policy, rows, LOSSES[name], kind=Unskipped, num_iterations=passes)
     assert_alike(moved, other, 1e-9)
     for shared in ("loss", "grad_norm", "learning_rate"):
         assert metrics[shared] == pytest.approx(same[shared], rel=1e-9, abs=1e-12)
-    # They still count as tokens and as rows.
+    # Skipped rows still count as rows, and their tokens as tokens.
     alone, _ = step(policy, [row for row in rows if row.advantage], LOSSES[name])
     one, _ = step(policy, rows, LOSSES[name])
     share = {"grpo": 2 / 7, "gspo": 2 / 7, "dr_grpo": 2 / 7}.get(name, 9 / (9 + 16 + 5))
     assert_alike(one, {k: share * v for k, v in alone.items()})
 
 
-def test_rows_without_advantage_count_with_kl(policy: Any) -> None:
+def test_updater__rows_without_advantage_needed_with_kl(policy: Any) -> None:
     seen = []
 
-    class Watched(PolicyUpdater):
+    class Recording(PolicyUpdater):
         def _informative(self, rows: Sequence[Row], part: Sequence[int]) -> list[int]:
             seen.append(super()._informative(rows, part))
             return seen[-1]
 
     draws = rng(5)
-    found = [
+    sampled = [
         random_group(draws, [(2,), (3,)], returns=[1, 1]),
         random_group(draws, [(2, 1), (6,)], ends=["stop", "cut"]),
     ]
-    rows = rows_of(found, mask_truncated_completions=True)
-    step(policy, rows, LossConfig(beta=0.1), kind=Watched)
-    step(policy, rows, LossConfig(), kind=Watched)
+    rows = rows_of(sampled, mask_truncated_completions=True)
+    step(policy, rows, LossConfig(beta=0.1), kind=Recording)
+    step(policy, rows, LossConfig(), kind=Recording)
     assert seen == [[0, 1, 2], [2]]

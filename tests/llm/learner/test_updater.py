@@ -1,4 +1,4 @@
-"""Optimizer steps: what moves, what does not, and what happens when numbers overflow."""
+"""Optimizer steps: moved parameters, gradients, several passes, and non-finite numbers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def groups(seed: int = 0) -> list[Group]:
 
 
 def rows(seed: int = 0) -> list[Row]:
-    found = groups(seed)
-    return make_rows(found, cpi.group_advantages([group.returns for group in found]))
+    sampled = groups(seed)
+    return make_rows(sampled, cpi.group_advantages([group.returns for group in sampled]))
 
 
 def updater(
@@ -81,7 +81,7 @@ def snapshot(model: Any) -> dict[str, torch.Tensor]:
 
 
 def moved(before: dict[str, torch.Tensor], model: Any) -> set[str]:
-    """Names of the parameters of which any bit differs."""
+    """Names of the parameters with any changed bit."""
     after = snapshot(model)
     assert before.keys() == after.keys()
     return {
@@ -99,7 +99,7 @@ def norm(before: dict[str, torch.Tensor], model: Any) -> float:
 # --- what moves ---
 
 
-def test_every_weight_moves(policy: Any) -> None:
+def test_updater__every_weight_moves(policy: Any) -> None:
     before = snapshot(policy)
     assert len(before) == 26 and before.keys() == trainable(policy).keys()
     metrics = updater(policy)(rows(), rng())
@@ -109,7 +109,7 @@ def test_every_weight_moves(policy: Any) -> None:
     assert metrics["clip_ratio/region_mean"] == 0.0
 
 
-def test_adapters_move_and_nothing_else(adapted: Any) -> None:
+def test_updater__only_adapters_move(adapted: Any) -> None:
     before = snapshot(adapted)
     adapters = {name for name in before if ".lora_" in name}
     second = {name for name in adapters if ".lora_B." in name}
@@ -123,8 +123,8 @@ def test_adapters_move_and_nothing_else(adapted: Any) -> None:
     assert moved(before, adapted) == adapters  # the base's weights are the same bits
 
 
-def test_loss_falls_along_the_gradient(policy: Any) -> None:
-    # A small step raises the probability of what was better than its group, to first order.
+def test_updater__loss_falls_along_the_gradient(policy: Any) -> None:
+    # To first order, a small step raises the advantage-weighted log-probs.
     def value() -> float:
         with torch.no_grad():
             return sum(
@@ -141,7 +141,7 @@ def test_loss_falls_along_the_gradient(policy: Any) -> None:
     assert norm(start, policy) == pytest.approx(1e-4 * metrics["grad_norm"], rel=1e-3)
 
 
-def test_step_without_advantages_is_a_step(policy: Any) -> None:
+def test_updater__step_without_advantages_counts_as_step(policy: Any) -> None:
     still = [row._replace(advantage=0.0) for row in rows()]
     update = updater(policy)
     before = snapshot(policy)
@@ -153,7 +153,7 @@ def test_step_without_advantages_is_a_step(policy: Any) -> None:
     assert len(update.optimizer.state) == 26
 
 
-def test_metrics_are_those_of_the_step(policy: Any) -> None:
+def test_updater__learning_rate_and_progress(policy: Any) -> None:
     done: list[int] = []
     update = updater(policy, per_device_train_batch_size=2)
     first = update(rows(), rng(), done.append)
@@ -161,7 +161,7 @@ def test_metrics_are_those_of_the_step(policy: Any) -> None:
     assert len(done) == 3 and sum(done) == sum(row.trained for row in rows())
 
 
-def test_temperature_is_that_of_the_samples(policy: Any) -> None:
+def test_updater__logprobs_at_sampling_temperature(policy: Any) -> None:
     engine = [
         row._replace(
             logprobs=dense_logprobs(policy, row.ids, 0.7).detach().numpy()[row.trained_from - 1 :]
@@ -178,7 +178,7 @@ def test_temperature_is_that_of_the_samples(policy: Any) -> None:
 
 
 def refused(update: PolicyUpdater, bad: Sequence[Row]) -> TrainingError:
-    """The error; policy, optimizer and schedule are as they were, bit for bit."""
+    """The error of an update that leaves policy, optimizer and schedule bitwise unchanged."""
     before, state = snapshot(update.policy), copy.deepcopy(update.optimizer.state_dict())
     rate = update.scheduler.get_last_lr()
     with pytest.raises(TrainingError) as raised:
@@ -192,7 +192,7 @@ def refused(update: PolicyUpdater, bad: Sequence[Row]) -> TrainingError:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weight_that_is_not_finite(policy: Any, value: float) -> None:
+def test_updater__non_finite_weight_refused(policy: Any, value: float) -> None:
     update = updater(policy)
     update(rows(), rng())  # so that the optimizer has a state
     name = "model.layers.1.mlp.down_proj.weight"
@@ -206,18 +206,18 @@ def test_weight_that_is_not_finite(policy: Any, value: float) -> None:
     assert error.diagnosis["largest_advantage"] == pytest.approx(0.866, abs=1e-3)
 
 
-@pytest.mark.parametrize(("value", "said"), [(-math.inf, "inf"), (math.nan, "nan")])
-def test_advantage_that_is_not_finite(policy: Any, value: float, said: str) -> None:
+@pytest.mark.parametrize(("value", "shown"), [(-math.inf, "inf"), (math.nan, "nan")])
+def test_updater__non_finite_advantage_refused(policy: Any, value: float, shown: str) -> None:
     bad = rows()
     bad[2] = bad[2]._replace(advantage=value)
     error = refused(updater(policy, per_device_train_batch_size=1), bad)
-    assert f"(an advantage is {said}); " in str(error)
-    assert error.diagnosis["largest_advantage"] == said  # a string, as JSON has no such number
+    assert f"(an advantage is {shown}); " in str(error)
+    assert error.diagnosis["largest_advantage"] == shown  # a string, as JSON has no such number
     assert error.diagnosis["rows"] == [2]
     assert error.diagnosis["parameters_not_finite"] == []
 
 
-def test_engine_logprob_that_is_infinite(policy: Any) -> None:
+def test_updater__infinite_engine_logprob_refused(policy: Any) -> None:
     bad = rows()
     bad[1].logprobs[0] = -math.inf
     loss = LossConfig(
@@ -230,7 +230,7 @@ def test_engine_logprob_that_is_infinite(policy: Any) -> None:
     assert error.diagnosis["tokens_not_finite"]["is_ratio"] == 1
 
 
-def test_gradient_that_overflows(policy: Any) -> None:
+def test_updater__gradient_overflow_refused(policy: Any) -> None:
     huge = [row._replace(advantage=row.advantage * 1e38) for row in rows()]
     error = refused(updater(policy), huge)
     assert str(error).startswith("grad_norm is inf (the gradient overflows); lower learning_rate")
@@ -241,15 +241,15 @@ def test_gradient_that_overflows(policy: Any) -> None:
 # --- the length of a gradient ---
 
 
-@pytest.mark.parametrize("most", [0.0, 1e-3, 1e6])
-def test_max_grad_norm(policy: Any, most: float) -> None:
+@pytest.mark.parametrize("limit", [0.0, 1e-3, 1e6])
+def test_updater__max_grad_norm(policy: Any, limit: float) -> None:
     policy = policy.double()
     before = snapshot(policy)
-    metrics = updater(policy, sgd=True, rate=1e-2, max_grad_norm=most)(rows(), rng())
-    whole = metrics["grad_norm"]
-    assert 1e-2 < whole < 1e3  # what is recorded is not clipped
+    metrics = updater(policy, sgd=True, rate=1e-2, max_grad_norm=limit)(rows(), rng())
+    gradient_norm = metrics["grad_norm"]
+    assert 1e-2 < gradient_norm < 1e3  # the recorded norm is not clipped
     length = norm(before, policy) / 1e-2
-    assert length == pytest.approx(min(whole, most) if most else whole, rel=1e-4)
+    assert length == pytest.approx(min(gradient_norm, limit) if limit else gradient_norm, rel=1e-4)
 
 
 # --- several optimizer steps ---
@@ -277,7 +277,7 @@ def by_definition(
     return snapshot(model)
 
 
-def test_second_pass_is_clipped_against_the_first_policy(policy: Any) -> None:
+def test_updater__second_pass_clipped_against_first_policy(policy: Any) -> None:
     policy = policy.double()
     passes, rate, epsilon = 3, 0.05, 0.1
     expected = by_definition(policy, rows(), passes, rate, epsilon)
@@ -294,10 +294,10 @@ def test_second_pass_is_clipped_against_the_first_policy(policy: Any) -> None:
         assert error < 1e-6 * (value - start[name]).abs().max(), name
 
 
-def test_two_passes_of_two_steps(policy: Any) -> None:
+def test_updater__two_passes_of_two_steps(policy: Any) -> None:
     parts: list[list[int]] = []
 
-    class Watched(PolicyUpdater):
+    class Recording(PolicyUpdater):
         def _step(self, rows: Any, part: Any, old: Any, *more: Any) -> dict[str, float]:
             parts.append(list(part))
             assert old is not None and len(old) == len(rows)
@@ -310,12 +310,12 @@ def test_two_passes_of_two_steps(policy: Any) -> None:
         num_iterations=2,
         steps_per_generation=2,
     )
-    update.__class__ = Watched
+    update.__class__ = Recording
     done: list[int] = []
     metrics = update(rows(), rng(), done.append)
     assert [len(part) for part in parts] == [3, 3, 3, 3]
     assert sorted(parts[0] + parts[1]) == sorted(parts[2] + parts[3]) == list(range(6))
-    assert parts[:2] != parts[2:]  # dealt anew
+    assert parts[:2] != parts[2:]  # split differently
     assert metrics["clip_ratio/region_mean"] > 0
     assert metrics["learning_rate"] == pytest.approx(1e-2 * (1 + 0.5 + 0.25 + 0.125) / 4)
     assert sum(done) == 2 * sum(row.trained for row in rows())
@@ -331,7 +331,7 @@ def test_two_passes_of_two_steps(policy: Any) -> None:
         ("max_grad_norm", -1.0, "max_grad_norm: -1.0 is not ≥ 0"),
     ],
 )
-def test_options(name: str, value: float, message: str) -> None:
+def test_update_options__bad_values_refused(name: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UpdateOptions(**{name: value})  # type: ignore[arg-type]
 
@@ -339,11 +339,11 @@ def test_options(name: str, value: float, message: str) -> None:
 # --- the reference ---
 
 
-def test_references_agree(policy: Any, adapted: Any) -> None:
+def test_kl__reference_model_equals_policy_without_adapters(policy: Any, adapted: Any) -> None:
     loss = LossConfig(beta=0.1, vllm_importance_sampling_correction=False)
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     full = updater(policy, loss, reference=frozen)
-    lora = updater(adapted, loss)  # its own base, without the adapters
+    lora = updater(adapted, loss)  # the reference is its base, without the adapters
     lora_too = updater(copy.deepcopy(adapted), loss, reference=frozen)
     before = snapshot(frozen)
     for update in (full, lora, lora_too):
@@ -354,12 +354,12 @@ def test_references_agree(policy: Any, adapted: Any) -> None:
     assert moved(before, frozen) == set()
 
 
-def test_kl_pulls_back(policy: Any) -> None:
+def test_kl__decreases_over_steps(policy: Any) -> None:
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     with torch.no_grad():
         policy.model.norm.weight.mul_(1.2)
     still = [row._replace(advantage=0.0) for row in rows()]
-    # Without the ratio in front, the loss is the mean of what is recorded.
+    # Without the ratio as a factor, the loss is the recorded mean.
     loss = LossConfig(
         beta=1.0, use_bias_correction_kl=False, vllm_importance_sampling_correction=False
     )

@@ -1,4 +1,4 @@
-"""Chunked log-probabilities against dense ones, finite differences and whole small models."""
+"""Chunked log-probs against dense ones, finite differences and complete small models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.cpi.worlds import repeatable
 def dense(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Any = None, temperature: float = 1.0
 ) -> Tensor:
-    """What a textbook says, all logits at once."""
+    """Textbook definition, with all logits at once."""
     logits = hidden @ weight.T + (0 if bias is None else bias)
     return (logits / temperature).log_softmax(-1)[torch.arange(len(targets)), targets]
 
@@ -48,7 +48,7 @@ def dense(
 def problem(
     seed: int, tokens: int, width: int, words: int, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Leaves hidden, weight, bias, and targets."""
+    """Random hidden, weight, bias (leaves that need gradients) and targets."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((tokens, width), (words, width), (words,))
     leaves = [
@@ -60,7 +60,7 @@ def problem(
 
 
 class Largest(TorchDispatchMode):
-    """The largest number of elements of any tensor that an operation returns."""
+    """Records the largest number of elements of a tensor returned by an operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Largest(TorchDispatchMode):
 # --- token_logprobs
 
 
-def test_by_hand() -> None:
+def test_token_logprobs__by_hand() -> None:
     # Logits (log 1, log 3) at temperature 1, doubled at 1/2: 1 : 9; with bias log 2: 1 : 6.
     hidden, weight = torch.tensor([[1.0], [1.0]]), torch.tensor([[0.0], [math.log(3)]])
     targets, bias = torch.tensor([0, 1]), torch.tensor([0.0, math.log(2)])
@@ -95,7 +95,7 @@ def test_by_hand() -> None:
     temperature=st.sampled_from([0.3, 1.0, 2.5]),
     biased=st.booleans(),
 )
-def test_a_dense_softmax_has_the_same_values_and_gradients(
+def test_token_logprobs__values_and_gradients_of_dense_softmax(
     seed: int, tokens: int, words: int, chunk: int | None, temperature: float, biased: bool
 ) -> None:
     hidden, weight, bias, targets = problem(seed, tokens, 3, words)
@@ -108,16 +108,16 @@ def test_a_dense_softmax_has_the_same_values_and_gradients(
     assert ours.shape == (tokens,)
     assert_close(ours, theirs)
     cotangent = torch.randn(tokens, generator=torch.Generator().manual_seed(seed)).double()
-    for found, expected in zip(
+    for actual, expected in zip(
         torch.autograd.grad(ours, leaves, cotangent),
         torch.autograd.grad(theirs, leaves, cotangent),
         strict=True,
     ):
-        assert_close(found, expected)
+        assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, None])
-def test_finite_differences(chunk: int | None) -> None:
+def test_token_logprobs__finite_differences(chunk: int | None) -> None:
     hidden, weight, bias, targets = problem(0, 5, 3, 4)
 
     def function(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def test_finite_differences(chunk: int | None) -> None:
 
 
 @pytest.mark.parametrize("needed", range(1, 8))
-def test_each_subset_of_inputs_may_be_frozen(needed: int) -> None:
+def test_token_logprobs__any_subset_of_inputs_may_be_frozen(needed: int) -> None:
     hidden, weight, bias, targets = problem(1, 6, 3, 5)
     everything = (hidden, weight, bias)
     expected = torch.autograd.grad(dense(hidden, weight, targets, bias).sum(), everything)
@@ -144,14 +144,14 @@ def test_each_subset_of_inputs_may_be_frozen(needed: int) -> None:
             assert leaf.grad is None
 
 
-def test_nothing_that_needs_a_gradient_makes_no_graph() -> None:
+def test_token_logprobs__no_graph_without_gradients() -> None:
     hidden, weight, _, targets = problem(1, 6, 3, 5)
     assert not token_logprobs(hidden.detach(), weight.detach(), targets).requires_grad
     with torch.no_grad():
         assert not token_logprobs(hidden, weight, targets).requires_grad
 
 
-def test_gradients_add_up_over_words_to_nothing() -> None:
+def test_token_logprobs__expected_score_is_zero() -> None:
     # Σ_y π(y) ∇ log π(y) = 0, the score identity.
     hidden, weight, bias, _ = problem(2, 1, 4, 6)
     every = token_logprobs(hidden.expand(6, 4), weight, torch.arange(6), bias=bias, chunk_size=4)
@@ -160,7 +160,7 @@ def test_gradients_add_up_over_words_to_nothing() -> None:
         assert_close(gradient, torch.zeros_like(gradient))
 
 
-def test_logits_may_be_shifted_and_large() -> None:
+def test_token_logprobs__shifted_and_large_logits() -> None:
     hidden, weight, bias, targets = problem(3, 6, 3, 5)
     plain = token_logprobs(hidden, weight, targets, bias=bias)
     assert_close(token_logprobs(hidden, weight, targets, bias=bias + 1e4), plain, rtol=1e-9, atol=0)
@@ -170,20 +170,20 @@ def test_logits_may_be_shifted_and_large() -> None:
         assert gradient.isfinite().all()
 
 
-def test_bfloat16_has_a_float32_softmax() -> None:
+def test_token_logprobs__bfloat16_has_float32_softmax() -> None:
     hidden, weight, bias, targets = problem(4, 40, 8, 500, torch.bfloat16)
     out = token_logprobs(hidden, weight, targets, bias=bias, chunk_size=7)
     assert out.dtype == torch.float32
     logits = torch.nn.functional.linear(hidden, weight, bias)
-    # Equal to float32's own accuracy, where a bfloat16 softmax would be 1 % off.
+    # Equal within float32 accuracy; a bfloat16 softmax would be 1 % off.
     expected = logits.double().log_softmax(-1)[torch.arange(40), targets].float()
     assert_close(out, expected, rtol=1e-5, atol=1e-5)
     cotangent = torch.randn(40, generator=torch.Generator().manual_seed(0))
-    found = torch.autograd.grad(out, (hidden, weight, bias), cotangent)
+    gradients = torch.autograd.grad(out, (hidden, weight, bias), cotangent)
     exact = [leaf.detach().double().requires_grad_() for leaf in (hidden, weight, bias)]
     dense_ = dense(exact[0], exact[1], targets, exact[2])
     for ours, theirs, leaf in zip(
-        found,
+        gradients,
         torch.autograd.grad(dense_, exact, cotangent.double()),
         (hidden, weight, bias),
         strict=True,
@@ -193,8 +193,8 @@ def test_bfloat16_has_a_float32_softmax() -> None:
         assert float(error) < 0.02
 
 
-def test_bfloat16_weights_gather_their_gradient_in_float32() -> None:
-    # 1000 equal tokens, a token a chunk: in bfloat16 the sum of equal terms stops growing at 256.
+def test_token_logprobs__bfloat16_gradients_summed_in_float32() -> None:
+    # 1000 equal tokens, one per chunk. A bfloat16 sum of equal terms would stop growing at 256.
     hidden = torch.ones(1000, 1, dtype=torch.bfloat16)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     bias = torch.zeros(2, dtype=torch.bfloat16, requires_grad=True)
@@ -205,7 +205,7 @@ def test_bfloat16_weights_gather_their_gradient_in_float32() -> None:
     assert_close(bias.grad, expected)
 
 
-def test_autocast_holds_in_both_passes() -> None:
+def test_token_logprobs__autocast_in_both_passes() -> None:
     hidden, weight, bias, targets = problem(5, 12, 4, 9, torch.float32)
     low = [leaf.detach().bfloat16().requires_grad_() for leaf in (hidden, weight, bias)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -213,15 +213,15 @@ def test_autocast_holds_in_both_passes() -> None:
     expected = token_logprobs(low[0], low[1], targets, bias=low[2], chunk_size=5)
     assert out.dtype == torch.float32
     assert_close(out, expected, rtol=0, atol=0)
-    found = torch.autograd.grad(out.sum(), (hidden, weight, bias))
-    for ours, theirs in zip(found, torch.autograd.grad(expected.sum(), low), strict=True):
+    gradients = torch.autograd.grad(out.sum(), (hidden, weight, bias))
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected.sum(), low), strict=True):
         assert ours.dtype == torch.float32
         assert_close(ours, theirs.float(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_no_tensor_of_all_logits_ever_exists(dtype: torch.dtype, frozen: bool) -> None:
+def test_token_logprobs__no_tensor_of_all_logits(dtype: torch.dtype, frozen: bool) -> None:
     tokens, width, words, chunk = 64, 4, 200, 8
     hidden, weight, bias, targets = problem(6, tokens, width, words, dtype)
     weight.requires_grad_(not frozen)
@@ -231,12 +231,12 @@ def test_no_tensor_of_all_logits_ever_exists(dtype: torch.dtype, frozen: bool) -
         out.backward()
     for largest in (forward, backward):
         assert largest.numel == chunk * words
-    with Largest() as spy:  # the spy does see what it should
+    with Largest() as control:  # verifies that `Largest` sees the logits
         dense(hidden, weight, targets).sum().backward()
-    assert spy.numel == tokens * words
+    assert control.numel == tokens * words
 
 
-def test_between_the_passes_no_logits_are_kept() -> None:
+def test_token_logprobs__no_logits_saved_for_backward() -> None:
     hidden, weight, bias, targets = problem(7, 64, 4, 200)
     kept: list[Tensor] = []
 
@@ -250,20 +250,20 @@ def test_between_the_passes_no_logits_are_kept() -> None:
     assert max(tensor.numel() for tensor in kept) == weight.numel()
 
 
-def test_the_default_chunk_is_64_mib(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_logprobs__default_chunk_is_64_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     assert logprobs.CHUNK_BYTES == 64 * 1024 * 1024
     monkeypatch.setattr(logprobs, "CHUNK_BYTES", 4 * 200 * 8 + 799)
     hidden, weight, bias, targets = problem(6, 64, 4, 200, torch.float32)
     with Largest() as forward:
         token_logprobs(hidden, weight, targets, bias=bias)
     assert forward.numel == 8 * 200
-    monkeypatch.setattr(logprobs, "CHUNK_BYTES", 1)  # less than one token's: one token
+    monkeypatch.setattr(logprobs, "CHUNK_BYTES", 1)  # gives chunks of one token
     with Largest() as forward:
         token_logprobs(hidden, weight, targets, bias=bias)
     assert forward.numel == 4 * 200  # the weight, of which `detach` returns a view
 
 
-def test_a_second_derivative_is_refused() -> None:
+def test_token_logprobs__second_derivative_is_an_error() -> None:
     hidden, weight, _, targets = problem(8, 3, 2, 4)
     out = token_logprobs(hidden, weight, targets).exp().sum()
     (first,) = torch.autograd.grad(out, hidden, create_graph=True)
@@ -271,7 +271,7 @@ def test_a_second_derivative_is_refused() -> None:
         first.sum().backward()
 
 
-def test_shapes_and_settings_that_do_not_fit_are_named() -> None:
+def test_token_logprobs__errors_name_shapes_and_settings() -> None:
     hidden, weight, bias, targets = problem(9, 3, 2, 4)
     with pytest.raises(ValueError, match=r"shapes \(3, 2\) and \(4, 1\) are not \(tokens, width\)"):
         token_logprobs(hidden, weight[:, :1], targets)
@@ -329,14 +329,14 @@ KINDS = ("tied", "untied", "biased", "gpt2")
 
 @pytest.fixture(params=KINDS)
 def model(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
-    found = build(request.param)
-    # Spread out what the initialization leaves near uniform.
+    model = build(request.param)
+    # Larger logits, as the initialized distribution is almost uniform.
     with torch.no_grad():
-        found.get_output_embeddings().weight.mul_(20)
-    yield found
+        model.get_output_embeddings().weight.mul_(20)
+    yield model
 
 
-#: Rows of 7, 4 and 5 tokens padded to 7; trained: suffixes, one with a hole, one row none.
+#: Rows of 7, 4 and 5 tokens, padded to 7. Masks: a suffix with a hole, a suffix, nothing.
 LENGTHS = torch.tensor([7, 4, 5])
 ATTENTION = (torch.arange(7) < LENGTHS[:, None]).long()
 MASK = torch.tensor([[0, 0, 1, 1, 0, 1, 1], [0, 1, 1, 1, 0, 0, 0], [0] * 7], dtype=torch.bool)
@@ -344,53 +344,55 @@ TOKENS = torch.randint(3, 23, (3, 7), generator=torch.Generator().manual_seed(0)
 
 
 def alone(model: PreTrainedModel, temperature: float = 1.0) -> Tensor:
-    """Each row through the whole model on its own, without padding, position by position."""
-    found = []
+    """Log-probs by the complete model, row by row, without padding."""
+    selected = []
     for tokens, length, mask in zip(TOKENS, LENGTHS.tolist(), MASK, strict=True):
         logits = model(input_ids=tokens[None, :length]).logits[0] / temperature
         rows = logits.log_softmax(-1)
-        found += [rows[place - 1, tokens[place]] for place in range(length) if mask[place]]
-    return torch.stack(found)
+        selected += [rows[place - 1, tokens[place]] for place in range(length) if mask[place]]
+    return torch.stack(selected)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_padding_and_chunks_do_not_matter(model: PreTrainedModel, temperature: float) -> None:
+def test_completion_logprobs__independent_of_padding_and_chunks(
+    model: PreTrainedModel, temperature: float
+) -> None:
     expected = alone(model, temperature)
     assert float(expected.detach().std()) > 0.5
     for chunk in (1, 3, None):
-        found = completion_logprobs(
+        actual = completion_logprobs(
             model, TOKENS, ATTENTION, MASK, temperature=temperature, chunk_size=chunk
         )
-        assert_close(found, expected)
+        assert_close(actual, expected)
 
 
-def test_left_padding_is_the_same(model: PreTrainedModel) -> None:
+def test_completion_logprobs__left_padding(model: PreTrainedModel) -> None:
     shifts = (7 - LENGTHS).tolist()
     tokens, attention, mask = (
         torch.stack([row.roll(shift) for row, shift in zip(values, shifts, strict=True)])
         for values in (TOKENS, ATTENTION, MASK)
     )
-    found = completion_logprobs(model, tokens, attention, mask)
-    assert_close(found, completion_logprobs(model, TOKENS, ATTENTION, MASK))
+    shifted = completion_logprobs(model, tokens, attention, mask)
+    assert_close(shifted, completion_logprobs(model, TOKENS, ATTENTION, MASK))
 
 
-def test_every_parameter_has_the_gradient_of_the_whole_model(model: PreTrainedModel) -> None:
+def test_completion_logprobs__gradients_of_the_full_model(model: PreTrainedModel) -> None:
     names, parameters = zip(*model.named_parameters(), strict=True)
     weights = torch.linspace(-1, 2, int(MASK.sum()), dtype=torch.float64)
-    found = torch.autograd.grad(
+    actual = torch.autograd.grad(
         completion_logprobs(model, TOKENS, ATTENTION, MASK, chunk_size=3),
         parameters,
         weights,
         allow_unused=True,
     )
     expected = torch.autograd.grad(alone(model), parameters, weights, allow_unused=True)
-    for name, ours, theirs in zip(names, found, expected, strict=True):
+    for name, ours, theirs in zip(names, actual, expected, strict=True):
         assert ours is not None, name
         assert_close(ours, theirs)
         assert float(ours.norm()) > 0 or "k_proj.bias" in name
 
 
-def test_only_what_comes_before_matters() -> None:
+def test_completion_logprobs__depend_on_prefix_only() -> None:
     model = build("untied")
     changed = TOKENS.clone()
     changed[0, 6], changed[1, 3] = (changed[0, 6] + 1) % 23, (changed[1, 3] + 1) % 23
@@ -400,14 +402,14 @@ def test_only_what_comes_before_matters() -> None:
     assert (before != after)[~same].all()
 
 
-def test_padding_may_hold_any_token() -> None:
+def test_completion_logprobs__padding_may_hold_any_token() -> None:
     model = build("untied")
     noise = torch.where(ATTENTION.bool(), TOKENS, 17)
-    found = completion_logprobs(model, noise, ATTENTION, MASK)
-    assert_close(found, completion_logprobs(model, TOKENS, ATTENTION, MASK))
+    noisy = completion_logprobs(model, noise, ATTENTION, MASK)
+    assert_close(noisy, completion_logprobs(model, TOKENS, ATTENTION, MASK))
 
 
-def test_the_decoder_is_told_of_padding_and_keeps_no_cache(model: PreTrainedModel) -> None:
+def test_completion_logprobs__decoder_gets_mask_and_no_cache(model: PreTrainedModel) -> None:
     seen: dict[str, Any] = {}
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
@@ -417,7 +419,7 @@ def test_the_decoder_is_told_of_padding_and_keeps_no_cache(model: PreTrainedMode
     assert seen["use_cache"] is False
 
 
-def test_a_mask_of_nothing_has_a_gradient_of_nothing() -> None:
+def test_completion_logprobs__empty_mask_has_zero_gradient() -> None:
     model = build("tied")
     out = completion_logprobs(model, TOKENS, ATTENTION, torch.zeros_like(MASK))
     assert out.shape == (0,)
@@ -431,18 +433,18 @@ def adapted(**changes: Any) -> Any:
     settings = {"r": 2, "target_modules": ["q_proj", "up_proj"], "task_type": TaskType.CAUSAL_LM}
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        found = get_peft_model(build("tied"), LoraConfig(**(settings | changes))).double()
-        for name, parameter in found.named_parameters():
-            if "lora_B" in name:  # 0 at first, so that the adapter would do nothing
+        model = get_peft_model(build("tied"), LoraConfig(**(settings | changes))).double()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # initialized to 0, so that the adapter would have no effect
                 torch.nn.init.normal_(parameter)
-    return found
+    return model
 
 
-def test_an_adapter_takes_part_and_alone_is_trained() -> None:
+def test_completion_logprobs__only_adapters_are_trained() -> None:
     model = adapted()
-    found = completion_logprobs(model, TOKENS, ATTENTION, MASK, chunk_size=3)
-    assert_close(found, alone(model))
-    found.sum().backward()
+    trained = completion_logprobs(model, TOKENS, ATTENTION, MASK, chunk_size=3)
+    assert_close(trained, alone(model))
+    trained.sum().backward()
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             assert parameter.grad is not None and float(parameter.grad.norm()) > 0
@@ -451,22 +453,22 @@ def test_an_adapter_takes_part_and_alone_is_trained() -> None:
     with model.disable_adapter():
         reference = completion_logprobs(model, TOKENS, ATTENTION, MASK)
     assert_close(reference, completion_logprobs(build("tied"), TOKENS, ATTENTION, MASK))
-    assert float((reference - found).detach().abs().max()) > 0.01
+    assert float((reference - trained).detach().abs().max()) > 0.01
 
 
-def test_activations_may_be_recomputed() -> None:
+def test_completion_logprobs__gradient_checkpointing() -> None:
     model = build("untied").train()
     expected = completion_logprobs(model, TOKENS, ATTENTION, MASK)
     wanted = torch.autograd.grad(expected.sum(), list(model.parameters()))
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    found = completion_logprobs(model, TOKENS, ATTENTION, MASK)
+    recomputed = completion_logprobs(model, TOKENS, ATTENTION, MASK)
     for ours, theirs in zip(
-        torch.autograd.grad(found.sum(), list(model.parameters())), wanted, strict=True
+        torch.autograd.grad(recomputed.sum(), list(model.parameters())), wanted, strict=True
     ):
         assert_close(ours, theirs)
 
 
-def test_a_model_never_has_the_logits_of_a_batch() -> None:
+def test_completion_logprobs__no_tensor_of_all_logits() -> None:
     words = 4000
     settings = LlamaConfig(**(SMALL | {"vocab_size": words}), tie_word_embeddings=False)
     model = LlamaForCausalLM(settings)
@@ -478,7 +480,7 @@ def test_a_model_never_has_the_logits_of_a_batch() -> None:
     with Largest() as backward:
         out.backward()
     for largest in (forward, backward):
-        assert largest.numel == words * 16  # the head itself; 76 tokens' logits are 76 · words
+        assert largest.numel == words * 16  # the head; the logits of 76 tokens would be 76 · words
 
 
 @pytest.mark.parametrize(
@@ -511,12 +513,12 @@ def test_a_model_never_has_the_logits_of_a_batch() -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
-def test_models_with_other_logits_are_refused(build_it: Any, message: str) -> None:
+def test_completion_logprobs__unsupported_models_are_an_error(build_it: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"model: .*{message}"):
         completion_logprobs(build_it(), TOKENS, ATTENTION, MASK)
 
 
-def test_a_scale_of_one_is_none() -> None:
+def test_completion_logprobs__logit_scale_of_one_is_allowed() -> None:
     model = GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=1.0)).double()
     assert_close(completion_logprobs(model, TOKENS, ATTENTION, MASK), alone(model))
 
@@ -541,7 +543,7 @@ def test_a_scale_of_one_is_none() -> None:
         ),
     ],
 )
-def test_masks_that_do_not_fit_are_named(changes: dict[str, Tensor], message: str) -> None:
+def test_completion_logprobs__errors_name_masks(changes: dict[str, Tensor], message: str) -> None:
     arguments = {"input_ids": TOKENS, "attention_mask": ATTENTION, "mask": MASK} | changes
     with pytest.raises(ValueError, match=message):
         completion_logprobs(build("tied"), **arguments)

@@ -1,4 +1,4 @@
-"""The policy: what loads and what is refused, adapters merged as peft merges them."""
+"""The policy: loading and its errors, LoRA adapters, merged weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(folder: Path, lora: LoraOptions | None = None, **options: Any) -> Any:
 
 
 def adapted(folder: Path, lora: LoraOptions, **options: Any) -> Any:
-    """A policy whose adapters are no longer zero."""
+    """A policy with random trainable weights."""
     policy = load(folder, lora, **options)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -47,11 +47,11 @@ def copies(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found.keys() == expected.keys()
+def assert_equal(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype, name
+        assert torch.equal(actual[name], tensor), name
 
 
 # --- loading
@@ -61,7 +61,7 @@ LOADERS = {"tokenizer": load_tokenizer, "model": load_policy}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model that nobody has trained, with its tokenizer."""
+    """An untrained model with its tokenizer."""
     tokenizer = chain_tokenizer(ChainTask(5, ("+1",)))
     folder = save(chain_model(tokenizer, hidden_size=32, layers=1), tmp_path / "a model")
     tokenizer.save_pretrained(folder)
@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
     ("part", "lost"),
     [("tokenizer", "tokenizer.json"), ("model", "model.safetensors"), ("model", "config.json")],
 )
-def test_what_cannot_be_loaded_is_named(part: str, lost: str, folder: Path) -> None:
+def test_load__error_names_part_and_folder(part: str, lost: str, folder: Path) -> None:
     LOADERS[part](str(folder))
     (folder / lost).unlink()
     with pytest.raises(FileNotFoundError) as raised:
@@ -83,7 +83,7 @@ def test_what_cannot_be_loaded_is_named(part: str, lost: str, folder: Path) -> N
 
 
 @pytest.mark.parametrize("part", LOADERS)
-def test_a_broken_config_and_a_wrong_name_are_named(part: str, folder: Path) -> None:
+def test_load__error_names_broken_config_and_wrong_name(part: str, folder: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(FileNotFoundError, match=rf"no {part} .* '{folder}' \(.*not a valid JSON"):
         LOADERS[part](str(folder))
@@ -109,7 +109,7 @@ def change_a_shape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_short, lose_a_weight, change_a_shape])
-def test_weights_that_are_not_the_models_are_refused(
+def test_load_policy__damaged_weights_are_an_error(
     damage: Callable[[Path], None], folder: Path
 ) -> None:
     load(folder)
@@ -119,7 +119,7 @@ def test_weights_that_are_not_the_models_are_refused(
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_all_weights_are_trained_in_float32(bf16: bool, tiny_model: TinyModel) -> None:
+def test_load_policy__all_weights_trained_in_float32(bf16: bool, tiny_model: TinyModel) -> None:
     policy = load(tiny_model(True), bf16=bf16)
     assert policy.training
     assert not policy.config.use_cache
@@ -128,22 +128,24 @@ def test_all_weights_are_trained_in_float32(bf16: bool, tiny_model: TinyModel) -
 
 
 @pytest.mark.parametrize(("bf16", "frozen"), [(False, torch.float32), (True, torch.bfloat16)])
-def test_lora_trains_adapters_in_float32(
+def test_load_policy__lora_adapters_trained_in_float32(
     bf16: bool, frozen: torch.dtype, tiny_model: TinyModel
 ) -> None:
     policy = load(tiny_model(True), LoraOptions(r=4), bf16=bf16)
     assert policy.training
-    moved = trainable(policy)
+    trained = trainable(policy)
     # Two matrices for each linear layer of the two decoder layers; none for the head.
-    assert len(moved) == 2 * 7 * 2
-    assert all(".lora_A." in name or ".lora_B." in name for name in moved)
-    assert {p.dtype for p in moved.values()} == {torch.float32}
-    rest = [p for name, p in policy.named_parameters() if name not in moved]
+    assert len(trained) == 2 * 7 * 2
+    assert all(".lora_A." in name or ".lora_B." in name for name in trained)
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    rest = [p for name, p in policy.named_parameters() if name not in trained]
     assert {p.dtype for p in rest} == {frozen}
 
 
 @pytest.mark.parametrize("r", [0, 4])
-def test_gradient_checkpointing_changes_no_gradient(r: int, tiny_model: TinyModel) -> None:
+def test_load_policy__gradient_checkpointing_changes_no_gradient(
+    r: int, tiny_model: TinyModel
+) -> None:
     ids = torch.arange(12)[None]
     gradients = []
     for checkpointing in (False, True):
@@ -156,13 +158,13 @@ def test_gradient_checkpointing_changes_no_gradient(r: int, tiny_model: TinyMode
     assert all(gradient.any() for gradient in gradients[0].values())
 
 
-def test_lora_options() -> None:
+def test_lora_options__negative_rank_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"lora\.r: -1 is not a rank"):
         LoraOptions(r=-1)
 
 
 @pytest.mark.parametrize(("given", "ids"), [(None, []), (5, [5]), ([7, 5], [7, 5])])
-def test_eos_ids_are_those_of_the_generation_config(
+def test_eos_token_ids__from_the_generation_config(
     given: Any, ids: list[int], tiny_model: TinyModel
 ) -> None:
     for lora in (None, LoraOptions(r=2)):
@@ -184,11 +186,13 @@ def test_eos_ids_are_those_of_the_generation_config(
         LoraOptions(r=2, target_modules=["q_proj", "down_proj"]),
     ],
 )
-def test_merged_as_peft_merges(tied: bool, lora: LoraOptions, tiny_model: TinyModel) -> None:
+def test_merged_state_dict__equals_peft_merge(
+    tied: bool, lora: LoraOptions, tiny_model: TinyModel
+) -> None:
     policy = adapted(tiny_model(tied), lora)
     before = copies(policy.state_dict())
     merged = merged_state_dict(policy, torch.float32)
-    assert_equal(policy.state_dict(), before)  # merged on the side
+    assert_equal(policy.state_dict(), before)  # merging changed a copy
     assert policy.training
     base = AutoModelForCausalLM.from_pretrained(tiny_model(tied)).state_dict()
     peft = copy.deepcopy(policy).merge_and_unload().state_dict()
@@ -201,7 +205,7 @@ def test_merged_as_peft_merges(tied: bool, lora: LoraOptions, tiny_model: TinyMo
     assert changed == len(trainable(policy)) // 2
 
 
-def test_alpha_is_the_rank_unless_given(tiny_model: TinyModel) -> None:
+def test_lora_options__alpha_defaults_to_rank(tiny_model: TinyModel) -> None:
     name = "model.layers.1.mlp.up_proj"
     for alpha, scale in ((None, 1.0), (8.0, 2.0), (0.0, 0.0)):
         policy = adapted(tiny_model(True), LoraOptions(r=4, alpha=alpha))
@@ -214,7 +218,7 @@ def test_alpha_is_the_rank_unless_given(tiny_model: TinyModel) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("r", [0, 4])
-def test_before_training_they_are_those_of_the_file(
+def test_merged_state_dict__equals_file_before_training(
     r: int, tied: bool, tiny_model: TinyModel
 ) -> None:
     base = AutoModelForCausalLM.from_pretrained(tiny_model(tied)).state_dict()
@@ -227,8 +231,8 @@ def test_before_training_they_are_those_of_the_file(
     )
 
 
-def test_rounded_once(tiny_model: TinyModel) -> None:
-    # A bfloat16 base plus a float32 product, added in float32: else small products would be lost.
+def test_merged_state_dict__rounded_once(tiny_model: TinyModel) -> None:
+    # The bfloat16 base and the float32 product are added in float32, to keep small products.
     policy = adapted(tiny_model(True), LoraOptions(r=4), bf16=True)
     merged = merged_state_dict(policy, torch.bfloat16)
     for name, module in policy.get_base_model().named_modules():
@@ -237,7 +241,7 @@ def test_rounded_once(tiny_model: TinyModel) -> None:
         product = module.lora_B["default"].weight @ module.lora_A["default"].weight
         exact = module.base_layer.weight.double() + product.double()
         assert merged[f"{name}.weight"].dtype == torch.bfloat16
-        # Half of the last of eight bits.
+        # Half a unit in the last place of 8 significant bits.
         error = (merged[f"{name}.weight"].double() - exact).abs() / exact.abs()
         assert error.max() <= 2**-8
 
@@ -246,7 +250,7 @@ def test_rounded_once(tiny_model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("r", [0, 4])
-def test_what_was_trained_comes_back(r: int, tiny_model: TinyModel) -> None:
+def test_load_trainable__restores_trained_weights(r: int, tiny_model: TinyModel) -> None:
     policy = adapted(tiny_model(True), LoraOptions(r=r))
     other = load(tiny_model(True), LoraOptions(r=r))
     saved = copies(trainable(policy))
@@ -265,7 +269,7 @@ def test_what_was_trained_comes_back(r: int, tiny_model: TinyModel) -> None:
         (LoraOptions(), r"base_model\.model\.model\.layers\.0\.mlp", 53),
     ],
 )
-def test_weights_of_another_architecture_are_refused(
+def test_load_trainable__other_architecture_is_an_error(
     lora: LoraOptions, odd: str, more: int, tiny_model: TinyModel
 ) -> None:
     policy = load(tiny_model(True), LoraOptions(r=4))

@@ -1,4 +1,4 @@
-"""What a machine has to have beside its GPUs."""
+"""Plan of host memory and temporary files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parsed(*argv: str) -> TrainConfig:
     return parse_config(["--model=m", *argv], "prog")
 
 
-def test_merged_weights_pass_through_memory_and_files_once_for_each_process() -> None:
+def test_plan_host__merged_weights_need_memory_and_files_per_process() -> None:
     lora = footprint(4)
     merged, adapters = (
         parsed("--engine=vllm", "--lora.r=4", *more) for more in ([], ["--vllm.lora=true"])
@@ -28,27 +28,27 @@ def test_merged_weights_pass_through_memory_and_files_once_for_each_process() ->
     assert plan_host(merged, lora, 8) == HostPlan(
         {
             "to load the model": 8 * lora.weights,
-            "for engines that sleep": 8 * 2 * lora.base,
+            "for sleeping engines": 8 * 2 * lora.base,
             "for merged weights": 8 * 2 * lora.base,
         },
         8 * 2 * lora.base,
     )
-    alone = plan_host(adapters, lora, 8)
-    assert "for merged weights" not in alone.memory
-    assert alone.files == 8 * 4 * lora.trained
-    # One process hands them over, unless its engine is in another.
+    adapters_plan = plan_host(adapters, lora, 8)
+    assert "for merged weights" not in adapters_plan.memory
+    assert adapters_plan.files == 8 * 4 * lora.trained
+    # A single process needs no files, unless its engine runs in a separate process.
     assert plan_host(merged, lora, 1).files == 0
     separate = parsed("--engine=vllm", "--lora.r=4", "--vllm.separate_process=true")
     assert plan_host(separate, lora, 1).files == 2 * lora.base
 
 
-def test_engines_with_gpus_of_their_own_neither_sleep_nor_read_files() -> None:
+def test_plan_host__engines_on_dedicated_gpus_need_no_files() -> None:
     config = parsed("--engine=vllm", "--vllm.first_device=4")
     plan = plan_host(config, footprint(0), 4)
     assert list(plan.memory) == ["to load the model", "for merged weights"] and not plan.files
 
 
-def test_a_reference_is_loaded_too() -> None:
+def test_plan_host__reference_doubles_loaded_weights() -> None:
     full = footprint(0)
     plain, score = (
         plan_host(parsed(f"--algorithm={name}"), full, 2).memory["to load the model"]
@@ -57,11 +57,11 @@ def test_a_reference_is_loaded_too() -> None:
     assert 2 * plain == score == 2 * 2 * full.weights
 
 
-def test_a_machine_without_room_is_refused() -> None:
+def test_check_host__too_little_memory_or_disk_is_refused() -> None:
     config = parsed("--engine=vllm", "--lora.r=4")
-    plan = HostPlan({"to load the model": 4 * GIB, "for engines that sleep": 8 * GIB}, 2 * GIB)
+    plan = HostPlan({"to load the model": 4 * GIB, "for sleeping engines": 8 * GIB}, 2 * GIB)
     check_host(plan, config, 8 * GIB, 2 * GIB, "/tmp")
-    with pytest.raises(ValueError, match=r"8\.0 GiB .* needed for engines that sleep, 7\.0 are"):
+    with pytest.raises(ValueError, match=r"8\.0 GiB .* needed for sleeping engines, 7\.0 are"):
         check_host(plan, config, 7 * GIB, 2 * GIB, "/tmp")
     with pytest.raises(ValueError, match=r"TMPDIR: .* 2\.0 GiB.* 1\.0 .* or vllm\.lora true"):
         check_host(plan, config, 8 * GIB, GIB, "/tmp")

@@ -1,4 +1,4 @@
-"""Localizers: what the model is asked and what of its reply counts; the quality of verdicts."""
+"""Localizers: requests, parsing of replies, weights, and the quality of weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from llm.tasks import ChainReasoning, Example, Task
 from llm.thoughts.options import ThoughtLimits
 from llm.thoughts.simulator import Prompt, Thought, ThoughtSimulator
 from tests.cpi.worlds import repeatable
-from tests.llm.small import Dictated, Essay, byte_tokenizer
+from tests.llm.small import Essay, ScriptedEngine, byte_tokenizer
 
 TASK = ChainReasoning(length=3, modulus=5, operations=["+1", "*2"], train=8, test=2)
 BYTES = byte_tokenizer()
@@ -43,7 +43,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def episode(example: Example, texts: Sequence[str], ret: float = 0.0, **scores: Any) -> Episode:
-    """An episode that wrote these thoughts; `scores`, the sum of each one's log-probs."""
+    """An episode with these thoughts; `sums` are the summed log-probs of each."""
     sums = scores.get("sums", [-1.0] * len(texts))
     thoughts = tuple(
         Thought((1, 2), np.array([total - 0.5, 0.5]), text, "delimiter")
@@ -80,8 +80,8 @@ REPLIES: list[tuple[str, int | None]] = [
     (r"\boxed{the step 2}", None),
     (r"\boxed{N}", None),
     (r"\boxed{1} or rather \boxed{2}", 2),
-    (r"\boxed{2} or rather \boxed{9}", None),  # the last box, even if the one before would do
-    (r"Step 1 is right. \boxed{9}", None),  # a box speaks before words do
+    (r"\boxed{2} or rather \boxed{9}", None),  # only the last box counts
+    (r"Step 1 is right. \boxed{9}", None),  # a box takes precedence over words
     (r"Step 1 is right. \boxed{}", None),
     (r"\boxed{2} not step 4", 2),
     (r"\boxed{1} then \boxed{2", 1),  # unclosed: the last balanced one
@@ -121,14 +121,14 @@ PIECES = st.sampled_from(["\\boxed{", "{", "}", "step ", "Step ", "1", "2", "7",
 
 @repeatable
 @given(st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join), st.integers(1, 12))
-def test_any_reply(reply: str, n: int) -> None:
-    found = parse(reply, n)
-    assert found is None or 1 <= found <= n
-    # What a model has said before its last box changes nothing.
+def test_parse__any_reply(reply: str, n: int) -> None:
+    actual = parse(reply, n)
+    assert actual is None or 1 <= actual <= n
+    # Text before the last box changes nothing.
     assert parse(reply + f"\\boxed{{{n}}}", n) == n
     assert parse(reply + f"\\boxed{{{n + 1}}}", n) is None
     if "box" not in reply and "step" not in reply.lower():
-        assert found is None
+        assert actual is None
         assert parse(f"{reply} step {n}", n) == n
 
 
@@ -158,11 +158,11 @@ def test_request_of_a_chat() -> None:
 
 @repeatable
 @given(st.lists(st.text("ab\n{}"), min_size=1, max_size=4), st.sampled_from([0.0, 0.25]))
-def test_request_tells_nothing_but_the_failure(texts: list[str], ret: float) -> None:
-    # The answer, the reward and the log-probs may differ; the request may not.
+def test_request__reveals_only_the_failure(texts: list[str], ret: float) -> None:
+    # The request does not depend on the answer, the reward or the log-probs.
     asked = []
     for data, value, score in ((1, 0.0, -1.0), (4711, ret, -9.0)):
-        engine = Dictated(lambda *_: [BYTES.eos_token_id])
+        engine = ScriptedEngine(lambda *_: [BYTES.eos_token_id])
         localizer = PromptedLocalizer(simulator(engine), rng())
         example = Example("essay", "a", data)
         localizer([episode(example, texts, value, sums=[score] * len(texts))])
@@ -175,20 +175,20 @@ def test_request_tells_nothing_but_the_failure(texts: list[str], ret: float) -> 
 
 
 def simulator(
-    engine: Dictated, tokenizer: Any = BYTES, task: Task | None = None, **options: Any
+    engine: ScriptedEngine, tokenizer: Any = BYTES, task: Task | None = None, **options: Any
 ) -> ThoughtSimulator:
     return ThoughtSimulator(engine, tokenizer, task or Essay(), ThoughtLimits(), **options)
 
 
 def prompted(
     replies: Callable[[str], str], task: Task | None = None, **options: Any
-) -> tuple[PromptedLocalizer, Dictated]:
+) -> tuple[PromptedLocalizer, ScriptedEngine]:
     """A localizer whose model replies to the text of a request."""
 
     def answer(prompt: Sequence[int], params: SamplingParams, j: int) -> list[int]:
         return [*BYTES(replies(BYTES.decode(prompt))).input_ids, BYTES.eos_token_id]
 
-    engine = Dictated(answer, options.pop("max_model_len", 10_000))
+    engine = ScriptedEngine(answer, options.pop("max_model_len", 10_000))
     world = simulator(engine, task=task, eos_token_ids=options.pop("eos_token_ids", ()))
     return PromptedLocalizer(world, rng(), LocalizationOptions(**options)), engine
 
@@ -196,7 +196,7 @@ def prompted(
 ESSAY = Example("essay", "Write.", "4711")
 
 
-def test_one_call_weights_costs_and_failures() -> None:
+def test_prompted__one_call_weights_cost_and_failures() -> None:
     replies = {"UNO": r"\boxed{1}", "DUE": "Step 2", "ODD": r"\boxed{9}", "MUTE": ""}
     localizer, engine = prompted(lambda text: next(r for k, r in replies.items() if k in text))
     episodes = [episode(ESSAY, [name, "x", "y"]) for name in replies]
@@ -213,7 +213,7 @@ def test_one_call_weights_costs_and_failures() -> None:
     assert (localizer.asked, localizer.failed, len(engine.calls)) == (5, 2, 2)
 
 
-def test_options() -> None:
+def test_prompted__options() -> None:
     localizer, engine = prompted(
         lambda text: "x" * 50, temperature=1.0, max_tokens=7, eos_token_ids=(3,)
     )
@@ -224,7 +224,7 @@ def test_options() -> None:
     assert (localizer.cost, localizer.failed) == (7, 1)
 
 
-def test_request_that_does_not_fit_is_a_failure() -> None:
+def test_prompted__too_long_request_counts_as_failure() -> None:
     length = len(request(ESSAY, ["short"])[0]["content"] + "\n\n")
     for room, asked in ((0, 0), (1, 1), (20, 1)):
         localizer, engine = prompted(lambda text: r"\boxed{1}", max_model_len=length + room)
@@ -237,7 +237,7 @@ def test_request_that_does_not_fit_is_a_failure() -> None:
         assert localizer.cost == (min(room, 10) if asked else 0)
 
 
-def test_replies_reach_their_episodes_past_one_that_was_too_long() -> None:
+def test_prompted__replies_match_episodes_around_a_too_long_one() -> None:
     localizer, _ = prompted(lambda text: rf"\boxed{{{1 + text.count('Z')}}}", max_model_len=1100)
     texts = [["a", "b", "c"], ["a" * 999, "b", "c"], ["Z", "b", "c"], ["Z", "Z", "c"]]
     weights = localizer([episode(ESSAY, each) for each in texts])
@@ -245,7 +245,7 @@ def test_replies_reach_their_episodes_past_one_that_was_too_long() -> None:
     assert (localizer.asked, localizer.failed) == (4, 1)
 
 
-def test_through_the_chat_template_if_there_is_one() -> None:
+def test_prompted__uses_the_chat_template() -> None:
     plain, engine = prompted(lambda text: r"\boxed{1}")
     plain([episode(ESSAY, ["a"])])
     content = request(ESSAY, ["a"])[0]["content"]
@@ -259,10 +259,10 @@ def test_through_the_chat_template_if_there_is_one() -> None:
     assert BYTES.decode(engine.calls[1][0][0]) == f"[user]{content}[reply]"
 
 
-def test_task_may_phrase_the_request() -> None:
+def test_prompted__task_may_phrase_the_request() -> None:
     tokenizer = chain_tokenizer(TASK.chain)
     example = TASK.examples("train")[0]
-    engine = Dictated(lambda *_: tokenizer(r"\boxed{2}").input_ids)
+    engine = ScriptedEngine(lambda *_: tokenizer(r"\boxed{2}").input_ids)
     localizer = PromptedLocalizer(simulator(engine, tokenizer, TASK), rng())
     (weights,) = localizer([episode(example, ["1\n", "2\n", r"\boxed{3}"])])
     expected = str(example.prompt) + "1\n2\n\\boxed{3}\n?\n"
@@ -277,25 +277,25 @@ def test_task_may_phrase_the_request() -> None:
 def test_surprisal_takes_the_least_likely_thought() -> None:
     cases = [[-1.0, -5.0, -2.0], [-3.0], [-0.1, -0.2, -4.0], [-2.0, -2.0]]
     weights = surprisal([episode(ESSAY, ["x"] * len(sums), sums=sums) for sums in cases])
-    for found, at in zip(weights, [1, 0, 2, 0], strict=True):
-        np.testing.assert_array_equal(found, np.eye(len(found))[at])
+    for actual, at in zip(weights, [1, 0, 2, 0], strict=True):
+        np.testing.assert_array_equal(actual, np.eye(len(actual))[at])
 
 
 def test_surprisal_sums_over_tokens() -> None:
-    # The second thought has the least likely token, the first is less likely as a whole.
+    # The second thought has the least likely token; the first thought is less likely.
     first = Thought((1, 2, 3), np.array([-2.0, -2.0, -2.0]), "a", "delimiter")
     second = Thought((1,), np.array([-5.0]), "b", "stop")
-    whole = Episode(Prefix(Prompt((1,), ESSAY)), (first, second), 0.0, True, 4)
-    np.testing.assert_array_equal(surprisal([whole]), [[1, 0]])
+    both = Episode(Prefix(Prompt((1,), ESSAY)), (first, second), 0.0, True, 4)
+    np.testing.assert_array_equal(surprisal([both]), [[1, 0]])
 
 
-def test_random_weighs_all_alike() -> None:
+def test_random__equal_weights() -> None:
     np.testing.assert_array_equal(random([episode(ESSAY, ["a", "b", "c"])]), [[1, 1, 1]])
 
 
 def chain_episodes(seed: int, number: int) -> list[tuple[Episode, int | None]]:
     """Solutions with random values, and the first wrong step that `ChainTask` finds."""
-    found = []
+    cases = []
     draws = rng(seed)
     for i in range(number):
         example = TASK.examples("train")[i % 8]
@@ -303,8 +303,8 @@ def chain_episodes(seed: int, number: int) -> list[tuple[Episode, int | None]]:
         values = np.where(draws.random(3) < 0.4, draws.integers(5, size=3), right).tolist()
         texts = TASK.chain.render_steps(example.data, values).splitlines(keepends=True)
         first = TASK.chain.first_error(example.data, values)
-        found.append((episode(example, texts), first))
-    return found
+        cases.append((episode(example, texts), first))
+    return cases
 
 
 def test_checker_finds_the_first_error() -> None:
@@ -315,33 +315,33 @@ def test_checker_finds_the_first_error() -> None:
     weights = rule.weights([each for each, _ in cases])
     localizer = make_localizer("checker", TASK, prompted(lambda text: "")[0])
     others = localizer([each for each, _ in cases])
-    for (each, first), found, same in zip(cases, weights, others, strict=True):
+    for (each, first), actual, same in zip(cases, weights, others, strict=True):
         expected = np.zeros(3)
         if first is not None:
             expected[first - 1] = 1
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
         np.testing.assert_array_equal(same, expected)
         assert first_error(TASK, each) == (None if first is None else first - 1)
 
 
-def test_checker_knows_no_values() -> None:
+def test_checker__has_no_values() -> None:
     assert checker_rule(Essay()) is None
     rule = OracleReset(CheckerOracle(TASK), "improvable")
-    with pytest.raises(ValueError, match=r"mask: a step checker knows .* use first_error"):
+    with pytest.raises(ValueError, match=r"mask: a step checker marks .* use first_error"):
         rule.weights([chain_episodes(0, 1)[0][0]])
 
 
 # --- by name ---
 
 
-def test_by_name() -> None:
+def test_make_localizer__by_name() -> None:
     localizer, _ = prompted(lambda text: "")
-    found = {name: make_localizer(name, TASK, localizer) for name in LOCALIZERS}
-    assert found["prompted"] is localizer
-    assert (found["surprisal"], found["random"]) == (surprisal, random)
+    localizers = {name: make_localizer(name, TASK, localizer) for name in LOCALIZERS}
+    assert localizers["prompted"] is localizer
+    assert (localizers["surprisal"], localizers["random"]) == (surprisal, random)
 
 
-def test_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_localizer__user_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "my_localizers.py").write_text(
@@ -366,7 +366,7 @@ def test_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("checker", "localizer: checker needs a step checker, and Essay has none; use prompted"),
     ],
 )
-def test_errors(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_localizer__errors(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ValueError) as raised:
         make_localizer(name, Essay(), prompted(lambda text: "")[0])
@@ -377,9 +377,9 @@ def test_errors(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> Non
 # --- quality ---
 
 
-def test_metrics_by_hand() -> None:
+def test_localization_metrics__by_hand() -> None:
     seeds = [episode(ESSAY, ["x"] * 4) for _ in range(5)]
-    verdicts = [
+    seed_weights = [
         SeedWeights(seeds[0], np.array([0.0, 0.0, 1.0, 0.0]), 2),
         SeedWeights(seeds[1], np.array([1.0, 1.0, 1.0, 1.0]), 0),
         SeedWeights(seeds[2], np.array([0.0, 0.0, 0.0, 3.0]), 1),
@@ -392,13 +392,13 @@ def test_metrics_by_hand() -> None:
 
     fresh = Group(0, Prefix(seeds[0].origin.start), [])
     groups = [fresh, reset(0, 2), reset(1, 1), reset(2, 3), reset(3, 3), reset(4, 1)]
-    metrics = localization_metrics(verdicts, Collection(groups, Ledger()))
+    metrics = localization_metrics(seed_weights, Collection(groups, Ledger()))
     assert metrics == pytest.approx(
         {
             # Weight on first errors: 1 of 1, 1 of 4, 0 of 3, 0 of 0.5.
             "localize/recall": 2 / 4,
             "localize/precision": 2 / 8.5,
-            # Kept steps less the right ones before the error: 0, 1, 2, −2.
+            # Kept steps minus correct steps before the error: 0, 1, 2, −2.
             "localize/exact": 1 / 4,
             "localize/within_1": 2 / 4,
             "localize/clean_prefix_rate": 2 / 4,
@@ -406,25 +406,25 @@ def test_metrics_by_hand() -> None:
     )
 
 
-def test_metrics_of_little() -> None:
+def test_localization_metrics__without_errors_weights_or_resets() -> None:
     seed = episode(ESSAY, ["x"] * 2)
     none = Collection([], Ledger())
     assert localization_metrics([], none) == {}
     assert localization_metrics([SeedWeights(seed, np.ones(2), None)], none) == {}
-    # No weight at all and no reset: only a recall.
-    found = localization_metrics([SeedWeights(seed, np.zeros(2), 1)], none)
-    assert found == {"localize/recall": 0.0}
+    # Without weights and resets, only the recall is defined.
+    actual = localization_metrics([SeedWeights(seed, np.zeros(2), 1)], none)
+    assert actual == {"localize/recall": 0.0}
 
 
-def test_metrics_of_random_resets() -> None:
-    # Every step alike: recall 1, precision 1/n.
+def test_localization_metrics__random_resets() -> None:
+    # Equal weights: recall 1, precision 1/n.
     cases = [(each, first) for each, first in chain_episodes(1, 80) if first is not None]
     rule = RecordingRule(RandomReset(), TASK, Reporter(1))
     rule.weights([each for each, _ in cases])
     groups = [Group(0, each.prefix(i % 3), [], each) for i, (each, _) in enumerate(cases)]
-    found = localization_metrics(rule.verdicts, Collection(groups, Ledger()))
+    actual = localization_metrics(rule.seed_weights, Collection(groups, Ledger()))
     distance = np.array([i % 3 - (first - 1) for i, (_, first) in enumerate(cases)])
-    assert found == pytest.approx(
+    assert actual == pytest.approx(
         {
             "localize/recall": 1.0,
             "localize/precision": 1 / 3,
@@ -435,7 +435,7 @@ def test_metrics_of_random_resets() -> None:
     )
 
 
-def test_watched_rule_is_the_rule() -> None:
+def test_recording_rule__passes_on_and_records_weights() -> None:
     localizer, _ = prompted(lambda text: r"\boxed{2}", TASK)
     cases = chain_episodes(2, 5)
 
@@ -443,15 +443,15 @@ def test_watched_rule_is_the_rule() -> None:
         cost = 0
 
         def weights(self, episodes: Sequence[Episode]) -> list[Any]:
-            found = localizer(episodes)
+            weights = localizer(episodes)
             self.cost = localizer.cost
-            return found
+            return weights
 
-    watched = RecordingRule(Costly(), TASK, Reporter(1))
-    weights = watched.weights([each for each, _ in cases])
-    assert watched.cost == localizer.cost > 0
-    for verdict, w, (each, first) in zip(watched.verdicts, weights, cases, strict=True):
-        assert verdict.episode is each and verdict.weights is w
-        assert verdict.first_error == (None if first is None else first - 1)
-    assert RecordingRule(RandomReset(), Essay(), Reporter(1)).verdicts == []
+    recording = RecordingRule(Costly(), TASK, Reporter(1))
+    weights = recording.weights([each for each, _ in cases])
+    assert recording.cost == localizer.cost > 0
+    for seed, w, (each, first) in zip(recording.seed_weights, weights, cases, strict=True):
+        assert seed.episode is each and seed.weights is w
+        assert seed.first_error == (None if first is None else first - 1)
+    assert RecordingRule(RandomReset(), Essay(), Reporter(1)).seed_weights == []
     assert first_error(Essay(), cases[0][0]) is None

@@ -1,4 +1,4 @@
-"""Checkpoints: the same bits back, kills and full disks."""
+"""Checkpoints: bit-exact round trips, kills and full disks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ DTYPES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk() -> Iterator[None]:
-    """A killed process loses nothing that it has written; only power cuts do."""
+def no_fsync() -> Iterator[None]:
+    """Skip fsync: a killed process loses nothing that it has written; only a power cut does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -54,26 +54,26 @@ def names(folder: Path) -> list[str]:
 
 
 def model_of(step: int, size: int = 1000) -> dict[str, dict[str, Tensor]]:
-    """Tensors that tell which step they are of."""
+    """Tensors whose values are the step."""
     return {
         "model": {"w": torch.full((size,), float(step))},
         "optimizer": {"m": torch.full((size // 2,), -float(step))},
     }
 
 
-def assert_step(found: Checkpoint, step: int) -> None:
-    assert found.step == step
-    assert found.state["step"] == step
-    assert found.tensors["model"]["w"].eq(step).all()
-    assert found.tensors["optimizer"]["m"].eq(-step).all()
+def assert_step(loaded: Checkpoint, step: int) -> None:
+    assert loaded.step == step
+    assert loaded.state["step"] == step
+    assert loaded.tensors["model"]["w"].eq(step).all()
+    assert loaded.tensors["optimizer"]["m"].eq(-step).all()
 
 
-# --- the same back ---
+# --- round trips ---
 
 
 @st.composite
 def groups(draw: st.DrawFn) -> dict[str, Tensor]:
-    """Tensors of any bits, NaNs of every kind among them; scalars, empty and transposed ones."""
+    """Tensors of arbitrary bits, including NaNs; also scalars, empty and transposed tensors."""
     tensors = {}
     for name in draw(st.lists(st.text(max_size=5), unique=True, max_size=4)):
         dtype = draw(st.sampled_from(DTYPES))
@@ -98,45 +98,45 @@ values = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    lambda items: st.lists(items, max_size=3) | st.dictionaries(st.text(), items, max_size=3),
     max_leaves=6,
 )
 
 
 @repeatable
 @given(model=groups(), other=groups(), state=st.dictionaries(st.text(), values, max_size=3))
-def test_the_same_bits_come_back(
+def test_load__returns_the_same_bits(
     model: dict[str, Tensor], other: dict[str, Tensor], state: dict[str, Any]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = save(Path(folder), 12, {"model": model, "other-1": other}, state)
         assert path == Path(folder) / "step-000012"
-        found = load(path)
-    assert (found.step, found.path, found.state) == (12, path, state)
-    assert repr(found.state) == repr(state)  # in order, and 1 is not 1.0
-    assert list(found.tensors) == ["model", "other-1"]
-    assert_same(found.tensors["model"], model)
-    assert_same(found.tensors["other-1"], other)
+        loaded = load(path)
+    assert (loaded.step, loaded.path, loaded.state) == (12, path, state)
+    assert repr(loaded.state) == repr(state)  # in order, and 1 is not 1.0
+    assert list(loaded.tensors) == ["model", "other-1"]
+    assert_same(loaded.tensors["model"], model)
+    assert_same(loaded.tensors["other-1"], other)
 
 
-def test_no_tensors_and_no_state(tmp_path: Path) -> None:
-    found = load(save(tmp_path, 0, {}, {}))
-    assert (found.step, found.state, found.tensors) == (0, {}, {})
+def test_load__no_tensors_and_no_state(tmp_path: Path) -> None:
+    loaded = load(save(tmp_path, 0, {}, {}))
+    assert (loaded.step, loaded.state, loaded.tensors) == (0, {}, {})
 
 
-def test_tied_weights_come_back_tied(tmp_path: Path) -> None:
+def test_load__tied_weights_stay_tied(tmp_path: Path) -> None:
     embedding = nn.Parameter(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)))
     model = {"lm_head.weight": embedding, "embed.weight": embedding.data, "bias": torch.ones(3)}
     path = save(tmp_path, 1, {"model": model, "copy": model}, {})
     assert (path / "model.safetensors").stat().st_size < 1.9 * embedding.nbytes + 200
-    found = load(path).tensors
-    assert_same(found["model"], model)
-    assert_same(found["copy"], model)
-    assert found["model"]["lm_head.weight"] is found["model"]["embed.weight"]
-    assert found["copy"]["embed.weight"] is not found["model"]["embed.weight"]
+    loaded = load(path).tensors
+    assert_same(loaded["model"], model)
+    assert_same(loaded["copy"], model)
+    assert loaded["model"]["lm_head.weight"] is loaded["model"]["embed.weight"]
+    assert loaded["copy"]["embed.weight"] is not loaded["model"]["embed.weight"]
 
 
-def test_views_of_one_storage_come_back_whole(tmp_path: Path) -> None:
+def test_load__views_of_one_storage(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(4, 6)
     model = {
         "base": base,
@@ -151,39 +151,39 @@ def test_views_of_one_storage_come_back_whole(tmp_path: Path) -> None:
         "empty": base[:0],
         "empty_too": base[:0],
     }
-    found = load(save(tmp_path, 1, {"model": model}, {})).tensors["model"]
-    assert_same(found, model)
-    storages = {tensor.untyped_storage().data_ptr() for tensor in found.values() if tensor.numel()}
+    loaded = load(save(tmp_path, 1, {"model": model}, {})).tensors["model"]
+    assert_same(loaded, model)
+    storages = {tensor.untyped_storage().data_ptr() for tensor in loaded.values() if tensor.numel()}
     assert len(storages) == 9
-    assert found["empty"] is not found["empty_too"]
-    found["part"].zero_()
-    assert bits(found["base"]) == bits(base)
+    assert loaded["empty"] is not loaded["empty_too"]
+    loaded["part"].zero_()
+    assert bits(loaded["base"]) == bits(base)
 
 
-def test_lazily_conjugated_tensors(tmp_path: Path) -> None:
-    """Their bytes lie elsewhere than their values, in temporaries whose addresses recur."""
+def test_load__lazily_conjugated_tensors(tmp_path: Path) -> None:
+    """Their values differ from their stored bytes; temporaries may reuse an address."""
     generator = torch.Generator().manual_seed(0)
     z = {f"z{i}": torch.randn(40, 30, dtype=torch.complex64, generator=generator) for i in range(9)}
     model = {name: tensor.conj().T for name, tensor in z.items()} | {"z": z["z0"]}
     model["contiguous"] = torch.tensor([1 + 2j]).conj()
     model["negated"] = torch.tensor(1 + 2j).conj().imag
     assert model["contiguous"].is_conj() and model["negated"].is_neg()
-    found = load(save(tmp_path, 1, {"model": model}, {})).tensors["model"]
+    loaded = load(save(tmp_path, 1, {"model": model}, {})).tensors["model"]
     for name, tensor in model.items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(loaded[name], tensor), name
 
 
-def test_what_is_loaded_is_memory_of_its_own(tmp_path: Path) -> None:
+def test_load__tensors_do_not_map_the_file(tmp_path: Path) -> None:
     path = save(tmp_path, 1, model_of(1), {"step": 1})
-    found = load(path)
+    loaded = load(path)
     for file in path.iterdir():
-        with file.open("r+b") as stream:  # in place: what maps the file would see it
+        with file.open("r+b") as stream:  # in place: a mapped file would change
             stream.write(bytes(file.stat().st_size))
-    assert_step(found, 1)
-    found.tensors["model"]["w"].add_(1)
+    assert_step(loaded, 1)
+    loaded.tensors["model"]["w"].add_(1)
 
 
-def test_a_big_gap_of_steps_and_numeric_order(tmp_path: Path) -> None:
+def test_latest__numeric_order_of_steps(tmp_path: Path) -> None:
     for step in (2, 10, 999_999, 1_000_000):
         path = save(tmp_path, step, model_of(step), {"step": step})
         assert latest(tmp_path) == path
@@ -192,7 +192,7 @@ def test_a_big_gap_of_steps_and_numeric_order(tmp_path: Path) -> None:
     assert latest(tmp_path) == tmp_path / "step-1000000"
 
 
-def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+def test_save__file_modes_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         path = save(tmp_path, 1, model_of(1), {"step": 1})
@@ -205,7 +205,7 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("group", ["", "..", "a/b", "/etc", "a\\b", ".hidden", "a.b", "Model", "é"])
-def test_names_that_are_no_file_are_refused(tmp_path: Path, group: str) -> None:
+def test_save__bad_group_names_are_refused(tmp_path: Path, group: str) -> None:
     with pytest.raises(ValueError, match="cannot name a file"):
         save(tmp_path / "run", 1, {group: {}}, {})
     assert names(tmp_path) == []
@@ -223,7 +223,7 @@ def test_names_that_are_no_file_are_refused(tmp_path: Path, group: str) -> None:
         ({3: 4}, "state: 3 would not survive"),
     ],
 )
-def test_state_that_json_would_change_is_refused(
+def test_save__state_that_json_would_change_is_refused(
     tmp_path: Path, state: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -240,27 +240,25 @@ def test_state_that_json_would_change_is_refused(
         ("__metadata__", torch.ones(2)),
     ],
 )
-def test_tensors_that_safetensors_cannot_hold_are_refused(
-    tmp_path: Path, name: str, tensor: Tensor
-) -> None:
+def test_save__unsupported_tensors_are_refused(tmp_path: Path, name: str, tensor: Tensor) -> None:
     with pytest.raises(ValueError, match=rf"tensors: .*{name}.*safetensors"):
         save(tmp_path / "run", 1, {"model": {name: tensor}}, {})
     assert names(tmp_path) == []
 
 
-def test_impossible_numbers_are_refused(tmp_path: Path) -> None:
+def test_save__impossible_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="step: -1 is negative"):
         save(tmp_path, -1, {}, {})
     with pytest.raises(ValueError, match="keep: 0 is less than 1; None keeps all"):
         save(tmp_path, 1, {}, {}, keep=0)
 
 
-# --- which are kept, which are listed ---
+# --- keep and latest ---
 
 
-def test_keep(tmp_path: Path) -> None:
+def test_save__keep_deletes_older_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "step-000000").mkdir()  # no checkpoint, so neither counted nor deleted
+    (tmp_path / "step-000000").mkdir()  # no checkpoint: neither counted nor deleted
     for step in range(1, 6):
         save(tmp_path, step, model_of(step), {"step": step})
     save(tmp_path, 6, model_of(6), {"step": 6}, keep=3)
@@ -270,39 +268,39 @@ def test_keep(tmp_path: Path) -> None:
     assert names(tmp_path) == kept
     for step in (4, 5, 6):
         assert_step(load(tmp_path / f"step-{step:06d}"), step)
-    # A run resumed before step 6 neither deletes what it has just saved nor what it left behind.
+    # A run resumed before step 6 deletes neither its new checkpoint nor that of step 6.
     save(tmp_path, 5, model_of(5), {"step": 5}, keep=1)
     assert names(tmp_path) == ["notes.txt", "step-000000", "step-000005", "step-000006"]
 
 
-def test_latest_ignores_what_is_not_a_complete_checkpoint(tmp_path: Path) -> None:
+def test_latest__incomplete_checkpoints_are_ignored(tmp_path: Path) -> None:
     assert latest(tmp_path / "nowhere") is None
     assert latest(tmp_path) is None
-    whole = save(tmp_path, 7, model_of(7), {"step": 7})
-    assert latest(whole / "state.json") is None
+    complete = save(tmp_path, 7, model_of(7), {"step": 7})
+    assert latest(complete / "state.json") is None
     strays = ["step-000008.part", "step-000009.deleted", "step-000010.tmp", "step-0000011"]
     for stray in [*strays, "step-12", "step--00013", "my-step-000014", "step-000015 (copy)"]:
-        shutil.copytree(whole, tmp_path / stray)
+        shutil.copytree(complete, tmp_path / stray)
     (tmp_path / "step-000016").mkdir()
-    shutil.copytree(whole, tmp_path / "step-000017")
+    shutil.copytree(complete, tmp_path / "step-000017")
     (tmp_path / "step-000017" / "manifest.json").unlink()
     (tmp_path / "step-000018").write_text("a file")
-    assert latest(tmp_path) == whole
-    # Of these, the next save removes what killed ones have left, and nothing else.
+    assert latest(tmp_path) == complete
+    # The next save removes only the leftovers of killed saves.
     before = names(tmp_path)
     save(tmp_path, 6, model_of(6), {"step": 6})
     left = {"step-000008.part", "step-000009.deleted"}
     assert set(names(tmp_path)) == {*before, "step-000006"} - left
 
 
-def test_the_same_step_is_replaced(tmp_path: Path) -> None:
+def test_save__same_step_is_replaced(tmp_path: Path) -> None:
     path = save(tmp_path, 3, model_of(3) | {"extra": {}}, {"step": 3, "try": 1})
     save(tmp_path, 3, model_of(3), {"step": 3, "try": 2})
     assert names(tmp_path) == [path.name]
     assert names(path) == FILES
-    found = load(path)
-    assert_step(found, 3)
-    assert found.state["try"] == 2
+    loaded = load(path)
+    assert_step(loaded, 3)
+    assert loaded.state["try"] == 2
 
 
 # --- damage ---
@@ -327,7 +325,7 @@ def damage(file: Path, how: str) -> None:
         file.unlink()
         file.mkdir()
     elif how == "truncated":
-        file.write_bytes(content[:-2])  # the last is a newline of JSON
+        file.write_bytes(content[:-2])  # the last byte is a newline
     elif how == "empty":
         file.write_bytes(b"")
     elif how == "longer":
@@ -341,10 +339,10 @@ def damage(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "how"),
-    # A flipped byte of the manifest may make another file look wrong: a test of its own, below.
+    # A flipped byte of the manifest may make another file look wrong; tested below.
     [(name, how) for name in FILES for how in HOW if (name, how) != ("manifest.json", "flipped")],
 )
-def test_damage_names_the_file_and_the_way_on(two: Path, name: str, how: str) -> None:
+def test_load__damage_names_the_file_and_the_cure(two: Path, name: str, how: str) -> None:
     size = (two / name).stat().st_size
     damage(two / name, how)
     with pytest.raises(CheckpointError) as caught:
@@ -360,7 +358,7 @@ def test_damage_names_the_file_and_the_way_on(two: Path, name: str, how: str) ->
     assert_step(load(before), 10)
 
 
-def test_damage_of_the_only_checkpoint(two: Path) -> None:
+def test_load__damage_of_the_only_checkpoint(two: Path) -> None:
     shutil.rmtree(two)
     only = two.with_name("step-000010")
     (only / "state.json").unlink()
@@ -383,37 +381,37 @@ def test_damage_of_the_only_checkpoint(two: Path) -> None:
         (b'{"version": 1, "files": {"state.json": {}, "../x.json": {}}}', "is not a list of files"),
     ],
 )
-def test_a_garbage_manifest(two: Path, garbage: bytes, problem: str) -> None:
+def test_load__garbage_manifest(two: Path, garbage: bytes, problem: str) -> None:
     (two / "manifest.json").write_bytes(garbage)
     with pytest.raises(CheckpointError) as caught:
         load(two)
     assert str(caught.value).startswith(f"{two / 'manifest.json'} {problem}; delete the folder")
 
 
-def test_any_flipped_byte_of_the_manifest_is_an_error_or_harmless(tmp_path: Path) -> None:
+def test_load__flipped_manifest_byte_is_an_error_or_harmless(tmp_path: Path) -> None:
     tensors = {"a": {"w": torch.ones(2)}, "b": {"w": torch.zeros(2)}}
     path = save(tmp_path, 5, tensors, {"x": 1})
     good = (path / "manifest.json").read_bytes()
     refused = 0
     for index in range(len(good)):
-        # 3 makes an a of a b: two entries of one name, of which JSON keeps the last.
+        # XOR 3 turns b into a: two entries of one name, of which JSON keeps the last.
         for flip in (3, 128):
             bad = bytearray(good)
             bad[index] ^= flip
             (path / "manifest.json").write_bytes(bad)
             try:
-                found = load(path)
+                loaded = load(path)
             except CheckpointError as error:
                 refused += 1
                 assert str(path) in str(error)
             else:
-                assert (found.step, found.state) == (5, {"x": 1})
+                assert (loaded.step, loaded.state) == (5, {"x": 1})
                 for group, members in tensors.items():
-                    assert_same(found.tensors[group], members)
+                    assert_same(loaded.tensors[group], members)
     assert refused > 1.5 * len(good)
 
 
-def test_a_manifest_that_leaves_a_file_out(two: Path) -> None:
+def test_load__manifest_without_a_file(two: Path) -> None:
     manifest = json.loads((two / "manifest.json").read_text())
     del manifest["files"]["optimizer.safetensors"]
     (two / "manifest.json").write_text(json.dumps(manifest))
@@ -423,25 +421,25 @@ def test_a_manifest_that_leaves_a_file_out(two: Path) -> None:
         load(two)
 
 
-def test_a_slip_in_the_path_is_not_answered_with_deletion(two: Path) -> None:
+def test_load__mistyped_path_advises_no_deletion(two: Path) -> None:
     home = two.parent
-    for slip in (home, home / "step-000099", home / "elsewhere"):
+    for path in (home, home / "step-000099", home / "elsewhere"):
         with pytest.raises(CheckpointError) as caught:
-            load(slip)
+            load(path)
         cure = f"name a checkpoint, --resume {two}"
-        assert str(caught.value) == f"{slip / 'manifest.json'} is missing; {cure}"
+        assert str(caught.value) == f"{path / 'manifest.json'} is missing; {cure}"
     with pytest.raises(CheckpointError, match=r"is missing; there is no checkpoint here$"):
         load(home / "no" / "such")
 
 
-def test_a_moved_checkpoint_loads(two: Path) -> None:
+def test_load__moved_checkpoint(two: Path) -> None:
     assert_step(load(two.rename(two.parent / "best")), 20)
 
 
 # --- kill -9 ---
 
-#: Forks a child that saves, and kills it: in the middle of a loop, or just before its n-th file
-#: operation. One process forks them all, because importing torch takes longer than the test.
+#: Forks a child that saves, and kills it: at a moment of a loop, or just before its n-th file
+#: operation. One process forks all children, because importing torch takes longer than the test.
 FORKER = """
 import itertools, json, os, signal, sys, time
 from pathlib import Path
@@ -492,7 +490,7 @@ for line in sys.stdin:
 
 
 class Forker:
-    """Has a checkpoint saved by a process that is killed."""
+    """Saves checkpoints in child processes that are killed."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -500,7 +498,7 @@ class Forker:
         )
 
     def __call__(self, folder: Path, step: int, keep: int | None = None, **when: float) -> bool:
-        """Whether the process was killed; otherwise it was done."""
+        """Whether the process was killed; otherwise it finished."""
         assert self.process.stdin and self.process.stdout
         size = 50_000 if "seconds" in when else 1000
         order = {"folder": str(folder), "step": step, "keep": keep, "size": size, **when}
@@ -513,21 +511,21 @@ class Forker:
 
 @pytest.fixture(scope="module")
 def forker() -> Iterator[Forker]:
-    it = Forker()
-    with it.process:
-        yield it
-        assert it.process.stdin
-        it.process.stdin.close()
+    forker = Forker()
+    with forker.process:
+        yield forker
+        assert forker.process.stdin
+        forker.process.stdin.close()
 
 
-def assert_all_whole(folder: Path) -> None:
-    """Whatever has the name of a checkpoint, a user may resume from."""
+def assert_all_complete(folder: Path) -> None:
+    """Every folder with the name of a checkpoint is complete."""
     for path in folder.iterdir():
         if path.suffix == "":
             assert_step(load(path), int(path.name.removeprefix("step-")))
 
 
-def test_killed_at_random_moments(tmp_path: Path, forker: Forker) -> None:
+def test_save__killed_at_random_moments(tmp_path: Path, forker: Forker) -> None:
     moments = random.Random(0)
     folder = tmp_path / "run"
     step, kills, advanced = 0, 0, 0
@@ -537,20 +535,20 @@ def test_killed_at_random_moments(tmp_path: Path, forker: Forker) -> None:
         assert forker(folder, step, keep=2, seconds=moments.uniform(0, 0.12))
         path = latest(folder)
         if path is None:
-            assert step == 0  # killed before the first was complete
+            assert step == 0  # killed before the first checkpoint was complete
             continue
-        found = load(path)
-        assert_step(found, found.step)
-        assert found.step >= step
-        assert_all_whole(folder)
-        advanced += found.step > step
-        step = found.step
+        loaded = load(path)
+        assert_step(loaded, loaded.step)
+        assert loaded.step >= step
+        assert_all_complete(folder)
+        advanced += loaded.step > step
+        step = loaded.step
     save(folder, step + 1, model_of(step + 1), {"step": step + 1}, keep=2)
     assert len(names(folder)) == 2 and all(path.suffix == "" for path in folder.iterdir())
 
 
-def test_killed_before_any_file_operation(tmp_path: Path, forker: Forker) -> None:
-    """Of a save that deletes two older ones."""
+def test_save__killed_before_each_file_operation(tmp_path: Path, forker: Forker) -> None:
+    """The save deletes two older checkpoints."""
     for operation in range(500):
         folder = tmp_path / str(operation)
         for step in (1, 2):
@@ -558,21 +556,21 @@ def test_killed_before_any_file_operation(tmp_path: Path, forker: Forker) -> Non
         killed = forker(folder, 3, keep=1, operation=operation)
         path = latest(folder)
         assert path
-        found = load(path)
-        assert found.step in ((2, 3) if killed else (3,))
-        assert_step(found, found.step)
-        assert_all_whole(folder)
+        loaded = load(path)
+        assert loaded.step in ((2, 3) if killed else (3,))
+        assert_step(loaded, loaded.step)
+        assert_all_complete(folder)
         save(folder, 3, model_of(3), {"step": 3}, keep=2)
         assert names(folder)[-1] == "step-000003"
         assert set(names(folder)) <= {"step-000001", "step-000002", "step-000003"}
-        assert_all_whole(folder)
+        assert_all_complete(folder)
         shutil.rmtree(folder)
         if not killed:
             break
     assert 20 < operation < 499
 
 
-def test_killed_while_the_only_checkpoint_is_replaced(tmp_path: Path, forker: Forker) -> None:
+def test_save__killed_while_replacing_the_only_checkpoint(tmp_path: Path, forker: Forker) -> None:
     tries = set()
     for operation in range(500):
         folder = tmp_path / str(operation)
@@ -580,13 +578,13 @@ def test_killed_while_the_only_checkpoint_is_replaced(tmp_path: Path, forker: Fo
         killed = forker(folder, 3, operation=operation)
         path = latest(folder)
         assert path
-        found = load(path)
-        assert_step(found, 3)
-        tries.add((found.state["try"], path.name))
-        # The next save is of another step, and keeps this one.
+        loaded = load(path)
+        assert_step(loaded, 3)
+        tries.add((loaded.state["try"], path.name))
+        # The next save, of another step, keeps this checkpoint.
         save(folder, 4, model_of(4), {"step": 4})
         assert names(folder) == ["step-000003", "step-000004"]
-        assert load(folder / "step-000003").state == found.state
+        assert load(folder / "step-000003").state == loaded.state
         shutil.rmtree(folder)
         if not killed:
             break
@@ -595,20 +593,20 @@ def test_killed_while_the_only_checkpoint_is_replaced(tmp_path: Path, forker: Fo
 
 
 @pytest.mark.slow
-def test_killed_while_a_leftover_is_cleared(tmp_path: Path, forker: Forker) -> None:
-    """Every state that a killed save leaves, with the next one killed as well."""
-    whole = save(tmp_path / "whole", 3, model_of(3), {"step": 3})
+def test_save__killed_while_clearing_leftovers(tmp_path: Path, forker: Forker) -> None:
+    """Every state that a killed save leaves, with the next save killed as well."""
+    complete = save(tmp_path / "complete", 3, model_of(3), {"step": 3})
     for leftover in ("replaced", "deleted", "part"):
         for operation in range(500):
             folder = tmp_path / f"{leftover}{operation}"
-            shutil.copytree(whole, folder / f"step-000003.{leftover}")
+            shutil.copytree(complete, folder / f"step-000003.{leftover}")
             if leftover != "replaced":
-                shutil.copytree(whole, folder / "step-000003")
+                shutil.copytree(complete, folder / "step-000003")
             killed = forker(folder, 3, operation=operation)
             path = latest(folder)
             assert path
             assert_step(load(path), 3)
-            assert_all_whole(folder)
+            assert_all_complete(folder)
             save(folder, 3, model_of(3), {"step": 3})
             assert names(folder) == ["step-000003"]
             shutil.rmtree(folder)
@@ -617,10 +615,10 @@ def test_killed_while_a_leftover_is_cleared(tmp_path: Path, forker: Forker) -> N
         assert 20 < operation < 499
 
 
-def test_everything_is_on_the_disk_before_it_has_its_name(
+def test_save__files_are_synced_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For power cuts, which no test makes."""
+    """Protects from power cuts, which no test can cause."""
     folder = tmp_path / "run"
     synced: list[tuple[int, bool]] = []
 
@@ -631,15 +629,15 @@ def test_everything_is_on_the_disk_before_it_has_its_name(
     path = save(folder, 1, model_of(1), {"step": 1})
     before = {inode for inode, named in synced if not named}
     assert {file.stat().st_ino for file in (*path.iterdir(), path, tmp_path)} <= before
-    # A name in the folder must not be forgotten, either.
+    # The folder entry is synced as well.
     assert (folder.stat().st_ino, True) in synced
-    # The manifest is last, and the list of files after it.
+    # The manifest is the last file; the folder is synced after it.
     order = [inode for inode, _ in synced]
     assert order.index((path / "manifest.json").stat().st_ino) == len(order) - 3
     assert order.index(path.stat().st_ino) == len(order) - 2
 
 
-def test_a_deletion_begins_on_the_disk_with_the_name(
+def test_save__deletion_begins_with_a_synced_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 1, model_of(1), {"step": 1})
@@ -664,12 +662,12 @@ def test_a_deletion_begins_on_the_disk_with_the_name(
     ]
 
 
-# --- disks that are full or refuse ---
+# --- full disks and failed operations ---
 
 
 @contextlib.contextmanager
 def no_file_over(size: int) -> Iterator[None]:
-    """Writing fails for real, with EFBIG; Python ignores the signal that would kill."""
+    """Limit the size of files: writes fail with EFBIG, as Python ignores the signal."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -679,14 +677,14 @@ def no_file_over(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("where", ["safetensors", "state.json"])
-def test_a_write_that_fails(tmp_path: Path, where: str) -> None:
+def test_save__failed_write(tmp_path: Path, where: str) -> None:
     for step in (1, 2):
         save(tmp_path, step, model_of(step), {"step": step})
     (tmp_path / "step-000003.part").mkdir()
     big = where == "safetensors"
     tensors = model_of(3, size=100_000 if big else 10)
     state: dict[str, Any] = {"step": 3, "text": "" if big else "x" * 100_000}
-    for step in (3, 2):  # a new one, and one in the place of another
+    for step in (3, 2):  # a new checkpoint, and a replacement
         with pytest.raises(CheckpointError) as caught, no_file_over(20_000):
             save(tmp_path, step, tensors, state, keep=1)
         message = str(caught.value)
@@ -695,7 +693,7 @@ def test_a_write_that_fails(tmp_path: Path, where: str) -> None:
         assert f"it needs {600_000 if big else 60:,} bytes" in message
         assert "bytes are free; free some, or save to another disk" in message
         assert names(tmp_path) == ["step-000001", "step-000002"]
-        assert_all_whole(tmp_path)
+        assert_all_complete(tmp_path)
 
 
 FULL_DISK = """
@@ -714,14 +712,14 @@ except CheckpointError as error:
 """  # noqa: E501
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_save__full_disk(tmp_path: Path) -> None:
     """A file system of 1 MB, in a mount namespace that needs no root."""
     mount = 'mount -t tmpfs -o size=1m tmpfs "$0"'
     inside = ["unshare", "-rm", "sh", "-c"]
     try:
         subprocess.run([*inside, mount, str(tmp_path)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this system lets users mount nothing; test_a_write_that_fails remains")
+        pytest.skip("users may not mount here; see test_save__failed_write")
     command = [*inside, f'{mount} && exec "$@"', str(tmp_path), sys.executable, "-c", FULL_DISK]
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -729,17 +727,17 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert message.startswith(f"{tmp_path}: step 2 not saved: ")
     assert "No space left on device" in message and "needs 800,000 bytes" in message
     free = int(message.split("bytes, and ")[1].split()[0].replace(",", ""))
-    assert 500_000 < free < 650_000  # of 1 MB without the first: the temporary is gone
+    assert 500_000 < free < 650_000  # 1 MB less the first checkpoint: the .part is deleted
     assert (left, step, total) == (["step-000001"], 1, 100_000)
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_save__impossible_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"step 1 not saved: .*Not a directory"):
         save(tmp_path / "file" / "run", 1, {}, {})
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save__ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1, model_of(1), {"step": 1})
     rename = Path.rename
 
@@ -756,7 +754,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert_step(load(tmp_path / "step-000001"), 1)
 
 
-def test_an_old_one_that_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save__obsolete_checkpoint_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path, 1, model_of(1), {"step": 1})
 
     def refuse(path: Path) -> None:

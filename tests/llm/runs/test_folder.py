@@ -1,4 +1,4 @@
-"""The folder of a run: what may be written to, and what a continuation drops."""
+"""The folder of a run: which folders are refused, and what a resumed run deletes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def config(folder: Path, **changes: Any) -> TrainConfig:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of three steps, with checkpoints of two and three, and what others have put there."""
+    """A run of three steps, with checkpoints of steps 2 and 3, and files of the user."""
     folder = tmp_path / "run"
     begin_run(config(folder), 0)
     (folder / "rollouts").mkdir()
@@ -50,17 +50,17 @@ def steps(folder: Path) -> list[int]:
 # --- opening
 
 
-def test_a_new_folder_is_looked_at_and_not_made(tmp_path: Path) -> None:
+def test_open_run__writes_nothing(tmp_path: Path) -> None:
     for resume in ("never", "auto"):
         assert open_run(config(tmp_path / "deep" / "run", resume=resume)) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_not_overwritten(run: Path) -> None:
+def test_open_run__existing_run_is_refused(run: Path) -> None:
     before = tree(run)
     with pytest.raises(ValueError, match=rf"output: {run} already holds a run; --resume auto goes"):
         open_run(config(run))
-    # Before the first checkpoint, too, and if the metrics are gone.
+    # Also before the first checkpoint, and if the metrics are deleted.
     (run / "metrics.jsonl").rename(run / "gone")
     with pytest.raises(ValueError, match="already holds a run"):
         open_run(config(run))
@@ -74,11 +74,11 @@ def test_a_run_is_not_overwritten(run: Path) -> None:
     assert tree(run) == before
 
 
-def test_where_to_go_on(run: Path, tmp_path: Path) -> None:
+def test_open_run__checkpoint_to_resume_from(run: Path, tmp_path: Path) -> None:
     second, third = (run / "checkpoints" / f"step-{step:06}" for step in (2, 3))
     assert open_run(config(run, resume="auto")) == third
     assert open_run(config(run, resume=str(second))) == second
-    # Another folder may go on from there, but not one that has a run of its own.
+    # Another folder may resume from there, unless it already holds a run.
     assert open_run(config(tmp_path / "other", resume=str(second))) == second
     begin_run(config(tmp_path / "other"), 0)
     (tmp_path / "other" / "metrics.jsonl").write_text('{"step": 0}\n')
@@ -88,7 +88,7 @@ def test_where_to_go_on(run: Path, tmp_path: Path) -> None:
         open_run(config(run, resume="step-4"))
 
 
-def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_open_run__impossible_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=rf"cannot be made, {tmp_path / 'file'} is a file; choose"):
         open_run(config(tmp_path / "file" / "run"))
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
+def test_open_run__unwritable_folder_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match=rf"cannot be made, {tmp_path} is not writable"):
         open_run(config(tmp_path / "run"))
@@ -110,7 +110,7 @@ def test_a_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "recorded", "saved"), [(3, [0, 1, 2, 3], [2, 3]), (2, [0, 1, 2], [2]), (0, [], [])]
 )
-def test_what_will_be_done_again_is_dropped(
+def test_begin_run__later_records_are_deleted(
     step: int, recorded: list[int], saved: list[int], run: Path
 ) -> None:
     begin_run(config(run, steps=9), step)
@@ -122,19 +122,19 @@ def test_what_will_be_done_again_is_dropped(
     folders = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert folders == [*(f"step-{number:06}" for number in saved), "step-best"]
     assert parse_config([f"--config={run}/config.yaml"], "x") == config(run, steps=9)
-    assert len(json.loads((run / "environment.json").read_text())) == 2  # a line of each start
+    assert len(json.loads((run / "environment.json").read_text())) == 2  # one entry per start
 
 
 @pytest.mark.parametrize("broken", ['{"step": 2}', '{"step": 2', "{}\n", "[2]\n", '"step"\n'])
-def test_a_line_that_a_killed_run_left_is_dropped(broken: str, run: Path) -> None:
-    # Even one that lacks nothing but its end: the next line would be written right behind it.
-    whole = '{"step": 1}\n'
-    (run / "metrics.jsonl").write_text(whole + broken)
+def test_begin_run__incomplete_metrics_line_is_dropped(broken: str, run: Path) -> None:
+    # Even a line that lacks only its newline: the next line would be appended to it.
+    complete = '{"step": 1}\n'
+    (run / "metrics.jsonl").write_text(complete + broken)
     begin_run(config(run), 2)
-    assert (run / "metrics.jsonl").read_text() == whole
+    assert (run / "metrics.jsonl").read_text() == complete
 
 
-def test_a_deletion_that_was_cut_short_is_finished(run: Path) -> None:
+def test_begin_run__interrupted_deletion_is_finished(run: Path) -> None:
     third = run / "checkpoints" / "step-000003"
     (run / "checkpoints" / "step-000003.deleted").mkdir()
     begin_run(config(run), 2)
@@ -144,11 +144,13 @@ def test_a_deletion_that_was_cut_short_is_finished(run: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", [None, SimpleNamespace(name="llm.train")])
-def test_an_environment_says_what_ran(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment__names_command_and_versions(
+    spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "argv", ["/home/somebody/train.py", "--steps=3"])
-    found = json.loads(json.dumps(environment()))
-    assert {"torch", "transformers", "numpy"} <= found["versions"].keys()
+    entry = json.loads(json.dumps(environment()))
+    assert {"torch", "transformers", "numpy"} <= entry["versions"].keys()
     program = ["train.py"] if spec is None else ["python", "-m", "llm.train"]
-    assert found["command"] == [*program, "--steps=3"]
-    assert found["python"] and found["device"]
+    assert entry["command"] == [*program, "--steps=3"]
+    assert entry["python"] and entry["device"]

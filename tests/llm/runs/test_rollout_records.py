@@ -24,7 +24,7 @@ from tests.llm.scripted import collected, prompts, sloppy, thought, write_run
 
 TASK = ChainReasoning(length=3, train=16, test=4)
 
-#: 2 +3 → 5, *3 → 5, -4 → 1; the seed is wrong from its second step on.
+#: 2 +3 → 5, *3 → 5, -4 → 1; the seed episode is wrong from its second step on.
 EXAMPLE = Example("one", "2 +3 *3 -4\n", None)
 START = Prompt(tuple(map(ord, EXAMPLE.prompt)), EXAMPLE)
 
@@ -45,11 +45,11 @@ def reset_group() -> tuple[cpi.Group, Episode]:
     return cpi.Group(3, prefix, episodes, seed), seed
 
 
-def test_a_reset_group_by_hand() -> None:
+def test_group_record__reset_group_by_hand() -> None:
     group, seed = reset_group()
-    verdict = SeedWeights(seed, np.array([0.0, 2.0, 1.0]), 1)
+    weights = SeedWeights(seed, np.array([0.0, 2.0, 1.0]), 1)
     record = group_record(
-        12, 7, group, [0.5, -0.5], reset_planned=True, rule="srpo prompted", verdict=verdict
+        12, 7, group, [0.5, -0.5], reset_planned=True, rule="srpo prompted", seed_weights=weights
     )
     five, box = [53, 10], [92, 98, 111, 120, 101, 100, 123, 49, 125]
     assert record == {
@@ -94,7 +94,7 @@ def test_a_reset_group_by_hand() -> None:
     }
 
 
-def test_truncated_completions_are_masked_where_they_were() -> None:
+def test_group_record__truncated_completions_are_masked() -> None:
     group, _ = reset_group()
     record = group_record(
         0, 0, group, [0.5, -0.5], reset_planned=True, mask_truncated_completions=True
@@ -103,7 +103,7 @@ def test_truncated_completions_are_masked_where_they_were() -> None:
     assert sum(record["continuations"][1]["mask"]) == 0
 
 
-def test_a_rule_that_nobody_watched_leaves_gaps() -> None:
+def test_group_record__unknown_weights_are_none() -> None:
     group, _ = reset_group()
     seed = group_record(0, 0, group, [0.5, -0.5], reset_planned=True)["seed"]
     assert seed is not None and seed["why"] == "step 2 of 3"
@@ -111,7 +111,7 @@ def test_a_rule_that_nobody_watched_leaves_gaps() -> None:
 
 
 @pytest.mark.parametrize("step", range(3))
-def test_masks_are_1_exactly_after_the_shared_prefix(step: int) -> None:
+def test_step_records__masks_are_1_exactly_after_the_prefix(step: int) -> None:
     groups, records = collected(TASK, sloppy(TASK, 0.5), step=step, number=8)
     assert {record["kind"] for record in records} >= {"fresh", "reset"}
     for number, (group, record) in enumerate(zip(groups, records, strict=True)):
@@ -125,7 +125,7 @@ def test_masks_are_1_exactly_after_the_shared_prefix(step: int) -> None:
             assert "".join(record["prefix"] + c["thoughts"]) == "".join(map(chr, c["ids"]))
         advantages = [c["advantage"] for c in record["continuations"]]
         np.testing.assert_array_equal(advantages, cpi.group_advantages([group.returns])[0])
-        if (seed := record["seed"]) is not None:  # the checker's verdict, and the reset it led to
+        if (seed := record["seed"]) is not None:  # the checker's first error, and the reset there
             assert seed["thoughts"][: len(record["prefix"])] == record["prefix"]
             assert seed["first_error"] == len(record["prefix"]) + 1
             weights = np.arange(len(seed["thoughts"])) == len(record["prefix"])
@@ -141,18 +141,18 @@ def test_masks_are_1_exactly_after_the_shared_prefix(step: int) -> None:
         (cpi.GroupPlan(0, 2, 4), ["fallback", "fallback"]),
     ],
 )
-def test_where_a_reset_was_planned_a_group_without_seed_is_a_fallback(
+def test_step_records__planned_reset_without_seed_is_a_fallback(
     plan: cpi.GroupPlan, kinds: list[str]
 ) -> None:
-    _, records = collected(TASK, sloppy(TASK, 0.0), plan=plan, number=2)  # nothing ever fails
+    _, records = collected(TASK, sloppy(TASK, 0.0), plan=plan, number=2)  # no episode fails
     assert [record["kind"] for record in records] == 2 * kinds
-    _, records = collected(TASK, sloppy(TASK, 1.0), plan=plan, number=2)  # everything does
+    _, records = collected(TASK, sloppy(TASK, 1.0), plan=plan, number=2)  # every episode fails
     assert [record["kind"] for record in records] == [
         k.replace("fallback", "reset") for k in kinds * 2
     ]
 
 
-def test_chat_prompts_stay_messages() -> None:
+def test_group_record__chat_prompt_stays_messages() -> None:
     messages = [{"role": "user", "content": "2 + 2?"}]
     start = Prompt((1, 2), Example("chat", messages))
     group = cpi.Group(0, Prefix(start), [episode(Prefix(start), ["4"], 1.0)])
@@ -160,7 +160,7 @@ def test_chat_prompts_stay_messages() -> None:
     assert record["prompt"] == messages and record["prompt_tokens"] == 2
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_write_rollouts__round_trip(tmp_path: Path) -> None:
     _, records = collected(TASK, sloppy(TASK, 0.5), step=7)
     path = write_rollouts(tmp_path / "run", 7, records)
     assert path == tmp_path / "run" / "rollouts" / "step-000007.jsonl"
@@ -168,24 +168,24 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no .part is left
 
 
-def test_any_text_survives(tmp_path: Path) -> None:
+def test_write_rollouts__any_text_survives(tmp_path: Path) -> None:
     text = "a\u2028b\x85c\rd\x1b[2J </script> ∀ε \ud800 half a pair, \\ud800, \x00\n"
     group, _ = reset_group()
     record = group_record(0, 0, group, [0.5, -0.5], reset_planned=True)
     record["continuations"][0]["thoughts"] = [text]
     path = write_rollouts(tmp_path, 0, [record, record])
     assert read_rollouts(path) == [record, record]
-    assert "∀ε" in path.read_text()  # legible for people, too
+    assert "∀ε" in path.read_text()  # readable for people
 
 
-def test_files_by_step(tmp_path: Path) -> None:
+def test_rollout_files__sorted_by_step(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps=(1_000_000, 5, 10))
     for stray in ("step-000011.jsonl.part", "notes.txt", "step-x.jsonl"):
         (run / "rollouts" / stray).write_text("")
     assert list(rollout_files(run)) == [5, 10, 1_000_000]
 
 
-def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
+def test_write_rollouts__is_atomic(tmp_path: Path) -> None:
     _, records = collected(TASK, sloppy(TASK, 0.5))
     path = write_rollouts(tmp_path, 0, records)
     before = path.read_text()
@@ -211,7 +211,7 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
         ({"continuations": 3}, "not iterable"),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, change: Any, message: str) -> None:
+def test_read_rollouts__broken_line_is_named(tmp_path: Path, change: Any, message: str) -> None:
     _, records = collected(TASK, sloppy(TASK, 0.5))
     path = write_rollouts(tmp_path, 0, records)
     line = change if isinstance(change, str) else json.dumps({**records[1], **change})
@@ -222,14 +222,14 @@ def test_a_broken_line_is_named(tmp_path: Path, change: Any, message: str) -> No
         read_rollouts(path)
 
 
-def test_missing_runs_are_named(tmp_path: Path) -> None:
+def test_rollout_files__missing_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: no such run folder"):
         rollout_files(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="setting rollout_steps is not 0"):
         rollout_files(tmp_path)
 
 
-def test_numbers_must_be_finite_and_complete() -> None:
+def test_group_record__numbers_are_finite_and_complete() -> None:
     group, _ = reset_group()
     with pytest.raises(ValueError, match=r"step 4, group 1: 1 advantages for 2 episodes"):
         group_record(4, 1, group, [0.5], reset_planned=True)
@@ -240,13 +240,13 @@ def test_numbers_must_be_finite_and_complete() -> None:
         group_record(4, 1, group, [0.5, -0.5], reset_planned=True)
 
 
-def test_advantages_belong_to_groups() -> None:
+def test_step_records__one_advantage_array_per_group() -> None:
     group, _ = reset_group()
     with pytest.raises(ValueError, match="shorter"):
         step_records(0, [group], [], cpi.GroupPlan(4, 1, 4), rule="rrpo")
 
 
-def test_records_hold_what_their_type_says() -> None:
+def test_step_records__have_the_fields_of_their_type() -> None:
     _, records = collected(TASK, sloppy(TASK, 0.5), number=4)
     assert prompts(TASK, 4)[2].example.id in {record["id"] for record in records}
     assert all(record.keys() == Record.__annotations__.keys() for record in records)

@@ -1,4 +1,4 @@
-"""Optimizers and random generators: a continued run is the same run."""
+"""State of optimizers and random generators: a resumed run is the same run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"amsgrad": True}, {"foreach": True}, {"fus
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_continued_run_is_the_same_run(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_load_optimizer__continued_run_is_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
     net = network(0)
     optimizer = adamw(net, **options)
     train(net, optimizer, range(3))
@@ -78,14 +78,17 @@ def test_a_continued_run_is_the_same_run(tmp_path: Path, options: dict[str, Any]
     assert any(bits(middle[name]) != bits(tensor) for name, tensor in net.state_dict().items())
 
     resumed = network(1)
-    found = load(path)
-    assert found.state["optimizer"] == record
-    assert_same(found.tensors["model"], middle)
-    resumed.load_state_dict(found.tensors["model"])
+    checkpoint = load(path)
+    assert checkpoint.state["optimizer"] == record
+    assert_same(checkpoint.tensors["model"], middle)
+    resumed.load_state_dict(checkpoint.tensors["model"])
     other = adamw(resumed, lr=5.0, **options)
-    before = copy.deepcopy(found.tensors["optimizer"])
+    before = copy.deepcopy(checkpoint.tensors["optimizer"])
     load_optimizer(
-        other, order_of(resumed, other), found.tensors["optimizer"], found.state["optimizer"]
+        other,
+        order_of(resumed, other),
+        checkpoint.tensors["optimizer"],
+        checkpoint.state["optimizer"],
     )
     again = optimizer_tensors(other, order_of(resumed, other))
     assert again[1] == record
@@ -97,10 +100,10 @@ def test_a_continued_run_is_the_same_run(tmp_path: Path, options: dict[str, Any]
     again = optimizer_tensors(other, order_of(resumed, other))
     assert_same(again[0], end)
     assert again[1] == end_record
-    assert_same(found.tensors["optimizer"], before)  # training has not changed the checkpoint
+    assert_same(checkpoint.tensors["optimizer"], before)  # training has not changed the checkpoint
 
 
-def test_an_optimizer_before_its_first_step() -> None:
+def test_load_optimizer__before_the_first_step() -> None:
     net = network(0)
     optimizer = adamw(net, lr=0.25)
     tensors, record = optimizer_tensors(optimizer, order_of(net, optimizer))
@@ -112,7 +115,7 @@ def test_an_optimizer_before_its_first_step() -> None:
     assert [group["lr"] for group in other.param_groups] == [0.25, 0.25]
 
 
-def test_the_step_count_is_exact() -> None:
+def test_load_optimizer__step_count_is_exact() -> None:
     parameter = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.AdamW([parameter])
     parameter.sum().backward()
@@ -126,7 +129,7 @@ def test_the_step_count_is_exact() -> None:
         assert (int(step), step.dtype) == (count, dtype)
 
 
-def test_parameters_are_found_by_name_not_by_place() -> None:
+def test_load_optimizer__parameters_match_by_name() -> None:
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([a, b])
     (a.sum() + 3 * b.sum()).backward()
@@ -138,7 +141,7 @@ def test_parameters_are_found_by_name_not_by_place() -> None:
     assert_same(other.state[b], expected)
 
 
-def test_an_optimizer_of_another_model_is_refused() -> None:
+def test_load_optimizer__other_model_is_refused() -> None:
     net = network(0)
     optimizer = adamw(net)
     train(net, optimizer, range(1))
@@ -184,7 +187,7 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
             optimizer_tensors(optimizer, wrong)
 
 
-def test_optimizers_of_another_kind_are_refused() -> None:
+def test_optimizer_tensors__other_optimizers_are_refused() -> None:
     parameter = nn.Parameter(torch.ones(2))
     sgd = torch.optim.SGD([parameter], momentum=0.9)
     tensor_lr = torch.optim.AdamW([parameter], lr=torch.tensor(0.1))
@@ -206,7 +209,7 @@ def test_optimizers_of_another_kind_are_refused() -> None:
 
 @pytest.fixture
 def global_generators() -> Iterator[None]:
-    """Seeded, with half of a pair of normal numbers pending; restored afterwards."""
+    """Seeds the generators, with half a pair of normal numbers pending; restores them after."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(1)
     np.random.seed(2)  # noqa: NPY002
@@ -234,7 +237,7 @@ def draws() -> list[float]:
 
 @pytest.mark.usefixtures("global_generators")
 @pytest.mark.parametrize("warm", [0, 1, 2, 311])
-def test_random_generators_continue(tmp_path: Path, warm: int) -> None:
+def test_set_rng_state__generators_continue(tmp_path: Path, warm: int) -> None:
     for _ in range(warm):
         random.gauss()
         np.random.standard_normal()  # noqa: NPY002
@@ -243,8 +246,8 @@ def test_random_generators_continue(tmp_path: Path, warm: int) -> None:
     path = save(tmp_path, 1, {"rng": tensors}, {"rng": record})
     expected = draws()
     assert draws() != expected
-    found = load(path)
-    set_rng_state(found.tensors["rng"], found.state["rng"])
+    checkpoint = load(path)
+    set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"])
     again = rng_state()
     assert again[1] == record
     assert_same(again[0], tensors)
@@ -252,7 +255,7 @@ def test_random_generators_continue(tmp_path: Path, warm: int) -> None:
 
 
 @pytest.mark.usefixtures("global_generators")
-def test_random_generator_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_rng_state__gpu_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.arange(16).byte()
 
     def set_state(state: Tensor) -> None:
@@ -269,6 +272,8 @@ def test_random_generator_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     random.seed(5)
     before = random.getstate()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(CheckpointError, match="the checkpoint has a GPU's, and none is here"):
+    with pytest.raises(
+        CheckpointError, match="the checkpoint has the state of a GPU, but there is no GPU"
+    ):
         set_rng_state(tensors, record)
     assert random.getstate() == before

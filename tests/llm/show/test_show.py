@@ -1,3 +1,5 @@
+"""`python -m llm.show`: trees in the terminal, the web page, and refusals."""
+
 from __future__ import annotations
 
 import re
@@ -17,10 +19,10 @@ from llm.runs.rollout_records import (
 )
 from llm.show import __main__ as show
 from llm.show.labels import (
-    aim,
-    chances,
-    number,
-    signed,
+    cut_label,
+    format_advantage,
+    format_reward,
+    reset_probabilities,
     summarise,
     thought_text,
     visible,
@@ -52,7 +54,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
 
 
 def reset_record() -> Record:
-    """Reset at step 3 although step 2 was wrong."""
+    """A group reset at step 3 of a seed whose first error is step 2."""
 
     def continuation(thoughts: list[str], reward: float, advantage: float, end: str) -> Any:
         return {
@@ -94,7 +96,7 @@ def reset_record() -> Record:
 # ------------------------------------------------------------------ terminal
 
 
-def test_a_tree_has_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show__tree_has_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_rollouts(tmp_path, 3, [reset_record()])
     out = shown(capsys, path)
     lines = [
@@ -108,7 +110,7 @@ def test_a_tree_has_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "     1   0%  first thought",
         "     2  25%  ✗ first wrong  second thought",
         "├── ✂ reset here · srpo prompted: step 3 of 4 · 1 after the first wrong thought, which",
-        "├── seed, its way from here · reward −0.5",
+        "├── rest of the seed · reward −0.5",
         "│    3  75%  third thought",
         "│    4   0%  five",
         "├── ▲ +0.87 · reward 1 · stopped · 1,234 tokens trained",
@@ -125,14 +127,16 @@ def test_a_tree_has_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert position >= 0, line
 
 
-def test_the_last_step_is_the_default(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show__last_step_by_default(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, run)
     assert "step 10 of" in out and "step 5 of" not in out
     assert out.count("\ngroup ") == 8
     assert "8 of 12 groups shown; --limit 0 shows all" in out
 
 
-def test_steps_groups_kinds_and_limits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show__selects_steps_groups_kinds_and_limits(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = shown(capsys, run, "--step", 0, 5, "--group", 3, 1)
     assert re.findall(r"^step (\d+)", out, re.M) == ["0", "5"]
     assert re.findall(r"^group (\d+)", out, re.M) == ["1", "3", "1", "3"]
@@ -142,7 +146,9 @@ def test_steps_groups_kinds_and_limits(run: Path, capsys: pytest.CaptureFixture[
     assert shown(capsys, run, "--limit", 0).count("\ngroup ") == 12
 
 
-def test_a_fallback_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show__fallback_group_is_labelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = ChainReasoning(train=4, test=1)
     _, records = collected(task, sloppy(task, 0.0))
     write_rollouts(tmp_path, 0, records)
@@ -151,7 +157,7 @@ def test_a_fallback_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "0 of 4 with a signal" in out
 
 
-def test_model_output_cannot_write_to_the_terminal(
+def test_show__control_characters_are_escaped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = reset_record()
@@ -164,7 +170,9 @@ def test_model_output_cannot_write_to_the_terminal(
 # ------------------------------------------------------------------ refusals
 
 
-def test_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show__bad_input_exits_with_2(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "nowhere: no such run folder" in refused(capsys, tmp_path / "nowhere")
     assert "no rollouts/step-*.jsonl in it" in refused(capsys, tmp_path)
     assert "has no step 7; it has 0, 5, 10" in refused(capsys, run, "--step", 7)
@@ -172,15 +180,17 @@ def test_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "no such group in step 10; step 10 has groups 0, 1, 2" in message
     out = tmp_path / "page.html"
     assert "no such group" in refused(capsys, run, "--group", 99, "--html", out)
-    assert not list(tmp_path.iterdir())  # neither page nor part of one
+    assert not list(tmp_path.iterdir())  # neither a page nor a partial file
     assert f"--html: {tmp_path} is a folder" in refused(capsys, run, "--html", tmp_path)
     (tmp_path / "empty.jsonl").write_text("")
-    assert "empty.jsonl: it holds no group" in refused(capsys, tmp_path / "empty.jsonl")
+    assert "empty.jsonl: the file has no groups" in refused(capsys, tmp_path / "empty.jsonl")
     (tmp_path / "broken.jsonl").write_text("{\n")
     assert "broken.jsonl:1: not a rollouts record" in refused(capsys, tmp_path / "broken.jsonl")
 
 
-def test_many_steps_are_named_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show__error_abbreviates_many_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step in range(0, 1000, 10):
         write_rollouts(tmp_path, step, [reset_record()])
     message = refused(capsys, tmp_path, "--step", 5)
@@ -188,14 +198,14 @@ def test_many_steps_are_named_briefly(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("args", [[], ["x", "--step", "-1"], ["x", "--kind", "odd"]])
-def test_bad_usage_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_show__bad_usage_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         show.main(args)
     assert stop.value.code == 2
     assert "usage:" in capsys.readouterr().err
 
 
-def test_the_command_does_not_wait_for_torch() -> None:
+def test_show__does_not_import_torch() -> None:
     code = "import sys, llm.show; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -239,45 +249,45 @@ def page(capsys: pytest.CaptureFixture[str], out: Path, *args: object) -> Page:
     return Page(out)
 
 
-def test_the_page_is_complete_in_itself(
+def test_page__self_contained_without_scripts_or_links(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = page(capsys, tmp_path / "new" / "page.html", run)
-    assert found.source.startswith("<!doctype html>")
-    tags = {tag for tag, _ in found.tags}
+    parsed = page(capsys, tmp_path / "new" / "page.html", run)
+    assert parsed.source.startswith("<!doctype html>")
+    tags = {tag for tag, _ in parsed.tags}
     assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "a", "form"}
-    names = {name for _, attributes in found.tags for name in attributes}
+    names = {name for _, attributes in parsed.tags for name in attributes}
     assert not {name for name in names if name.startswith("on") or name in ("src", "href")}
-    assert not re.search(r"https?://|url\(|@import", found.source)
-    assert "default-src 'none'" in found.source  # and a browser would load nothing anyway
-    assert "prefers-color-scheme: dark" in found.source and "width=device-width" in found.source
-    assert "Rollouts of chain-srpo-s0" in found.text and "algorithm: srpo" in found.text
-    assert not re.search(r"\$\w", found.source)  # every blank of the template is filled
+    assert not re.search(r"https?://|url\(|@import", parsed.source)
+    assert "default-src 'none'" in parsed.source  # browsers load nothing from elsewhere
+    assert "prefers-color-scheme: dark" in parsed.source and "width=device-width" in parsed.source
+    assert "Rollouts of chain-srpo-s0" in parsed.text and "algorithm: srpo" in parsed.text
+    assert not re.search(r"\$\w", parsed.source)  # all template placeholders are filled
 
 
-def test_the_page_has_the_trees(
+def test_page__has_all_groups_and_branches(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = page(capsys, tmp_path / "page.html", run)
-    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    parsed = page(capsys, tmp_path / "page.html", run)
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {"step-0", "step-5", "step-10", "step-0-group-0", "step-10-group-11"} <= set(ids)
     records = [r for path in rollout_files(run).values() for r in read_rollouts(path)]
-    assert len(found.of_class("group")) == len(records) == 36
+    assert len(parsed.of_class("group")) == len(records) == 36
     for kind in ("fresh", "reset"):
         expected = sum(record["kind"] == kind for record in records)
-        assert len([a for a in found.of_class("group") if kind in str(a["class"])]) == expected
-    assert len(found.of_class("flat")) == 36 - sum(
+        assert len([a for a in parsed.of_class("group") if kind in str(a["class"])]) == expected
+    assert len(parsed.of_class("flat")) == 36 - sum(
         any(c["advantage"] for c in record["continuations"]) for record in records
     )
-    assert len(found.of_class("branch")) - len(found.of_class("seed")) == 36 * 4
-    assert ["open" in step for step in found.of_class("step")] == [False, False, True]
+    assert len(parsed.of_class("branch")) - len(parsed.of_class("seed")) == 36 * 4
+    assert ["open" in step for step in parsed.of_class("step")] == [False, False, True]
 
 
-def test_one_group_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page__group_has_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_rollouts(tmp_path, 3, [reset_record()])
-    found = page(capsys, tmp_path / "page.html", path)
-    text = " ".join(found.text.split())
+    parsed = page(capsys, tmp_path / "page.html", path)
+    text = " ".join(parsed.text.split())
     for part in (
         "step 3 reset 0.500 1 of 1 groups with a signal · 3,702 tokens trained",
         "5 reset ▲▼= 2 + 2? ✂ 3/4 · 1 after the first wrong thought, which is kept",
@@ -285,21 +295,19 @@ def test_one_group_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "shared prefix 2 thoughts, 4 tokens, nothing trained "
         "0% first thought 25% ✗ first wrong second thought",
         "✂ reset here · srpo prompted: step 3 of 4",
-        "seed, its way from here reward −0.5 75% third thought 0% five",
+        "rest of the seed reward −0.5 75% third thought 0% five",
         "▲ +0.87 reward 1 stopped · 1,234 tokens trained better four",
         "▼ −0.87 reward 0 cut by a limit · 1,234 tokens trained of 1,300 worse",
         "= 0.00 reward 0.5 stopped",
     ):
         assert part in text, part
-    assert [a for tag, a in found.tags if tag == "ol"] == [
+    assert [a for tag, a in parsed.tags if tag == "ol"] == [
         {"start": str(start)} for start in (1, 3, 3, 3, 3)
     ]
-    assert len(found.of_class("at-fault")) == 1
+    assert len(parsed.of_class("at-fault")) == 1
 
 
-def test_hostile_text_is_shown_literally(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_page__hostile_text_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record: Any = reset_record()
     seed, first = record["seed"], record["continuations"][0]
     record["id"] = HOSTILE + "id"
@@ -311,46 +319,46 @@ def test_hostile_text_is_shown_literally(
     run = tmp_path / "<b>run&amp;"
     write_rollouts(run, 0, [record])
     (run / "config.yaml").write_text(HOSTILE + "config")
-    found = page(capsys, tmp_path / "page.html", run)
-    assert not {"script", "img", "b>run"} & {tag for tag, _ in found.tags}
-    for where in ("id", "role", "prompt", "prefix", "seed", "why", "thought", "config"):
-        assert HOSTILE + where in found.text, where
-    assert "⟨U+202E⟩␛⟨U+D800⟩" in found.text
-    assert "Rollouts of <b>run&amp;" in found.text
+    parsed = page(capsys, tmp_path / "page.html", run)
+    assert not {"script", "img", "b>run"} & {tag for tag, _ in parsed.tags}
+    for field in ("id", "role", "prompt", "prefix", "seed", "why", "thought", "config"):
+        assert HOSTILE + field in parsed.text, field
+    assert "⟨U+202E⟩␛⟨U+D800⟩" in parsed.text
+    assert "Rollouts of <b>run&amp;" in parsed.text
 
 
-def test_long_runs_stay_usable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page__long_run_is_limited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in range(50):
         write_rollouts(tmp_path, step, [reset_record()] * 30)
-    found = page(capsys, tmp_path / "page.html", tmp_path)
-    assert len(found.of_class("step")) == 20 and len(found.of_class("group")) == 400
-    assert "20 of 50 recorded steps" in found.text
-    assert "20 of 30 groups shown; --limit 0 shows all" in found.text
-    found = page(capsys, tmp_path / "page.html", tmp_path, "--step", 7, "--limit", 0)
-    assert len(found.of_class("step")) == 1 and len(found.of_class("group")) == 30
+    parsed = page(capsys, tmp_path / "page.html", tmp_path)
+    assert len(parsed.of_class("step")) == 20 and len(parsed.of_class("group")) == 400
+    assert "20 of 50 recorded steps" in parsed.text
+    assert "20 of 30 groups shown; --limit 0 shows all" in parsed.text
+    parsed = page(capsys, tmp_path / "page.html", tmp_path, "--step", 7, "--limit", 0)
+    assert len(parsed.of_class("step")) == 1 and len(parsed.of_class("group")) == 30
 
 
-def test_steps_are_spread_evenly() -> None:
+def test_spread__evenly_with_both_ends() -> None:
     assert show.spread([0, 5, 9], 3) == [0, 5, 9]
     assert show.spread(range(101), 5) == [0, 25, 50, 75, 100]
     spread = show.spread(range(1000), 20)
     assert len(set(spread)) == 20 and spread[0] == 0 and spread[-1] == 999
 
 
-# ------------------------------------------------------------------ words
+# ------------------------------------------------------------------ labels
 
 
-def test_numbers_read_without_colour() -> None:
-    assert [signed(a) for a in (1.5, -0.25, 0.0, -0.0)] == [
+def test_format_advantage__readable_without_colour() -> None:
+    assert [format_advantage(a) for a in (1.5, -0.25, 0.0, -0.0)] == [
         "▲ +1.50",
         "▼ −0.25",
         "= 0.00",
         "= 0.00",
     ]
-    assert [number(r) for r in (1.0, -0.5, 1 / 3, 12.0)] == ["1", "−0.5", "0.333", "12"]
+    assert [format_reward(r) for r in (1.0, -0.5, 1 / 3, 12.0)] == ["1", "−0.5", "0.333", "12"]
 
 
-def test_texts() -> None:
+def test_visible__escapes_control_characters() -> None:
     assert visible("tab\tand\nline, ü, 你好, 👩‍🔬") == "tab\tand\nline, ü, 你好, 👩‍🔬"
     assert visible("\r\x00\x7f\x85\u2028") == "␍␀␡⟨U+0085⟩⟨U+2028⟩"
     assert thought_text("\n7\n") == "7" and thought_text("\n") == "⟨blank⟩"
@@ -365,22 +373,22 @@ def test_texts() -> None:
         (None, ""),
     ],
 )
-def test_the_aim(first_error: int | None, words: str) -> None:
+def test_cut_label__relative_to_first_error(first_error: int | None, words: str) -> None:
     record: Any = reset_record()
     record["seed"]["first_error"] = first_error
-    assert aim(record) == words
+    assert cut_label(record) == words
 
 
-def test_chances() -> None:
+def test_reset_probabilities__normalized_weights() -> None:
     record: Any = reset_record()
-    assert chances(record) == [0.0, 0.25, 0.75, 0.0]
-    record["seed"]["weights"] = [1e308, 1e308, 0.0, 0.0]  # their sum would be infinite
-    assert chances(record) == [0.5, 0.5, 0.0, 0.0]
+    assert reset_probabilities(record) == [0.0, 0.25, 0.75, 0.0]
+    record["seed"]["weights"] = [1e308, 1e308, 0.0, 0.0]  # their sum overflows
+    assert reset_probabilities(record) == [0.5, 0.5, 0.0, 0.0]
     record["seed"]["weights"] = None
-    assert chances(record) == [None] * 4
+    assert reset_probabilities(record) == [None] * 4
 
 
-def test_a_summary_by_hand() -> None:
+def test_summarise__by_hand() -> None:
     record: Any = reset_record()
     flat: Any = {
         **record,

@@ -1,4 +1,4 @@
-"""Data sets are cached in a folder of the session's, not the user's."""
+"""Caches data sets in a temporary folder of the test session, not in the user's cache."""
 
 from __future__ import annotations
 

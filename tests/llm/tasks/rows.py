@@ -1,4 +1,4 @@
-"""Rows of the schemas that the declared tasks read, and files of them."""
+"""Rows in the schemas of the declared data sets, and functions that write them to files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def packed(cases: Any) -> str:
-    """Hidden tests as LiveCodeBench has them."""
+    """Encode hidden tests as LiveCodeBench does."""
     return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
 
 
@@ -97,7 +97,7 @@ def _box(row: Row) -> str:
     return str(row["solution"])
 
 
-#: By task: rows, and a right and a wrong completion of one.
+#: By task: the function that makes row i, the right completion of a row, a wrong completion.
 SCHEMAS: dict[str, tuple[Callable[[int], Row], Callable[[Row], str], str]] = {
     "numina_olympiads": (_numina, _box, r"\boxed{-1/7}"),
     "math_level5": (
@@ -170,7 +170,7 @@ SCHEMAS: dict[str, tuple[Callable[[int], Row], Callable[[Row], str], str]] = {
 
 
 def write(path: Path, rows: Sequence[Row]) -> Path:
-    """Write rows in the format that the file's name says."""
+    """Write rows in the format given by the suffix of the file."""
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif path.suffix == ".json":

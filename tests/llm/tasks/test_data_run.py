@@ -1,4 +1,4 @@
-"""Training on data sets, through the command: a model that solves some, and one that chats."""
+"""Training on data sets through the command, with a chain model and with a chat model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.llm.training_runs import metrics, train
 
 
 def chains(folder: Path, options: dict[str, Any]) -> Path:
-    """A declaration over chain problems, of which only the result is judged, not the steps."""
+    """Write a declaration over chain problems that verifies only the result, not the steps."""
     task = ChainReasoning(**options)
     rows = []
     for split in ("train", "test"):
@@ -36,7 +36,7 @@ def chains(folder: Path, options: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "srpo"])
-def test_a_data_set_trains(
+def test_train__rewards_follow_the_answers_of_a_data_set(
     algorithm: str, chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
 ) -> None:
     task = chains(tmp_path, chain_args)
@@ -48,21 +48,21 @@ def test_a_data_set_trains(
     assert last["verifier/failure_rate"] == first["eval/verifier/failure_rate"] == 0
     assert last["thoughts/mean"] > 1 and last["grad_norm"] > 0
     assert ("reset/reward" in last) == (algorithm == "srpo")
-    # Every reward is what the result says, whatever the steps before it.
-    known = {}
+    # Each reward depends on the result only, not on the steps.
+    results = {}
     for line in (tmp_path / "chains.jsonl").read_text().splitlines():
         row = json.loads(line)
-        known[row["chain"]] = row["result"].split()[-1]
+        results[row["chain"]] = row["result"].split()[-1]
     for file in rollout_files(run).values():
         for record in read_rollouts(file):
-            right = f"\\boxed{{{known[str(record['prompt']).strip()]}}}"
+            right = f"\\boxed{{{results[str(record['prompt']).strip()]}}}"
             for episode in record["continuations"]:
                 boxed = right in "".join(episode["thoughts"])
                 assert episode["reward"] == boxed or not episode["thoughts"][-1].endswith("}")
 
 
 @pytest.mark.parametrize("change", ["a row less", "another answer"])
-def test_a_run_does_not_go_on_with_other_data(
+def test_resume__changed_data_are_refused(
     change: str,
     chain_base: Path,
     chain_args: dict[str, Any],
@@ -85,8 +85,8 @@ def test_a_run_does_not_go_on_with_other_data(
     assert [record["step"] for record in metrics(run)] == [1, 2]
 
 
-def chat_model(folder: Path) -> Path:
-    """A model that knows nothing, whose tokens are bytes, with a template for chats."""
+def save_chat_model(folder: Path) -> Path:
+    """Save a randomly initialised model with byte tokens and a chat template."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = byte_tokenizer()
@@ -114,12 +114,12 @@ def chat_model(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chat_model(tmp_path_factory.mktemp("chatting"))
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_chat_model(tmp_path_factory.mktemp("chat_model"))
 
 
 def chat(model: Path, folder: Path, *more: str) -> int:
-    """A run on grade-school problems; `more` wins."""
+    """Train on grade-school problems; `more` overrides the options."""
     make, _, _ = SCHEMAS["gsm8k"]
     data = write(folder / "sums.parquet", [make(i) for i in range(12)])
     threads = torch.get_num_threads()
@@ -144,46 +144,48 @@ def chat(model: Path, folder: Path, *more: str) -> int:
         torch.set_num_threads(threads)
 
 
-def test_a_chat_model_that_knows_no_delimiter(
-    chatting: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_train__warns_if_no_completion_has_the_delimiter(
+    chat_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert chat(chatting, tmp_path) == 0
-    said = capfd.readouterr()
+    assert chat(chat_model, tmp_path) == 0
+    printed = capfd.readouterr()
     warning = "warning: in 3 steps no completion had the delimiter '</thought>'"
-    assert (said.out + said.err).count(warning) == 1
+    assert (printed.out + printed.err).count(warning) == 1
     for line in metrics(tmp_path / "run"):
         assert (line["thoughts/mean"], line["verifier/failure_rate"], line["reward"]) == (1, 0, 0)
 
 
-def test_a_delimiter_of_ones_own(
-    chatting: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_train__custom_delimiter_splits_thoughts(
+    chat_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # Of random bytes every few is an a; the instruction names it.
-    assert chat(chatting, tmp_path, "--task_args.delimiter=a", "--steps=3") == 0
-    said = capfd.readouterr()
-    assert "no completion had the delimiter" not in said.out + said.err
+    # The model samples random bytes, of which some are the letter a.
+    assert chat(chat_model, tmp_path, "--task_args.delimiter=a", "--steps=3") == 0
+    printed = capfd.readouterr()
+    assert "no completion had the delimiter" not in printed.out + printed.err
     assert any(line["thoughts/mean"] > 1 for line in metrics(tmp_path / "run"))
-    # Nor does it know how to name a step.
+    # Random bytes do not name a step either.
     warning = "in 3 steps 100% of the localizer's replies named no step"
-    assert (said.out + said.err).count(warning) == 1
+    assert (printed.out + printed.err).count(warning) == 1
 
 
-def test_one_line_for_bad_data(
-    chatting: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_train__bad_data_are_one_line_of_error(
+    chat_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"question": "1?", "answer": "#### 1"}\n{"question"\n')
-    assert chat(chatting, tmp_path, f"--task_args.path={broken}") in (1, 2)
-    said = capfd.readouterr().err
-    assert len(said.splitlines()) == 1
+    assert chat(chat_model, tmp_path, f"--task_args.path={broken}") in (1, 2)
+    printed = capfd.readouterr().err
+    assert len(printed.splitlines()) == 1
     start = f"python -m llm.train: task: {broken} cannot be read as json, row 2: Expecting"
-    assert said.startswith(start)
+    assert printed.startswith(start)
 
 
-def test_a_model_that_does_not_chat(
+def test_train__a_model_without_chat_template_is_refused(
     chain_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert chat(chain_base, tmp_path) in (1, 2)
-    said = capfd.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert "has no chat template; use a chat model, or a task with plain prompts (--task_" in said
+    printed = capfd.readouterr().err
+    assert len(printed.splitlines()) == 1
+    assert (
+        "has no chat template; use a chat model, or a task with plain prompts (--task_" in printed
+    )

@@ -1,4 +1,4 @@
-"""The tasks that come with the package, from local files of their data sets' schemas."""
+"""The declared tasks of the package, on local files in the schemas of their data sets."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from llm.tasks import DataTask, Split, declared, make_task
 from llm.tasks.declaration import Declaration, read
 from tests.llm.tasks.rows import SCHEMAS, write
 
-OPTIN: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "livecodebench_v6_medium": {"verifier_args": {"allow_code": "true", "jobs": "1"}},
 }
 ENDINGS = ("jsonl", "json", "parquet")
 
 
 def task_of(name: str, folder: Path, ending: str = "jsonl", **options: Any) -> DataTask:
-    """A declared task over a file with thirty rows of its schema."""
+    """Make a declared task over a file with thirty rows of its schema."""
     make, _, _ = SCHEMAS[name]
     path = write(folder / f"{name}.{ending}", [make(i) for i in range(30)])
-    task = make_task(name, path=str(path), **{**OPTIN.get(name, {}), **options})
+    task = make_task(name, path=str(path), **{**OPTIONS.get(name, {}), **options})
     assert isinstance(task, DataTask)
     return task
 
@@ -30,24 +30,24 @@ def rows_of(task: DataTask, split: Split) -> list[Any]:
     return [task._sources[e.data[0]].rows[e.data[1]] for e in task.examples(split)]
 
 
-def test_all_are_tested() -> None:
+def test_declared__every_declaration_has_test_rows() -> None:
     assert set(declared()) == set(SCHEMAS)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_a_declaration_is_whole(name: str) -> None:
+def test_declared__declarations_are_complete(name: str) -> None:
     task = read(declared()[name], {})
     assert task.name == name and task.data
     if "code" not in name:
         assert "{delimiter}" in task.instruction and "\\boxed" in task.instruction
-    # What cannot be trained on says so, and all others hold something out.
+    # Every task has test problems.
     assert task.named_splits or task.test
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_right_and_wrong(name: str, tmp_path: Path) -> None:
+def test_declared__verifies_right_and_wrong_completions(name: str, tmp_path: Path) -> None:
     ending = ENDINGS[sorted(SCHEMAS).index(name) % 3]
-    number = 2 if "code" in name else 10  # each program is some processes
+    number = 2 if "code" in name else 10  # each program starts several processes
     task = task_of(name, tmp_path, ending, test=number)
     _, right, wrong = SCHEMAS[name]
     for split in get_args(Split):
@@ -57,9 +57,11 @@ def test_right_and_wrong(name: str, tmp_path: Path) -> None:
             continue
         assert len(examples) == number
         completions = [right(row) for row in rows_of(task, split)[:number]]
-        found = task.verify(examples * 2, completions + [wrong] * len(examples))
-        assert [v.reward for v in found] == [1.0] * len(examples) + [0.0] * len(examples)
-        assert not any(verdict.failure for verdict in found)
+        results = task.verify(examples * 2, completions + [wrong] * len(examples))
+        assert [result.reward for result in results] == [1.0] * len(examples) + [0.0] * len(
+            examples
+        )
+        assert not any(result.failure for result in results)
         assert task.reward(examples[0], completions[0]) == 1.0
         for example in examples:
             ((_, message),) = [m.values() for m in example.prompt]  # type: ignore[union-attr]
@@ -67,14 +69,14 @@ def test_right_and_wrong(name: str, tmp_path: Path) -> None:
     assert len(task.examples("test")) == number
 
 
-def test_the_papers_filter(tmp_path: Path) -> None:
+def test_numina_olympiads__keeps_only_verifiable_answers(tmp_path: Path) -> None:
     task = task_of("numina_olympiads", tmp_path, test=5)
     kept = {row["problem"] for split in get_args(Split) for row in rows_of(task, split)}
-    # Row 9 has a negative answer; of 1 to 8 each breaks one rule.
+    # Rows 1 to 8 break one rule each; row 9 has a negative answer, which is allowed.
     assert kept == {f"What is {i} + {i}?" for i in (0, *range(9, 30))}
 
 
-def test_the_sciences_are_told_apart(tmp_path: Path) -> None:
+def test_sciknoweval__keeps_problems_of_its_subject(tmp_path: Path) -> None:
     task = task_of("sciknoweval_materials", tmp_path)
     assert len(task.examples("test")) == 27
     assert task.notes() == ["task: sciknoweval_materials: 27 test problems, 500 asked for"]
@@ -82,7 +84,7 @@ def test_the_sciences_are_told_apart(tmp_path: Path) -> None:
         assert f"\n\nA. {row['choices']['text'][0]}\nB. " in example.problem
 
 
-def test_problems_of_code(tmp_path: Path) -> None:
+def test_livecodebench__prompts_and_unit_tests(tmp_path: Path) -> None:
     task = task_of("livecodebench_v6_medium", tmp_path, test=4)
     for split in get_args(Split):
         for example, row in zip(task.examples(split), rows_of(task, split), strict=True):
@@ -93,7 +95,7 @@ def test_problems_of_code(tmp_path: Path) -> None:
             assert row["difficulty"] == "medium" and example.id == row["question_id"]
 
 
-def test_code_must_be_allowed() -> None:
+def test_livecodebench__requires_allow_code() -> None:
     with pytest.raises(ValueError, match="allow_code"):
         make_task("livecodebench_v6_medium")
 
@@ -102,29 +104,29 @@ def test_code_must_be_allowed() -> None:
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "acereason_math"])
-def test_splits_are_disjoint_by_text_and_fixed(name: str, tmp_path: Path) -> None:
+def test_splits__disjoint_by_text_and_reproducible(name: str, tmp_path: Path) -> None:
     make, _, _ = SCHEMAS[name]
     rows = [make(i) for i in range(20)]
     key = "question" if name == "gsm8k" else "problem"
-    again = [{**row, key: f" {row[key].upper().replace(' ', '  ')}\n"} for row in rows]
-    path = write(tmp_path / "twice.jsonl", rows + again)
+    variants = [{**row, key: f" {row[key].upper().replace(' ', '  ')}\n"} for row in rows]
+    path = write(tmp_path / "twice.jsonl", rows + variants)
 
     def texts(**options: Any) -> dict[str, list[str]]:
         task = make_task(name, path=str(path), **{"test": 6, "train": None, **options})
         return {s: [e.problem.casefold() for e in task.examples(s)] for s in get_args(Split)}
 
-    found = texts()
-    plain = [{" ".join(text.split()) for text in found[split]} for split in get_args(Split)]
+    drawn = texts()
+    plain = [{" ".join(text.split()) for text in drawn[split]} for split in get_args(Split)]
     assert [len(part) for part in plain] == [14, 6]
     assert len(plain[0] | plain[1]) == 20
-    assert texts() == found
-    assert texts(seed=1) != found
-    # The held-out problems do not move with the number of the others; more are only added.
+    assert texts() == drawn
+    assert texts(seed=1) != drawn
+    # The number of training problems changes neither the test problems nor their order.
     fewer = texts(train=3)
-    assert fewer["test"] == found["test"] and fewer["train"] == found["train"][:3]
+    assert fewer["test"] == drawn["test"] and fewer["train"] == drawn["train"][:3]
 
 
-def test_named_splits_of_files(tmp_path: Path) -> None:
+def test_splits__named_files_and_wildcards(tmp_path: Path) -> None:
     make, _, _ = SCHEMAS["gsm8k"]
     paths = {
         "train": [str(write(tmp_path / f"train-{k}.csv", [make(i) for i in range(k, k + 5)]))
@@ -141,13 +143,13 @@ def test_named_splits_of_files(tmp_path: Path) -> None:
     assert make_task("gsm8k", path=shards).examples("train") == task.examples("train")
 
 
-def test_a_problem_in_both_files(tmp_path: Path) -> None:
+def test_splits__training_problem_that_is_a_test_problem(tmp_path: Path) -> None:
     make, _, _ = SCHEMAS["gsm8k"]
     paths = {
         "train": str(write(tmp_path / "train.jsonl", [make(i) for i in range(6)])),
         "test": str(write(tmp_path / "test.jsonl", [make(i) for i in range(5, 8)])),
     }
-    task = make_task("gsm8k", path=paths)  # whose rows may be dropped
+    task = make_task("gsm8k", path=paths)  # whose declaration drops bad rows
     assert len(task.examples("train")) == 5 and len(task.examples("test")) == 3
     (note,) = task.notes()
     assert note.startswith("task: gsm8k: 5 train problems; 1 rows left out, the first: ")
@@ -156,10 +158,10 @@ def test_a_problem_in_both_files(tmp_path: Path) -> None:
         make_task("gsm8k", path=paths, bad_rows="error").examples("train")
 
 
-# --- a file of one's own ---
+# --- a user's declaration ---
 
 
-def test_a_declaration_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read__a_users_declaration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"q": f"{i}?", "context": "", "key": f"x={i}", "kind": i % 2} for i in range(8)]
     write(tmp_path / "mine.csv", rows)
     (tmp_path / "mine.yaml").write_text(
@@ -195,7 +197,7 @@ def test_a_declaration_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {e.id for s in get_args(Split) for e in merged.examples(s)} == {"mine-4", "mine-8"}
 
 
-BROKEN: dict[str, tuple[str, str]] = {
+INVALID_DECLARATIONS: dict[str, tuple[str, str]] = {
     "no YAML": ("a: [", "my.yaml is not YAML: while parsing"),
     "no keys": ("- a\n", "my.yaml holds no keys; see"),
     "unknown": ("promt: q\n", "my.yaml: promt is not a key of a task: name, data, config"),
@@ -208,8 +210,8 @@ BROKEN: dict[str, tuple[str, str]] = {
     "no test": ("path: {train: a}\nprompt: a\nanswer: b\n", "does not name a train and a test sp"),
     "minus": ("path: a\nprompt: a\nanswer: b\ntest: -1\n", "test: -1 is not a whole number ≥ 0"),
 }
-GOOD = "path: a.csv\nprompt: a\nanswer: b\ntest: 1\n"
-SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
+VALID = "path: a.csv\nprompt: a\nanswer: b\ntest: 1\n"
+INVALID_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "extract": ({"extract": "last"}, "extract: 'last' is none of 'after …', 'regex …', boxed"),
     "groups": ({"extract": "regex 1|2"}, "extract: '1|2' has 0 groups, not one"),
     "regex": ({"extract": "regex ("}, "extract: '(' is not a regular expression: "),
@@ -225,30 +227,30 @@ SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_declarations(case: str, tmp_path: Path) -> None:
-    text, message = BROKEN[case]
+@pytest.mark.parametrize("case", INVALID_DECLARATIONS)
+def test_read__invalid_declarations_are_refused(case: str, tmp_path: Path) -> None:
+    text, message = INVALID_DECLARATIONS[case]
     (tmp_path / "my.yaml").write_text(text)
     with pytest.raises(ValueError) as raised:
         make_task(str(tmp_path / "my.yaml"))
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("case", SENSELESS)
-def test_senseless_options(case: str, tmp_path: Path) -> None:
-    options, message = SENSELESS[case]
-    (tmp_path / "my.yaml").write_text(GOOD)
+@pytest.mark.parametrize("case", INVALID_OPTIONS)
+def test_make_task__invalid_options_are_refused(case: str, tmp_path: Path) -> None:
+    options, message = INVALID_OPTIONS[case]
+    (tmp_path / "my.yaml").write_text(VALID)
     with pytest.raises(ValueError) as raised:
         make_task(str(tmp_path / "my.yaml"), **options)
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_no_such_file() -> None:
+def test_read__a_missing_file_is_refused() -> None:
     with pytest.raises(ValueError, match=r"task: no/such.yaml cannot be read: No such file"):
         make_task("no/such.yaml")
 
 
-def test_every_key_has_a_line_of_help() -> None:
+def test_declaration__every_key_is_documented() -> None:
     lines = (Declaration.__doc__ or "").splitlines()
     heads = [line.split(" : ")[0].strip() for line in lines if " : " in line]
     named = [name for head in heads for name in head.split(", ")]

@@ -1,4 +1,4 @@
-"""Code fences: delimiters within them are code, whatever the tokens, the batch or the prefix."""
+"""Delimiters inside code fences are code, for all tokenizations, batches and prefixes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from llm.tasks.delimiters import delimiters, end_of_thought, without_delimiters
 from llm.thoughts.options import ThoughtLimits
 from llm.thoughts.simulator import Prompt, ThoughtSimulator, token_ids
 from tests.cpi.worlds import repeatable
-from tests.llm.small import EOS, Dictated, Essay, byte_tokenizer, word_tokenizer
+from tests.llm.small import EOS, Essay, ScriptedEngine, byte_tokenizer, word_tokenizer
 
 D = "</thought>"
 
-#: By text: whether each delimiter is in a fence.
+#: By text: whether each delimiter is inside a fence.
 FENCED: dict[str, list[bool]] = {
     f"a{D}b{D}": [False, False],
     f"```\n{D}\n```\n{D}": [True, False],
@@ -43,7 +43,7 @@ FENCED: dict[str, list[bool]] = {
 
 
 @pytest.mark.parametrize("text", FENCED)
-def test_fenced(text: str) -> None:
+def test_delimiters__inside_and_outside_fences(text: str) -> None:
     found = list(delimiters(text, D))
     assert [fenced for _, fenced in found] == FENCED[text]
     assert all(text[start:].startswith(D) for start, _ in found)
@@ -52,7 +52,7 @@ def test_fenced(text: str) -> None:
     assert D not in without_delimiters(text, D)
 
 
-def test_what_a_verifier_reads() -> None:
+def test_without_delimiters__replaces_them_by_line_ends() -> None:
     text = f"Add.{D}```python\nx = 1{D}\nif x:{D}\n    print(x)\n```{D}Done."
     expected = "Add.\n```python\nx = 1\nif x:\n    print(x)\n```\nDone."
     assert without_delimiters(text, D) == expected
@@ -66,7 +66,7 @@ PIECES = [D, D, "```", "```\n", "\n```", "\n", "~~~\n", "`", "a", "</", "thought
 
 @repeatable
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
-def test_later_text_moves_nothing(text: str) -> None:
+def test_delimiters__do_not_depend_on_later_text(text: str) -> None:
     found = list(delimiters(text, D))
     for start, fenced in found:
         head = text[: start + len(D)]
@@ -75,8 +75,8 @@ def test_later_text_moves_nothing(text: str) -> None:
 
 @repeatable
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
-def test_fences_are_those_of_the_text_that_is_read(text: str) -> None:
-    # The verifier finds a fence open where the boundaries were drawn as if it was.
+def test_without_delimiters__keeps_fences_open_or_closed(text: str) -> None:
+    # The verifier and the thought boundaries must agree on whether a fence is open.
     ((*_, (_, before)), (*_, (_, after))) = (
         list(delimiters(f"{read}\n{mark}", mark))
         for read, mark in ((text, D), (without_delimiters(text, D), "@"))
@@ -84,7 +84,7 @@ def test_fences_are_those_of_the_text_that_is_read(text: str) -> None:
     assert before == after
 
 
-# --- in a stream of tokens ---
+# --- in sequences of tokens ---
 
 WORDS = [*PIECES[1:], f"{D}```", f"x{D}y", f"{D}``", f"{D}{D}", "</thou", "ght>", "</thought>\n"]
 WORDS = list(dict.fromkeys(WORDS))
@@ -94,11 +94,11 @@ WIDE = ThoughtLimits(max_completion_length=60, max_thoughts=60, max_thought_toke
 
 
 def simulator(scripts: Any, tokenizer: Any = TOKENIZER, delimiter: str = D) -> ThoughtSimulator:
-    engine = Dictated(scripts if callable(scripts) else lambda *_: scripts)
+    engine = ScriptedEngine(scripts if callable(scripts) else lambda *_: scripts)
     return ThoughtSimulator(engine, tokenizer, Essay(delimiter), WIDE)
 
 
-def start() -> Prefix:
+def empty_prefix() -> Prefix:
     return Prefix(Prompt((ID["a"],), Example("essay", "a")))
 
 
@@ -107,20 +107,22 @@ def split(sim: ThoughtSimulator, prefix: Prefix) -> list[tuple[tuple[int, ...], 
     return [(thought.ids, thought.end) for thought in episode.steps]
 
 
-def say(words: list[str]) -> list[int]:
+def script_of(words: list[str]) -> list[int]:
     return [*(ID[word] for word in words), ID[EOS]]
 
 
-streams = st.lists(st.sampled_from(WORDS), max_size=20)
+word_lists = st.lists(st.sampled_from(WORDS), max_size=20)
 
 
 @repeatable
-@given(streams)
+@given(word_lists)
 @example([f"{D}```", "\n", D, "\n", "```", D])
 @example([f"{D}``", "`", "\n", D, "\n```", "\n", D])
-def test_thoughts_join_to_the_completion_and_none_ends_in_a_fence(words: list[str]) -> None:
-    script = say(words)
-    thoughts = split(simulator(script), start())
+def test_rollout__thoughts_join_to_the_completion_and_none_ends_in_a_fence(
+    words: list[str],
+) -> None:
+    script = script_of(words)
+    thoughts = split(simulator(script), empty_prefix())
     assert [token for ids, _ in thoughts for token in ids] == script
     text, rest = "".join(words), len("".join(words))
     outside = {s + len(D) for s, fenced in delimiters(text, D) if not fenced}
@@ -128,7 +130,7 @@ def test_thoughts_join_to_the_completion_and_none_ends_in_a_fence(words: list[st
     for ids, end in thoughts:
         before = at
         at += len(TOKENIZER.decode(list(ids), skip_special_tokens=True))
-        # The first delimiter of the thought that is in no fence is in its last token.
+        # The first delimiter outside fences is in the last token of the thought.
         last = TOKENIZER.decode([ids[-1]], skip_special_tokens=True)
         inside = [e for e in outside if before < e - len(D) + 1 and e <= at]
         if end == "delimiter":
@@ -138,37 +140,37 @@ def test_thoughts_join_to_the_completion_and_none_ends_in_a_fence(words: list[st
 
 
 @repeatable
-@given(streams, st.data())
-def test_a_prefix_goes_on_as_the_whole_did(words: list[str], data: st.DataObject) -> None:
-    script = say(words)
-    whole = split(simulator(script), start())
-    ((episode,),) = simulator(script).rollout([start()], 1, np.random.default_rng(0))
+@given(word_lists, st.data())
+def test_rollout__a_prefix_has_the_same_continuation(words: list[str], data: st.DataObject) -> None:
+    script = script_of(words)
+    whole = split(simulator(script), empty_prefix())
+    ((episode,),) = simulator(script).rollout([empty_prefix()], 1, np.random.default_rng(0))
     prefix = episode.prefix(data.draw(st.integers(0, episode.length - 1)))
-    left = script[len(token_ids(prefix.steps)) :]
-    assert split(simulator(left), prefix) == whole
+    suffix = script[len(token_ids(prefix.steps)) :]
+    assert split(simulator(suffix), prefix) == whole
 
 
-def test_a_reset_right_after_a_fence_was_opened() -> None:
+def test_rollout__a_reset_right_after_an_opening_fence() -> None:
     # The token that ends the first thought also opens the fence of the second.
-    script = say([f"{D}```", "\n", D, "\n", "```", "\n", D, "a"])
-    whole = split(simulator(script), start())
+    script = script_of([f"{D}```", "\n", D, "\n", "```", "\n", D, "a"])
+    whole = split(simulator(script), empty_prefix())
     assert [len(ids) for ids, _ in whole] == [1, 6, 2]
-    ((episode,),) = simulator(script).rollout([start()], 1, np.random.default_rng(0))
+    ((episode,),) = simulator(script).rollout([empty_prefix()], 1, np.random.default_rng(0))
     assert split(simulator(script[1:]), episode.prefix(1)) == whole
 
 
 @repeatable
-@given(st.lists(streams, min_size=2, max_size=4))
-def test_boundaries_do_not_depend_on_the_batch(batch: list[list[str]]) -> None:
-    scripts = [say(words) for words in batch]
+@given(st.lists(word_lists, min_size=2, max_size=4))
+def test_rollout__boundaries_do_not_depend_on_the_batch(batch: list[list[str]]) -> None:
+    scripts = [script_of(words) for words in batch]
     prefixes = [Prefix(Prompt((ID["a"],) * (i + 1), Example("essay", "a")))
                 for i in range(len(scripts))]  # fmt: skip
     sim = simulator(lambda prompt, params, j: scripts[len(prompt) - 1])
     together = sim.rollout(prefixes, 1, np.random.default_rng(0))
     for script, prefix, (episode,) in zip(scripts, prefixes, together, strict=True):
-        found = [(thought.ids, thought.end) for thought in episode.steps]
-        assert found == split(simulator(script), prefix)
-    assert (sim.judged, sim.unjudged) == (len(scripts), [])
+        thoughts = [(thought.ids, thought.end) for thought in episode.steps]
+        assert thoughts == split(simulator(script), prefix)
+    assert (sim.verified, sim.unverified) == (len(scripts), [])
 
 
 @settings(deadline=None)
@@ -176,17 +178,17 @@ def test_boundaries_do_not_depend_on_the_batch(batch: list[list[str]]) -> None:
     st.lists(st.text("ab。é`~\n</thoug>", max_size=6), max_size=5),
     st.sampled_from([D, "。", "é\n", "\n\n", "\n", ". "]),
 )
-def test_any_delimiter_in_bytes(texts: list[str], delimiter: str) -> None:
-    # A token is a byte: even the characters of the delimiter come in pieces.
+def test_rollout__any_delimiter_with_byte_tokens(texts: list[str], delimiter: str) -> None:
+    # Each token is a byte, so even characters of the delimiter are split.
     tokenizer = byte_tokenizer()
-    said = delimiter.join(texts)
-    script = [*tokenizer(said).input_ids, tokenizer.eos_token_id]
-    engine = Dictated(lambda *_: script)
+    text = delimiter.join(texts)
+    script = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+    engine = ScriptedEngine(lambda *_: script)
     limits = ThoughtLimits(2000, 2000, 2000)
     sim = ThoughtSimulator(engine, tokenizer, Essay(delimiter), limits)
-    ((episode,),) = sim.rollout([start()], 1, np.random.default_rng(0))
+    ((episode,),) = sim.rollout([empty_prefix()], 1, np.random.default_rng(0))
     assert token_ids(episode.steps) == script
-    parts, rest = [], said
+    parts, rest = [], text
     while (end := end_of_thought(rest, delimiter)) is not None:
         parts.append(rest[:end])
         rest = rest[end:]

@@ -1,4 +1,4 @@
-"""Data sets of the hub: from its caches without a network, and one line where there is nothing."""
+"""Data sets of the hub, loaded from the local caches without a network."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ except ValueError as error:
 """
 
 ALLOWED = {"allow_code": True}
-LOST = (
+REMEDY = (
     "HF_HUB_OFFLINE=1 if it has been downloaded before, or name local files with --task_args.path"
 )
 
 
 def offline(home: Path, name: str, **options: object) -> str:
-    """What a process without a network prints, whose hub caches are in a folder."""
+    """Output of a process without a network, with its hub caches in `home`."""
     env = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     for name_of_cache in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
         env.pop(name_of_cache, None)
@@ -45,7 +45,7 @@ def offline(home: Path, name: str, **options: object) -> str:
 
 
 @pytest.mark.slow
-def test_a_cached_data_set(tmp_path: Path) -> None:
+def test_hub__a_cached_data_set_loads_offline(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     make, _, _ = SCHEMAS["gsm8k"]
@@ -55,7 +55,7 @@ def test_a_cached_data_set(tmp_path: Path) -> None:
     }
     made = load_dataset("json", data_files=files, cache_dir=str(tmp_path / "made"))
     (folder,) = {Path(made[s].cache_files[0]["filename"]).parent for s in files}
-    # As the hub's is kept: owner and name, configuration, version, fingerprint.
+    # Layout of the cache: owner and name, configuration, version, fingerprint.
     home = tmp_path / "home"
     cached = home / "datasets" / "openai___gsm8k" / "main" / "0.0.0" / ("0" * 40)
     cached.mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_a_cached_data_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cached_files_of_a_repository(tmp_path: Path) -> None:
+def test_hub__cached_files_of_a_repository_load_offline(tmp_path: Path) -> None:
     make, _, _ = SCHEMAS["livecodebench_v6_medium"]
     name = "datasets--livecodebench--code_generation_lite"
     repo, commit = tmp_path / "hub" / name, "0123456789" * 4
@@ -81,8 +81,8 @@ def test_cached_files_of_a_repository(tmp_path: Path) -> None:
     for k in range(1, 7):
         file = f"test{k if k > 1 else ''}.jsonl"
         write(snapshot / file, [make(i) for i in range(10 * k, 10 * k + 10)])
-    found = offline(tmp_path, "livecodebench_v6_medium", verifier_args=ALLOWED, test=8)
-    assert found.startswith("40 8 abc")
+    printed = offline(tmp_path, "livecodebench_v6_medium", verifier_args=ALLOWED, test=8)
+    assert printed.startswith("40 8 abc")
     newest = offline(
         tmp_path, "livecodebench_v6_medium", verifier_args=ALLOWED, test=3, files="test6.jsonl"
     )
@@ -97,8 +97,9 @@ def test_cached_files_of_a_repository(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gsm8k", "livecodebench_v6_medium"])
-def test_nothing_cached(name: str, tmp_path: Path) -> None:
+def test_hub__an_empty_cache_is_one_line_of_error(name: str, tmp_path: Path) -> None:
     options = {"verifier_args": ALLOWED} if "code" in name else {}
-    said = offline(tmp_path, name, **options)
+    printed = offline(tmp_path, name, **options)
     data = "openai/gsm8k (main, test)" if name == "gsm8k" else "livecodebench/code_generation_lite/"
-    assert said.startswith(f"task: {data}") and said.endswith(LOST) and "\n" not in said
+    assert printed.startswith(f"task: {data}") and printed.endswith(REMEDY)
+    assert "\n" not in printed

@@ -1,4 +1,4 @@
-"""Hidden tests of LiveCodeBench: what is read, and what is refused unread."""
+"""Hidden tests of LiveCodeBench: valid pickles are read, all others are refused unread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoded(content: bytes) -> str:
     return base64.b64encode(zlib.compress(content)).decode()
 
 
-def test_public_and_private() -> None:
+def test_tests__public_tests_precede_hidden_tests() -> None:
     expected = {"fn_name": None, "inputs": ["0\n", "1\n"], "outputs": ["0\n", "2\n"]}
     assert livecodebench.tests(row()) == expected
     assert livecodebench.tests(row(private_test_cases=json.dumps(CASES))) == expected
@@ -42,15 +42,15 @@ def test_public_and_private() -> None:
 
 @pytest.mark.parametrize("protocol", range(1, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("size", [1, 300, 70_000])
-def test_any_protocol(protocol: int, size: int) -> None:
+def test_tests__all_pickle_protocols_are_read(protocol: int, size: int) -> None:
     cases = [{"input": "é" * size, "output": "", "testtype": "stdin"}]
     text = json.dumps(cases, ensure_ascii=False)
-    found = livecodebench.tests(row(private_test_cases=encoded(pickle.dumps(text, protocol))))
-    assert found["inputs"][1] == "é" * size
+    unit_tests = livecodebench.tests(row(private_test_cases=encoded(pickle.dumps(text, protocol))))
+    assert unit_tests["inputs"][1] == "é" * size
 
 
 class Bomb:
-    """A pickle that makes a file when it is read."""
+    """Object whose pickle creates a file when it is loaded."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -59,16 +59,16 @@ class Bomb:
         return os.system, (f"touch {self.file}",)
 
 
-def test_a_pickle_is_not_run(tmp_path: Path) -> None:
-    made = tmp_path / "made"
-    for content in (Bomb(made), [json.dumps(CASES), Bomb(made)], {"a": Bomb(made)}):
+def test_tests__a_pickle_is_never_run(tmp_path: Path) -> None:
+    created = tmp_path / "created"
+    for content in (Bomb(created), [json.dumps(CASES), Bomb(created)], {"a": Bomb(created)}):
         for protocol in (0, 2, 4):
             hidden = encoded(pickle.dumps(content, protocol))
             with pytest.raises(ValueError, match=r"'private_test_cases' cannot be read: ValueErr"):
                 livecodebench.tests(row(private_test_cases=hidden))
-    assert not made.exists()
-    pickle.loads(pickle.dumps(Bomb(made)))  # which would have been found out
-    assert made.exists()
+    assert not created.exists()
+    pickle.loads(pickle.dumps(Bomb(created)))  # shows that loading it would create the file
+    assert created.exists()
 
 
 LISTED = pickle.dumps(CASES)
@@ -95,15 +95,15 @@ DAMAGED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_damaged(case: str) -> None:
+def test_tests__damaged_fields_are_refused(case: str) -> None:
     with pytest.raises(ValueError) as raised:
         livecodebench.tests(row(**DAMAGED[case]))
-    said = str(raised.value)
-    assert "\n" not in said and len(said) < 200
-    assert case == "no tests" or next(iter(DAMAGED[case])) in said or "metadata" in said
+    message = str(raised.value)
+    assert "\n" not in message and len(message) < 200
+    assert case == "no tests" or next(iter(DAMAGED[case])) in message or "metadata" in message
 
 
-def test_what_inflates_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tests__inflated_size_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(livecodebench, "LARGEST", 1 << 20)
     hidden = encoded(pickle.dumps(json.dumps([{"input": "1" * (1 << 21), "output": ""}])))
     assert len(hidden) < 4000

@@ -1,4 +1,4 @@
-"""Fields, templates, parts of answers and conditions."""
+"""Fields and templates of prompts, extraction of answers, conditions on rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def schema(prompt: Any = "q", answer: str = "a", extract: str = "") -> Schema:
         (["q", "Code:\n{s}"], {"q": "Why?", "s": "x"}, "Why?\n\nCode:\nx"),
     ],
 )  # fmt: skip
-def test_prompts(prompt: Any, row: dict[str, Any], text: str) -> None:
+def test_problem__fields_and_templates(prompt: Any, row: dict[str, Any], text: str) -> None:
     assert schema(prompt).problem(row) == text
 
 
@@ -50,7 +50,7 @@ def test_prompts(prompt: Any, row: dict[str, Any], text: str) -> None:
         ("json", '{"a": [1]}', {"a": [1]}),
     ],
 )
-def test_answers(extract: str, value: Any, answer: Any) -> None:
+def test_answer__extracts_the_part(extract: str, value: Any, answer: Any) -> None:
     assert schema(extract=extract).answer({"a": value}) == answer
     nested = schema(answer="deep.a", extract=extract)
     assert nested.answer({"deep": {"a": value}}) == answer
@@ -70,14 +70,14 @@ def test_answers(extract: str, value: Any, answer: Any) -> None:
         ("json", 3, "field 'a' is not JSON"),
     ],
 )
-def test_answers_that_are_not_there(extract: str, value: Any, message: str) -> None:
+def test_answer__missing_answers_are_bad_rows(extract: str, value: Any, message: str) -> None:
     with pytest.raises(RowError) as raised:
         schema(extract=extract).answer({"a": value})
     assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("asked", "fitting", "others"),
+    ("required", "fitting", "others"),
     [
         ("x", ["x"], ["y", "", None, " x"]),
         (3, [3, "3"], [4, "33", None]),
@@ -90,7 +90,9 @@ def test_answers_that_are_not_there(extract: str, value: Any, message: str) -> N
         ({"matches": "a", "integer": False}, ["a"], ["b", "1"]),
     ],
 )
-def test_conditions(asked: Any, fitting: list[Any], others: list[Any]) -> None:
-    fits = condition("f", asked)
+def test_condition__accepts_matching_values_only(
+    required: Any, fitting: list[Any], others: list[Any]
+) -> None:
+    fits = condition("f", required)
     assert [fits(value) for value in fitting] == [True] * len(fitting)
     assert [fits(value) for value in others] == [False] * len(others)

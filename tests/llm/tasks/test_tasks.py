@@ -1,4 +1,4 @@
-"""The chain task against `envs.reasoning`, tasks by name, and what a user plugs in."""
+"""The chain task against `envs.reasoning`, tasks by name, and tasks of users."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 @pytest.mark.parametrize(("train", "test"), [(24, 8), (1, 1), (30, 10)])
-def test_splits_are_disjoint_and_fixed(train: int, test: int) -> None:
+def test_chain__splits_are_disjoint_and_reproducible(train: int, test: int) -> None:
     tasks = [ChainReasoning(**SMALL, train=train, test=test, seed=3) for _ in range(2)]
     names = [[e.id for e in tasks[0].examples(split)] for split in ("train", "test")]
     assert [len(part) for part in names] == [train, test]
@@ -41,19 +41,19 @@ def test_splits_are_disjoint_and_fixed(train: int, test: int) -> None:
             assert example.data.length == 3
 
 
-def test_seed_and_length_change_the_problems() -> None:
+def test_chain__seed_and_length_change_the_problems() -> None:
     def first(**changes: Any) -> list[str]:
         task = ChainReasoning(**{**SMALL, "train": 10, "test": 2, **changes})
         return [e.id for e in task.examples("train")]
 
     assert first() != first(seed=1)
     assert [name.split()[0] for name in first()] != [n.split()[0] for n in first(length=4)]
-    assert first() == first(test=5)  # what is held out besides moves nothing
+    assert first() == first(test=5)  # independent of the number of test problems
 
 
 @repeatable
 @given(st.data())
-def test_reward_and_errors_are_those_of_the_chain(data: st.DataObject) -> None:
+def test_chain__reward_and_errors_agree_with_chain_task(data: st.DataObject) -> None:
     verify = data.draw(st.sampled_from(["steps", "answer"]))
     task = ChainReasoning(**SMALL, verify=verify, train=8, test=2)
     example = task.examples("train")[data.draw(st.integers(0, 7))]
@@ -67,8 +67,8 @@ def test_reward_and_errors_are_those_of_the_chain(data: st.DataObject) -> None:
     errors = task.errors(example, thoughts)
     assert errors.dtype == np.bool_ and errors.shape == (len(thoughts),) and errors.sum() <= 1
     first = next((k for k, (a, b) in enumerate(zip(thoughts, lines)) if a != b), None)  # noqa: B905
-    # Up to the first thought that is not the right line, nothing is wrong; that one is, if it is
-    # a whole line (or the last).
+    # Thoughts before the first difference are right. The one that differs is wrong if it is a
+    # complete line, or the last thought.
     if first is None:
         assert not errors.any()
     else:
@@ -77,8 +77,8 @@ def test_reward_and_errors_are_those_of_the_chain(data: st.DataObject) -> None:
             assert errors[first]
 
 
-def test_missing_steps_are_the_last_thoughts_fault() -> None:
-    # A cut episode, or an EOS after a break: the step that is not there is judged where it begins.
+def test_chain_errors__a_missing_step_marks_the_last_thought() -> None:
+    # After a truncated episode, or EOS after a line break, an empty thought is the missing step.
     task = ChainReasoning(**SMALL, train=8, test=2)
     example = task.examples("train")[0]
     lines = task.chain.render_steps(example.data, task.chain.solution(example.data)).splitlines(
@@ -89,7 +89,7 @@ def test_missing_steps_are_the_last_thoughts_fault() -> None:
     np.testing.assert_array_equal(task.errors(example, [*lines, ""]), [False] * 4)
 
 
-def test_localization_prompt_is_what_pretraining_shows() -> None:
+def test_chain_localization_prompt__equals_the_pretraining_text() -> None:
     task = ChainReasoning(**SMALL, train=8, test=2)
     wrong = task.chain.wrong_values(0)
     seen = set()
@@ -118,8 +118,8 @@ def test_localization_prompt_is_what_pretraining_shows() -> None:
     assert seen == {0, 1, 2}
 
 
-def test_traces_of_pretraining_have_the_known_error_rate() -> None:
-    # Whatever share of the texts localizes: no trace is left out for being wrong.
+def test_sample_text__traces_have_the_given_error_rate() -> None:
+    # Whatever the share of localization texts, wrong traces are not left out.
     task, draw = ChainReasoning(**SMALL, train=8, test=2), rng()
     wrong = task.chain.wrong_values(0)
     assert (wrong != task.chain.results).all()
@@ -137,7 +137,7 @@ def test_traces_of_pretraining_have_the_known_error_rate() -> None:
     assert abs(share - 0.7**3) < 4 * (0.343 * 0.657 / (2000 - asked)) ** 0.5
 
 
-def test_stops_and_delimiters_are_tokens() -> None:
+def test_chain__stops_and_delimiter_are_single_tokens() -> None:
     task = ChainReasoning(**SMALL, train=8, test=2)
     tokenizer = chain_tokenizer(task.chain)
     for text in (task.delimiter, *task.stop):
@@ -158,13 +158,15 @@ def test_stops_and_delimiters_are_tokens() -> None:
         ({"length": "three"}, "task: chain cannot be made with .*'three'"),
     ],
 )
-def test_chain_errors(options: dict[str, Any], message: str) -> None:
+def test_make_task__invalid_chain_options_are_refused(
+    options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         make_task("chain", **{**SMALL, "train": 24, "test": 8, **options})
     assert "\n" not in str(raised.value)
 
 
-# --- by name ---
+# --- tasks by name ---
 
 MY_TASKS = """
 from llm.tasks import Example, Task
@@ -174,15 +176,15 @@ import llm.nothing_of_this_name
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory of the user's."""
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working directory of a user."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     return tmp_path
 
 
-def test_users_task(here: Path) -> None:
-    (here / "my_riddles.py").write_text(
+def test_make_task__a_users_task(working_directory: Path) -> None:
+    (working_directory / "my_riddles.py").write_text(
         "from llm.tasks import Example, Task\n"
         "class Riddles(Task):\n"
         "    def __init__(self, number=2):\n"
@@ -192,7 +194,7 @@ def test_users_task(here: Path) -> None:
     )
     task = make_task("my_riddles:Riddles", number=3)
     assert [e.id for e in task.examples("test")] == ["test 0", "test 1", "test 2"]
-    assert str(here) in sys.path  # so that what the module imports later is found, too
+    assert str(working_directory) in sys.path  # so that later imports of the module work
     before = list(sys.path)
     make_task("my_riddles:Riddles")
     assert sys.path == before
@@ -202,8 +204,8 @@ def test_users_task(here: Path) -> None:
         task.reward(task.examples("test")[0], "")
 
 
-def test_module_that_does_not_import(here: Path) -> None:
-    (here / "my_broken.py").write_text("import no_such_package\n")
+def test_make_task__a_failing_import_is_refused(working_directory: Path) -> None:
+    (working_directory / "my_broken.py").write_text("import no_such_package\n")
     with pytest.raises(ValueError, match=r"task: cannot import my_broken: No module named 'no_su"):
         make_task("my_broken:Task")
 
@@ -220,20 +222,22 @@ def test_module_that_does_not_import(here: Path) -> None:
         ("builtins:dict", "task: builtins:dict gives a dict, not an llm.tasks.Task"),
     ],
 )
-def test_task_errors(name: str, message: str, here: Path) -> None:
+def test_make_task__invalid_names_are_refused(
+    name: str, message: str, working_directory: Path
+) -> None:
     with pytest.raises(ValueError) as raised:
         make_task(name)
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
 
 
-def test_import_object_names_the_option() -> None:
+def test_import_object__names_the_option() -> None:
     assert import_object("llm.tasks:make_task", "reward") is make_task
     with pytest.raises(ValueError, match="reward: 'make_task' is not of the form module:name"):
         import_object("make_task", "reward")
 
 
-def test_bare_task_says_what_is_missing() -> None:
+def test_task__missing_methods_are_named() -> None:
     task = Task()
     with pytest.raises(NotImplementedError, match=r"Task has no examples\(split\)"):
         task.examples("train")

@@ -1,4 +1,4 @@
-"""Batches of verdicts: what a user's verifier gives wrong, and failures, which are counted."""
+"""Batched verification: invalid results of a user's verifier, and the count of failures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from llm.tasks import ChainReasoning, Example, Task, checked
 from llm.thoughts.options import ThoughtLimits
 from llm.thoughts.simulator import Prompt, ThoughtSimulator, encode
 from llm.verifiers import Verification
-from tests.llm.small import EOS, Dictated, word_tokenizer
+from tests.llm.small import EOS, ScriptedEngine, word_tokenizer
 from tests.llm.training_runs import metrics, train
 
 TOKENIZER = word_tokenizer(["a", "good", "odd", "</thought>"])
 
 
-class Judge(Task):
-    """Rewards what is good, and cannot judge what is odd; it remembers how often it was asked."""
+class CountingTask(Task):
+    """Rewards "good", fails to verify "odd", and records the sizes of its batches."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -36,25 +36,25 @@ class Judge(Task):
         ]
 
 
-def test_one_batch_for_all_prefixes() -> None:
+def test_rollout__one_verifier_batch_for_all_prefixes() -> None:
     words = TOKENIZER.get_vocab()
-    engine = Dictated(
+    engine = ScriptedEngine(
         lambda prompt, params, j: [words[("a", "good", "odd")[(len(prompt) + j) % 3]], words[EOS]]
     )
-    task = Judge()
+    task = CountingTask()
     sim = ThoughtSimulator(engine, TOKENIZER, task, ThoughtLimits())
     prefixes = [Prefix(Prompt((0,) * n, Example(str(n), "a"))) for n in (1, 2)]
     groups = sim.rollout(prefixes, 4, np.random.default_rng(0))
-    assert task.batches == [8] and (sim.judged, len(sim.unjudged)) == (8, 3)
+    assert task.batches == [8] and (sim.verified, len(sim.unverified)) == (8, 3)
     for n, group in zip((1, 2), groups, strict=True):
         expected = [float((n + j) % 3 == 1) for j in range(4)]
         assert [episode.ret for episode in group] == expected
         assert [episode.failed for episode in group] == [ret == 0 for ret in expected]
 
 
-WRONG: dict[str, tuple[Any, str]] = {
+INVALID: dict[str, tuple[Any, str]] = {
     "fails": (lambda e, c: 1 / 0, "task: Mine.verify: ZeroDivisionError: division by zero ("),
-    "too few": (lambda e, c: [Verification(1.0)], "task: Mine.verify gives 1 verdicts for 2 compl"),
+    "too few": (lambda e, c: [Verification(1.0)], "task: Mine.verify gives 1 verifications for 2 "),
     "numbers": (lambda e, c: [1.0, 0.0], "task: Mine.verify of 'x' is 1.0, not an llm.verifi"),
     "nan": (
         lambda e, c: [Verification(1.0), Verification(float("nan"))],
@@ -68,9 +68,9 @@ WRONG: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_a_verifier_that_is_wrong(case: str) -> None:
-    function, message = WRONG[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_checked_verify__invalid_results_are_refused(case: str) -> None:
+    function, message = INVALID[case]
 
     class Mine(Task):
         def verify(self, examples: Any, completions: Any) -> Any:
@@ -81,7 +81,7 @@ def test_a_verifier_that_is_wrong(case: str) -> None:
     assert str(raised.value).startswith(message)
 
 
-def test_a_reward_is_a_verdict() -> None:
+def test_verify__defaults_to_the_reward() -> None:
     class Mine(Task):
         def reward(self, example: Example, completion: str) -> float:
             return len(completion)
@@ -106,7 +106,7 @@ class Halting(ChainReasoning):
 """
 
 
-def test_failures_are_a_metric(
+def test_train__verifier_failures_are_a_metric(
     chain_base: Path, chain_args: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "halting.py").write_text(HALTING)
@@ -118,10 +118,10 @@ def test_failures_are_a_metric(
     assert last["verifier/failure_rate"] == 0.5
 
 
-# --- what else a data set's problem needs ---
+# --- prompts and names of tasks ---
 
 
-def test_a_localizer_shows_the_problem_alone() -> None:
+def test_localizer_request__shows_the_problem_without_instructions() -> None:
     prompt = [{"role": "user", "content": "Is it so?\n\nReason step by step."}]
     (message,) = request(Example("x", prompt, None, "Is it so?"), ["Yes."])
     assert "Problem:\nIs it so?\n\nAttempt:\nStep 1: Yes." in message["content"]
@@ -129,7 +129,7 @@ def test_a_localizer_shows_the_problem_alone() -> None:
     assert "Reason step by step" in message["content"]
 
 
-def test_a_template_that_refuses() -> None:
+def test_encode__errors_of_the_chat_template_are_one_line() -> None:
     tokenizer = word_tokenizer(["a"])
     tokenizer.chat_template = "{{ raise_exception('System role\nnot supported') }}"
     with pytest.raises(ValueError) as raised:
@@ -140,12 +140,12 @@ def test_a_template_that_refuses() -> None:
     )
 
 
-def test_the_folder_of_a_declared_task() -> None:
+def test_run_folder__named_after_the_task() -> None:
     names = {"gsm8k": "gsm8k", "data/my sums.yaml": "my sums", "my.tasks:Mine": "Mine"}
     for task, name in names.items():
         config = TrainConfig(model="m", task=task)
         assert str(config.folder) == f"runs/{name}-srpo-s0"
 
 
-def test_tasks_have_a_name() -> None:
+def test_task__str_is_the_class_name() -> None:
     assert str(ChainReasoning(train=1, test=1)) == "ChainReasoning"

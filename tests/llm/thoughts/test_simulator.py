@@ -1,4 +1,4 @@
-"""The thought MDP: where token streams are split, what the engine is asked, and both worlds."""
+"""The thought MDP: splits into thoughts, engine requests, agreement with the tabular world."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from llm.thoughts.simulator import (
 )
 from tests.cpi.scripted import ScriptedLocalizer, assert_drawn_from, assert_mean, at_step
 from tests.cpi.worlds import repeatable
-from tests.llm.small import EOS, Dictated, Essay, byte_tokenizer, word_tokenizer
+from tests.llm.small import EOS, Essay, ScriptedEngine, byte_tokenizer, word_tokenizer
 
 #: The delimiter as one token, in pieces, and inside tokens that hold more.
 WORDS = [
@@ -53,15 +53,15 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def say(*words: str) -> list[int]:
+def ids_of(*words: str) -> list[int]:
     return [ID[word] for word in words]
 
 
 def simulator(
     script: Any, limits: ThoughtLimits = WIDE, *, stop: tuple[str, ...] = (), **options: Any
-) -> tuple[ThoughtSimulator, Dictated, Essay]:
-    """A simulator whose engine says `script`, a list of tokens or a function."""
-    engine = Dictated(script if callable(script) else lambda prompt, params, j: script)
+) -> tuple[ThoughtSimulator, ScriptedEngine, Essay]:
+    """A simulator whose engine returns `script`, a list of tokens or a function."""
+    engine = ScriptedEngine(script if callable(script) else lambda prompt, params, j: script)
     task = Essay(stop=stop)
     return ThoughtSimulator(engine, TOKENIZER, task, limits, **options), engine, task
 
@@ -70,8 +70,8 @@ def start() -> Prefix:
     return Prefix(Prompt((ID["a"], ID["b"]), Example("essay", "ab")))
 
 
-def shown(episode: Episode) -> list[tuple[str, str]]:
-    """Every thought as its words with blanks, and how it ended."""
+def words_and_ends(episode: Episode) -> list[tuple[str, str]]:
+    """The words of each thought, separated by blanks, and its end."""
     return [
         (" ".join(TOKENIZER.convert_ids_to_tokens(list(thought.ids))), thought.end)
         for thought in episode.steps
@@ -135,46 +135,46 @@ SPLITS: dict[str, tuple[str, dict[str, int], list[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_splits(name: str) -> None:
+def test_rollout__splits_into_thoughts(name: str) -> None:
     text, limits, expected = SPLITS[name]
-    script = say(*text.split())
+    script = ids_of(*text.split())
     sim, engine, task = simulator(script, replace(WIDE, **limits))
     ((episode,),) = sim.rollout([start()], 1, rng())
-    assert shown(episode) == expected
+    assert words_and_ends(episode) == expected
     kept = token_ids(episode.steps)
     assert kept == script[: len(kept)]
     assert is_cut(episode) == (expected[-1][1] == "cut")
-    # All that was generated costs, what a limit discards included.
+    # The cost includes generated tokens that a limit discards.
     generated = min(len(script), engine.calls[0][1][0].max_tokens)
     assert episode.cost == generated
     assert task.read == [TOKENIZER.decode(kept, skip_special_tokens=True)]
 
 
-def test_discarded_tokens_cost_and_are_not_judged() -> None:
+def test_rollout__discarded_tokens_cost_but_are_not_verified() -> None:
     limits = ThoughtLimits(max_completion_length=9, max_thoughts=2, max_thought_tokens=3)
-    sim, _, task = simulator(say("a", D, "b", D, "good", EOS), limits)
+    sim, _, task = simulator(ids_of("a", D, "b", D, "good", EOS), limits)
     ((episode,),) = sim.rollout([start()], 1, rng())
     assert (len(token_ids(episode.steps)), episode.cost) == (4, 6)
     assert (episode.ret, episode.failed, task.read) == (0.0, True, [f"a{D}b{D}"])
 
 
 @st.composite
-def streams(draw: st.DrawFn) -> tuple[list[int], ThoughtLimits]:
+def token_sequences(draw: st.DrawFn) -> tuple[list[int], ThoughtLimits]:
     limits = ThoughtLimits(*(draw(st.integers(1, most)) for most in (14, 5, 6)))
     longest = min(limits.max_completion_length, limits.max_thoughts * limits.max_thought_tokens)
     likely = st.sampled_from([D, "</", "thought", ">", "</thou", "ght>"])
     word = st.one_of(st.sampled_from([*WORDS, EOS]), likely)
-    return say(*draw(st.lists(word, min_size=longest, max_size=longest))), limits
+    return ids_of(*draw(st.lists(word, min_size=longest, max_size=longest))), limits
 
 
 @repeatable
-@given(streams())
-def test_any_stream(case: tuple[list[int], ThoughtLimits]) -> None:
+@given(token_sequences())
+def test_rollout__any_token_sequence(case: tuple[list[int], ThoughtLimits]) -> None:
     script, limits = case
     sim, engine, task = simulator(script, limits, stop=("}",))
     ((episode,),) = sim.rollout([start()], 1, rng())
     (params,) = engine.calls[0][1]
-    (completion,) = Dictated(lambda *_: script).generate([[1]], [params])[0]
+    (completion,) = ScriptedEngine(lambda *_: script).generate([[1]], [params])[0]
     ids, thoughts = completion.ids.tolist(), episode.steps
 
     kept = token_ids(thoughts)
@@ -186,7 +186,7 @@ def test_any_stream(case: tuple[list[int], ThoughtLimits]) -> None:
     for number, thought in enumerate(thoughts, 1):
         words = [TOKENIZER.convert_ids_to_tokens(token) for token in thought.ids]
         delimited, early = D in "".join(words), D in "".join(words[:-1])
-        assert not early  # it would have ended there
+        assert not early  # the thought would have ended earlier
         assert len(words) <= limits.max_thought_tokens
         assert thought.text == "".join(words).removesuffix(EOS)
         assert (thought.end == "delimiter") == (number < len(thoughts))
@@ -207,26 +207,26 @@ def test_any_stream(case: tuple[list[int], ThoughtLimits]) -> None:
 
 @repeatable
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=4))
-def test_characters_of_several_tokens(texts: list[str]) -> None:
-    # Every token is a byte: characters and the delimiter are split, the thoughts' texts are not.
+def test_rollout__characters_of_several_tokens(texts: list[str]) -> None:
+    # Every token is a byte, so characters and the delimiter span several tokens.
     tokenizer = byte_tokenizer()
     texts = [text.replace("<", "") for text in texts]
-    said = D.join(texts)
-    script = [*tokenizer(said).input_ids, tokenizer.eos_token_id]
-    engine = Dictated(lambda *_: script)
+    text = D.join(texts)
+    script = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+    engine = ScriptedEngine(lambda *_: script)
     sim = ThoughtSimulator(engine, tokenizer, Essay(), ThoughtLimits(999, 99, 999))
     ((episode,),) = sim.rollout([start()], 1, rng())
     assert [t.text for t in episode.steps] == [t + D for t in texts[:-1]] + [*texts[-1:], ""][:1]
     assert token_ids(episode.steps) == script
 
 
-# --- what the engine is asked ---
+# --- engine requests ---
 
 
-def test_one_call_with_what_was_kept_verbatim() -> None:
-    # "a" and "b" would be tokenised as "ab"; the reset must not do that.
+def test_rollout__one_engine_call_with_unchanged_prefix_tokens() -> None:
+    # Tokenising the text again would merge "a" and "b" to "ab".
     sim, engine, _ = simulator(
-        say("a", "b", D, "</", "thought", ">", "b", EOS),
+        ids_of("a", "b", D, "</", "thought", ">", "b", EOS),
         ThoughtLimits(max_completion_length=12, max_thoughts=3, max_thought_tokens=6),
         temperature=0.7,
         top_p=0.9,
@@ -242,8 +242,8 @@ def test_one_call_with_what_was_kept_verbatim() -> None:
     assert contexts == [
         prompt,
         prompt,
-        prompt + say("a", "b", D),
-        prompt + say("a", "b", D, "</", "thought", ">"),
+        prompt + ids_of("a", "b", D),
+        prompt + ids_of("a", "b", D, "</", "thought", ">"),
     ]
     assert [p.max_tokens for p in params] == [12, 12, 9, 6]
     assert {(p.n, p.temperature, p.top_p) for p in params} == {(3, 0.7, 0.9)}
@@ -253,23 +253,23 @@ def test_one_call_with_what_was_kept_verbatim() -> None:
         assert len(group) == 3
         for each in group:
             assert each.origin is prefix and each.steps[: prefix.length] == prefix.steps
-            assert each.cost == min(8, p.max_tokens)  # of what follows the prefix alone
+            assert each.cost == min(8, p.max_tokens)  # of the suffix alone
 
 
-def test_thoughts_left_limit_the_request() -> None:
+def test_rollout__max_tokens_by_remaining_thoughts() -> None:
     limits = ThoughtLimits(max_completion_length=30, max_thoughts=3, max_thought_tokens=4)
-    sim, engine, _ = simulator(say("a", D, "b", D, "a", EOS), limits)
+    sim, engine, _ = simulator(ids_of("a", D, "b", D, "a", EOS), limits)
     ((episode,),) = sim.rollout([start()], 1, rng())
     again = sim.rollout([episode.prefix(k) for k in range(3)], 1, rng())
     assert [p.max_tokens for p in engine.calls[1][1]] == [12, 8, 4]
-    # Each says a, b, and a again, which is one too many where one is kept, or two are.
+    # Each rollout is a, b, a: too many thoughts after a prefix of one or two.
     assert [each.length for (each,) in again] == [3, 3, 3]
     assert [is_cut(each) for (each,) in again] == [False, True, True]
 
 
 @repeatable
-@given(streams())
-def test_every_prefix_has_room_and_stays_within_the_limits(
+@given(token_sequences())
+def test_rollout__every_prefix_has_room_within_limits(
     case: tuple[list[int], ThoughtLimits],
 ) -> None:
     script, limits = case
@@ -282,16 +282,16 @@ def test_every_prefix_has_room_and_stays_within_the_limits(
         assert len(token_ids(each.steps)) <= limits.max_completion_length
 
 
-def test_same_generator_same_seeds() -> None:
-    sim, engine, _ = simulator(say("a", EOS))
+def test_rollout__engine_seeds_by_generator() -> None:
+    sim, engine, _ = simulator(ids_of("a", EOS))
     for seed in (0, 0, 1):
         sim.rollout([start()] * 3, 1, rng(seed))
     first, again, other = ([p.seed for p in params] for _, params in engine.calls)
     assert first == again and not set(first) & set(other)
 
 
-def test_nothing_asked() -> None:
-    sim, engine, _ = simulator(say("a", EOS))
+def test_rollout__no_prefixes() -> None:
+    sim, engine, _ = simulator(ids_of("a", EOS))
     assert sim.rollout([], 4, rng()) == [] and engine.calls == []
 
 
@@ -304,7 +304,7 @@ CHAT = (
 
 
 def chat_tokenizer() -> Any:
-    """Its texts begin with <bos>, which its chat template writes itself."""
+    """A tokenizer that adds <bos> to texts, and whose chat template adds it, too."""
     tokenizer = word_tokenizer(["<bos>", "u", "s", "a", "b", "ab"])
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 0)]
@@ -329,12 +329,12 @@ def test_encode_chain_with_a_template() -> None:
     with pytest.raises(ValueError, match=r"^prompt: chat messages, .* has no chat template; use"):
         encode(tokenizer, [{"role": "user", "content": text}])
     tokenizer.chat_template = CHAT.replace("{{ m['role'][0] }}", "").replace("}a{", "}?{")
-    found = encode(tokenizer, [{"role": "user", "content": text}])
-    assert found == tuple(tokenizer(text + "?").input_ids)
-    engine = Dictated(lambda *_: [])
+    prompt_ids = encode(tokenizer, [{"role": "user", "content": text}])
+    assert prompt_ids == tuple(tokenizer(text + "?").input_ids)
+    engine = ScriptedEngine(lambda *_: [])
     example = Example("x", [{"role": "user", "content": text}])
     prompt = ThoughtSimulator(engine, tokenizer, task, WIDE).prompt(example)
-    assert prompt == (found, example)
+    assert prompt == (prompt_ids, example)
 
 
 def test_stop_token_ids() -> None:
@@ -351,7 +351,7 @@ def test_stop_token_ids() -> None:
         stop_token_ids(TOKENIZER, Essay(stop=("}", "ab}")))
 
 
-def test_stop_text_does_not_count_a_bos() -> None:
+def test_stop_token_ids__ignores_bos_of_stop_text() -> None:
     tokenizer = chat_tokenizer()
     assert stop_token_ids(tokenizer, Essay(stop=("ab",))) == tuple(
         sorted((tokenizer.eos_token_id, tokenizer.get_vocab()["ab"]))
@@ -359,7 +359,7 @@ def test_stop_text_does_not_count_a_bos() -> None:
 
 
 @pytest.mark.parametrize("name", ["max_completion_length", "max_thoughts", "max_thought_tokens"])
-def test_limits_are_at_least_one(name: str) -> None:
+def test_thought_limits__at_least_one(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: 0 is not a whole number ≥ 1"):
         ThoughtLimits(**{name: 0})
 
@@ -368,13 +368,13 @@ def test_limits_are_at_least_one(name: str) -> None:
 
 
 class Mixed(ChainReasoning):
-    """Rewards what an untrained model can do: an even number of characters."""
+    """Rewards completions with an even number of characters, which an untrained model can write."""
 
     def reward(self, example: Example, completion: str) -> float:
         return float(len(completion) % 2 == 0)
 
 
-def test_srpo_at_step_one_is_grpo() -> None:
+def test_srpo__resets_to_prompt_equal_grpo() -> None:
     task = Mixed(length=3, modulus=5, operations=["+1", "*2"], train=6, test=1)
     tokenizer = chain_tokenizer(task.chain)
     model = chain_model(tokenizer, hidden_size=32, layers=1)
@@ -395,7 +395,7 @@ def test_srpo_at_step_one_is_grpo() -> None:
             assert token_ids(one.steps) == token_ids(other.steps)
             assert [t.end for t in one.steps] == [t.end for t in other.steps]
             assert (one.ret, one.cost) == (other.ret, other.cost)
-    advantages = [cpi.group_advantages([g.returns for g in found]) for found in (grpo, srpo)]
+    advantages = [cpi.group_advantages([g.returns for g in each]) for each in (grpo, srpo)]
     rows = [make_rows(g, a) for g, a in zip((grpo, srpo), advantages, strict=True)]
     for one, other in zip(*rows, strict=True):
         for mine, its in zip(one, other, strict=True):
@@ -410,7 +410,7 @@ TOKENS = chain_tokenizer(CHAIN)
 
 
 class ChainWriter:
-    """Reads the state off the text, and draws the next values from a policy table."""
+    """Reads the state from the text, and draws the next values from a policy table."""
 
     def __init__(self, policy: np.ndarray) -> None:
         self.policy = policy
@@ -450,7 +450,7 @@ def both(
         rules[rule][0],
         rng(seed),
     )
-    sim = ThoughtSimulator(Dictated(ChainWriter(policy)), TOKENS, task, WIDE)
+    sim = ThoughtSimulator(ScriptedEngine(ChainWriter(policy)), TOKENS, task, WIDE)
     example = Example("chain", CHAIN.render(problem), problem)
     language = collect(sim, [sim.prompt(example)] * starts, plan, rules[rule][1], rng(seed))
     return tabular, language
@@ -462,7 +462,7 @@ def values_of(episode: Episode) -> list[int]:
 
 @st.composite
 def deterministic(draw: st.DrawFn) -> tuple[Problem, np.ndarray]:
-    """A problem, and a policy that is right in most states and says something else in others."""
+    """A problem, and a policy that is right in most states and wrong in others."""
     length = draw(st.integers(1, 4))
     operations = draw(st.lists(st.sampled_from(CHAIN.operations), min_size=length, max_size=length))
     problem = Problem(draw(st.integers(0, 4)), tuple(operations))
@@ -501,7 +501,7 @@ def test_worlds_agree_on_a_deterministic_policy(
             assert mine.failed == its.failed
             assert [int(action) for _, action in mine.steps] == values_of(its)
     mine, its = tabular.ledger.to_json(), language.ledger.to_json()
-    # A value and a line break a step; the last has a token more for its box.
+    # A step is two tokens, a value and a line break; the last step has one more for its box.
     assert its.pop("steps") == 2 * mine.pop("steps") + mine["episodes"]
     assert its.pop("trained_steps") == 2 * mine.pop("trained_steps") + mine["trained_episodes"]
     assert mine == its

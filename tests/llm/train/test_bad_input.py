@@ -1,4 +1,4 @@
-"""Bad input: one clear line that names the fix, and nothing lost."""
+"""Bad input: one line that names the cure, and no file is lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CASES = {
     "all dropped": (["--lora.r=4", "--lora.dropout=1"], "lora.dropout: 1.0 is not in [0, 1)"),
 }
 
-#: What a copy, a download or an edit makes of a model: by name, a file and what becomes of it.
+#: Models broken by a copy, a download or an edit: name → file, change, message.
 BROKEN: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "cut short": ("model.safetensors", lambda b: b[: len(b) // 2], "SafetensorError"),
     "a tensor lost": ("model.safetensors", lambda b: without(b, 0), "1 weights are missing or of"),
@@ -57,7 +57,7 @@ BROKEN: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 
 
 def without(content: bytes, keep: int) -> bytes:
-    """A file of weights without most of one, or without all of it."""
+    """A weights file in which one tensor has only `keep` rows; without the tensor for 0."""
     tensors = safetensors.torch.load(content)
     name = "model.layers.1.mlp.down_proj.weight"
     tensors[name] = tensors[name][:keep].clone()
@@ -74,7 +74,7 @@ def one_line(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_line_names_the_fix(
+def test_train__bad_input_gives_one_line_with_a_cure(
     case: str,
     chain_base: Path,
     chain_args: dict[str, Any],
@@ -87,17 +87,17 @@ def test_one_line_names_the_fix(
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_model_is_refused(
+def test_train__broken_model_is_refused(
     case: str,
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    name, spoil, message = BROKEN[case]
+    name, change, message = BROKEN[case]
     model = tmp_path / "model"
     shutil.copytree(chain_base, model)
-    (model / name).write_bytes(spoil((chain_base / name).read_bytes()))
+    (model / name).write_bytes(change((chain_base / name).read_bytes()))
     assert train(model, tmp_path / "run", chain_args) == 2
     err = one_line(capfd)
     assert message in err
@@ -105,7 +105,7 @@ def test_a_broken_model_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_overwritten(
+def test_train__run_is_not_overwritten(
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
@@ -117,7 +117,7 @@ def test_a_run_is_not_overwritten(
     capfd.readouterr()
     assert train(chain_base, run, chain_args, "--algorithm=grpo") == 2
     assert "--resume auto goes on with it" in one_line(capfd)
-    # Another architecture or another rate is another run.
+    # Another architecture or learning rate needs another run.
     for flag in ("--lora.r=4", "--optimizer.learning_rate=0.5"):
         assert train(chain_base, run, chain_args, "--algorithm=grpo", flag, "--resume=auto") == 2
         assert "was made with other settings" in one_line(capfd)
@@ -131,7 +131,7 @@ def test_a_run_is_not_overwritten(
     assert metrics(run) == before
 
 
-def test_weights_that_are_not_finite_stop_the_run(
+def test_train__non_finite_weights_stop_the_run(
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
@@ -143,7 +143,7 @@ def test_weights_that_are_not_finite_stop_the_run(
     assert "is saved, go on with" in message
 
 
-def test_a_model_whose_texts_never_end_is_refused(
+def test_train__model_without_eos_token_is_refused(
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
@@ -167,7 +167,7 @@ def test_a_model_whose_texts_never_end_is_refused(
 
 
 @pytest.mark.slow
-def test_the_other_package_called_llm_is_noticed(tmp_path: Path) -> None:
+def test_import__pypi_package_llm_is_refused(tmp_path: Path) -> None:
     shutil.copytree(Path(llm.__file__).parent, tmp_path / "llm")
     (tmp_path / "llm" / "__init__.py").write_text('"""Access large language models."""\n')
     done = subprocess.run(
@@ -179,7 +179,7 @@ def test_the_other_package_called_llm_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_vllm_is_asked_for_where_it_is_not_installed(
+def test_train__missing_vllm_names_the_cure(
     chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
 ) -> None:
     from tests.llm.training_runs import arguments
@@ -187,7 +187,7 @@ def test_vllm_is_asked_for_where_it_is_not_installed(
     script = (
         "import sys\n"
         "sys.modules['vllm'] = None\n"
-        "from llm.train import main\n"
+        "from llm.train.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     flags = arguments(chain_base, tmp_path / "run", chain_args, "--engine=vllm")

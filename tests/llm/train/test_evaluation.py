@@ -1,4 +1,4 @@
-"""pass@k against the enumeration of subsets, and an evaluation by hand."""
+"""pass@k against the enumeration of subsets, and an evaluation computed by hand."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llm.tasks import Example
 from llm.thoughts.options import ThoughtLimits
 from llm.thoughts.simulator import Prompt, ThoughtSimulator
 from llm.train.evaluation import evaluate
-from tests.llm.small import EOS, Dictated, Essay, word_tokenizer
+from tests.llm.small import EOS, Essay, ScriptedEngine, word_tokenizer
 
 
 @pytest.mark.parametrize("n", range(1, 8))
-def test_pass_at_k_by_enumeration(n: int) -> None:
+def test_pass_at_k__equals_enumeration(n: int) -> None:
     for c in range(n + 1):
         for k in range(1, n + 1):
             chosen = list(combinations([True] * c + [False] * (n - c), k))
@@ -26,23 +26,23 @@ def test_pass_at_k_by_enumeration(n: int) -> None:
             assert pass_at_k(n, c, k) == pytest.approx(share, abs=1e-15)
 
 
-def test_pass_at_k_of_many() -> None:
+def test_pass_at_k__large_numbers() -> None:
     assert pass_at_k(10_000, 1, 100) == pytest.approx(0.01)
     assert pass_at_k(10_000, 5_000, 5_001) == 1.0
 
 
-def test_pass_at_k_is_unbiased() -> None:
-    # Over c ~ Binomial(n, p) its mean is the chance that one of k passes, 1 − (1 − p)ᵏ.
+def test_pass_at_k__is_unbiased() -> None:
+    # Over c ~ Binomial(n, p), the mean is the probability that one of k passes, 1 − (1 − p)ᵏ.
     n, p = 6, 0.3
     draws = np.random.default_rng(0).binomial(n, p, 20_000)
     for k in range(1, n + 1):
-        found = np.array([pass_at_k(n, c, k) for c in range(n + 1)])[draws]
-        error = 4 * found.std() / np.sqrt(len(draws))
-        assert abs(found.mean() - (1 - (1 - p) ** k)) < error + 1e-12
+        estimates = np.array([pass_at_k(n, c, k) for c in range(n + 1)])[draws]
+        error = 4 * estimates.std() / np.sqrt(len(draws))
+        assert abs(estimates.mean() - (1 - (1 - p) ** k)) < error + 1e-12
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(3, 4, 1), (3, -1, 1), (3, 1, 0), (3, 1, 4), (0, 0, 1)])
-def test_pass_at_k_refuses(n: int, c: int, k: int) -> None:
+def test_pass_at_k__impossible_numbers_are_refused(n: int, c: int, k: int) -> None:
     with pytest.raises(ValueError, match=f"n={n}, c={c}, k={k}: 0 ≤ c ≤ n and 1 ≤ k ≤ n"):
         pass_at_k(n, c, k)
 
@@ -50,20 +50,20 @@ def test_pass_at_k_refuses(n: int, c: int, k: int) -> None:
 WORDS = word_tokenizer(["p", "q", "good", "bad"])
 ID = WORDS.get_vocab()
 
-#: What is said after "p" and after "q", sample by sample.
-SAID = {
+#: Completions of the prompts "p" and "q", sample by sample.
+COMPLETIONS = {
     "p": ["good " + EOS, "bad " + EOS, "bad bad bad bad bad", "good " + EOS],
     "q": ["bad " + EOS, "bad " + EOS, "bad bad " + EOS, "bad " + EOS],
 }
 
 
-def test_evaluate() -> None:
+def test_evaluate__metrics_by_hand() -> None:
     def answer(prompt: Sequence[int], params: SamplingParams, j: int) -> list[int]:
-        return [ID[word] for word in SAID[WORDS.decode(prompt)][j].split()]
+        return [ID[word] for word in COMPLETIONS[WORDS.decode(prompt)][j].split()]
 
-    engine = Dictated(answer)
+    engine = ScriptedEngine(answer)
     sim = ThoughtSimulator(engine, WORDS, Essay(), ThoughtLimits(5, 3, 5))
-    prompts = [Prompt((ID[word],), Example(word, word)) for word in SAID]
+    prompts = [Prompt((ID[word],), Example(word, word)) for word in COMPLETIONS]
     metrics = evaluate(sim, prompts, 4, np.random.default_rng(0))
     assert metrics == pytest.approx(
         {
@@ -76,6 +76,6 @@ def test_evaluate() -> None:
     )
     once = evaluate(sim, prompts, 1, np.random.default_rng(0))
     assert once["eval/pass@1"] == 0.5 and "eval/pass@4" not in once
-    assert len(engine.calls) == 2  # one each
+    assert len(engine.calls) == 2  # one per evaluation
     evaluate(sim, prompts, 4, np.random.default_rng(0))
     assert engine.calls[2] == engine.calls[0]  # the same random numbers

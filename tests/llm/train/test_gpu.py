@@ -1,4 +1,4 @@
-"""What only a GPU shows: `pytest --gpu tests/llm`."""
+"""Tests that need a GPU: `pytest --gpu tests/llm`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ ALGORITHMS = {
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_run_learns_and_is_evaluated_exported_and_read_out(
+def test_train__run_is_evaluated_exported_and_read_out(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*COMMON, *ALGORITHMS[name]]
     assert train(Path("chain-base"), tmp_path / "run", TASK, *flags) == 0
-    said = capsys.readouterr().out
-    assert "parity ok" in said and "for bfloat16" in said
+    printed = capsys.readouterr().out
+    assert "parity ok" in printed and "for bfloat16" in printed
     assert any(record["grad_norm"] > 0 for record in metrics(tmp_path / "run"))
     run = str(tmp_path / "run")
     assert evaluate.main([run, "--samples=4", "--correct=1", f"--output={tmp_path / 'e'}"]) == 0
@@ -48,12 +48,12 @@ def test_a_run_learns_and_is_evaluated_exported_and_read_out(
     assert exact.main([run, "--samples=4"]) == 0
 
 
-def test_log_probs_and_their_gradient_are_those_of_the_cpu() -> None:
+def test_completion_logprobs__gpu_equals_cpu() -> None:
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 63, (3, 40)))
     present, mask = torch.ones_like(ids), torch.zeros_like(ids, dtype=torch.bool)
     present[0, -5:] = 0
     mask[:, 7:] = present[:, 7:].bool()
-    found = {}
+    results = {}
     for device in ("cpu", "cuda"):
         model = tiny_qwen2().to(device)
         inputs = [tensor.to(device) for tensor in (ids, present, mask)]
@@ -62,16 +62,16 @@ def test_log_probs_and_their_gradient_are_those_of_the_cpu() -> None:
         gradients = {
             name: p.grad.cpu() for name, p in trainable(model).items() if p.grad is not None
         }
-        found[device] = logprobs.detach().cpu(), gradients
-    (ours, slopes), (theirs, expected) = found["cuda"], found["cpu"]
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-    for name, slope in slopes.items():
-        torch.testing.assert_close(slope, expected[name], rtol=1e-3, atol=1e-3, msg=name)
+        results[device] = logprobs.detach().cpu(), gradients
+    (gpu, gpu_gradients), (cpu, cpu_gradients) = results["cuda"], results["cpu"]
+    torch.testing.assert_close(gpu, cpu, rtol=0, atol=1e-4)
+    for name, gradient in gpu_gradients.items():
+        torch.testing.assert_close(gradient, cpu_gradients[name], rtol=1e-3, atol=1e-3, msg=name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--bf16=false"], ["--lora.r=4", "--lora.dropout=0.1"]])
-def test_the_same_seed_gives_the_same_run_bit_for_bit(
+def test_train__same_seed_gives_same_run_bit_for_bit(
     more: list[str], chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
 ) -> None:
     for name in ("one", "other"):
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(
     assert max(line["grad_norm"] for line in metrics(tmp_path / "one")[1:]) > 0
 
 
-def test_the_generator_of_the_gpu_comes_back() -> None:
+def test_rng_state__restores_the_gpu_generator() -> None:
     tensors, record = training_state.rng_state()
     drawn = torch.rand(3, device="cuda")
     assert not torch.equal(torch.rand(3, device="cuda"), drawn)
@@ -89,10 +89,12 @@ def test_the_generator_of_the_gpu_comes_back() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # torch's, of a thread's first
+@pytest.mark.filterwarnings(
+    "ignore:Attempting to run cuBLAS"
+)  # a warning of torch on the first call of a thread
 @pytest.mark.parametrize("r", [0, 16])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_an_update_takes_the_memory_that_was_planned(r: int, checkpointing: bool) -> None:
+def test_footprint__update_takes_the_planned_memory(r: int, checkpointing: bool) -> None:
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     config = Qwen2Config(
@@ -120,5 +122,5 @@ def test_an_update_takes_the_memory_that_was_planned(r: int, checkpointing: bool
     with torch.autocast("cuda", torch.bfloat16):
         logprobs = completion_logprobs(policy, ids, torch.ones_like(ids), mask)
     logprobs.sum().backward()
-    seen = torch.cuda.max_memory_allocated() - before
-    assert 0.8 < planned / seen < 1.2
+    measured = torch.cuda.max_memory_allocated() - before
+    assert 0.8 < planned / measured < 1.2

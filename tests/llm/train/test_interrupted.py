@@ -1,4 +1,4 @@
-"""Whatever stops a run: one line says so, and the next start goes on with what was whole."""
+"""Interrupted runs: one line names the cause, and the next start resumes from complete files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GRPO = ["--algorithm=grpo", "--evaluation.steps=0", "--save_steps=99"]
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, method: str, call: int, error: BaseException) -> None:
-    """Let a call of the updater's, counted from 1, end with an error."""
+    """Make one call of an updater method raise an error; calls count from 1."""
     original = getattr(PolicyUpdater, method)
     calls = 0
 
@@ -44,27 +44,27 @@ def fail(monkeypatch: pytest.MonkeyPatch, method: str, call: int, error: BaseExc
     monkeypatch.setattr(PolicyUpdater, method, failing)
 
 
-def test_a_full_gpu_loses_no_step(
+def test_train__out_of_memory_loses_no_step(
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train(chain_base, whole, chain_args, *GRPO) == 0
+    reference, resumed = tmp_path / "reference", tmp_path / "resumed"
+    assert train(chain_base, reference, chain_args, *GRPO) == 0
     full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …"
     with monkeypatch.context() as patch:
         fail(patch, "__call__", 3, torch.OutOfMemoryError(full))
-        assert train(chain_base, parts, chain_args, *GRPO) == 1
+        assert train(chain_base, resumed, chain_args, *GRPO) == 1
     err = one_line(capfd)
     assert "Tried to allocate 2.00 GiB; lower update.per_device_train_batch_size" in err
     assert "step-000002 is saved, go on with" in err
-    assert train(chain_base, parts, chain_args, *GRPO, "--resume=auto") == 0
-    assert_same_run(whole, parts)
+    assert train(chain_base, resumed, chain_args, *GRPO, "--resume=auto") == 0
+    assert_same_run(reference, resumed)
 
 
-def test_half_a_step_is_not_saved(
+def test_train__half_a_step_is_not_saved(
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
@@ -77,19 +77,19 @@ def test_half_a_step_is_not_saved(
     assert "second pass of step 2; step-000000 is saved" in one_line(capfd)
 
 
-def test_a_signal_before_it_began(
+def test_train__signal_before_the_run_began(
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # A shell starts what is in the background with Ctrl-C ignored.
+    # A shell starts background processes with Ctrl-C ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for place, message in (
-        ("llm.config.train.parse_config", "stopped before it began"),
-        ("llm.train.trainer.load_policy", "stopped at once"),
+        ("llm.config.train.parse_config", "stopped before the run began"),
+        ("llm.train.build.load_policy", "stopped at once"),
     ):
         for number in (signal.SIGINT, signal.SIGTERM):
             with monkeypatch.context() as patch:
@@ -102,7 +102,7 @@ def test_a_signal_before_it_began(
 
 
 @pytest.mark.slow
-def test_a_closed_pipe_loses_no_step(
+def test_train__closed_pipe_loses_no_step(
     chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
 ) -> None:
     run = start(chain_base, tmp_path / "run", chain_args, *GRPO, "--steps=9999")
@@ -114,25 +114,25 @@ def test_a_closed_pipe_loses_no_step(
     (line,) = run.stderr.read().splitlines()
     run.stderr.close()
     done = int(metrics(tmp_path / "run")[-1]["step"])
-    assert f"nobody reads its output any more, so it has stopped; step-{done:06} is saved" in line
+    assert f"the output pipe was closed, so the run stopped; step-{done:06} is saved" in line
 
 
 @pytest.mark.parametrize("encoding", ["ascii", None])
-def test_any_output_will_do(
+def test_train__ascii_or_missing_output(
     encoding: str | None,
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The line about parity has a Δ; a daemon may have no output at all.
+    # The parity line has a Δ; a daemon may have no output at all.
     output = io.BytesIO()
     stream = io.TextIOWrapper(output, encoding=encoding) if encoding else None
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         assert train(chain_base, tmp_path / "run", chain_args, *GRPO, "--steps=1") == 0
         if stream is None:
-            sys.stdout.close()  # the one that took its place
+            sys.stdout.close()  # the replacement
         else:
             stream.flush()
             assert b"|\\u0394 log-prob|" in output.getvalue()
@@ -143,7 +143,7 @@ def test_any_output_will_do(
 
 @contextmanager
 def no_file_over(size: int) -> Iterator[None]:
-    """As on a full disk, but for the number of the error."""
+    """Limit the size of files: writes fail as on a full disk, with another errno."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -152,7 +152,7 @@ def no_file_over(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_said_by_file(tmp_path: Path) -> None:
+def test_atomic_files__full_disk_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "file"
     write_whole(file, "before\n")
     with no_file_over(4096):
@@ -168,7 +168,7 @@ def config(folder: Path, **more: Any) -> TrainConfig:
     return parse_config(["--model=m", f"--output={folder}", *flags], "x")
 
 
-def test_killed_while_it_drops_what_will_be_done_again(
+def test_begin_run__killed_while_deleting_later_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step in (2, 4):
@@ -185,7 +185,7 @@ def test_killed_while_it_drops_what_will_be_done_again(
     named = config(tmp_path, resume=tmp_path / "checkpoints" / "step-000002")
     with pytest.raises(KeyboardInterrupt):
         begin_run(named, 2)
-    # Not step 4, the metrics of which are gone.
+    # Not step 4, whose metrics are deleted.
     saved = open_run(config(tmp_path, resume="auto"))
     assert saved == latest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-000002"
     monkeypatch.undo()
@@ -193,7 +193,7 @@ def test_killed_while_it_drops_what_will_be_done_again(
     assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2]
 
 
-def test_what_others_did_to_its_files(tmp_path: Path) -> None:
+def test_begin_run__damaged_metrics_and_environment(tmp_path: Path) -> None:
     begin_run(config(tmp_path), 0)
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": 2}\n')
     begin_run(config(tmp_path), 2)
@@ -203,7 +203,7 @@ def test_what_others_did_to_its_files(tmp_path: Path) -> None:
         begin_run(config(tmp_path), 2)
 
 
-def test_two_runs_do_not_share_a_folder(
+def test_train__two_runs_cannot_share_a_folder(
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
@@ -214,7 +214,7 @@ def test_two_runs_do_not_share_a_folder(
     with alone(run):
         assert train(chain_base, run, chain_args, "--resume=auto") == 2
         assert f"output: another process is at work in {run}; wait for" in one_line(capfd)
-    # One that came while this one was loading its model.
+    # Another run starts while this one loads its model.
     made = Trainer.__init__
 
     with monkeypatch.context() as patch, alone(tmp_path / "other"):

@@ -1,4 +1,4 @@
-"""The loop: random numbers keyed by step, weights handed over, when it ends."""
+"""The training loop: random numbers keyed by step, weights of the engine, and its end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Make = Callable[..., Trainer]
 
 @pytest.fixture
 def make(chain_base: Path, chain_args: dict[str, Any], tmp_path: Path) -> Iterator[Make]:
-    """A trainer with these flags, on one thread."""
-    made: list[Trainer] = []
+    """Makes trainers with the given flags, on one thread."""
+    trainers: list[Trainer] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
@@ -35,12 +35,12 @@ def make(chain_base: Path, chain_args: dict[str, Any], tmp_path: Path) -> Iterat
             "--optimizer.learning_rate=1e-3", "--evaluation.steps=0", "--evaluation.problems=4",
             *flags,
         ]  # fmt: skip
-        made.append(Trainer(parse_config(argv, "x")))
-        return made[-1]
+        trainers.append(Trainer(parse_config(argv, "x")))
+        return trainers[-1]
 
     yield trainer
-    for each in made:
-        each.close()
+    for created in trainers:
+        created.close()
     torch.set_num_threads(threads)
 
 
@@ -53,7 +53,7 @@ def sampled(trainer: Trainer) -> list[list[list[int]]]:
 
 
 @pytest.mark.parametrize("flags", [["--algorithm=grpo"], ["--algorithm=rrpo", "--lora.r=4"]])
-def test_the_engine_has_the_weights_of_every_step(flags: list[str], make: Make) -> None:
+def test_train_step__engine_gets_the_new_weights(flags: list[str], make: Make) -> None:
     trainer = make(*flags)
     start = merged_state_dict(trainer.learner.policy, torch.float32)
     start = {name: tensor.clone() for name, tensor in start.items()}
@@ -61,12 +61,12 @@ def test_the_engine_has_the_weights_of_every_step(flags: list[str], make: Make) 
         trainer.train_step()
         trainer.check_parity()
     trainer.sampler.engine.sync_weights(start)
-    with pytest.raises(ParityError):  # so that parity says something
+    with pytest.raises(ParityError):  # the check can fail
         trainer.check_parity()
 
 
-def test_each_step_has_random_numbers_of_its_own(make: Make) -> None:
-    # One problem and weights that stay: but for the random numbers, all steps are the same.
+def test_run__each_step_has_its_own_random_numbers(make: Make) -> None:
+    # One problem and constant weights: steps differ only by their random numbers.
     flags = ["--algorithm=grpo", "--steps=3", "--optimizer.learning_rate=0"]
     trainer = make(*flags, train=1)
     trainer.run()
@@ -80,7 +80,7 @@ def test_each_step_has_random_numbers_of_its_own(make: Make) -> None:
     assert sampled(other)[0] != first
 
 
-def test_evaluations_differ_by_the_policy_alone(make: Make) -> None:
+def test_evaluate__same_random_numbers_at_every_step(make: Make) -> None:
     trainer = make("--algorithm=grpo", "--optimizer.learning_rate=0", test=8)
     before = trainer.evaluate(0)
     trainer.train_step()
@@ -89,7 +89,7 @@ def test_evaluations_differ_by_the_policy_alone(make: Make) -> None:
     assert 0 < before["eval/pass@1"] < 1
 
 
-def test_localizations_count_towards_the_budget(make: Make) -> None:
+def test_finished__localizations_count_towards_the_budget(make: Make) -> None:
     trainer = make("--token_budget=10", "--steps=5")
     for ledger, finished in [
         (Ledger(steps=9), False),
@@ -103,7 +103,7 @@ def test_localizations_count_towards_the_budget(make: Make) -> None:
     assert trainer.finished
 
 
-def test_a_budget_ends_after_the_step_that_spends_it(make: Make) -> None:
+def test_run__ends_after_the_step_that_spends_the_budget(make: Make) -> None:
     trainer = make("--token_budget=1", "--steps=5", "--evaluation.steps=4")
     records = trainer.run()
     assert [record["step"] for record in records] == [0, 1]
@@ -112,14 +112,14 @@ def test_a_budget_ends_after_the_step_that_spends_it(make: Make) -> None:
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_the_reference_stays_where_training_began(lora: int, make: Make) -> None:
+def test_reference__stays_at_the_initial_policy(lora: int, make: Make) -> None:
     trainer = make("--algorithm=grpo", "--loss.beta=0.1", f"--lora.r={lora}", "--steps=3")
     first, *rest = trainer.run()
     assert abs(first["kl"]) < 1e-8
     assert all(record["kl"] > 1e-6 for record in rest)
 
 
-def test_a_schedule_ends_with_the_last_optimizer_step(make: Make) -> None:
+def test_scheduler__ends_with_the_last_optimizer_step(make: Make) -> None:
     trainer = make(
         "--algorithm=grpo", "--steps=2", "--update.num_iterations=2",
         "--update.steps_per_generation=2", "--optimizer.lr_scheduler_type=linear",
@@ -128,7 +128,7 @@ def test_a_schedule_ends_with_the_last_optimizer_step(make: Make) -> None:
     assert rates == pytest.approx([1e-3 * (8 + 7 + 6 + 5) / 32, 1e-3 * (4 + 3 + 2 + 1) / 32])
 
 
-def test_what_is_counted(make: Make) -> None:
+def test_metrics__counts_of_episodes_and_tokens(make: Make) -> None:
     trainer = make("--algorithm=grpo", "--steps=2", "--save_steps=1")
     records = trainer.run()
     (prompt,) = {len(each.ids) for each in trainer.sampler.train}

@@ -1,4 +1,4 @@
-"""Chain reasoning as a user of TRL would have it: rows with prompts, and functions of them."""
+"""Chain reasoning as a TRL data set, with reward and checker functions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ EXAMPLES = {example.prompt: example for example in TASK.examples("train")}
 
 
 def problems(number: int) -> Any:
-    """A data set of so many prompts."""
+    """A data set of `number` prompts."""
     from datasets import Dataset
 
     return Dataset.from_dict({"prompt": list(EXAMPLES)[:number]})
 
 
 def answers(number: int) -> list[tuple[str, str]]:
-    """So many prompts and how their right completions end."""
+    """`number` prompts, each with the last step of its solution."""
     return [(prompt, TASK.solution(EXAMPLES[prompt])[-1]) for prompt in list(EXAMPLES)[:number]]
 
 
@@ -39,7 +39,7 @@ def correct(prompts: Any, completions: Any, **columns: Any) -> list[float]:
 
 
 def ask(row: Any, thoughts: Sequence[str]) -> str:
-    """The request that the base model was pre-trained on."""
+    """The localization request that the base model was pre-trained on."""
     return TASK.localization_prompt(EXAMPLES[row["prompt"]], thoughts)
 
 
@@ -48,5 +48,5 @@ def errors(row: Any, thoughts: Sequence[str]) -> Any:
 
 
 def find_errors(row: Any, episode: Episode) -> Any:
-    """Places of the wrong thoughts of an episode."""
+    """Indices of the wrong thoughts of an episode."""
     return np.flatnonzero(errors(row, [thought.text for thought in episode.steps]))

@@ -1,4 +1,4 @@
-"""One of several processes of a run: `torchrun … -m tests.llm.trl_adapter.process FOLDER`."""
+"""One process of a distributed run: `torchrun … -m tests.llm.trl_adapter.process FOLDER`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main(folder: Path) -> None:
-    """Train two steps, and write what was seen."""
+    """Train two steps, and write a record of them as JSON."""
     import torch
 
     torch.set_num_threads(1)
@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
     watch = Watch(srpo(), folder, prompts=16, max_steps=2, per_device_train_batch_size=16)
     before = checksum(watch)
     watch.train()
-    seen = {
+    record = {
         "groups": [
             [
                 {
@@ -43,11 +43,11 @@ def main(folder: Path) -> None:
         "before": before,
         "weights": checksum(watch),
     }
-    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(seen))
+    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(record))
 
 
 def checksum(watch: Any) -> list[float]:
-    """A number for each of the weights."""
+    """Sum of absolute values of each weight tensor."""
     return [float(weight.double().abs().sum()) for weight in watch.weights.values()]
 
 

@@ -1,4 +1,4 @@
-"""Data sets, and settings that do not go with resets."""
+"""`ResetRollouts.dataset`, and refusals of incompatible settings."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func':Use
 # --- the data set ---
 
 
-def test_dataset_is_shuffled_in_pairs() -> None:
+def test_dataset__shuffled_with_groups_together() -> None:
     data = problems(20)
-    found = srpo().dataset(data, seed=3)["prompt"]
-    assert list(found[::2]) == list(found[1::2])
-    assert sorted(found[::2]) == sorted(data["prompt"]) and list(found[::2]) != list(data["prompt"])
-    assert list(srpo().dataset(data, seed=3)["prompt"]) == list(found)
-    assert list(srpo().dataset(data, seed=4)["prompt"]) != list(found)
+    rows = srpo().dataset(data, seed=3)["prompt"]
+    assert list(rows[::2]) == list(rows[1::2])
+    assert sorted(rows[::2]) == sorted(data["prompt"]) and list(rows[::2]) != list(data["prompt"])
+    assert list(srpo().dataset(data, seed=3)["prompt"]) == list(rows)
+    assert list(srpo().dataset(data, seed=4)["prompt"]) != list(rows)
     three = srpo(plan=cpi.GroupPlan(2, resets=2, per_reset=2)).dataset(data)["prompt"]
     assert len(three) == 60 and len(set(three[:3])) == 1
 
 
-def test_dataset_refuses_what_it_could_not_find_again() -> None:
+def test_dataset__ambiguous_prompts_and_other_types_are_refused() -> None:
     from datasets import Dataset
 
     twice = Dataset.from_dict({"prompt": ["a", "b", "a"], "answer": [1, 2, 1]})
@@ -60,7 +60,7 @@ def test_dataset_refuses_what_it_could_not_find_again() -> None:
         ({"plan": cpi.GroupPlan(8, 1, 4)}, "plan: groups of 8 and 4"),
     ],
 )
-def test_options_that_mean_nothing(options: dict[str, Any], message: str) -> None:
+def test_reset_rollouts__invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         srpo(**options)
 
@@ -69,7 +69,7 @@ def test_options_that_mean_nothing(options: dict[str, Any], message: str) -> Non
     ("config", "message"),
     [
         ({"num_generations": 8}, "num_generations: 8, but a group of the plan has 4"),
-        ({"shuffle_dataset": True}, "shuffle_dataset: True parts the groups"),
+        ({"shuffle_dataset": True}, "shuffle_dataset: True separates the groups"),
         ({"scale_rewards": "batch"}, "scale_rewards: 'batch' scales"),
         (
             {"multi_objective_aggregation": "normalize_then_sum"},
@@ -83,13 +83,15 @@ def test_options_that_mean_nothing(options: dict[str, Any], message: str) -> Non
         ({"use_transformers_continuous_batching": True}, "batching: True does not"),
     ],
 )
-def test_settings_that_do_not_go_with_resets(tmp_path: Path, config: Any, message: str) -> None:
+def test_reset_rollouts__incompatible_config_is_refused(
+    tmp_path: Path, config: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Watch(srpo(), tmp_path, **config).train()
 
 
 @pytest.mark.parametrize(
-    ("of", "name", "value", "message"),
+    ("owner", "name", "value", "message"),
     [
         (
             "args",
@@ -103,16 +105,16 @@ def test_settings_that_do_not_go_with_resets(tmp_path: Path, config: Any, messag
         ("trainer", "is_deepspeed_enabled", True, "deepspeed: True does not .* use DDP"),
     ],
 )
-def test_trainers_that_need_what_is_not_here(
-    tmp_path: Path, of: str, name: str, value: Any, message: str
+def test_reset_rollouts__unsupported_trainer_is_refused(
+    tmp_path: Path, owner: str, name: str, value: Any, message: str
 ) -> None:
     trainer = Watch(srpo(), tmp_path).trainer
-    setattr(trainer.args if of == "args" else trainer, name, value)
+    setattr(trainer.args if owner == "args" else trainer, name, value)
     with pytest.raises(ValueError, match=message):
         trainer.rollout_func(["a"] * 8, trainer)
 
 
-def test_data_that_does_not_go_with_resets(tmp_path: Path) -> None:
+def test_reset_rollouts__data_not_from_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train_dataset: completions 0 to 7 .* not of one prompt"):
         Watch(srpo(), tmp_path, data=problems(8)).train()
     doubled = problems(8).select(np.repeat(np.arange(8), 2))
@@ -120,7 +122,9 @@ def test_data_that_does_not_go_with_resets(tmp_path: Path) -> None:
         Watch(srpo(), tmp_path, data=doubled).train()
 
 
-def test_other_versions_of_trl_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reset_rollouts__other_trl_versions_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llm.trl_adapter.settings.version", lambda name: "1.17.0")
     with pytest.raises(ValueError, match=r"trl: this is 1\.17\.0, .*; pip install 'trl>=1\.16"):
         Watch(srpo(), tmp_path).train()

@@ -1,4 +1,4 @@
-"""What TRL trains on: shared prefixes not at all, groups apart, as our own trainer does."""
+"""Training through TRL: masked prefixes, separate groups, and the gradient of `PolicyUpdater`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func':Use
         {"loss_type": "dapo", "num_iterations": 2, "top_entropy_quantile": 0.5},
     ],
 )
-def test_shared_prefixes_get_exactly_zero_gradient(tmp_path: Path, config: Any) -> None:
+def test_training__no_gradient_through_shared_prefix(tmp_path: Path, config: Any) -> None:
     watch = Watch(srpo(), tmp_path, max_steps=2, **config).train()
     masked = 0
     for inputs, scores in zip(watch.inputs, watch.scores, strict=True):
@@ -46,16 +46,16 @@ def test_shared_prefixes_get_exactly_zero_gradient(tmp_path: Path, config: Any) 
         for values in scores:  # log-probs, entropies
             if values.grad is not None:
                 assert not values.grad[~trained].any()
-        moves = (inputs["advantages"] != 0)[:, None] & trained
+        informative = (inputs["advantages"] != 0)[:, None] & trained
         if config["loss_type"] == "dapo" and "num_iterations" not in config:
-            assert scores[0].grad[moves].all()
+            assert scores[0].grad[informative].all()
         shared = inputs["completion_mask"].bool() & ~trained
         masked += int((shared & (inputs["advantages"] != 0)[:, None]).sum())
     assert masked > 10
 
 
-def test_groups_stay_whole_and_are_compared_apart(tmp_path: Path) -> None:
-    # Three prompts a generation, split over six micro-batches, which two optimizer steps share.
+def test_training__advantages_are_normalized_within_each_group(tmp_path: Path) -> None:
+    # A generation has three prompts, six micro-batches and two optimizer steps.
     watch = Watch(
         srpo(),
         tmp_path,
@@ -72,29 +72,29 @@ def test_groups_stay_whole_and_are_compared_apart(tmp_path: Path) -> None:
         assert len(prompts) == 24
         seen += prompts[::8]
         expected = []
-        for at in range(0, 24, 4):
-            group = slice(at, at + 4)
-            assert len(set(prompts[at - at % 8 : at - at % 8 + 8])) == 1
+        for first in range(0, 24, 4):
+            group = slice(first, first + 4)
+            assert len(set(prompts[first - first % 8 : first - first % 8 + 8])) == 1
             ids = [tuple(i) for i in output["completion_ids"][group]]
             kept = [m.count(0) for m in output["env_mask"][group]]
-            # Fresh first; then a group that shares the tokens that are masked, and no more is.
-            assert len(set(kept)) == 1 and (kept[0] == 0 or at % 8 == 4)
+            # Groups alternate: fresh, then reset with a shared prefix that is masked.
+            assert len(set(kept)) == 1 and (kept[0] == 0 or first % 8 == 4)
             assert len({i[: kept[0]] for i in ids}) == 1
             texts = tokenizer().batch_decode(ids, skip_special_tokens=True)
             rewards = np.array(correct(prompts[group], texts))
             spread = rewards.std(ddof=1) + 1e-4
             advantages = (rewards - rewards.mean()) / spread if rewards.std() else 0 * rewards
             expected += list(zip(ids, kept, advantages.tolist(), strict=True))
-        found = [row for i in watch.inputs[6 * number : 6 * number + 6] for row in rows_of(i)]
-        for one, other in zip(sorted(found), sorted(expected), strict=True):
+        actual = [row for i in watch.inputs[6 * number : 6 * number + 6] for row in rows_of(i)]
+        for one, other in zip(sorted(actual), sorted(expected), strict=True):
             assert one[:2] == other[:2] and one[2] == pytest.approx(other[2], abs=1e-5)
-        informative += [row for row in found if row[1] and row[2]]
+        informative += [row for row in actual if row[1] and row[2]]
     assert informative
-    assert len(set(seen)) == 6  # no prompt came twice
+    assert len(set(seen)) == 6  # no prompt repeats
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
-def test_gradient_is_that_of_our_own_trainer(tmp_path: Path, loss_type: Any) -> None:
+def test_training__gradient_equals_policy_updater(tmp_path: Path, loss_type: Any) -> None:
     model = base_model()
     ours = copy.deepcopy(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -131,8 +131,8 @@ def test_gradient_is_that_of_our_own_trainer(tmp_path: Path, loss_type: Any) -> 
     assert largest > 1e-2
 
 
-def test_resets_to_the_first_thought_are_grpo(tmp_path: Path) -> None:
-    # One group each: the reset ones' seeds are drawn beside it, and nothing of them is kept.
+def test_training__resets_to_first_thought_equal_grpo(tmp_path: Path) -> None:
+    # Both plans train on one group. The reset plan also draws seeds, but keeps none of their text.
     config = {"max_steps": 2, "learning_rate": 1e-3}
     grpo = srpo(algorithm="grpo", plan=cpi.GroupPlan(fresh=4))
     resets = srpo(localizer=first_thought, plan=cpi.GroupPlan(0, resets=1, per_reset=4))
@@ -144,7 +144,7 @@ def test_resets_to_the_first_thought_are_grpo(tmp_path: Path) -> None:
     assert all(torch.equal(a, other.weights[name]) for name, a in one.weights.items())
 
 
-def test_two_groups_from_the_start_are_trained_on_whole(tmp_path: Path) -> None:
+def test_training__empty_prefix_trains_on_all_tokens(tmp_path: Path) -> None:
     watch = Watch(srpo(localizer=first_thought), tmp_path).train()
     assert watch.logged("ledger/resets_accepted") == [2]
     (inputs,) = watch.inputs
@@ -152,7 +152,7 @@ def test_two_groups_from_the_start_are_trained_on_whole(tmp_path: Path) -> None:
     assert watch.logged("reset/empty_prefix_rate") == [1.0]
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_training__reward_rises(tmp_path: Path) -> None:
     watch = Watch(srpo(), tmp_path, prompts=64, max_steps=11, per_device_train_batch_size=128)
     rewards = watch.train().logged("fresh/reward")
     assert len(rewards) == 11

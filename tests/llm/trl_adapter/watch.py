@@ -1,4 +1,4 @@
-"""A real `trl.GRPOTrainer` that is watched, on the model that comes with the package."""
+"""A `trl.GRPOTrainer` that records its calls, on the package's base model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def srpo(**changes: Any) -> ResetRollouts:
 
 
 class Watch:
-    """A trainer, what its rollout function gave, and what it then trained on."""
+    """A trainer with recorded rollouts and training inputs."""
 
     def __init__(
         self,
@@ -62,12 +62,12 @@ class Watch:
 
         class Watched(GRPOTrainer):
             def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-                found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+                outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)
                 if torch.is_grad_enabled():
-                    for scores in found[:2]:
+                    for scores in outputs[:2]:
                         scores.retain_grad()
-                    watch.scores.append(found[:2])
-                return found
+                    watch.scores.append(outputs[:2])
+                return outputs
 
             def _compute_loss(self, model: Any, inputs: Any) -> Any:
                 watch.inputs.append(inputs)
@@ -129,20 +129,20 @@ class Watch:
 
 
 def mask(inputs: Any) -> torch.Tensor:
-    """What of the completions TRL trains on."""
+    """Mask of the completion tokens that TRL trains on."""
     return (inputs["completion_mask"] * inputs["tool_mask"]).bool()
 
 
 def rows_of(inputs: Any) -> list[tuple[tuple[int, ...], int, float]]:
-    """Each row that TRL trained on: its completion, how much of it is masked, its advantage."""
+    """Rows that TRL trained on: completion, length of the masked prefix, advantage."""
     rows = []
     for number, ids in enumerate(inputs["completion_ids"]):
-        there = inputs["completion_mask"][number].bool()
-        tools = inputs["tool_mask"][number][there]
+        present = inputs["completion_mask"][number].bool()
+        tools = inputs["tool_mask"][number][present]
         kept = int((tools == 0).sum())
-        assert not tools[:kept].any() and tools[kept:].all()  # a prefix, nothing else
+        assert not tools[:kept].any() and tools[kept:].all()  # only a prefix is masked
         advantage = float(inputs["advantages"][number])
-        rows.append((tuple(ids[there].tolist()), kept, advantage))
+        rows.append((tuple(ids[present].tolist()), kept, advantage))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Right answers of data sets and answers of models, with the verdict that each pair must have."""
+"""Pairs of a gold answer and a model's answer: equal, unequal, and known misreadings."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ WRONG = [
     (r"even", r"neve"),
     (r"\text{no solution}", r"\text{one solution}"),
     (r"\text{Evelyn}", r"\text{Evelyn and Bob}"),
-    # dishonest ones
+    # attempts to cheat
     (r"17", r"17 \text{ is not } 18"),
     (r"17", r"\text{answer}"),
     (r"17", r"\{0,...,17\}"),
@@ -238,7 +238,7 @@ WRONG = [
     (r"17", r"?"),
 ]
 
-#: Where math-verify and we are wrong: right answer, answer, and the verdict it should have.
+#: Known misreadings: gold answer, answer, whether they should be equal, and the reason.
 DEVIATIONS = [
     (r"5\text{ cm}", r"5\text{ m}", False, "units are dropped, not compared"),
     (r"1011_2", r"1011_3", False, "the base of a number is dropped"),

@@ -1,4 +1,4 @@
-"""What the tests of programs share: sandboxes that work here, and processes left behind."""
+"""Helpers for tests of programs: sandboxes that work here, and leftover processes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ROOT = os.getuid() == 0
 
 
 def sandbox(kind: str) -> Sandbox:
-    """One of this kind, with this interpreter or the system's, which other users may read."""
-    found, why = _sandbox(kind)
-    if why:
-        pytest.skip(why)
-    return found
+    """Return a sandbox of a kind, with this or the system's interpreter; skip if neither works."""
+    box, reason = _sandbox(kind)
+    if reason:
+        pytest.skip(reason)
+    return box
 
 
 @functools.cache
 def _sandbox(kind: str) -> tuple[Sandbox, str]:
-    found, why = Sandbox(kind, sys.executable), not_working(Sandbox(kind, sys.executable))
-    if why and Path("/usr/bin/python3").exists():
-        found = Sandbox(kind, "/usr/bin/python3")
-        why = not_working(found)
-    return found, why
+    box, reason = Sandbox(kind, sys.executable), not_working(Sandbox(kind, sys.executable))
+    if reason and Path("/usr/bin/python3").exists():  # which all users can read
+        box = Sandbox(kind, "/usr/bin/python3")
+        reason = not_working(box)
+    return box, reason
 
 
 def processes() -> set[int]:
@@ -37,8 +37,8 @@ def processes() -> set[int]:
 
 
 def strays(before: set[int]) -> set[int]:
-    """Processes that came later, and are a program's, a runner, or a zombie of this process."""
-    found = set()
+    """New processes that belong to a program or a worker, or are zombies of this process."""
+    leftover = set()
     for process in processes() - before:
         try:
             user = os.stat(f"/proc/{process}").st_uid
@@ -53,12 +53,12 @@ def strays(before: set[int]) -> set[int]:
             or b"math_worker" in command
             or (mine and stat[0] == "Z")
         ):
-            found.add(process)
-    return found
+            leftover.add(process)
+    return leftover
 
 
 def none_left(before: set[int], seconds: float = 20.0) -> bool:
-    """Whether all of them are gone, soon."""
+    """Whether all leftover processes end within `seconds`."""
     end = time.monotonic() + seconds
     while strays(before):
         if time.monotonic() > end:

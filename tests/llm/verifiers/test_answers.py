@@ -1,3 +1,5 @@
+"""Verifiers of short answers: boxes, letters, yes or no, texts and numbers."""
+
 from __future__ import annotations
 
 import re
@@ -30,11 +32,11 @@ BOXES = [
 
 
 @pytest.mark.parametrize(("text", "content"), BOXES)
-def test_the_last_box(text: str, content: str | None) -> None:
+def test_last_boxed__last_balanced_box(text: str, content: str | None) -> None:
     assert last_boxed(text) == content
 
 
-# The letter that is stated; "" for two, None for none.
+# The stated letter; "" for two, None for none.
 CHOICES: list[tuple[str, str | None]] = [
     ("Answer: (B)", "B"),
     ("Answer: B", "B"),
@@ -69,7 +71,7 @@ CHOICES: list[tuple[str, str | None]] = [
     ("The best choice is: D", "D"),
     ("Answer choice: D", "D"),
     ("Option: C", "C"),
-    # what is said of an option is no statement beside one
+    # a remark on an option does not count beside a statement
     ("Answer: A\n\nOption: B is wrong", "A"),
     ("\\boxed{A}\n\nExplanation: choice: B fails", "A"),
     ("Option: B is wrong, **C** it is", "C"),
@@ -110,14 +112,14 @@ CHOICES: list[tuple[str, str | None]] = [
 
 
 @pytest.mark.parametrize(("text", "letter"), CHOICES)
-def test_choice(text: str, letter: str | None) -> None:
+def test_choice__stated_letter(text: str, letter: str | None) -> None:
     verifier = Choice()
     assert verifier.stated(text) == letter
     for gold in "ABCDE":
         assert verifier([gold], [text]) == [Verification(float(gold == letter))]
 
 
-def test_choice_of_some_letters() -> None:
+def test_choice__restricted_letters() -> None:
     four = Choice(letters="ABCD")
     assert four([1, "(B)", "D"], ["B", "Answer: B", "Answer: E"]) == [
         Verification(1.0),
@@ -162,17 +164,17 @@ YES_NO: list[tuple[str, bool | None]] = [
 
 
 @pytest.mark.parametrize(("text", "meant"), YES_NO)
-def test_yes_no(text: str, meant: bool | None) -> None:
+def test_yes_no__stated_word(text: str, meant: bool | None) -> None:
     verifier = YesNo()
     golds = [True, "Yes", "true", False, "no", "FALSE"]
-    rewards = [verdict.reward for verdict in verifier(golds, [text] * 6)]
+    rewards = [result.reward for result in verifier(golds, [text] * 6)]
     assert rewards == [float(meant is True)] * 3 + [float(meant is False)] * 3
     for gold in golds:
         verifier.check_answer(gold)
 
 
 @pytest.mark.parametrize("answer", ["maybe", "", None, 1, 0])
-def test_yes_no_knows_its_answers(answer: Any) -> None:
+def test_yes_no__invalid_answers_are_refused(answer: Any) -> None:
     with pytest.raises(ValueError, match=r"^yes_no: the answer"):
         YesNo().check_answer(answer)
 
@@ -194,12 +196,14 @@ EXACT = [
 
 
 @pytest.mark.parametrize(("gold", "text", "loosely", "strictly"), EXACT)
-def test_exact(gold: str, text: str, loosely: bool, strictly: bool) -> None:
+def test_exact__with_and_without_normalisation(
+    gold: str, text: str, loosely: bool, strictly: bool
+) -> None:
     assert Exact()([gold], [text]) == [Verification(float(loosely))]
     assert Exact(normalise=False)([gold], [text]) == [Verification(float(strictly))]
 
 
-def test_exact_knows_its_answers() -> None:
+def test_exact__invalid_answers_are_refused() -> None:
     Exact().check_answer(3)
     for answer in ("", " . ", None, True, 1.5, ["a"]):
         with pytest.raises(ValueError, match=r"^exact: the answer"):
@@ -267,13 +271,13 @@ NUMERIC: list[tuple[float | str, str, bool]] = [
 
 
 @pytest.mark.parametrize(("gold", "text", "right"), NUMERIC)
-def test_numeric(gold: float | str, text: str, right: bool) -> None:
+def test_numeric__forms_of_numbers(gold: float | str, text: str, right: bool) -> None:
     verifier = Numeric()
     verifier.check_answer(gold)
     assert verifier([gold], [text]) == [Verification(float(right))]
 
 
-def test_tolerances() -> None:
+def test_numeric__tolerances() -> None:
     assert Numeric(relative=0.01)([100], ["101"]) == [Verification(1.0)]
     assert Numeric(relative=0.01)([100], ["101.1"]) == [Verification(0.0)]
     assert Numeric(relative=0, absolute=0.5)([100], ["100.5"]) == [Verification(1.0)]
@@ -290,13 +294,13 @@ def test_tolerances() -> None:
 
 @settings(deadline=None)
 @given(st.integers(-(10**9), 10**9), st.sampled_from(["{}", "{:,}", "+{}", "{}.0", "{:e}"]))
-def test_whole_numbers_in_any_dress(value: int, form: str) -> None:
+def test_numeric__integers_in_any_notation(value: int, form: str) -> None:
     if form == "{:e}":
         value //= 10**4
     text = form.format(value).replace("+-", "-")
     assert number(text) == pytest.approx(value, abs=1e-3)
-    for dress in (r"\boxed{%s}", "#### %s", "The answer is %s.", "so it is %s", r"\boxed{\$%s}"):
-        assert Numeric()([value, value + 1], [dress % text] * 2) == [
+    for template in (r"\boxed{%s}", "#### %s", "The answer is %s.", "so it is %s", r"\boxed{\$%s}"):
+        assert Numeric()([value, value + 1], [template % text] * 2) == [
             Verification(1.0),
             Verification(0.0),
         ]
@@ -304,27 +308,27 @@ def test_whole_numbers_in_any_dress(value: int, form: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(max_size=200), st.sampled_from("ABCD"))
-def test_what_stands_before_a_statement_does_not_matter(text: str, letter: str) -> None:
-    said = f"{text}\nAnswer: ({letter})"
-    assert Choice()([letter], [said]) == [Verification(1.0)]
+def test_verifiers__preceding_text_does_not_matter(text: str, letter: str) -> None:
+    completion = f"{text}\nAnswer: ({letter})"
+    assert Choice()([letter], [completion]) == [Verification(1.0)]
     assert Exact(normalise=False)([letter], [rf"{text} \boxed{{{letter}}}"]) == [Verification(1.0)]
 
 
 @pytest.mark.parametrize("name", ["choice", "yes_no", "exact", "numeric"])
 @settings(deadline=None)
 @given(text=st.text(alphabet=r"A B1{}\boxed,.*#$()-+eE/" + "\n", max_size=300))
-def test_no_text_is_too_strange(name: str, text: str) -> None:
+def test_verifiers__accept_any_text(name: str, text: str) -> None:
     verifier = make_verifier(name)
-    for said in (text, rf"\boxed{{{text}}}", f"Answer: {text}"):
-        (verdict,) = verifier(["yes" if name == "yes_no" else 1], [said])
-        assert verdict.reward in (0.0, 1.0) and verdict.failure == ""
+    for completion in (text, rf"\boxed{{{text}}}", f"Answer: {text}"):
+        (result,) = verifier(["yes" if name == "yes_no" else 1], [completion])
+        assert result.reward in (0.0, 1.0) and result.failure == ""
 
 
 @pytest.mark.parametrize("name", ["choice", "yes_no", "exact", "numeric"])
 @pytest.mark.parametrize(
     "part", ["answer is ", "1,", r"\boxed{", "**", "#### ", "answer\n", "(", "1", " "]
 )
-def test_long_texts_take_no_time(name: str, part: str) -> None:
+def test_verifiers__long_texts_take_linear_time(name: str, part: str) -> None:
     import time
 
     start = time.process_time()
@@ -332,7 +336,7 @@ def test_long_texts_take_no_time(name: str, part: str) -> None:
     assert time.process_time() - start < 5
 
 
-def test_make_verifier_says_what_is_wrong() -> None:
+def test_make_verifier__invalid_names_and_options_are_refused() -> None:
     names = "math, choice, yes_no, exact, numeric, code"
     with pytest.raises(ValueError, match=f"^verifier: 'maths' is none of {names}, nor module:func"):
         make_verifier("maths")
@@ -344,14 +348,14 @@ def test_make_verifier_says_what_is_wrong() -> None:
         make_verifier("no_such_module:f")
     with pytest.raises(ValueError, match=re.escape("verifier: builtins:int gives a int, not")):
         make_verifier("builtins:int")
-    own = make_verifier("tests.llm.verifiers.test_answers:always", reward=0.5)
-    assert own(["a"], ["b"]) == [Verification(0.5)]
+    custom = make_verifier("tests.llm.verifiers.test_answers:always", reward=0.5)
+    assert custom(["a"], ["b"]) == [Verification(0.5)]
 
 
 def always(reward: float) -> Any:
     return lambda answers, completions: [Verification(reward) for _ in completions]
 
 
-def test_answers_and_completions_are_as_many() -> None:
+def test_verifiers__answers_and_completions_must_have_the_same_length() -> None:
     with pytest.raises(ValueError, match="zip"):
         make_verifier("exact")(["a"], ["a", "b"])

@@ -1,4 +1,4 @@
-"""What reads completions, on texts of 64,000 characters that no backtracking gets through."""
+"""Readers of completions take linear time, on texts that make backtracking patterns quadratic."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from llm.verifiers.numeric import Numeric, number
 from llm.verifiers.programs import same_output
 
 LENGTH = 64_000
-#: Seconds for a text. A quadratic reader needs 10 to 60 of them, a linear one a tenth of one.
-MOST = 2.0
+#: Maximum seconds per text. A quadratic reader takes 10 s to 60 s, a linear one 0.1 s.
+LIMIT = 2.0
 
 READERS: dict[str, Callable[[str], Any]] = {
     "choice": Choice().stated,
@@ -34,7 +34,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "step": lambda text: parse(text, 9),
 }
 
-#: What a text begins with, what it repeats, and how it ends.
+#: Texts as (beginning, repeated part, end).
 TEXTS = [
     # blanks
     ("", " ", "x"),
@@ -102,12 +102,12 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=repr)
-def test_time_grows_with_the_length_alone(text: tuple[str, str, str]) -> None:
+def test_readers__take_linear_time(text: tuple[str, str, str]) -> None:
     begin, part, end = text
-    whole = begin + part * (LENGTH // len(part)) + end
-    slow = {}
+    completion = begin + part * (LENGTH // len(part)) + end
+    seconds_of = {}
     for name, read in READERS.items():
         start = time.process_time()
-        read(whole)
-        slow[name] = time.process_time() - start
-    assert {name: seconds for name, seconds in slow.items() if seconds > MOST} == {}
+        read(completion)
+        seconds_of[name] = time.process_time() - start
+    assert {name: seconds for name, seconds in seconds_of.items() if seconds > LIMIT} == {}
