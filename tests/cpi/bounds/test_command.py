@@ -19,6 +19,7 @@ import cpi
 import envs
 from cpi.bounds import REGISTRY, Bound, finite
 from cpi.bounds import __main__ as command
+from cpi.bounds.theorem1 import theorem1
 
 
 def run(*args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -89,13 +90,22 @@ def test_main__every_slope_of_theorem_1_is_in_its_band(whole_run: tuple[str, Pat
     assert "Theorem 1, measured" in printed and "no violation" in printed
 
 
-def test_one_seed_gives_one_result(tmp_path: Path) -> None:
+@pytest.fixture
+def small_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theorem 1's experiment with few repeats, for tests of all else that the command does."""
+    monkeypatch.setattr(command, "run_theorem1", lambda seed, quick: theorem1(seed, repeats=6))
+
+
+@pytest.mark.usefixtures("small_experiment")
+def test_main__one_seed_gives_one_result(tmp_path: Path) -> None:
     records = []
     for number, seed in enumerate(["3", "3", "4"]):
         path = tmp_path / f"{number}.json"
-        assert (
-            run("--quick", "--instances", "4", "--seed", seed, "--json", str(path)).returncode == 0
-        )
+        flags = ["--quick", "--instances", "4", "--seed", seed, "--json", str(path)]
+        if number == 0:
+            assert run(*flags).returncode == 0  # another process, and the whole of --quick
+        else:
+            command.main(flags)
         records.append(json.loads(path.read_text()))
     assert records[0]["checks"] == records[1]["checks"]
     assert records[0]["checks"] != records[2]["checks"]
@@ -224,7 +234,8 @@ def test_bad_usage_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[s
     assert "usage:" in capsys.readouterr().err
 
 
-def test_a_violation_is_reported_and_exits_with_1(
+@pytest.mark.usefixtures("small_experiment")
+def test_main__a_violation_is_reported_and_exits_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def too_much(update: Any) -> float:

@@ -365,9 +365,10 @@ def run(script: str) -> Any:
 
 
 CHAIN = """
-import json, resource, sys
+import json
 import numpy as np
 import cpi, envs
+from tests.bench.peak import peak_bytes
 
 mdp = envs.kl_chain(10**6, discount=0.999, sparse=True)
 policy = np.tile([0.2, 0.1, 0.7], (mdp.num_states, 1))
@@ -384,14 +385,13 @@ into[0] += 0.3 * d[0]
 into[-2] -= 0.3 * d[-1]
 into[-1] += d[-1]
 flow = 0.001 * mdp.start + 0.999 * into
-scale = 1 if sys.platform == "darwin" else 1024
 print(json.dumps({
     "method": evaluation.resolvent.method,
     "values": float(np.abs(V - expected).max()),
     "occupancy": float(np.abs(d - flow).sum()),
     "total": float(d.sum()),
     "met": met,
-    "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
+    "bytes": peak_bytes(),
 }))
 """
 
@@ -409,9 +409,10 @@ def test_a_chain_of_a_million_states_fits_in_four_gigabytes() -> None:
 
 
 RANDOM = """
-import json, resource, sys
+import json
 import numpy as np
 import cpi, envs
+from tests.bench.peak import peak_bytes
 
 mdp = envs.garnet(10**4, 3, 4, seed=1, discount=0.99, sparse=True)
 evaluation = cpi.evaluate(mdp, cpi.random_policy(mdp, np.random.default_rng(1)))
@@ -419,12 +420,11 @@ V, d = evaluation.V, evaluation.occupancy_from(np.eye(10**4)[0])
 moves = cpi.policy_transitions(mdp, evaluation.policy)
 rewards = (evaluation.policy * mdp.rewards).sum(axis=1)
 flow = 0.01 * np.eye(10**4)[0] + 0.99 * (moves.T @ d)
-scale = 1 if sys.platform == "darwin" else 1024
 print(json.dumps({
     "method": evaluation.resolvent.method,
     "values": float(np.abs(V - rewards - 0.99 * (moves @ V)).max()) / float(V.max()),
     "occupancy": float(np.abs(d - flow).sum()),
-    "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
+    "bytes": peak_bytes(),
 }))
 """
 

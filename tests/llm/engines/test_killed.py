@@ -7,17 +7,15 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm.runs import checkpoints
+from llm.train.__main__ import main
 
 #: Seconds until a run is taken to hang.
 LIMIT = 120
@@ -40,31 +38,6 @@ def arguments(base: Path, output: Path, chain_args: dict[str, Any], steps: int) 
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
 
-@pytest.fixture
-def runs() -> Iterator[list[subprocess.Popen[str]]]:
-    """Each in a session of its own, of which nothing is left afterwards."""
-    started: list[subprocess.Popen[str]] = []
-    yield started
-    for run in started:
-        with suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-
-
-def train(runs: list[subprocess.Popen[str]], words: list[str]) -> subprocess.Popen[str]:
-    runs.append(
-        subprocess.Popen(
-            [sys.executable, "-m", "llm.train", *words],
-            cwd=Path(__file__).parents[3],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-    )
-    return runs[-1]
-
-
 def steps(output: Path) -> list[int]:
     """Of the lines of metrics that are complete."""
     file = output / "metrics.jsonl"
@@ -72,16 +45,8 @@ def steps(output: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
 
-def wait_for_step(run: subprocess.Popen[str], output: Path, step: int) -> None:
-    end = time.monotonic() + LIMIT
-    while not steps(output) or steps(output)[-1] < step:
-        assert run.poll() is None, run.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def engine_process(session: int) -> int:
-    """The process of vLLM's engine among those of a session."""
+def engine_process() -> int:
+    """The process of vLLM's engine among the children of this one."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -89,34 +54,47 @@ def engine_process(session: int) -> int:
             name = (folder / "cmdline").read_text() + (folder / "comm").read_text()
         except OSError:  # it has ended meanwhile
             continue
-        if int(words[3]) == session and "EngineCor" in name:
+        if int(words[1]) == os.getpid() and words[0] != "Z" and "EngineCor" in name:
             found.append(int(folder.name))
     (process,) = found
     return process
 
 
+def kill_engine_after(output: Path, step: int, killed: list[int]) -> None:
+    """Kill the engine once a run has recorded a step."""
+    end = time.monotonic() + LIMIT
+    while not steps(output) or steps(output)[-1] < step:
+        if time.monotonic() > end:
+            return
+        time.sleep(0.02)
+    killed.append(engine_process())
+    os.kill(killed[0], signal.SIGKILL)
+
+
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_a_killed_engine_costs_no_step(
+def test_train__a_killed_engine_costs_no_step(
     chain_base: Path,
     chain_args: dict[str, Any],
     tmp_path: Path,
-    runs: list[subprocess.Popen[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "run"
-    run = train(runs, arguments(chain_base, output, chain_args, steps=10_000))
-    wait_for_step(run, output, 2)
-    engine = engine_process(run.pid)
-    os.kill(engine, signal.SIGKILL)
-    printed, complaints = run.communicate(timeout=LIMIT)
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_engine_after, args=(output, 2, killed))
+    killer.start()
+    code = main(arguments(chain_base, output, chain_args, steps=10_000))
+    killer.join()
+    complaints = capsys.readouterr().err
+    (engine,) = killed
 
     # The step that was under way is lost, and no other; one line says so.
     done, latest = steps(output), checkpoints.latest(output / "checkpoints")
     assert latest is not None
     reached = checkpoints.load(latest).step
     assert done == list(range(1, reached + 1))
-    assert run.returncode == 1
+    assert code == 1
     line = re.fullmatch(
         rf"python -m llm.train: vLLM's engine process {engine} died \(killed by signal 9\); "
         rf"start a new engine; what it printed is in (\S+); {latest.name} is saved, "
@@ -129,9 +107,9 @@ def test_a_killed_engine_costs_no_step(
     log.unlink()
 
     # What it says to do works.
-    again = train(runs, [*shlex.split(line[2]), "--steps", str(reached + 2)])
-    printed, complaints = again.communicate(timeout=LIMIT)
-    assert (again.returncode, complaints) == (0, "")
+    assert main([*shlex.split(line[2]), "--steps", str(reached + 2)]) == 0
+    printed, complaints = capsys.readouterr()
+    assert complaints == ""
     assert f"going on from {latest}" in printed
     assert steps(output) == list(range(1, reached + 3))
     final = checkpoints.latest(output / "checkpoints")

@@ -181,7 +181,7 @@ def test_adapters_alone(tiny_model: Callable[[bool], Path]) -> None:
     policy = load_policy(str(tiny_model(True)), lora=LoraOptions(r=4), device=torch.device("cpu"))
     policy.eval()
     config = policy.peft_config["default"]
-    engine = VLLMEngine(tiny_model(True), adapters=config, separate_process=True, **VLLM)
+    engine = VLLMEngine(tiny_model(True), adapters=config, **VLLM)
     try:
         assert worst(tiny_qwen2(), engine) < 1e-5
         for seed in range(2):

@@ -30,7 +30,7 @@ CASES = {
     "no such checkpoint": (["--resume=/no/such/step-000001"], "nor a checkpoint's folder"),
     "exact values of answers": (
         ["--task_args.verify=answer", "--algorithm=oracle", "--oracle.mask=largest"],
-        "exact values are there for 'steps'",
+        "exact values need 'steps'",
     ),
     "a binary file": ([f"--config={sys.executable}"], f"{sys.executable} is not YAML"),
     "steps without rows": (["--update.steps_per_generation=99"], "a training step has 64 rollouts"),
