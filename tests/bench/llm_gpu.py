@@ -190,13 +190,13 @@ def run(config: Any) -> tuple[list[dict[str, float]], dict[str, int]]:
                 super().sync()
 
     trainer = MeasuredTrainer(config, Reporter(config.steps))
-    update, optimizer = trainer.update._step, trainer.optimizer
+    update, optimizer = trainer.learner.updater._step, trainer.learner.optimizer
 
     def step(*args: Any) -> Any:
         with peak_of("backward"):
             return update(*args)
 
-    trainer.update._step = step  # type: ignore[method-assign, assignment]
+    trainer.learner.updater._step = step  # type: ignore[method-assign, assignment]
     optimizer.register_step_pre_hook(lambda *_: record_peak("backward"))
     optimizer.register_step_post_hook(lambda *_: record_peak("step"))
     try:

@@ -57,11 +57,11 @@ def measure(engine: str, rounds: int) -> dict[str, Any]:
 
 def step(trainer: Any) -> dict[str, float]:
     """Run one training step; returns its seconds, tokens and cache hits."""
-    before, tokens = replace(trainer.engine.stats), trainer.ledger.steps
+    before, tokens = replace(trainer.sampler.engine.stats), trainer.ledger.steps
     began = time.perf_counter()
     metrics = trainer.train_step()
     seconds = time.perf_counter() - began
-    work = trainer.engine.stats - before
+    work = trainer.sampler.engine.stats - before
     return {
         "step": seconds,
         "tokens": trainer.ledger.steps - tokens,

@@ -109,7 +109,7 @@ def run_tests(tree: Path, tests: Sequence[str]) -> TestRun:
     return TestRun("broken", lines[-1])
 
 
-class Verdict(NamedTuple):
+class Outcome(NamedTuple):
     """Result for one fault: "caught", "survived" or "broken", and a line of detail."""
 
     outcome: str
@@ -130,7 +130,7 @@ class Runner:
         self._unchanged: dict[tuple[str, ...], Future[TestRun]] = {}
         self._lock = Lock()
 
-    def verdict(self, mutant: Mutant) -> Verdict:
+    def outcome_of(self, mutant: Mutant) -> Outcome:
         """Test one fault: with its nearest tests first, then, if these pass, with all tests."""
         with tempfile.TemporaryDirectory() as folder:
             tree = Path(folder)
@@ -138,7 +138,7 @@ class Runner:
             try:
                 plant(mutant, tree)
             except LookupError as error:
-                return Verdict("broken", str(error))
+                return Outcome("broken", str(error))
             tests = nearest_tests(mutant, tree)
             run = run_tests(tree, tests)
             if run.outcome == "passed" and self.elsewhere:
@@ -147,9 +147,9 @@ class Runner:
         if run.outcome == "failed":
             unchanged = self.unchanged(tuple(tests))
             if unchanged.outcome != "passed":
-                return Verdict("broken", f"fails on an unchanged copy as well: {unchanged.detail}")
-            return Verdict("caught", run.detail)
-        return Verdict("survived" if run.outcome == "passed" else "broken", run.detail)
+                return Outcome("broken", f"fails on an unchanged copy as well: {unchanged.detail}")
+            return Outcome("caught", run.detail)
+        return Outcome("survived" if run.outcome == "passed" else "broken", run.detail)
 
     def unchanged(self, tests: tuple[str, ...]) -> TestRun:
         """Run a set of tests on an unchanged copy, once per set."""
@@ -202,8 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     counts = {"caught": 0, "survived": 0, "broken": 0}
     with ThreadPoolExecutor(max_workers=args.jobs) as pool:
-        verdicts = pool.map(Runner().verdict, chosen)
-        for mutant, (outcome, detail) in zip(chosen, verdicts, strict=True):
+        outcomes = pool.map(Runner().outcome_of, chosen)
+        for mutant, (outcome, detail) in zip(chosen, outcomes, strict=True):
             counts[outcome] += 1
             print(f"{outcome:8}  {mutant.file}: {mutant.fault}\n          {detail}", flush=True)
     print(f"caught {counts['caught']} / planted {len(chosen)}")

@@ -19,31 +19,31 @@ def runner() -> Runner:
     return Runner(elsewhere=False)
 
 
-def test_verdict__a_wrong_formula_is_caught(runner: Runner) -> None:
-    outcome, detail = runner.verdict(CAUGHT)
+def test_outcome_of__a_wrong_formula_is_caught(runner: Runner) -> None:
+    outcome, detail = runner.outcome_of(CAUGHT)
     assert outcome == "caught"
     assert detail.startswith("tests.cpi.core.test_advantages::test_")
     assert runner.unchanged(TESTS).outcome == "passed"
 
 
-def test_verdict__a_change_without_effect_survives(runner: Runner) -> None:
+def test_outcome_of__a_change_without_effect_survives(runner: Runner) -> None:
     mutant = CAUGHT._replace(new="group - group.mean() + 0.0 if")
-    assert runner.verdict(mutant).outcome == "survived"
+    assert runner.outcome_of(mutant).outcome == "survived"
 
 
-def test_verdict__a_copy_that_cannot_be_collected_is_broken(runner: Runner) -> None:
-    assert runner.verdict(CAUGHT._replace(new="group - group.mean( if")).outcome == "broken"
+def test_outcome_of__a_copy_that_cannot_be_collected_is_broken(runner: Runner) -> None:
+    assert runner.outcome_of(CAUGHT._replace(new="group - group.mean( if")).outcome == "broken"
 
 
-def test_verdict__a_text_that_is_gone_is_broken(runner: Runner) -> None:
-    outcome, detail = runner.verdict(CAUGHT._replace(old="no such text"))
+def test_outcome_of__a_text_that_is_gone_is_broken(runner: Runner) -> None:
+    outcome, detail = runner.outcome_of(CAUGHT._replace(old="no such text"))
     assert outcome == "broken"
     assert detail == f"'no such text' stands 0 times in {FILE}"
 
 
-def test_verdict__a_test_that_fails_without_the_fault_catches_nothing() -> None:
+def test_outcome_of__a_test_that_fails_without_the_fault_catches_nothing() -> None:
     runner = Runner(elsewhere=False)
-    outcome, _ = runner.verdict(CAUGHT._replace(tests=("tests/mutants/fails.py",)))
+    outcome, _ = runner.outcome_of(CAUGHT._replace(tests=("tests/mutants/fails.py",)))
     assert outcome == "broken"
 
 
