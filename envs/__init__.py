@@ -2,7 +2,7 @@
 
 An MDP is a `TabularMDP`. A family is a function that returns one. Its module states the closed
 forms, and functions beside it compute them, so that other results can be checked against
-mathematics.
+mathematics. `WORLDS` in `envs.gym` registers them for Gymnasium.
 
     lock          one right action a step; V = Π p_h
     kl_chain      exponential time to the first reward under the uniform policy

@@ -16,14 +16,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.reasoning import ChainTask, IntArray
-from llm.chain.model import HIDDEN_SIZE, LAYERS
+from llm.chain.recipe import PretrainConfig
 from llm.common.commands import prepare, quiet_transformers, run_command
 from llm.tasks.chain import QUESTION
 
@@ -34,68 +34,6 @@ PROG = "python -m llm.pretrain"
 
 #: Share of the steps during which the learning rate rises.
 WARMUP = 0.05
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Recipe of a base model.
-
-    Parameters
-    ----------
-    output : str
-        Folder of the model.
-    modulus : int
-        Values are 0 … modulus−1.
-    operations : list of str
-        Each is a sign +, - or * and a whole number.
-    lengths : list of int
-        Number of steps of the shortest and of the longest problem.
-    error_rate : float
-        Probability that a fact is wrong in a trace.
-    localization : float
-        Share of the texts that localize the first wrong step of a wrong trace.
-    hidden_size : int
-        A multiple of 32.
-    layers : int
-        Number of decoder layers.
-    steps : int
-        Optimizer steps.
-    batch : int
-        Texts per step.
-    learning_rate : float
-        Peak learning rate, after a warm-up and before a cosine decay to 0.
-    seed : int
-        Seed of weights, texts and wrong values.
-    """
-
-    output: str = "models/chain"
-    modulus: int = 10
-    operations: tuple[str, ...] = ("+3", "-4", "*3")
-    lengths: tuple[int, int] = (2, 8)
-    error_rate: float = 0.5
-    localization: float = 0.5
-    hidden_size: int = HIDDEN_SIZE
-    layers: int = LAYERS
-    steps: int = 1200
-    batch: int = 64
-    learning_rate: float = 4e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("error_rate", "localization"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not in [0, 1]")
-        if not 1 <= self.lengths[0] <= self.lengths[1]:
-            raise ValueError(
-                f"lengths: {self.lengths} are not a shortest length ≥ 1 and a longest one"
-            )
-        if self.localization > 0 and self.error_rate == 0:
-            raise ValueError(
-                f"error_rate: 0, but localization={self.localization} needs wrong traces; give an "
-                "error rate, or localization 0"
-            )
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps={self.steps}, batch={self.batch}: both must be at least 1")
 
 
 def sample_text(
@@ -217,23 +155,34 @@ def save_base(model: Any, tokenizer: Any, config: PretrainConfig, folder: Path) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    return run_command(PROG, lambda: _pretrain(argv))
+    checked: list[PretrainConfig] = []
+    if code := run_command(PROG, lambda: _check(argv, checked)):
+        return code
+    _pretrain(checked[0])
+    return 0
 
 
-def _pretrain(argv: Sequence[str] | None) -> int:
-    """Train and save the model; returns the exit code."""
+def _check(argv: Sequence[str] | None, checked: list[PretrainConfig]) -> int:
+    """Parse the recipe and make its folder; adds the recipe to `checked`."""
     from llm.config.command_line import parse
 
     config = parse(PretrainConfig, argv, PROG, "Pre-train a base model for chain reasoning.")
+    ChainTask(config.modulus, config.operations)
+    Path(config.output).mkdir(parents=True, exist_ok=True)
+    checked.append(config)
+    return 0
+
+
+def _pretrain(config: PretrainConfig) -> None:
+    """Train and save the model."""
     from rich.progress import Progress
 
     from cpi.reporting.tables import console
     from llm.chain.model import chain_model, chain_tokenizer
 
     quiet_transformers()
-    chain = ChainTask(config.modulus, config.operations)
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    chain = ChainTask(config.modulus, config.operations)
     tokenizer = chain_tokenizer(chain, config.lengths[1] + 1)
     model = chain_model(
         tokenizer, hidden_size=config.hidden_size, layers=config.layers, seed=config.seed
@@ -253,7 +202,6 @@ def _pretrain(argv: Sequence[str] | None) -> int:
         pretrain(model, tokenizer, config, progress)
     save_base(model, tokenizer, config, folder)
     print(f"{folder}: {model.num_parameters():,} parameters, loss {np.mean(losses[-50:]):.3f}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arms = ", ".join(list(ARMS)[:3])
         print(
             f"{parser.prog}: --results: {args.results} has no runs of {arms}, …; "
-            "python -m llm.compare makes them",
+            "python -m llm.compare makes them, python -m paper_figures pack puts them there",
             file=sys.stderr,
         )
         return 2

@@ -29,6 +29,7 @@ from paper_figures.framework.figure import (
     Figure,
     Verdict,
 )
+from paper_figures.framework.inputs import made_by
 from paper_figures.framework.recorded import (
     COMPARED,
     Runs,
@@ -161,7 +162,7 @@ def read_clip_runs() -> Mapping[tuple[str, str], Runs]:
     by_arm_and_clip: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for (arm, clip, seed), (path, config) in clip_runs.runs().items():
         if path.stem not in records:
-            raise ValueError(f"{path.stem}: no such run; {clip_runs.PROG} makes it")
+            raise ValueError(f"{path.stem}: no such run; {made_by('clip.jsonl.gz')} makes it")
         check_settings(records[path.stem], config, path.stem)
         by_arm_and_clip.setdefault((arm, clip), {})[seed] = records[path.stem]
     return by_arm_and_clip

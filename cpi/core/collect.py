@@ -1,4 +1,4 @@
-"""Collection of groups: fresh rollouts, the choice of reset steps, and rollouts from there.
+"""Collection of groups: fresh rollouts, which failed ones are reset, and rollouts from there.
 
 The simulator is called once for all fresh episodes (or seed episodes) and once for all resets. The
 rule is called once for all seed episodes.

@@ -98,7 +98,7 @@ def oracle_reset(world: World) -> ResetRule:
     return world.oracle
 
 
-class Algorithm(NamedTuple):
+class PlanAndRule(NamedTuple):
     """A plan and a reset rule.
 
     Attributes
@@ -121,24 +121,24 @@ class Algorithm(NamedTuple):
 #: Plan of RRPO and SRPO in the paper: a fresh group of four, and one reset group of four.
 _HALF = GroupPlan(fresh=4, resets=1, per_reset=4)
 
-ALGORITHMS: dict[str, Algorithm] = {
-    "grpo": Algorithm(
+ALGORITHMS: dict[str, PlanAndRule] = {
+    "grpo": PlanAndRule(
         GroupPlan(fresh=8),
         about="whole completions of a prompt are compared with one another",
     ),
-    "rrpo": Algorithm(
+    "rrpo": PlanAndRule(
         _HALF,
         about="failed completions are reset to a random step, and continuations from there are "
         "compared, beside whole completions",
     ),
-    "srpo": Algorithm(
+    "srpo": PlanAndRule(
         _HALF,
         self_reset,
         ("localizer",),
         "failed completions are reset to the step that a localizer names as the first wrong one, "
         "and continuations from there are compared, beside whole completions",
     ),
-    "oracle": Algorithm(
+    "oracle": PlanAndRule(
         _HALF,
         oracle_reset,
         ("oracle",),

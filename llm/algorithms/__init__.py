@@ -5,7 +5,7 @@ from __future__ import annotations
 from cpi.core.plans import ALGORITHMS
 from llm.algorithms.algorithm import Algorithm, Setup
 from llm.algorithms.batch import Batch
-from llm.algorithms.resets import ResetAlgorithm
+from llm.algorithms.plan_and_rule import PlanAndRuleAlgorithm
 from llm.common.plugins import import_object, plugin_errors
 from llm.config.algorithms import CLASSES
 from llm.config.train import TrainConfig
@@ -23,7 +23,7 @@ def algorithm_class(config: TrainConfig) -> type[Algorithm]:
     """
     name = config.algorithm
     if name in ALGORITHMS:
-        return ResetAlgorithm
+        return PlanAndRuleAlgorithm
     plugin = import_object(CLASSES.get(name, name), "algorithm")
     if not (isinstance(plugin, type) and issubclass(plugin, Algorithm)):
         raise ValueError(
@@ -51,5 +51,6 @@ def about(config: TrainConfig) -> str:
     """One sentence on the method of a run."""
     name = config.algorithm
     if name in ALGORITHMS:
-        return f"{name.upper()}: {ALGORITHMS[name].about}"
+        label = f"{name.upper()}: " if name.endswith("po") else ""
+        return f"{label}{ALGORITHMS[name].about}"
     return algorithm_class(config).about or f"The algorithm is {name}"

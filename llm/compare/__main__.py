@@ -39,33 +39,55 @@ Existing runs are not made again, so an interrupted comparison resumes where it 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    return run_command(
-        PROG,
-        lambda: _compare(argv),
-        lambda: "interrupted; the same command resumes with the missing runs",
-    )
+    checked: list[CompareConfig] = []
+    if code := run_command(PROG, lambda: _check(argv, checked)):
+        return code
+    (config,) = checked
+    try:
+        make_missing(config)
+    except KeyboardInterrupt:
+        print(
+            f"{PROG}: interrupted; the same command resumes with the missing runs", file=sys.stderr
+        )
+        return 130
+    return run_command(PROG, lambda: _print_tables(config))
 
 
-def _compare(argv: Sequence[str] | None) -> int:
-    """Make the missing runs and print the tables; returns the exit code."""
+def _check(argv: Sequence[str] | None, checked: list[CompareConfig]) -> int:
+    """Parse the options and check model and records; adds the options to `checked`."""
     from llm.config.command_line import parse
 
     config = parse(CompareConfig, argv, PROG, DESCRIPTION, EPILOG)
+    from llm.models.policy import load_tokenizer
+    from llm.models.shipped import locate
+
+    load_tokenizer(locate(config.model))  # one error, rather than one from each run
+    for path, settings in runs(config).items():
+        done(path, settings)
+    checked.append(config)
+    return 0
+
+
+def make_missing(config: CompareConfig) -> None:
+    """Make the runs of a comparison that have no record yet."""
     from joblib import Parallel, delayed
     from rich.progress import track
 
     from cpi.reporting.tables import console
-    from llm.models.policy import load_tokenizer
-    from llm.models.shipped import locate
     from llm.runs.folder import command
 
-    load_tokenizer(locate(config.model))  # reports a wrong name once, not in each run
     missing = {path: s for path, s in runs(config).items() if not done(path, s)}
     pool = Parallel(n_jobs=config.jobs, return_as="generator_unordered")
-    argv_of_parent = command()
-    work = pool(delayed(make)(path, settings, argv_of_parent) for path, settings in missing.items())
+    asked = command()
+    work = pool(delayed(make)(path, settings, asked) for path, settings in missing.items())
     for _ in track(work, "runs", total=len(missing), console=console(sys.stderr)):
         pass
+
+
+def _print_tables(config: CompareConfig) -> int:
+    """Print the results; returns the exit code."""
+    from cpi.reporting.tables import console
+
     folder = Path(config.output)
     if config.tune:
         console().print(tuning_table(folder, config.regimes))

@@ -11,8 +11,7 @@ from typing import Any
 from cpi.core.plans import GroupPlan
 from cpi.signal import compare as exact_worth
 from llm.config.baselines import ScoreOptions, SPOTreeOptions
-from llm.config.options import EvaluationOptions, PlanOptions
-from llm.config.train import TrainConfig
+from llm.config.train import EvaluationOptions, PlanOptions, TrainConfig
 from llm.learner.options import LossConfig, OptimizerOptions, UpdateOptions
 from llm.models.lora import LoraOptions
 from llm.resets.options import LocalizationOptions, OracleOptions
@@ -110,7 +109,7 @@ BASELINES: dict[str, Arm] = {
 RETIRED = ("srpo-prompted-rehearsal",)
 
 #: Every arm with records, in table order.
-RECORDED = (*ARMS, *BASELINES, *RETIRED)
+RECORDED = (*ARMS, *RETIRED, *BASELINES)
 
 #: Arms that can be run.
 KNOWN = ARMS | BASELINES

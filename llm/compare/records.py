@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,9 @@ def read_records_of(place: Path) -> dict[str, Record]:
     if not place.is_dir() and file.is_file():
         return unpack(file)
     paths = {
-        path.relative_to(place).with_suffix("").as_posix(): path for path in place.rglob("*.json")
+        path.relative_to(place).with_suffix("").as_posix(): path
+        for path in place.rglob("*.json")
+        if re.search(r"-s\d+$", path.stem)  # ends with the seed
     }
     return {name: read_record(paths[name]) for name in sorted(paths)}
 
@@ -96,7 +100,15 @@ def unpack(file: Path) -> dict[str, Record]:
         records = {line["name"]: _joined(shared, line["record"]) for line in packed}
         for record in records.values():
             _check(record)
-    except (OSError, EOFError, ValueError, LookupError, TypeError, StopIteration) as error:
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        LookupError,
+        TypeError,
+        StopIteration,
+    ) as error:
         raise ValueError(
             f"{file}: a damaged file of records ({type(error).__name__}); restore it, or pack the "
             "runs again"

@@ -98,7 +98,34 @@ def _files_first(argv: Sequence[str]) -> list[str]:
         else:
             others.append(argument)
     paths = [path for file in files for named in _files_of(file) for path in _with_parents(named)]
-    return [part for path in paths for part in ("--config", str(path))] + others
+    return [part for path in paths for part in ("--config", _content(path))] + others
+
+
+#: Sections that earlier versions wrote and this one has not; all were off unless `file` was given.
+REMOVED = ("rehearsal",)
+
+
+def _content(path: Path) -> str:
+    """The path of a file for the parser, or its text without sections that are no options any more.
+
+    Raises
+    ------
+    ValueError
+        If such a section was in use.
+    """
+    import yaml
+
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    removed = [name for name in REMOVED if isinstance(settings, Mapping) and name in settings]
+    if not removed:
+        return str(path)
+    for name in removed:
+        if (settings[name] or {}).get("file"):
+            raise ValueError(
+                f"--config: {path} uses {name}, which this version has not; take the section out "
+                "for a run without it, or go on with the version that made the file"
+            )
+    return str(yaml.safe_dump({k: v for k, v in settings.items() if k not in removed}))
 
 
 def _switches(settings: Any, prefix: str = "--") -> Iterator[str]:

@@ -20,6 +20,7 @@ def presets() -> dict[str, list[Path]]:
     kinds = (sorted((parts / kind).glob("*.yaml")) for kind in ("models", "problems", "methods"))
     for model, problems, method in product(*kinds):
         name = f"{model.stem}-{problems.stem}-{method.stem}"
-        # Problems win over the method: the number of steps sets the length of the method's stages.
-        files[name] = [parts / "paper.yaml", model, method, problems]
+        files[name] = [parts / "paper.yaml", model, problems, method]
+        # Settings of a method that depend on the problems.
+        files[name] += (parts / "pairs").glob(f"{problems.stem}-{method.stem}.yaml")
     return dict(sorted(files.items()))

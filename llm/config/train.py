@@ -20,13 +20,63 @@ from llm.config.baselines import (
     SPOTreeOptions,
 )
 from llm.config.command_line import parse
-from llm.config.options import EvaluationOptions, PlanOptions
 from llm.config.presets import presets
 from llm.engines.options import VLLMOptions
 from llm.learner.options import LossConfig, OptimizerOptions, UpdateOptions
 from llm.models.lora import LoraOptions
 from llm.resets.options import LocalizationOptions, OracleOptions
 from llm.thoughts.options import SamplingOptions
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Overrides of the algorithm's plan; see `cpi.GroupPlan`.
+
+    Parameters
+    ----------
+    fresh : int, optional
+        Size of the fresh group (num_generations of GRPO).
+    resets : int, optional
+        Reset groups per prompt.
+    per_reset : int, optional
+        Size of each reset group.
+    seeds : {"failed", "any"}, optional
+        Episodes that may be reset.
+    choice : {"random", "deepest"}, optional
+        Which of these episodes are reset.
+    """
+
+    fresh: int | None = None
+    resets: int | None = None
+    per_reset: int | None = None
+    seeds: Literal["failed", "any"] | None = None
+    choice: Literal["random", "deepest"] | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Evaluation on held-out problems.
+
+    Parameters
+    ----------
+    steps : int
+        Steps between evaluations, also before the first step and after the last; 0 for none.
+    problems : int
+        Number of test problems of the task.
+    samples : int
+        Completions per problem; pass@1 and pass@samples are estimated from them.
+    """
+
+    steps: int = 10
+    problems: int = 128
+    samples: int = 4
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.problems < 1 or self.samples < 1:
+            raise ValueError(
+                f"evaluation.steps={self.steps}, problems={self.problems}, samples={self.samples}: "
+                "steps must be ≥ 0 (0 turns evaluation off), the others ≥ 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -148,9 +198,14 @@ class TrainConfig:
         if self.dynamic_sampling < 0:
             raise ValueError(f"dynamic_sampling: {self.dynamic_sampling} is not a whole number ≥ 0")
         check_algorithm(self.algorithm)
-        if self.algorithm_args and ":" not in self.algorithm:
+        if self.algorithm_args and (self.algorithm in ALGORITHMS or self.section is not None):
             raise ValueError(
                 f"algorithm_args: {self.algorithm} takes none; they are for a module:Class"
+            )
+        if self.dynamic_sampling and self.algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"dynamic_sampling: {self.dynamic_sampling}, but {self.algorithm} keeps its "
+                f"prompts; set 0, or take one of {', '.join(ALGORITHMS)}"
             )
         if self.section is not None:
             self._check_section(self.section)
@@ -211,11 +266,6 @@ class TrainConfig:
             raise ValueError(
                 f"plan.{given[0]}: {name} has no plan of fresh and reset rollouts; how many it "
                 f"draws are options of its own, --{name}.{option} …"
-            )
-        if self.dynamic_sampling:
-            raise ValueError(
-                f"dynamic_sampling: {self.dynamic_sampling}, but {name} keeps its prompts; set 0, "
-                f"or take one of {', '.join(ALGORITHMS)}"
             )
         options.check(self.sampling)
 

@@ -39,6 +39,7 @@ from llm.models.policy import (
     use_bf16,
 )
 from llm.resets.localizers import make_localizer, random
+from llm.resets.localizers import prompts as uses_model
 from llm.resets.prompted import PromptedLocalizer
 from llm.runs.saved_model import SavedModel, eos_ids
 from llm.tasks.digest import code_digest, digest
@@ -179,7 +180,7 @@ class EvaluationRunner:
         """Correction and its control by random resets: name, localizer and rounds of each."""
         options = self.options
         prompted = PromptedLocalizer(simulator, np.random.default_rng(0), options.localization)
-        if options.localizer == "prompted":
+        if uses_model(options.localizer):
             localize = localize_by_prompt(prompted)
         else:
             localizer = make_localizer(options.localizer, measurement.task, prompted)

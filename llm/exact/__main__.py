@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cpi.reporting.json_files import check_writable, write_json
 from cpi.reporting.tables import console
-from llm.common.commands import prepare, run_command
+from llm.common.commands import prepare, quiet_transformers, run_command
 from llm.runs.checkpoint_folders import checkpoints_of
 
 PROG = "python -m llm.exact"
@@ -72,6 +72,7 @@ def _exact(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_writable(args.json)
     checkpoints_of(args.run)  # reports a bad folder before the slow imports
+    quiet_transformers()
     from llm.exact.bridge import exact_bridge
 
     err = console(sys.stderr)

@@ -14,7 +14,6 @@ from cpi.exact.improvement import coverage, improvable_mask, visit_probability
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate, tolerance
 from envs.tabular import FloatArray
-from llm.common.commands import quiet_transformers
 from llm.common.statistics import Estimate, proportion
 from llm.exact.gains import (
     certificate,
@@ -169,7 +168,6 @@ def exact_bridge(
         raise ValueError(f"samples: {samples} is not a whole number ≥ 1")
     checkpoints = checkpoints_of(run)
     config = parse_config([f"--config={run / 'config.yaml'}"], "llm.exact")
-    quiet_transformers()
     policies = Policies(config, problems)
     rows: list[Row] = []
     previous: tuple[Evaluation, NDArray[np.bool_]] | None = None

@@ -29,6 +29,7 @@ from llm.export.check import (
 if TYPE_CHECKING:
     import torch
 
+    from llm.config.train import TrainConfig
     from llm.runs.saved_model import SavedModel
     from llm.tasks import Task
 
@@ -104,16 +105,10 @@ def export(
     from llm.tasks import checked, make_task
     from llm.thoughts.simulator import Prompt, encode
 
-    config = saved.config
-    if config is None or saved.checkpoint is None:
-        raise ValueError(f"{saved.name} is no training run: it has no config.yaml; name a run")
-    if adapter and not config.lora.r:
-        raise ValueError(
-            f"adapter: {saved.name} has none, it trained all weights (lora.r 0); leave it out"
-        )
+    config = check_run(saved, adapter)
+    assert saved.checkpoint is not None
     check_out(out, saved, force)
     task = make_task(config.task, **config.task_args)
-    quiet_transformers()
     progress(f"loading step {saved.step}")
     device = default_device()
     tokenizer = load_tokenizer(saved.model)
@@ -272,6 +267,8 @@ def _export(args: argparse.Namespace) -> int:
 
     err = console(sys.stderr)
     saved = find_model(args.run, args.step)
+    check_run(saved, args.adapter)
+    quiet_transformers()
     out = Path(args.out).expanduser() if args.out else default_out(saved, args.adapter)
     done = export(
         saved, out, adapter=args.adapter, dtype=args.dtype, force=args.force,
@@ -285,6 +282,24 @@ def _export(args: argparse.Namespace) -> int:
     )
     out_console.print(f"{done.dtype}, {size / 1e6:,.1f} MB, in {done.folder}", markup=False)
     return 0
+
+
+def check_run(saved: SavedModel, adapter: bool) -> TrainConfig:
+    """Refuse a model that is no training run; returns the settings of the run.
+
+    Raises
+    ------
+    ValueError
+        If it is no run, or has no adapters where they are wanted.
+    """
+    config = saved.config
+    if config is None or saved.checkpoint is None:
+        raise ValueError(f"{saved.name} is no training run: it has no config.yaml; name a run")
+    if adapter and not config.lora.r:
+        raise ValueError(
+            f"adapter: {saved.name} has none, it trained all weights (lora.r 0); leave it out"
+        )
+    return config
 
 
 def default_out(saved: SavedModel, adapter: bool) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm.config.demand import Call, Demand
+from llm.resets.localizers import prompts as uses_model
 
 if TYPE_CHECKING:
     from llm.config.train import TrainConfig
@@ -82,4 +83,4 @@ def rounds(config: TrainConfig, share: float = 1.0) -> float:
 def uses_prompted_localizer(config: TrainConfig) -> bool:
     """Whether a step generates localization replies."""
     resets = config.group_plan().resets
-    return config.needs("localizer") and config.localizer == "prompted" and resets > 0
+    return config.needs("localizer") and uses_model(config.localizer) and resets > 0

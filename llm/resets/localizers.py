@@ -12,6 +12,7 @@ Localizers do not see rewards.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,17 +76,40 @@ def _checker(task: Task, prompted: PromptedLocalizer | None) -> Localizer:
 
 def _prompted(task: Task, prompted: PromptedLocalizer | None) -> Localizer:
     """The run's prompted localizer."""
-    assert prompted is not None
+    if prompted is None:
+        raise ValueError("localizer: prompted needs an engine, and here is none")
     return prompted
 
 
-#: Factories of localizers by name, from the task and the run's prompted localizer.
-LOCALIZERS: dict[str, Callable[[Task, PromptedLocalizer | None], Localizer]] = {
-    "prompted": _prompted,
-    "surprisal": lambda task, prompted: surprisal,
-    "random": lambda task, prompted: random,
-    "checker": _checker,
+class Entry(NamedTuple):
+    """A localizer in the table.
+
+    Attributes
+    ----------
+    make : function
+        From the task and the run's prompted localizer to the localizer.
+    prompts : bool
+        Whether it is the prompted localizer, which generates tokens.
+    needs_checker : bool
+        Whether the task must have a step checker.
+    """
+
+    make: Callable[[Task, PromptedLocalizer | None], Localizer]
+    prompts: bool = False
+    needs_checker: bool = False
+
+
+LOCALIZERS: dict[str, Entry] = {
+    "prompted": Entry(_prompted, prompts=True),
+    "surprisal": Entry(lambda task, prompted: surprisal),
+    "random": Entry(lambda task, prompted: random),
+    "checker": Entry(_checker, needs_checker=True),
 }
+
+
+def prompts(name: str) -> bool:
+    """Whether the localizer of this name asks the model, in one more generation."""
+    return name in LOCALIZERS and LOCALIZERS[name].prompts
 
 
 def check_name(name: str) -> None:
@@ -119,7 +143,7 @@ def make_localizer(name: str, task: Task, prompted: PromptedLocalizer | None) ->
         If there is no such localizer, or the task has no step checker for `checker`.
     """
     check_name(name)
-    return UsersLocalizer(name) if ":" in name else LOCALIZERS[name](task, prompted)
+    return UsersLocalizer(name) if ":" in name else LOCALIZERS[name].make(task, prompted)
 
 
 def check_localizer(name: str, task: Task) -> None:
@@ -130,5 +154,5 @@ def check_localizer(name: str, task: Task) -> None:
     ValueError
         As `make_localizer`.
     """
-    if name != "prompted":
+    if not prompts(name):
         make_localizer(name, task, None)

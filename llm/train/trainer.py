@@ -70,7 +70,11 @@ class Trainer:
             restored = restore_run(config, self.problems, self.learner, resume)
             self.step, self.ledger, self.num_tokens = restored
             self._recorded = self.step
-        self.sampler = build_sampler(config, self.problems, self.learner, self.reporter)
+        try:
+            self.sampler = build_sampler(config, self.problems, self.learner, self.reporter)
+        except BaseException:
+            self.log.close()
+            raise
         try:
             task, prompts = self.problems.task, self.sampler.train
             setup = Setup(

@@ -22,7 +22,7 @@ from llm.engines import Engine
 from llm.engines.live import LiveEngine
 from llm.learner.rows import make_rows
 from llm.models.policy import merged_state_dict
-from llm.resets.localizers import check_name, make_localizer
+from llm.resets.localizers import LOCALIZERS, check_name, make_localizer
 from llm.resets.options import LocalizationOptions
 from llm.resets.oracles import checker_rule
 from llm.resets.prompted import PromptedLocalizer
@@ -99,9 +99,11 @@ class ResetRollouts:
     ) -> None:
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+        needs_checker = "oracle" in ALGORITHMS[algorithm].needs
         if isinstance(localizer, str):
             check_name(localizer)
-        if errors is None and ("oracle" in ALGORITHMS[algorithm].needs or localizer == "checker"):
+            needs_checker |= localizer in LOCALIZERS and LOCALIZERS[localizer].needs_checker
+        if errors is None and needs_checker:
             raise ValueError(
                 "errors: none given, but resets to the first error need a step checker; give "
                 "errors=function(row, thoughts), or use localizer='prompted'"

@@ -43,7 +43,7 @@ def gradients(seed: int) -> dict[str, Any]:
     from transformers.utils import logging
 
     from cpi.core.advantages import group_advantages
-    from llm.algorithms.resets import ResetAlgorithm
+    from llm.algorithms.plan_and_rule import PlanAndRuleAlgorithm
     from llm.common.progress import Reporter
     from llm.common.random_streams import COLLECT, generator
     from llm.learner.rows import make_rows
@@ -58,7 +58,7 @@ def gradients(seed: int) -> dict[str, Any]:
         problems = len(trainer.problems.train)
         indices = prompt_indices(seed, 1, config.prompts_per_step, problems)
         algorithm = trainer.algorithm
-        assert isinstance(algorithm, ResetAlgorithm)
+        assert isinstance(algorithm, PlanAndRuleAlgorithm)
         collection, _, _ = algorithm.collect(1, indices, generator(seed, 1, COLLECT))
         groups = [group for group in collection if group.prefix.length]
         masked = make_rows(groups, group_advantages([group.returns for group in groups]))

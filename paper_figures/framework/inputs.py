@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
+import zlib
 from pathlib import Path
 
 from llm.compare.records import PACKED
@@ -16,7 +18,8 @@ RUNS = {"clip": "python -m paper_figures.clip_runs"}
 def made_by(name: str) -> str:
     """The command that makes an input."""
     if name.endswith(PACKED):
-        return RUNS.get(name.removesuffix(PACKED), "python -m llm.compare")
+        command = RUNS.get(name.removesuffix(PACKED), "python -m llm.compare")
+        return f"{command}, then python -m paper_figures pack"
     return f"python -m paper_figures {Path(name).stem} --recompute"
 
 
@@ -29,7 +32,10 @@ def digest(path: Path) -> str:
     if not path.is_file():
         return ""
     if path.name.endswith(PACKED):
-        sha256.update(gzip.decompress(path.read_bytes()))  # zlib versions compress differently
+        content = path.read_bytes()
+        with contextlib.suppress(OSError, EOFError, zlib.error):  # damaged: digest the raw bytes
+            content = gzip.decompress(content)  # zlib versions compress differently
+        sha256.update(content)
     else:
         sha256.update(_data(path.read_bytes()))
     return sha256.hexdigest()[:16]

@@ -28,7 +28,7 @@ def read_runs(regime: str) -> Records:
     if "grpo" not in records:
         raise ValueError(
             f"{COMPARED / regime}: no runs of grpo; python -m llm.compare --regimes [{regime}] "
-            "makes them"
+            "makes them, python -m paper_figures pack puts them there"
         )
     return records
 

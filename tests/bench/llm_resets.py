@@ -29,7 +29,7 @@ def measure(engine: str, rounds: int) -> dict[str, Any]:
     """Seconds, tokens and cache hits of each step, by algorithm."""
     import torch
 
-    from llm.config.options import PlanOptions
+    from llm.config.train import PlanOptions
 
     torch.set_num_threads(1)
     task = {"prompts": 2 * PROMPTS, "length": PROMPT_TOKENS, "signal": "binary"}

@@ -69,8 +69,7 @@ def vllm_is_installed() -> bool:
 def trainer(model: str, engine: Any, signal: Signal, scratch: str, **changes: Any) -> Any:
     """Our trainer, without progress output; its only file is metrics.jsonl."""
     from llm.common.progress import Reporter
-    from llm.config.options import EvaluationOptions, PlanOptions
-    from llm.config.train import TrainConfig
+    from llm.config.train import EvaluationOptions, PlanOptions, TrainConfig
     from llm.learner.options import UpdateOptions
     from llm.thoughts.options import SamplingOptions
     from llm.train.trainer import Trainer

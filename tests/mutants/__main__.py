@@ -60,14 +60,16 @@ def plant(mutant: Mutant, tree: Path) -> None:
 
 
 def nearest_tests(mutant: Mutant, tree: Path) -> list[str]:
-    """The tests that the mutant names, the mirror of its file, or the defaults of its folder."""
+    """The tests that the mutant names, the mirror of its file, or those of the bounds."""
     if mutant.tests:
         return list(mutant.tests)
     path = Path("tests") / mutant.file
     mirror = path.with_name(f"test_{path.name}")
     if (tree / mirror).exists():
         return [str(mirror)]
-    return [str(path.with_name(f"test_{name}.py")) for name in ("hand_computed", "tight")]
+    if path.parent == Path("tests/cpi/bounds"):
+        return [str(path.with_name(f"test_{name}.py")) for name in ("hand_computed", "tight")]
+    raise LookupError(f"{mutant.file} has no mirror {mirror}; the mutant must name its tests")
 
 
 class TestRun(NamedTuple):

@@ -1,4 +1,4 @@
-"""Faults in the exact bridge, in rehearsal and in the comparison."""
+"""Faults in the exact bridge and in the comparison."""
 
 from __future__ import annotations
 

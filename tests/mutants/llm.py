@@ -393,6 +393,7 @@ LLM = (
         "the same random numbers at every step",
         "np.random.default_rng([seed, step, use])",
         "np.random.default_rng([seed, use])",
+        ("tests/llm/train/test_trainer.py",),
     ),
     Mutant(
         "llm/train/trainer.py",
@@ -483,12 +484,14 @@ LLM = (
         "the checkpoint's weights are not loaded",
         "model.to(dtype).load_state_dict(state)",
         "model.to(dtype)",
+        ("tests/llm/export/test_export.py",),
     ),
     Mutant(
         "llm/export/__main__.py",
         "generation continues past the task's stop",
         "list(stop_token_ids(tokenizer, task, eos_ids(saved.model)))",
         "eos_ids(saved.model)",
+        ("tests/llm/export/test_export.py",),
     ),
     Mutant(
         "llm/runs/saved_model.py",

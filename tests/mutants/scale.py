@@ -265,12 +265,14 @@ SCALE = (
         "exports keep the base model's top-k",
         "        top_k=0,\n",
         "        top_k=base.top_k,\n",
+        ("tests/llm/export/test_export.py",),
     ),
     Mutant(
         "llm/export/__main__.py",
         "exports stop only at the tokenizer's EOS",
         "eos_token_id=list(stop_token_ids(tokenizer, task, eos_ids(saved.model))),",
         "eos_token_id=tokenizer.eos_token_id,",
+        ("tests/llm/export/test_export.py",),
     ),
     Mutant(
         "llm/distributed/determinism.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants.__main__ import MUTANTS, ROOT, Runner, main
+from tests.mutants.__main__ import MUTANTS, ROOT, Runner, main, nearest_tests
 from tests.mutants.mutant import Mutant
 
 FILE = "cpi/core/advantages.py"
@@ -51,6 +51,7 @@ def test_outcome_of__a_test_that_fails_without_the_fault_catches_nothing() -> No
 def test_every_mutant_changes_one_place(mutant: Mutant) -> None:
     assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
     assert mutant.old != mutant.new
+    assert all((ROOT / t.partition("::")[0]).exists() for t in nearest_tests(mutant, ROOT))
 
 
 def test_main__a_sample_is_a_function_of_its_seed(capsys: pytest.CaptureFixture[str]) -> None:

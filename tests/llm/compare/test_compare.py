@@ -234,10 +234,14 @@ def test_few_has_arms_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_a_quick_comparison_goes_on_where_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A quarter of its tokens, one run after the other in this process; below, one in a worker.
+    for name, regime in REGIMES.items():
+        budget = regime.token_budget // 4
+        monkeypatch.setitem(REGIMES, name, dataclasses.replace(regime, token_budget=budget))
     flags = ["--quick", "--output", str(tmp_path)]
-    assert main(flags) == 0
+    assert main([*flags, "--jobs", "1"]) == 0
     printed = capsys.readouterr().out
     for regime in REGIMES:
         assert [len(own) for own in read_records(tmp_path, regime).values()] == [2, 2]
@@ -255,7 +259,7 @@ def test_a_quick_comparison_goes_on_where_it_was(
             assert len(curve["step"]) <= READINGS + 2
             assert curve["tokens"][0] == 0
             assert one["environment"]["versions"]["torch"]
-            assert one["environment"]["command"] == command()  # not its worker's
+            assert one["environment"]["command"] == command()
             assert one["config"]["seed"] in (0, 1)
         # The same base model at the start, whatever the seed.
         assert len({one["curve"]["success"][0] for one in own.values()}) == 1
@@ -267,7 +271,9 @@ def test_a_quick_comparison_goes_on_where_it_was(
     path.unlink()
     assert main([*flags, "--regimes", "[short]"]) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert json.loads(path.read_text())["curve"] == curve
+    again = json.loads(path.read_text())
+    assert again["curve"] == curve
+    assert again["environment"]["command"] == command()  # not its worker's
 
 
 @pytest.mark.parametrize("regime", REGIMES)

@@ -17,10 +17,9 @@ import cpi
 from llm.config import command_line
 from llm.config.algorithms import CLASSES
 from llm.config.command_line import parse
-from llm.config.options import PlanOptions
 from llm.config.presets import presets
 from llm.config.resume import MAY_CHANGE, differences, recorded
-from llm.config.train import TrainConfig, parse_config
+from llm.config.train import PlanOptions, TrainConfig, parse_config
 from llm.engines import make_engine
 from llm.engines.options import VLLMOptions
 from llm.engines.vllm import VLLMEngine
@@ -369,3 +368,28 @@ def test_help__lists_the_presets_of_the_settings(capsys: pytest.CaptureFixture[s
         with pytest.raises(SystemExit):
             parse(settings, ["--help"], "prog", named_presets=named)  # type: ignore[type-var]
         assert ("name of a preset" in capsys.readouterr().out) == bool(named)
+
+
+def test_config__a_removed_section_that_was_off_is_read_as_absent(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    text = parsed("--seed=3").to_yaml()
+    path.write_text(text + "rehearsal:\n  file: ''\n  weight: 1.0\n  batch: 32\n")
+    assert parsed(f"--config={path}") == parsed("--seed=3")
+    path.write_text(text + "rehearsal:\n  file: chain-base\n")
+    with pytest.raises(
+        ValueError, match=r"--config: .* uses rehearsal, which this version has not"
+    ):
+        parsed(f"--config={path}")
+
+
+def test_config__an_algorithm_is_a_name_of_a_table_or_an_import_path() -> None:
+    with pytest.raises(ValueError, match=r"algorithm: 'rrpo8' is none of grpo, rrpo, .* module:Cl"):
+        parsed("--algorithm=rrpo8")
+    own = parsed("--algorithm=my_module:Mine", "--algorithm_args.size=3", "--plan.fresh=6")
+    assert own.algorithm_args == {"size": "3"} or own.algorithm_args == {"size": 3}
+    assert own.group_plan() == cpi.GroupPlan(fresh=6) and own.turns == 1
+    assert own.folder.name == "chain-Mine-s0"
+    with pytest.raises(ValueError, match="algorithm_args: srpo takes none"):
+        parsed("--algorithm_args.size=3")
+    with pytest.raises(ValueError, match="dynamic_sampling: 2, but my_module:Mine keeps its prom"):
+        parsed("--algorithm=my_module:Mine", "--dynamic_sampling=2")

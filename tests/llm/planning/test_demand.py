@@ -14,8 +14,7 @@ from cpi.core.resets import RandomReset
 from llm.algorithms import algorithm_class
 from llm.config.baselines import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
 from llm.config.demand import Demand
-from llm.config.options import PlanOptions
-from llm.config.train import TrainConfig
+from llm.config.train import PlanOptions, TrainConfig
 from llm.learner.rows import Row, make_rows
 from llm.planning.demand import demand, evaluation, rounds
 from llm.thoughts.options import SamplingOptions

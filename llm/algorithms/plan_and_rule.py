@@ -39,7 +39,7 @@ PATIENCE = 3
 USELESS = 0.9
 
 
-class ResetAlgorithm(Algorithm):
+class PlanAndRuleAlgorithm(Algorithm):
     """Makes the batch of a step for an algorithm of `cpi.ALGORITHMS`: a plan and a reset rule."""
 
     def __init__(self, setup: Setup) -> None:
