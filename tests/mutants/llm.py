@@ -338,7 +338,7 @@ LLM = (
     Mutant(
         "llm/config/command_line.py",
         "config files override earlier flags",
-        'return [part for path in paths for part in ("--config", str(path))] + others',
+        'return [part for path in paths for part in ("--config", _content(path))] + others',
         'return others + [part for path in paths for part in ("--config", str(path))]',
         ("tests/llm/config/test_config.py",),
     ),
