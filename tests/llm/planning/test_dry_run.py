@@ -21,6 +21,7 @@ from llm.planning.hardware import DryRunOptions
 from llm.planning.options import split
 from llm.train.__main__ import main
 from tests.llm.architectures import write
+from tests.llm.sandboxes import skip_without_sandbox
 from tests.llm.small import byte_tokenizer
 from tests.llm.tiny_models import save, tiny_qwen2
 
@@ -193,6 +194,7 @@ def test_every_preset_has_a_dry_run(
         gpus, memory = (1, 24) if "1.5b" in name else (8, 80)
         argv += [f"--model={folder}", f"--dry_run.gpus={gpus}", f"--dry_run.gpu_memory={memory}"]
     if "lcb" in name:
+        skip_without_sandbox()
         argv += ["--task_args.verifier_args.allow_code=true"]
     assert main(argv) == 0
     told = capsys.readouterr().out

@@ -9,6 +9,7 @@ import pytest
 
 from llm.tasks import DataTask, Split, declared, make_task
 from llm.tasks.declaration import Declaration, read
+from tests.llm.sandboxes import skip_without_sandbox
 from tests.llm.tasks.rows import SCHEMAS, write
 
 OPTIONS: dict[str, Any] = {
@@ -19,6 +20,8 @@ ENDINGS = ("jsonl", "json", "parquet")
 
 def task_of(name: str, folder: Path, ending: str = "jsonl", **options: Any) -> DataTask:
     """Make a declared task over a file with thirty rows of its schema."""
+    if name in OPTIONS:
+        skip_without_sandbox()
     make, _, _ = SCHEMAS[name]
     path = write(folder / f"{name}.{ending}", [make(i) for i in range(30)])
     task = make_task(name, path=str(path), **{**OPTIONS.get(name, {}), **options})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.llm.sandboxes import skip_without_sandbox
 from tests.llm.tasks.rows import SCHEMAS, write
 
 SCRIPT = """\
@@ -71,6 +72,7 @@ def test_hub__a_cached_data_set_loads_offline(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_hub__cached_files_of_a_repository_load_offline(tmp_path: Path) -> None:
+    skip_without_sandbox()
     make, _, _ = SCHEMAS["livecodebench_v6_medium"]
     name = "datasets--livecodebench--code_generation_lite"
     repo, commit = tmp_path / "hub" / name, "0123456789" * 4
@@ -98,6 +100,8 @@ def test_hub__cached_files_of_a_repository_load_offline(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gsm8k", "livecodebench_v6_medium"])
 def test_hub__an_empty_cache_is_one_line_of_error(name: str, tmp_path: Path) -> None:
+    if "code" in name:
+        skip_without_sandbox()
     options = {"verifier_args": ALLOWED} if "code" in name else {}
     printed = offline(tmp_path, name, **options)
     data = "openai/gsm8k (main, test)" if name == "gsm8k" else "livecodebench/code_generation_lite/"

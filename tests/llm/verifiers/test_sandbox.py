@@ -411,7 +411,7 @@ def test_bubblewraps_options_show_little_and_write_nothing(monkeypatch: pytest.M
 
 def test_what_does_not_work_here_is_said() -> None:
     find_sandbox.cache_clear()
-    with pytest.raises(ValueError, match=r"^code: no program .* run: /no/python is not a program$"):
+    with pytest.raises(ValueError, match=r"^code: no program .* /no/python is not a program$"):
         find_sandbox("/no/python")
 
 
