@@ -10,6 +10,9 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 # The same for OpenBLAS, which numpy and scipy bring along: 2^4 clock ticks instead of 2^26.
 export OPENBLAS_THREAD_TIMEOUT := 4
+# Compiled files are kept, also where the environment says otherwise: the tests start many processes,
+# and each would compile everything again.
+export PYTHONDONTWRITEBYTECODE :=
 
 IMPORTS_VLLM = $(BIN)/python -c 'import transformers, vllm' >/dev/null 2>&1
 SEES_GPU = $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'

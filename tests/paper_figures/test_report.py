@@ -95,8 +95,19 @@ def test_recomputing_gives_the_recorded_data(
     figure: Figure, records: dict[str, Record], tmp_path: Path
 ) -> None:
     made = record(tmp_path, figure, quiet)
-    assert made.data == approximately(records[figure.name].data)
+    expected = records[figure.name].data
+    assert without_new_bounds(made.data, expected) == approximately(expected)
     assert read(tmp_path, figure).data == made.data
+
+
+def without_new_bounds(data: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """The data less bounds that were added after the record was made."""
+    if "bounds" not in recorded:
+        return data
+    known = {bound["name"] for bound in recorded["bounds"]}
+    old = [bound for bound in data["bounds"] if bound["name"] in known]
+    new = sum(bound["instances"] for bound in data["bounds"] if bound["name"] not in known)
+    return {**data, "bounds": old, "checks": data["checks"] - new}
 
 
 def approximately(value: object) -> object:

@@ -127,7 +127,7 @@ def test_nearness__one_if_tight_else_at_most_one() -> None:
 
 def test_t4_claims__violation_fails_the_claim() -> None:
     data = recorded(t4_tightness.FIGURE)
-    assert {bound["name"] for bound in data["bounds"]} == {bound.name for bound in REGISTRY}
+    assert {bound["name"] for bound in data["bounds"]} <= {bound.name for bound in REGISTRY}
     assert t4_tightness.claims(data)[0].verdict == "holds"
     data["bounds"][3]["violations"] = 1
     assert t4_tightness.claims(data)[0].verdict == "does not hold here"

@@ -356,7 +356,7 @@ def test_make_localizer__user_function(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("oracle", "localizer: 'oracle' is none of prompted, surprisal, random, checker, nor mod"),
+        ("oracle", f"localizer: 'oracle' is none of {', '.join(LOCALIZERS)}, nor module:function"),
         ("", "localizer: '' is none of prompted"),
         ("no_such_module:f", "localizer: cannot import no_such_module: No module named"),
         ("llm.resets.localizers:nobody", "localizer: module llm.resets.localizers has no nobody"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -37,33 +39,53 @@ def _without_evaluation(line: str) -> list[str]:
     return [json.dumps({k: v for k, v in record.items() if not k.startswith("eval/")}) + "\n"]
 
 
+@pytest.fixture(scope="module")
+def whole_srpo(
+    chain_base: Path, chain_args: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run of SRPO that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train(chain_base, folder, chain_args, "--algorithm=srpo") == 0
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(
-    step: int, chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
+def test_resume__a_killed_run_is_the_whole_run(
+    step: int, whole_srpo: Path, chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert train(chain_base, whole, chain_args, "--algorithm=srpo") == 0
+    killed = tmp_path / "killed"
     run = start(chain_base, killed, chain_args, "--algorithm=srpo")
     wait_for_step(killed, step)
     kill(run)
     assert train(chain_base, killed, chain_args, "--algorithm=srpo", "--resume=auto") == 0
-    assert_same_run(whole, killed)
+    assert_same_run(whole_srpo, killed)
+
+
+def signal_after_a_step(output: Path, number: signal.Signals) -> None:
+    """Send this process a signal once a run has recorded its first step."""
+    wait_for_step(output, 1)
+    os.kill(os.getpid(), number)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_step_and_saves(
-    number: signal.Signals, chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
+def test_signal__ends_the_step_and_saves(
+    number: signal.Signals,
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "run"
-    run = start(chain_base, output, chain_args, "--steps=500", "--save_steps=500")
-    wait_for_step(output, 1)
-    run.send_signal(number)
-    out, err = run.communicate(timeout=60)
-    assert run.returncode == 130, err
+    sender = threading.Thread(target=signal_after_a_step, args=(output, number))
+    sender.start()
+    code = train(chain_base, output, chain_args, "--steps=500", "--save_steps=500")
+    sender.join()
+    out, err = capsys.readouterr()
+    assert code == 130, err
     assert "go on with" in out
-    assert f"--config {output / 'config.yaml'} --resume auto" in out
+    assert f"--config {output / 'config.yaml'} --resume auto" in out.replace("\n", "")
     done = int(metrics(output)[-1]["step"])
     saved = latest(output / "checkpoints")
     assert saved is not None

@@ -53,7 +53,7 @@ def test_dataset__ambiguous_prompts_and_other_types_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"algorithm": "ppo"}, "algorithm: 'ppo' is none of grpo, rrpo, srpo, oracle"),
+        ({"algorithm": "ppo"}, f"algorithm: 'ppo' is none of {', '.join(cpi.ALGORITHMS)}"),
         ({"localizer": "psychic"}, "localizer: 'psychic' is none of prompted, surprisal"),
         ({"localizer": "checker", "errors": None}, "errors: none given"),
         ({"algorithm": "oracle", "errors": None}, "errors: none given"),
