@@ -44,9 +44,9 @@ ROOMS = ("cpi", "envs", "llm", "paper_figures", "tests")
 
 
 def copy_tree(target: Path) -> None:
-    """Copy the files that the tests need, without environments, caches and results."""
+    """Copy the files that the tests need, compiled ones too, but no environments and results."""
     for room in ROOMS:
-        shutil.copytree(ROOT / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / room, target / room)  # keeps times, so compiled files stay valid
     shutil.copy(ROOT / "pyproject.toml", target)
 
 
