@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 #: Three steps over ten facts, of which the base model gets each right seven times in ten.
 CHAIN: dict[str, Any] = {
@@ -24,8 +26,18 @@ def chain_args() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def chain_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small model, pre-trained in seconds; a third of its answers are right."""
-    return pretrained(tmp_path_factory.mktemp("chain-base"))
+    """The folder of a small model, pre-trained in seconds; a third of its answers are right.
+
+    All pytest processes of one session share it.
+    """
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    folder = session / "chain-base"
+    with FileLock(session / "chain-base.lock"):
+        if not folder.exists():
+            pretrained(tmp_path_factory.mktemp("chain-base")).rename(folder)
+    return folder
 
 
 def pretrained(folder: Path) -> Path:

@@ -36,6 +36,28 @@ def processes() -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdigit()}
 
 
+def parent_of(process: int) -> int:
+    """Parent of a process, or 0 if it has ended."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def of_other_tests(process: int, before: set[int]) -> bool:
+    """Whether another pytest process, which runs beside this one, has started a process.
+
+    An orphan's parent is an ancestor of this process.
+    """
+    while process and process not in before:
+        process = parent_of(process)
+    mine = os.getpid()
+    while mine and mine != process:
+        mine = parent_of(mine)
+    return mine != process
+
+
 def strays(before: set[int]) -> set[int]:
     """New processes that belong to a program or a worker, or are zombies of this process."""
     leftover = set()
@@ -47,7 +69,7 @@ def strays(before: set[int]) -> set[int]:
         except OSError:
             continue
         mine = int(stat[1]) == os.getpid()
-        if (
+        if not of_other_tests(process, before) and (
             (ROOT and USERS[0] <= user <= USERS[1])
             or b"runner.py" in command
             or b"math_worker" in command
