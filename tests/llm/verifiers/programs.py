@@ -45,17 +45,23 @@ def parent_of(process: int) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
+def ancestors(process: int) -> list[int]:
+    """A process, its parent, and so on up to the first that is known."""
+    line = []
+    while process:
+        line.append(process)
+        process = parent_of(process)
+    return line
+
+
 def of_other_tests(process: int, before: set[int]) -> bool:
     """Whether another pytest process, which runs beside this one, has started a process.
 
     An orphan's parent is an ancestor of this process.
     """
-    while process and process not in before:
-        process = parent_of(process)
-    mine = os.getpid()
-    while mine and mine != process:
-        mine = parent_of(mine)
-    return mine != process
+    line = ancestors(process)
+    old = next((each for each in line if each in before), 0)
+    return os.getpid() not in line and old not in (0, *ancestors(os.getpid()))
 
 
 def strays(before: set[int]) -> set[int]:
