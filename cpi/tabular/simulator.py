@@ -54,6 +54,8 @@ class Rows:
         self.upper = owner + np.minimum(total - before[owner], 1.0)
         self.upper[rows.indptr[1:] - 1] = np.arange(len(counts)) + 1.0  # no gap from rounding
         self.first = rows.indptr[:-1].astype(np.intp)
+        # Adding a large row number could round u up to 1.
+        self.largest = np.nextafter(np.arange(len(counts)) + 1.0, 0.0)
         # Where rows are short, comparing with each sum is faster than searching all of them.
         self.short = counts.max(initial=0) <= SHORT
         self.columns = [
@@ -63,8 +65,7 @@ class Rows:
 
     def draw(self, rows: NDArray[np.intp], u: FloatArray) -> NDArray[np.int32]:
         """One outcome per entry of `rows`, given u in [0, 1)."""
-        # Adding a large row number could round u up to 1.
-        position = np.minimum(rows + u, np.nextafter(rows + 1.0, 0.0))
+        position = np.minimum(rows + u, self.largest[rows])
         if self.short:
             place = self.first[rows]
             for column in self.columns:

@@ -38,11 +38,15 @@ def arguments(base: Path, output: Path, chain_args: dict[str, Any], steps: int) 
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
 
-def steps(output: Path) -> list[int]:
-    """Of the lines of metrics that are complete."""
+def metrics(output: Path) -> list[dict[str, Any]]:
+    """The lines that are complete."""
     file = output / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def steps(output: Path) -> list[int]:
+    return [line["step"] for line in metrics(output)]
 
 
 def engine_process() -> int:
@@ -95,6 +99,9 @@ def test_train__a_killed_engine_costs_no_step(
     reached = checkpoints.load(latest).step
     assert done == list(range(1, reached + 1))
     assert code == 1
+    # The weights of every step have reached the process.
+    for line in metrics(output):
+        assert line["sampling/sampling_logp_difference/max"] < 1e-4
     line = re.fullmatch(
         rf"python -m llm.train: vLLM's engine process {engine} died \(killed by signal 9\); "
         rf"start a new engine; what it printed is in (\S+); {latest.name} is saved, "

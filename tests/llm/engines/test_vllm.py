@@ -150,33 +150,6 @@ def remove_log(message: str) -> None:
 
 @needs_vllm
 @pytest.mark.slow
-def test_separate_process(tiny_model: Callable[[bool], Path]) -> None:
-    folder = tiny_model(True)
-    before = state_of_process()
-    engine = VLLMEngine(folder, separate_process=True, **VLLM)
-    try:
-        assert state_of_process() == before
-        assert worst(tiny_qwen2(), engine) < 1e-5
-        # A Ctrl-C, which a terminal sends to all, is the caller's affair.
-        os.kill(engine._processes[0].pid, signal.SIGINT)
-        engine.sync_weights(new_weights())
-        assert worst(tiny_qwen2(seed=5), engine) < 1e-5
-
-        # Killed in the middle of a call.
-        child = engine._processes[0]
-        threading.Timer(0.5, os.kill, (child.pid, signal.SIGKILL)).start()
-        began = time.monotonic()
-        with pytest.raises(EngineError, match=died(child)) as raised:
-            while time.monotonic() - began < 30:
-                engine.generate(PROMPTS, requests(max_tokens=MAX_LENGTH - 72, n=64))
-        assert time.monotonic() - began < 10
-        remove_log(str(raised.value))
-    finally:
-        engine.close()
-
-
-@needs_vllm
-@pytest.mark.slow
 def test_adapters_alone(tiny_model: Callable[[bool], Path]) -> None:
     policy = load_policy(str(tiny_model(True)), lora=LoraOptions(r=4), device=torch.device("cpu"))
     policy.eval()
@@ -200,10 +173,11 @@ def test_adapters_alone(tiny_model: Callable[[bool], Path]) -> None:
 
 @needs_vllm
 @pytest.mark.slow
-def test_adapters_of_a_model_that_vllm_runs_by_transformers_code(tmp_path: Path) -> None:
+def test_separate_process(tmp_path: Path) -> None:
+    """With adapters of a model that vLLM runs by Transformers' code, which needs one."""
     from transformers import AutoModelForCausalLM
 
-    shape = tiny_olmo3(max_position_embeddings=256)
+    shape = tiny_olmo3(max_position_embeddings=MAX_LENGTH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         folder = save(AutoModelForCausalLM.from_config(shape, dtype=torch.float32), tmp_path)
@@ -217,12 +191,28 @@ def test_adapters_of_a_model_that_vllm_runs_by_transformers_code(tmp_path: Path)
         EngineError, match=r"for the whole process; set vllm\.separate_process true"
     ):
         VLLMEngine(folder, **options)
+    before = state_of_process()
     engine = VLLMEngine(folder, separate_process=True, **options)
     try:
+        assert state_of_process() == before
+        with policy.disable_adapter():
+            assert worst(policy, engine) < 1e-5
+        # A Ctrl-C, which a terminal sends to all, is the caller's affair.
+        os.kill(engine._processes[0].pid, signal.SIGINT)
         engine.sync_weights(adapter_state_dict(policy))
         assert worst(policy, engine) < 1e-5
         with policy.disable_adapter():
             assert worst(policy, engine) > 0.1
+
+        # Killed in the middle of a call.
+        child = engine._processes[0]
+        threading.Timer(0.5, os.kill, (child.pid, signal.SIGKILL)).start()
+        began = time.monotonic()
+        with pytest.raises(EngineError, match=died(child)) as raised:
+            while time.monotonic() - began < 30:
+                engine.generate(PROMPTS, requests(max_tokens=MAX_LENGTH - 72, n=64))
+        assert time.monotonic() - began < 10
+        remove_log(str(raised.value))
     finally:
         engine.close()
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llm.config.presets import presets
-from llm.config.train import parse_config
 from llm.planning.dry_run_report import advice
-from llm.planning.footprint import Footprint
 from llm.planning.hardware import DryRunOptions
 from llm.planning.options import split
 from llm.train.__main__ import main
-from tests.llm.architectures import write
-from tests.llm.sandboxes import skip_without_sandbox
-from tests.llm.small import byte_tokenizer
-from tests.llm.tiny_models import save, tiny_qwen2
+from tests.llm.tiny_models import tiny_qwen2
 
 
 @pytest.mark.parametrize(
@@ -135,101 +123,3 @@ def test_the_way_to_several_gpus_is_shown() -> None:
     assert (
         advice({"gpus": 8}) == "8 GPUs (torchrun --nproc_per_node 8 -m llm.train --config …) fits"
     )
-
-
-@pytest.mark.slow
-def test_a_full_scale_run_is_planned_without_weights_or_network(tmp_path: Path) -> None:
-    folder = write(tmp_path)["Olmo-3-7B-Instruct"]
-    command = [
-        sys.executable, "-m", "llm.train", "--config=olmo3-7b-olympiads-srpo", f"--model={folder}",
-        "--dry-run", "--dry_run.gpus=8", "--dry_run.gpu_memory=80",
-    ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "parameters: 7,457,918,976, of which 159,907,840 are trained" in done.stdout
-    assert "not checked: the problems (" in done.stdout
-    assert "for all processes together: 113.5 GiB to load the model, 111.3 GiB for" in done.stdout
-    assert "warning: sampling.top_p = 0.95" in done.stdout
-
-
-# --- presets, and some of them on a stand-in
-
-
-@pytest.fixture(scope="module")
-def architectures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def each_model_once() -> Iterator[None]:
-    """Presets share models and adapters: what a model takes is traced once for all of them."""
-    known: dict[str, Footprint] = {}
-
-    def footprint(architecture: Any, *more: Any) -> Footprint:
-        key = repr((architecture.to_json_string(), more))
-        if key not in known:
-            known[key] = Footprint(architecture, *more)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm.planning.dry_run.Footprint", footprint)
-        yield
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("each_model_once")
-@pytest.mark.parametrize("name", presets())
-def test_every_preset_has_a_dry_run(
-    name: str,
-    architectures: dict[str, Path],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for place in ("huggingface_hub.constants", "datasets.config"):
-        monkeypatch.setattr(f"{place}.HF_HUB_OFFLINE", True)
-    argv = [f"--config={name}", "--dry-run"]
-    if name != "chain":
-        folder = architectures[parse_config(argv[:1], "prog").model.partition("/")[2]]
-        gpus, memory = (1, 24) if "1.5b" in name else (8, 80)
-        argv += [f"--model={folder}", f"--dry_run.gpus={gpus}", f"--dry_run.gpu_memory={memory}"]
-    if "lcb" in name:
-        skip_without_sandbox()
-        argv += ["--task_args.verifier_args.allow_code=true"]
-    assert main(argv) == 0
-    told = capsys.readouterr().out
-    assert "checked: settings" in told
-    if name != "chain":
-        assert "not checked: the problems (" in told
-
-
-PROBLEMS = [
-    {"problem": f"What is {i} + {i}?", "solution": f"\\boxed{{{2 * i}}}"} for i in range(12)
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["srpo", "score", "spo-tree"])
-def test_a_preset_trains_a_stand_in(method: str, tmp_path: Path) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    model = tiny_qwen2()
-    model.resize_token_embeddings(len(tokenizer))
-    folder = save(model, tmp_path / "model")
-    tokenizer.save_pretrained(folder)
-    problems = tmp_path / "problems.jsonl"
-    rows = ({"source": "olympiads", **problem} for problem in PROBLEMS)
-    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    argv = [
-        f"--config=olmo3-7b-olympiads-{method}", f"--model={folder}", f"--output={tmp_path}/run",
-        f"--task_args.path={problems}", "--task_args.test=4", "--task_args.train=8",
-        "--task_args.instruction=", "--engine=transformers", "--steps=1", "--prompts_per_step=2",
-        "--sampling.max_completion_length=24", "--localization.max_tokens=8", "--lora.r=2",
-        "--evaluation.samples=1",
-    ]  # fmt: skip
-    if method == "spo-tree":
-        argv += ["--spo_tree.segment_tokens=8"]
-    assert main([*argv, "--dry-run"]) == 0
-    assert main(argv) == 0
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [0, 1]

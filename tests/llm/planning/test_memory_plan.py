@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import pytest
 
-from llm.config.presets import presets
 from llm.config.train import TrainConfig, parse_config
 from llm.models.lora import LoraOptions
 from llm.planning.demand import Lengths
@@ -29,12 +27,9 @@ GENERATE, BACKWARD, STEP, SYNC = range(4)
 
 
 @pytest.fixture(scope="module")
-def footprints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Footprint]:
-    folders = write(tmp_path_factory.mktemp("models"))
-    return {
-        name: Footprint(load_architecture(str(folder)), LoraOptions(r=64, alpha=64), bf16=True)
-        for name, folder in folders.items()
-    }
+def qwen_14b(tmp_path_factory: pytest.TempPathFactory) -> Footprint:
+    folder = write(tmp_path_factory.mktemp("models"))["Qwen2.5-14B-Instruct"]
+    return Footprint(load_architecture(str(folder)), LoraOptions(r=64, alpha=64), bf16=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,49 +43,6 @@ def parsed(*argv: str) -> TrainConfig:
 
 def planned(config: TrainConfig, footprint: Footprint, hardware: Hardware) -> MemoryPlan:
     return plan_memory(config, footprint, hardware, Lengths(8), update=GIB)
-
-
-# --- the presets
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in presets() if name != "chain"])
-def test_presets_fit_the_hardware_that_they_name(
-    name: str, footprints: dict[str, Footprint]
-) -> None:
-    config = parse_config([f"--config={name}"], "prog")
-    footprint = footprints[config.model.partition("/")[2]]
-    small = "1.5b" in name
-    plan = plan_memory(config, footprint, ONE if small else EIGHT, Lengths(1024))
-    assert plan.problems == []
-    assert max(plan.totals()) > (5 if small else 40) * GIB
-    quarter = dataclasses.replace(EIGHT, memory=EIGHT.memory // 4)
-    assert small or plan_memory(config, footprint, quarter, Lengths(1024)).problems
-
-
-@pytest.mark.parametrize("name", [name for name in presets() if "7b" in name or "14b" in name])
-def test_presets_of_the_paper_differ_in_model_task_and_method_alone(name: str) -> None:
-    config = parse_config([f"--config={name}"], "prog")
-    models = {"olmo3-7b": "allenai/Olmo-3-7B-Instruct", "qwen2.5-14b": "Qwen/Qwen2.5-14B-Instruct"}
-    assert name.startswith(next(short for short, long in models.items() if long == config.model))
-    assert (config.lora.r, config.lora.alpha, config.lora.target_modules) == (64, 64, "all-linear")
-    leaves = math.prod(config.spo_tree.branches)
-    rollouts = leaves if config.algorithm == "spo_tree" else config.group_plan().rollouts
-    assert config.prompts_per_step * rollouts == 32 * 8
-    assert (config.optimizer.learning_rate, config.optimizer.lr_scheduler_type) == (
-        5e-5,
-        "constant",
-    )
-    assert (config.sampling.temperature, config.sampling.top_p) == (0.7, 0.95)
-    assert (config.loss.beta, config.seed) == (0.0, 42)
-    assert config.task == ("numina_olympiads" if "olympiads" in name else "livecodebench_v6_medium")
-    method = config.algorithm.replace("_", "-")
-    assert name.endswith(method) or (method == "grpo" and name.endswith(("dr-grpo", "dapo")))
-    assert (config.loss.loss_type == "dr_grpo") == name.endswith("dr-grpo")
-    assert bool(config.dynamic_sampling) == name.endswith("dapo")
-    assert (config.loss.epsilon_high == 0.28) == name.endswith("dapo")
-    if config.algorithm == "score":
-        assert config.score.stage1_steps == config.steps // 2
 
 
 # --- who holds what
@@ -151,26 +103,24 @@ def test_rows_of_two_attempts_take_more(tiny: Footprint) -> None:
 
 
 def test_new_weights_are_on_the_device_only_where_one_process_merges_them(
-    footprints: dict[str, Footprint],
+    qwen_14b: Footprint,
 ) -> None:
-    footprint = footprints["Qwen2.5-14B-Instruct"]
     flags = ["--engine=vllm", "--lora.r=64", "--vllm.max_model_len=4096"]
     one = dataclasses.replace(EIGHT, gpus=1)
 
     def sync(hardware: Hardware, *more: str) -> int:
-        parts = planned(parsed(*flags, *more), footprint, hardware).parts
+        parts = planned(parsed(*flags, *more), qwen_14b, hardware).parts
         return parts.get("weights for the engine", (0,) * 4)[SYNC]
 
-    assert sync(one) == 2 * footprint.base
-    assert sync(EIGHT) == footprint.largest == 2 * 152064 * 5120
+    assert sync(one) == 2 * qwen_14b.base
+    assert sync(EIGHT) == qwen_14b.largest == 2 * 152064 * 5120
     assert sync(EIGHT, "--vllm.lora=true") == sync(one, "--vllm.lora=true") == 0
 
 
-def test_vllm_has_room_for_adapters_of_every_matrix(footprints: dict[str, Footprint]) -> None:
-    footprint = footprints["Qwen2.5-14B-Instruct"]
+def test_vllm_has_room_for_adapters_of_every_matrix(qwen_14b: Footprint) -> None:
     flags = ["--engine=vllm", "--vllm.max_model_len=4096"]
     plain, adapters, rank_100 = (
-        planned(parsed(*flags, *more), footprint, EIGHT).parts["engine weights"][GENERATE]
+        planned(parsed(*flags, *more), qwen_14b, EIGHT).parts["engine weights"][GENERATE]
         for more in (
             ["--lora.r=64"],
             ["--lora.r=64", "--vllm.lora=true"],
@@ -178,8 +128,8 @@ def test_vllm_has_room_for_adapters_of_every_matrix(footprints: dict[str, Footpr
         )
     )
     # Those that are trained, and of the embeddings and the head; vLLM has rank 128 for 100.
-    assert plain == 2 * footprint.base
-    assert adapters - plain == 2 * (footprint.trained + 2 * 64 * (152064 + 5120))
+    assert plain == 2 * qwen_14b.base
+    assert adapters - plain == 2 * (qwen_14b.trained + 2 * 64 * (152064 + 5120))
     assert rank_100 - plain == 2 * (adapters - plain)
 
 
@@ -243,13 +193,12 @@ def test_what_cannot_be_is_not_suggested(tiny: Footprint) -> None:
 
 
 def test_adapters_alone_are_suggested_where_merged_weights_are_too_much(
-    footprints: dict[str, Footprint],
+    qwen_14b: Footprint,
 ) -> None:
-    footprint = footprints["Qwen2.5-14B-Instruct"]
     flags = ["--engine=vllm", "--lora.r=64", "--vllm.max_model_len=4096", "--bf16=true"]
     flags += ["--gradient_checkpointing=true", "--update.per_device_train_batch_size=1"]
     one = dataclasses.replace(EIGHT, gpus=1)
-    assert smallest_change(parsed(*flags), one, Lengths(8), lambda _: footprint) == {
+    assert smallest_change(parsed(*flags), one, Lengths(8), lambda _: qwen_14b) == {
         "vllm.lora": True
     }
 

@@ -15,6 +15,7 @@ import torch
 
 import cpi
 import llm.trl_adapter
+from tests.llm.tiny_models import VLLM
 from tests.llm.trl_adapter.problems import (
     answers,
     tokenizer,
@@ -89,7 +90,7 @@ def test_two_processes(tmp_path: Path) -> None:
 def test_vllm_samples_for_it(tmp_path: Path) -> None:
     from llm.engines.vllm import VLLMEngine
 
-    engine = VLLMEngine(BASE)
+    engine = VLLMEngine(BASE, **VLLM)
     try:
         watch = Watch(srpo(engine=engine), tmp_path, max_steps=2, learning_rate=1e-2).train()
         for inputs, (logps, _) in zip(watch.inputs, watch.scores, strict=True):
