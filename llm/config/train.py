@@ -132,6 +132,8 @@ class TrainConfig:
         Recompute activations in the backward pass: slower, with less memory.
     bf16 : bool, optional
         Compute in bfloat16; by default if the GPU supports it.
+    disable_dropout : bool
+        Train without the dropout of the model's configuration; that of adapters is `lora.dropout`.
     plan : PlanOptions
     sampling : SamplingOptions
     localization : LocalizationOptions
@@ -168,6 +170,7 @@ class TrainConfig:
     dynamic_sampling: int = 0
     gradient_checkpointing: bool = False
     bf16: bool | None = None
+    disable_dropout: bool = True
     plan: PlanOptions = field(default_factory=PlanOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm.engines.engine import Completion, EngineStats, SamplingParams
 from llm.engines.transformers import TransformersEngine
+from llm.models.architecture import context_length
 
 
 class LiveEngine(TransformersEngine):
@@ -25,7 +26,7 @@ class LiveEngine(TransformersEngine):
         self._model = model
         self.dtype = model.dtype
         self.max_num_seqs = max_num_seqs
-        self.max_model_len = model.config.max_position_embeddings
+        self.max_model_len = context_length(model.config)
         self._vocab_size = model.get_input_embeddings().weight.shape[0]
         self.stats = EngineStats()
 

@@ -28,6 +28,8 @@ from llm.engines.engine import (
     check_requests,
     check_state,
 )
+from llm.models.architecture import check_cache, context_length, position_ids
+from llm.models.logprobs import nucleus_floor
 
 #: Completed rows are removed once they are this share of the batch, as removal copies the cache.
 DROP_SHARE = 0.1
@@ -47,7 +49,12 @@ class TransformersEngine:
     max_num_seqs : int
         Maximum number of samples in a batch; more are split into several batches.
     max_model_len : int, optional
-        By default the model's `max_position_embeddings`.
+        By default the model's maximum length.
+
+    Raises
+    ------
+    ValueError
+        If the model has recurrent layers.
     """
 
     def __init__(
@@ -65,11 +72,12 @@ class TransformersEngine:
             model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype or "auto")
         else:
             model = copy.deepcopy(model)
+        check_cache(type(model))
         self._model = model.to(device=device or model.device, dtype=dtype or model.dtype)
         self._model.eval().requires_grad_(False)
         self.dtype: torch.dtype = self._model.dtype
         self.max_num_seqs = max_num_seqs
-        longest = self._model.config.max_position_embeddings
+        longest = context_length(self._model.config)
         self.max_model_len = min(longest, max_model_len or longest)
         self._vocab_size: int = self._model.get_input_embeddings().weight.shape[0]
         self.stats = EngineStats()
@@ -167,9 +175,9 @@ class TransformersEngine:
         output = self._model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions,
             use_cache=True,
             logits_to_keep=1,
+            **position_ids(self._model, positions),
         )
         index = torch.tensor(source, device=device)
         cache: Any = getattr(output, "past_key_values", None)
@@ -211,9 +219,9 @@ class TransformersEngine:
             output = self._model(
                 input_ids=drawn[:, None],
                 attention_mask=mask,
-                position_ids=position[:, None],
                 past_key_values=cache,
                 use_cache=True,
+                **position_ids(self._model, position[:, None]),
             )
             logits = output.logits[:, -1]
         return [
@@ -242,9 +250,10 @@ class _Sampler:
         index = torch.from_numpy(rows).to(logits.device)
         if not self.plain:
             logits = logits / self.temperature[index, None]
-        logprobs = logits.log_softmax(-1)
         if self.truncates:
-            logprobs = _truncate(logprobs, self.top_p[index])
+            floor = nucleus_floor(logits, self.top_p[index])
+            logits = logits.masked_fill(logits < floor[:, None], -torch.inf)
+        logprobs = logits.log_softmax(-1)
         mass = logprobs.double().exp_().cumsum_(-1)
         point = torch.from_numpy(u).to(mass.device)[:, None] * mass[:, -1:]
         drawn = torch.searchsorted(mass, point, right=True)[:, 0]
@@ -253,16 +262,6 @@ class _Sampler:
         if self.any_greedy:
             drawn = torch.where(self.greedy[index], logprobs.argmax(-1), drawn)
         return drawn, logprobs.gather(-1, drawn[:, None])[:, 0]
-
-
-def _truncate(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Renormalised distribution over the fewest tokens of total probability ≥ `top_p`."""
-    ranked, order = logprobs.sort(-1, descending=True)
-    before = ranked.exp().cumsum(-1) - ranked.exp()
-    excluded = (before >= top_p[:, None]) & (top_p[:, None] < 1)
-    excluded[:, 0] = False
-    excluded = excluded.scatter(-1, order, excluded)
-    return logprobs.masked_fill(excluded, float("-inf")).log_softmax(-1)
 
 
 class _StopTable:

@@ -225,7 +225,7 @@ def write_merged(
     # PEFT's own merge would round to the base's dtype; `merged_state_dict` merges in float32.
     model = policy.unload() if isinstance(policy, PeftModel) else policy
     model.to(dtype).load_state_dict(state)
-    model.config.use_cache = AutoConfig.from_pretrained(saved.model).use_cache
+    model.config = AutoConfig.from_pretrained(saved.model)  # with its cache and its dropout
     model.generation_config = generation_config(model.generation_config, saved, task, tokenizer)
     model.save_pretrained(folder)
 

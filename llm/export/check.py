@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.common.errors import ReportedError
+from llm.models.architecture import context_length
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ def probe(policy: Any, prompt: Sequence[int]) -> list[int]:
     import torch
 
     ids = list(prompt)
-    room = policy.config.max_position_embeddings - len(ids)
+    room = context_length(policy.config) - len(ids)
     device = next(policy.parameters()).device
     with torch.inference_mode():
         for _ in range(min(PROBE_TOKENS, room)):

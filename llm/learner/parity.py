@@ -2,12 +2,12 @@
 
 They may differ after a failed sync, with a stale cache, another temperature, or logits that only
 one of them scales. The engine's text then still looks plausible, and training goes wrong silently.
-So both score a few of the engine's samples, at the run's temperature and without top-p.
+So both score a few of the engine's samples, at the run's temperature and top-p.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from llm.learner.rows import MicroBatch, Row, micro_batches
 #: Limits on the largest difference in float32, and on the mean difference in bfloat16. Bfloat16 has
 #: eight bits of mantissa, which move single log-probs by tenths.
 FLOAT32_MAX, BFLOAT16_MEAN = 1e-4, 0.05
+
+#: Limits on the mean importance ratio of a step whose rollouts are on-policy.
+RATIO_LIMITS = 0.8, 1.25
 
 #: Tokens of each sample; more than a vLLM cache block.
 PROBE_TOKENS = 48
@@ -64,6 +67,7 @@ def check_parity(
     prompts: Sequence[Sequence[int]],
     *,
     temperature: float,
+    top_p: float = 1.0,
     device: torch.device,
 ) -> Parity:
     """Sample from the engine, score the samples with the trainer, and compare log-probs.
@@ -74,8 +78,8 @@ def check_parity(
     logprobs : function of a MicroBatch
         The trainer's log-probs of a micro-batch.
     prompts : sequence of token ids
-    temperature : float
-        The run's temperature.
+    temperature, top_p : float
+        Those of the run; `logprobs` uses the same.
     device : torch.device
         The trainer's device.
 
@@ -87,7 +91,7 @@ def check_parity(
     longest = max(map(len, prompts))
     room = min(PROBE_TOKENS, engine.max_model_len - longest)
     params = [
-        SamplingParams(max_tokens=room, temperature=temperature, seed=i)
+        SamplingParams(max_tokens=room, temperature=temperature, top_p=top_p, seed=i)
         for i in range(len(prompts))
     ]
     samples = engine.generate(prompts, params)
@@ -107,3 +111,24 @@ def check_parity(
             "changes to its logits. Nothing was trained"
         )
     return parity
+
+
+def off_policy(metrics: Mapping[str, float]) -> str | None:
+    """Complaint about an update whose log-probs are not those of the engine; None if they are.
+
+    Parameters
+    ----------
+    metrics : mapping of name to float
+        Those of an update on rollouts of the same policy.
+    """
+    ratio = metrics.get("sampling/importance_sampling_ratio/mean", 1.0)
+    difference = metrics.get("sampling/sampling_logp_difference/mean", 0.0)
+    low, high = RATIO_LIMITS
+    if low <= ratio <= high and difference <= BFLOAT16_MEAN:
+        return None
+    return (
+        f"the update's log-probs are not those of the engine: importance ratio {ratio:.2g} (1 if "
+        f"they were), |Δ log-prob| {difference:.2g} nats a token, on average. Causes: dropout "
+        "(disable_dropout true and lora.dropout 0 turn it off), or rounding in bfloat16 over long "
+        "completions (bf16 false)"
+    )

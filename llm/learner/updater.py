@@ -69,8 +69,8 @@ class PolicyUpdater:
     options : UpdateOptions
     max_completion_length : int
         Divisor of "dr_grpo".
-    temperature : float
-        Temperature at which completions were sampled, and log-probs are computed.
+    temperature, top_p : float
+        Completions were sampled, and log-probs are computed, at this temperature and top-p.
     bf16 : bool
         Compute in bfloat16 with autocast.
     reference : model, optional
@@ -92,6 +92,7 @@ class PolicyUpdater:
         *,
         max_completion_length: int,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         bf16: bool = False,
         reference: Any = None,
     ) -> None:
@@ -99,7 +100,8 @@ class PolicyUpdater:
         self.policy = self.forward.model
         self.optimizer, self.scheduler = optimizer, scheduler
         self.loss, self.options = loss, options
-        self.max_completion_length, self.temperature = max_completion_length, temperature
+        self.max_completion_length = max_completion_length
+        self.temperature, self.top_p = temperature, top_p
         self.bf16 = bf16
         self.reference = None if reference is None else _forward(reference)
         self.device = next(self.policy.parameters()).device
@@ -165,7 +167,7 @@ class PolicyUpdater:
         forward = self.forward if model is None else model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logprobs: torch.Tensor = forward(
-                batch.input_ids, batch.attention_mask, batch.mask, self.temperature
+                batch.input_ids, batch.attention_mask, batch.mask, self.temperature, self.top_p
             )
         return logprobs
 

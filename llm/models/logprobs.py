@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from llm.models.architecture import position_ids
+
 #: Bytes of the float32 logits of a chunk, at the default chunk size.
 CHUNK_BYTES = 64 * 2**20
 
@@ -35,9 +37,12 @@ def token_logprobs(
     *,
     bias: Tensor | None = None,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     chunk_size: int | None = None,
 ) -> Tensor:
     """Compute log softmax((hidden · weightᵀ + bias) / temperature) at the targets.
+
+    With `top_p`, the softmax is over the nucleus alone: the distribution that engines sample from.
 
     Parameters
     ----------
@@ -49,6 +54,10 @@ def token_logprobs(
     bias : Tensor (V,), optional
     temperature : float
         > 0.
+    top_p : float
+        In (0, 1]; see `nucleus_floor`. The nucleus of a target outside it reaches down to it. So
+        every log-prob is finite, and rounding at the nucleus's edge changes little. The gradient
+        takes the nucleus as fixed.
     chunk_size : int, optional
         Number of tokens whose logits exist at once; by default 64 MiB in float32. It does not
         change the result.
@@ -63,7 +72,7 @@ def token_logprobs(
     Raises
     ------
     ValueError
-        If shapes do not match, or temperature or chunk size is not positive.
+        If shapes do not match, or temperature, top-p or chunk size is out of range.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -81,6 +90,8 @@ def token_logprobs(
         )
     if not temperature > 0:
         raise ValueError(f"temperature: {temperature} is not > 0")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: {top_p} is not in (0, 1]")
     if chunk_size is None:
         chunk_size = max(1, CHUNK_BYTES // (4 * len(weight)))
     if chunk_size < 1:
@@ -90,8 +101,32 @@ def token_logprobs(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
-    logprobs: Tensor = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk_size)
+    logprobs: Tensor = _TokenLogprobs.apply(
+        hidden, weight, bias, targets, temperature, top_p, chunk_size
+    )
     return logprobs
+
+
+def nucleus_floor(logits: Tensor, top_p: float | Tensor) -> Tensor:
+    """Smallest logit of the nucleus: the fewest tokens with total probability ≥ top_p.
+
+    Parameters
+    ----------
+    logits : Tensor (N, V)
+    top_p : float or Tensor (N,)
+        In (0, 1].
+
+    Returns
+    -------
+    Tensor (N,)
+        Tokens whose logits equal it all belong to the nucleus. At top_p = 1 all tokens do.
+    """
+    ranked = logits.sort(-1, descending=True).values
+    probs = ranked.softmax(-1)
+    before = probs.cumsum(-1).sub_(probs)
+    top_p = torch.as_tensor(top_p, dtype=before.dtype, device=before.device).reshape(-1, 1)
+    size = ((before < top_p) | (top_p == 1)).sum(-1, keepdim=True).clamp(min=1)
+    return ranked.gather(-1, size - 1)[:, 0]
 
 
 def completion_logprobs(
@@ -101,6 +136,7 @@ def completion_logprobs(
     mask: Tensor,
     *,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     chunk_size: int | None = None,
 ) -> Tensor:
     """Compute log π(token | preceding tokens of its row) wherever the mask is true.
@@ -115,7 +151,7 @@ def completion_logprobs(
         0 at padding, on the right or left; position ids do not count padding.
     mask : Tensor (B, T) of bool
         The N selected tokens. None may be padding or the first token of a row.
-    temperature, chunk_size
+    temperature, top_p, chunk_size
         See `token_logprobs`.
 
     Returns
@@ -151,8 +187,8 @@ def completion_logprobs(
     hidden = decoder(
         input_ids=input_ids,
         attention_mask=attention_mask,
-        position_ids=positions,
         use_cache=False,
+        **position_ids(decoder, positions),
     ).last_hidden_state
     selected = mask[:, 1:]
     return token_logprobs(
@@ -161,6 +197,7 @@ def completion_logprobs(
         input_ids[:, 1:][selected],
         bias=head.bias,
         temperature=temperature,
+        top_p=top_p,
         chunk_size=chunk_size,
     )
 
@@ -173,11 +210,16 @@ class CompletionLogprobs(torch.nn.Module):
         self.model = model
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, temperature: float
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        mask: Tensor,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> Tensor:
         """See `completion_logprobs`."""
         return completion_logprobs(
-            self.model, input_ids, attention_mask, mask, temperature=temperature
+            self.model, input_ids, attention_mask, mask, temperature=temperature, top_p=top_p
         )
 
 
@@ -204,7 +246,10 @@ def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Chunked log softmax(z)_y; its gradient in the logits z is 1[y] − softmax(z)."""
+    """Chunked log softmax(z)_y; its gradient in the logits z is 1[y] − softmax(z).
+
+    With top-p, logits below the nucleus's floor are −∞.
+    """
 
     @staticmethod
     def forward(
@@ -214,23 +259,29 @@ class _TokenLogprobs(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         temperature: float,
+        top_p: float,
         chunk_size: int,
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         logprobs = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
         normalizers = torch.empty_like(logprobs)
+        floors = None if top_p == 1 else torch.empty_like(logprobs)
         for chunk in _chunks(len(hidden), chunk_size):
             logits = linear(hidden[chunk], weight, bias).to(dtype).div_(temperature)
+            at_targets = logits.gather(-1, targets[chunk, None])[:, 0]
+            if floors is not None:
+                floors[chunk] = torch.minimum(nucleus_floor(logits, top_p), at_targets)
+                logits.masked_fill_(logits < floors[chunk, None], -torch.inf)
             normalizers[chunk] = logits.logsumexp(-1)
-            logprobs[chunk] = logits.gather(-1, targets[chunk, None])[:, 0] - normalizers[chunk]
-        ctx.save_for_backward(hidden, weight, bias, targets, normalizers)
+            logprobs[chunk] = at_targets - normalizers[chunk]
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizers, floors)
         ctx.temperature, ctx.chunk_size = temperature, chunk_size
         return logprobs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, normalizers = ctx.saved_tensors
+        hidden, weight, bias, targets, normalizers, floors = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         dtype = normalizers.dtype
         d_hidden = torch.empty_like(hidden) if for_hidden else None
@@ -239,6 +290,8 @@ class _TokenLogprobs(torch.autograd.Function):
         for chunk in _chunks(len(hidden), ctx.chunk_size):
             upstream = grad[chunk, None]
             logits = linear(hidden[chunk], weight, bias).to(dtype).div_(ctx.temperature)
+            if floors is not None:
+                logits.masked_fill_(logits < floors[chunk, None], -torch.inf)
             # In place, so that no second tensor is as large as the logits.
             slopes = logits.sub_(normalizers[chunk, None]).exp_().mul_(-upstream)
             slopes.scatter_add_(-1, targets[chunk, None], upstream).div_(ctx.temperature)
@@ -255,6 +308,7 @@ class _TokenLogprobs(torch.autograd.Function):
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None else d_bias.to(bias.dtype),
+            None,
             None,
             None,
             None,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llm.distributed.processes import world_size
+from llm.models.architecture import remove_noise
 from llm.models.fsdp import distribute, full_tensor
 from llm.models.lora import LoraOptions, adapt
 
@@ -47,11 +48,13 @@ def load_policy(
     gradient_checkpointing: bool = False,
     device: torch.device | None = None,
     bf16: bool = False,
+    disable_dropout: bool = True,
 ) -> Any:
     """Load the model to train, in train mode, on `device`.
 
     Trained weights are float32. With `bf16`, training uses autocast; with LoRA the frozen base
-    weights are then stored in bfloat16.
+    weights are then stored in bfloat16. Unless told otherwise, the model has no dropout, apart from
+    that of the adapters: engines sample without it.
 
     Raises
     ------
@@ -60,13 +63,20 @@ def load_policy(
     ValueError
         If the adapters do not fit the model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     lora = lora or LoraOptions()
     dtype = torch.bfloat16 if bf16 and lora.r else torch.float32
     try:
+        config = AutoConfig.from_pretrained(model)
+        if disable_dropout:
+            remove_noise(config)
         policy, report = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            model,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
         bad = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
         if bad:
@@ -105,8 +115,9 @@ def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor
         return {name: _gathered(tensor, dtype) for name, tensor in policy.state_dict().items()}
     base = policy.get_base_model()
     # One adapter product at a time: together, in float32, they are twice a bfloat16 model.
+    # A layer of experts is wrapped once for each of its adapted parameters.
     adapted: dict[str, tuple[LoraLayer, str]] = {
-        f"{name}.base_layer.weight": (module, adapter)
+        _base_name(f"{name}.{getattr(module, 'parameter_name', 'weight')}"): (module, adapter)
         for name, module in base.named_modules()
         if isinstance(module, LoraLayer)
         for adapter in module.active_adapters
@@ -119,10 +130,18 @@ def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor
         return tensor.float() + layer.get_delta_weight(adapter).float()
 
     return {
-        name.replace(".base_layer.", "."): _gathered(merged(name, tensor), dtype)
-        for name, tensor in base.state_dict().items()
-        if ".lora_" not in name
+        name: _gathered(merged(name, tensor), dtype)
+        for name, tensor in (
+            (_base_name(key), tensor)
+            for key, tensor in base.state_dict().items()
+            if ".lora_" not in key
+        )
     }
+
+
+def _base_name(name: str) -> str:
+    """Name of a parameter before adapters wrapped its layer."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
 
 
 def adapter_state_dict(policy: Any) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from llm.algorithms import algorithm_class
 from llm.algorithms.turns import check_two_attempts
 from llm.algorithms.validation import check_task
 from llm.config.train import TrainConfig
+from llm.models.architecture import check_cache, remove_noise
 from llm.models.policy import load_tokenizer
 from llm.models.shipped import locate
 from llm.planning.demand import REQUEST, Lengths
@@ -82,6 +83,8 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     hardware = find(options, config.bf16)
     bf16 = computes_in_bf16(config.bf16, hardware.device)
     architecture = load_architecture(config.model)
+    if config.disable_dropout:
+        remove_noise(architecture)
     footprints: dict[str, Footprint] = {}
 
     def footprint(candidate: TrainConfig) -> Footprint:
@@ -92,6 +95,8 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
 
     checks = Checks()
     policy = footprint(config)
+    if config.engine == "transformers":
+        check_cache(policy.model_class)
     known_lengths = _check_inputs(config, policy, hardware, checks)
     lengths = _check_lengths(config, policy, known_lengths)
     host = None

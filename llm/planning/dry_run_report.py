@@ -125,11 +125,6 @@ def notes(
                 f"warning: vllm.max_model_len leaves {left} tokens to localize the longest "
                 f"solutions, less than localization.max_tokens ({config.localization.max_tokens})"
             )
-    if config.sampling.top_p < 1:
-        lines.append(
-            f"warning: sampling.top_p = {config.sampling.top_p:g} samples from a truncated "
-            "distribution, but the loss uses the full one; with 1 both are the same"
-        )
     return lines
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from llm.models.architecture import context_length, position_ids
 from llm.models.logprobs import CHUNK_BYTES, _decoder_and_head, token_logprobs
 from llm.models.lora import LoraOptions, adapt
 from llm.models.policy import trainable
@@ -66,6 +67,8 @@ class Footprint:
     ----------
     parameters, trained : int
         Numbers of the policy's parameters, adapters included, and of the trained ones.
+    model_class : type
+        Class of the base model.
     base : int
         Number of the base model's parameters.
     edges : int
@@ -88,11 +91,10 @@ class Footprint:
         self.architecture, self.lora, self.bf16 = architecture, lora, bf16
         text = architecture.get_text_config()
         self.layers, self.vocabulary = int(text.num_hidden_layers), int(text.vocab_size)
-        if not getattr(text, "max_position_embeddings", None):
-            raise ValueError("model: its config.json has no max_position_embeddings")
-        self.positions = int(text.max_position_embeddings)
+        self.positions = context_length(architecture)
         self._chunk = max(1, CHUNK_BYTES // (4 * self.vocabulary))
         base = self._build(architecture)
+        self.model_class: type = type(base)
         self.base = sum(p.numel() for p in base.parameters())
         self.edges = sum(sum(p.shape) for p in base.parameters() if p.ndim == 2)
         policy = adapt(base, lora)
@@ -177,8 +179,15 @@ class Footprint:
             with torch.device("meta"), torch.no_grad():
                 if self._full_model is None:
                     self._full_model = _from_config(self.architecture, dtype)
+                    # Some models would look for padding among the ids, which have no values here.
+                    self._full_model.config.pad_token_id = None
                 ids = torch.zeros((1, tokens), dtype=torch.int64)
-                output = self._full_model.to(dtype)(input_ids=ids, use_cache=True, logits_to_keep=1)
+                try:
+                    output = self._full_model.to(dtype)(
+                        input_ids=ids, use_cache=True, logits_to_keep=1
+                    )
+                except Exception as error:  # of many types, as in `_trace`
+                    raise _untraceable(self._full_model) from error
             cache_layers = getattr(getattr(output, "past_key_values", None), "layers", [])
             self._traced[key] = _bytes(
                 tensor
@@ -196,11 +205,6 @@ class Footprint:
     def _trace(
         self, layers: int, rows: int, prompt: int, completion: int, checkpointing: bool
     ) -> int:
-        from torch._subclasses.fake_tensor import (
-            DataDependentOutputException,
-            DynamicOutputShapeException,
-        )
-
         policy = adapt(self._build(_shorter(self.architecture, layers)), self.lora, checkpointing)
         decoder, head = _decoder_and_head(policy)
 
@@ -218,8 +222,8 @@ class Footprint:
                 hidden = decoder(
                     input_ids=ids,
                     attention_mask=present,
-                    position_ids=(present.cumsum(1) - 1).clamp(min=0),
                     use_cache=False,
+                    **position_ids(decoder, (present.cumsum(1) - 1).clamp(min=0)),
                 ).last_hidden_state
                 scored = hidden[:, prompt - 1 : -1].reshape(rows * completion, -1)
                 # Chunks run one after the other, so two of them already reach the peak.
@@ -230,10 +234,12 @@ class Footprint:
 
         try:
             return _peak(work)
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise NotImplementedError(
-                f"the memory of a {type(decoder).__name__} depends on its values"
-            ) from error
+        except Exception as error:  # of many types: sizes that depend on values, missing kernels
+            raise _untraceable(decoder) from error
+
+
+def _untraceable(model: Any) -> NotImplementedError:
+    return NotImplementedError(f"a {type(model).__name__} cannot be traced without its weights")
 
 
 def _from_config(architecture: Any, dtype: torch.dtype) -> Any:
@@ -247,7 +253,7 @@ def _shorter(architecture: Any, layers: int) -> Any:
     shorter = copy.deepcopy(architecture)
     text = shorter.get_text_config()
     text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
+    if "layer_types" in vars(text) and text.layer_types:
         text.layer_types = text.layer_types[:layers]
     return shorter
 

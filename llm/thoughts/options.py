@@ -14,7 +14,7 @@ class SamplingOptions:
     temperature : float
         Temperature of training and evaluation rollouts.
     top_p : float
-        Below 1, tokens come from a truncated distribution, which the loss does not correct.
+        Below 1, tokens are sampled from the nucleus alone, and the loss is that of this policy.
     max_completion_length : int
         Maximum number of tokens of a completion.
     max_thoughts : int

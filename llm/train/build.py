@@ -9,7 +9,6 @@ from typing import Any, get_args
 import torch
 
 from llm.algorithms.validation import check_lengths, check_task
-from llm.common.progress import Reporter
 from llm.config.train import TrainConfig
 from llm.distributed.processes import world_size
 from llm.engines import Engine, make_engine
@@ -124,6 +123,7 @@ def build_learner(config: TrainConfig) -> Learner:
         gradient_checkpointing=config.gradient_checkpointing,
         device=torch.device("cpu") if distributed else device,  # only the shard goes to a device
         bf16=bf16,
+        disable_dropout=config.disable_dropout,
     )
     needs_copy = config.needs_reference and not config.lora.r
     reference = copy.deepcopy(policy).eval().requires_grad_(False) if needs_copy else None
@@ -141,6 +141,7 @@ def build_learner(config: TrainConfig) -> Learner:
         config.update,
         max_completion_length=config.sampling.max_completion_length,
         temperature=config.sampling.temperature,
+        top_p=config.sampling.top_p,
         bf16=bf16,
         reference=reference,
     )
@@ -165,9 +166,7 @@ class Sampler:
     test: list[Prompt]
 
 
-def build_sampler(
-    config: TrainConfig, problems: Problems, learner: Learner, reporter: Reporter
-) -> Sampler:
+def build_sampler(config: TrainConfig, problems: Problems, learner: Learner) -> Sampler:
     """Start the engine and encode the prompts.
 
     Raises
@@ -202,11 +201,6 @@ def build_sampler(
             for examples in (problems.train, problems.test)
         )
         check_lengths([*train, *test], sampling.max_completion_length, engine.max_model_len)
-        if sampling.top_p < 1:
-            reporter.message(
-                f"warning: sampling.top_p = {sampling.top_p:g} samples from a truncated "
-                "distribution, but the loss assumes the full one; set it to 1"
-            )
     except BaseException:
         engine.close()
         raise

@@ -29,7 +29,7 @@ from llm.common.random_streams import COLLECT, EVALUATE, UPDATE, generator
 from llm.config.train import TrainConfig
 from llm.distributed.processes import gather, on_main_process, rank, still_together
 from llm.engines import EngineError
-from llm.learner.parity import check_parity
+from llm.learner.parity import check_parity, off_policy
 from llm.learner.updater import TrainingError
 from llm.runs.checkpoints import CheckpointError
 from llm.runs.metrics_log import MetricsLog
@@ -63,7 +63,7 @@ class Trainer:
         seed_everything(config.seed, 0)
         self.learner = build_learner(config)
         self.step = self._recorded = 0
-        self.stop_requested = False
+        self.stop_requested = self._warned = False
         self.ledger = Ledger()
         self.num_tokens = 0
         if resume is not None:
@@ -71,7 +71,7 @@ class Trainer:
             self.step, self.ledger, self.num_tokens = restored
             self._recorded = self.step
         try:
-            self.sampler = build_sampler(config, self.problems, self.learner, self.reporter)
+            self.sampler = build_sampler(config, self.problems, self.learner)
         except BaseException:
             self.log.close()
             raise
@@ -145,6 +145,7 @@ class Trainer:
         rows, metrics = batch.rows, dict(batch.metrics)
         metrics["verifier/failure_rate"] = self._failure_rate()
         metrics.update(self._update(step, batch))
+        self._warn_off_policy(step, metrics)
         self.step = step
         self.ledger = self.ledger + batch.ledger
         self.num_tokens += sum(len(row.ids) for row in rows)
@@ -190,6 +191,13 @@ class Trainer:
             error.args = (f"step {step}: {error}; see {path}",)
             raise
 
+    def _warn_off_policy(self, step: int, metrics: dict[str, float]) -> None:
+        """Warn, once a run, of an update on another policy than the engine's."""
+        complaint = off_policy(metrics)
+        if complaint and not self._warned:
+            self.reporter.message(f"warning: step {step}: {complaint}")
+            self._warned = True
+
     def read_out(self, prompts: Sequence[Prompt]) -> Readout:
         """Exact values of the policy on chain reasoning."""
         learner = self.learner
@@ -209,6 +217,7 @@ class Trainer:
             self.learner.logprobs,
             [prompt.ids for prompt in self.sampler.train[:4]],
             temperature=self.config.sampling.temperature,
+            top_p=self.config.sampling.top_p,
             device=self.learner.updater.device,
         )
         self.reporter.message(str(parity))

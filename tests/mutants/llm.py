@@ -369,10 +369,10 @@ LLM = (
         (f"{CONTRACT}::test_prompts_of_unequal_length_do_not_disturb_each_other",),
     ),
     Mutant(
-        "llm/engines/transformers.py",
+        "llm/models/logprobs.py",
         "top-p drops the token that completes it",
-        "before = ranked.exp().cumsum(-1) - ranked.exp()",
-        "before = ranked.exp().cumsum(-1)",
+        "before = probs.cumsum(-1).sub_(probs)",
+        "before = probs.cumsum(-1)",
         (f"{CONTRACT}::test_logprobs_are_those_of_the_truncated_distribution",),
     ),
     Mutant(

@@ -163,14 +163,13 @@ def load(folder: Path, lora: int = 0) -> Any:
 
 
 def assert_parity(engine: Engine, policy: Any) -> None:
-    for temperature in (0.7, 1.0):
+    for temperature, top_p in ((0.7, 1.0), (1.0, 1.0), (0.7, 0.8)):
+        how = {"temperature": temperature, "top_p": top_p}
 
-        def logprobs(batch: MicroBatch, temperature: float = temperature) -> torch.Tensor:
-            return completion_logprobs(policy, *batch[1:4], temperature=temperature)
+        def logprobs(batch: MicroBatch, how: dict[str, float] = how) -> torch.Tensor:
+            return completion_logprobs(policy, *batch[1:4], **how)
 
-        parity = check_parity(
-            engine, logprobs, PROMPTS, temperature=temperature, device=torch.device("cpu")
-        )
+        parity = check_parity(engine, logprobs, PROMPTS, **how, device=torch.device("cpu"))
         assert parity.tokens == 48 * len(PROMPTS)
         assert parity.max <= TOLERANCE
 

@@ -55,7 +55,7 @@ def rows(seed: int = 0) -> list[Row]:
 
 def updater(
     policy: Any, loss: LossConfig = PLAIN, *, rate: float = 1e-3, sgd: bool = False,
-    reference: Any = None, temperature: float = 1.0, **options: Any,
+    reference: Any = None, temperature: float = 1.0, top_p: float = 1.0, **options: Any,
 ) -> PolicyUpdater:  # fmt: skip
     parameters = list(trainable(policy).values())
     optimizer: torch.optim.Optimizer = (
@@ -73,6 +73,7 @@ def updater(
         max_completion_length=20,
         reference=reference,
         temperature=temperature,
+        top_p=top_p,
     )
 
 

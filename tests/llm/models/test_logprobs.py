@@ -33,16 +33,29 @@ from transformers import (
 )
 
 from llm.models import logprobs
-from llm.models.logprobs import completion_logprobs, token_logprobs
+from llm.models.logprobs import completion_logprobs, nucleus_floor, token_logprobs
 from tests.cpi.worlds import repeatable
 
 
 def dense(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Any = None, temperature: float = 1.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Any = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> Tensor:
-    """Textbook definition, with all logits at once."""
-    logits = hidden @ weight.T + (0 if bias is None else bias)
-    return (logits / temperature).log_softmax(-1)[torch.arange(len(targets)), targets]
+    """Textbook definition, with all logits at once; words join the nucleus one by one."""
+    logprobs = ((hidden @ weight.T + (0 if bias is None else bias)) / temperature).log_softmax(-1)
+    values = []
+    for row, target in zip(logprobs, targets.tolist(), strict=True):
+        nucleus: list[int] = []
+        for word in row.argsort(descending=True).tolist():
+            if row[nucleus].exp().sum() >= top_p and target in nucleus:
+                break
+            nucleus.append(word)
+        values.append(row[target] - row[nucleus].logsumexp(0))
+    return torch.stack(values) if values else logprobs.sum() * torch.zeros(0, dtype=logprobs.dtype)
 
 
 def problem(
@@ -93,18 +106,31 @@ def test_token_logprobs__by_hand() -> None:
     words=st.integers(1, 7),
     chunk=st.sampled_from([1, 2, 3, 4, 8, 9, 100, None]),
     temperature=st.sampled_from([0.3, 1.0, 2.5]),
+    top_p=st.sampled_from([1.0, 0.9, 0.5, 1e-9]),
     biased=st.booleans(),
 )
 def test_token_logprobs__values_and_gradients_of_dense_softmax(
-    seed: int, tokens: int, words: int, chunk: int | None, temperature: float, biased: bool
+    seed: int,
+    tokens: int,
+    words: int,
+    chunk: int | None,
+    temperature: float,
+    top_p: float,
+    biased: bool,
 ) -> None:
     hidden, weight, bias, targets = problem(seed, tokens, 3, words)
     leaves = (hidden, weight, bias) if biased else (hidden, weight)
     used = bias if biased else None
     ours = token_logprobs(
-        hidden, weight, targets, bias=used, temperature=temperature, chunk_size=chunk
+        hidden,
+        weight,
+        targets,
+        bias=used,
+        temperature=temperature,
+        top_p=top_p,
+        chunk_size=chunk,
     )
-    theirs = dense(hidden, weight, targets, used, temperature)
+    theirs = dense(hidden, weight, targets, used, temperature, top_p)
     assert ours.shape == (tokens,)
     assert_close(ours, theirs)
     cotangent = torch.randn(tokens, generator=torch.Generator().manual_seed(seed)).double()
@@ -114,6 +140,21 @@ def test_token_logprobs__values_and_gradients_of_dense_softmax(
         strict=True,
     ):
         assert_close(actual, expected)
+
+
+def test_token_logprobs__top_p_by_hand() -> None:
+    # Probabilities 4/8, 2/8, 1/8, 1/8, of which 0.7 needs the first two and 0.8 all four: the last
+    # two are equally likely.
+    hidden, weight = torch.ones((4, 1)), torch.tensor([[4.0], [2.0], [1.0], [1.0]]).log()
+    for top_p, shares in (
+        (0.5, (1, 2 / 6, 1 / 8, 1 / 8)),  # a word outside is in the nucleus that reaches it
+        (0.7, (4 / 6, 2 / 6, 1 / 8, 1 / 8)),
+        (0.8, (4 / 8, 2 / 8, 1 / 8, 1 / 8)),
+    ):
+        logprobs = token_logprobs(hidden, weight, torch.arange(4), top_p=top_p)
+        assert_close(logprobs.exp(), torch.tensor(shares))
+    floors = nucleus_floor(weight.T.expand(2, 4), torch.tensor([0.5, 0.8]))
+    assert_close(floors.exp(), torch.tensor([4.0, 1.0]))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, None])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from llm.models.lora import LoraOptions, adapt
 from llm.models.policy import trainable
@@ -130,3 +131,15 @@ def test_a_model_without_a_configuration_is_named(tmp_path: Path) -> None:
         FileNotFoundError, match=r"^model: no config\.json of .* weights are not nee"
     ):
         load_architecture(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["GPT2", "GPTNeoX", "Bloom"])
+def test_cache__of_other_families(name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=64, pad_token_id=0, **dict.fromkeys(("hidden_size", "n_embd"), 32),
+        **dict.fromkeys(("num_hidden_layers", "n_layer"), 2),
+        **dict.fromkeys(("num_attention_heads", "n_head"), 2), intermediate_size=64,
+    )  # fmt: skip
+    footprint = Footprint(config, LoraOptions(), bf16=False)
+    assert footprint.cache(8, torch.float32) == 4 * 2 * 2 * 8 * 32  # keys and values, two layers
+    assert footprint.update(1, 4, 4, False) > 0

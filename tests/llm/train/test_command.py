@@ -37,6 +37,7 @@ RUNS = {
     "gspo": ["--loss.loss_type=grpo", "--loss.importance_sampling_level=sequence"],
     "two passes, KL": ["--update.num_iterations=2", "--loss.beta=0.01"],
     "lora": ["--lora.r=4", "--loss.beta=0.01"],
+    "top-p": ["--algorithm=rrpo", "--sampling.top_p=0.8", "--sampling.temperature=1.3"],
     "checkpointing": ["--gradient_checkpointing=true"],
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import yaml
 
 from cpi.core.collect import Ledger
 from llm.config.train import parse_config
-from llm.learner.parity import ParityError
+from llm.learner.parity import ParityError, off_policy
 from llm.models.policy import merged_state_dict
 from llm.runs.rollout_records import read_rollouts, rollout_files
 from llm.train.trainer import Trainer
@@ -137,3 +140,36 @@ def test_metrics__counts_of_episodes_and_tokens(make: Make) -> None:
         assert record["ledger/episodes"] == len(tokens) == steps * 4 * 8
         assert record["ledger/steps"] == sum(tokens)
         assert record["num_tokens"] == sum(tokens) + len(tokens) * prompt
+
+
+def test_train_step__dropout_is_off_or_warned_of(
+    make: Make, chain_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy = tmp_path / "noisy"
+    shutil.copytree(chain_base, noisy)
+    settings = json.loads((noisy / "config.json").read_text())
+    (noisy / "config.json").write_text(json.dumps({**settings, "attention_dropout": 0.5}))
+    ratio = "sampling/importance_sampling_ratio/mean"
+    for disabled in (True, False):
+        flags = ["--algorithm=grpo", f"--model={noisy}", f"--disable_dropout={disabled}"]
+        trainer = make(*flags, folder=f"disabled {disabled}")
+        first, second = trainer.train_step(), trainer.train_step()
+        warnings = capsys.readouterr().out.count("warning: step 1: the update's log-probs are not")
+        for metrics in (first, second):
+            assert (metrics[ratio] == pytest.approx(1, abs=1e-5)) == disabled
+        assert warnings == (0 if disabled else 1)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "off"),
+    [
+        ({}, False),
+        ({"importance_sampling_ratio": 0.81, "sampling_logp_difference": 0.049}, False),
+        ({"importance_sampling_ratio": 0.79}, True),
+        ({"importance_sampling_ratio": 1.26}, True),
+        ({"importance_sampling_ratio": math.nan}, True),
+        ({"sampling_logp_difference": 0.051}, True),
+    ],
+)
+def test_off_policy__limits(metrics: dict[str, float], off: bool) -> None:
+    assert bool(off_policy({f"sampling/{k}/mean": v for k, v in metrics.items()})) == off
