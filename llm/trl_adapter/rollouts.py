@@ -181,7 +181,8 @@ class ResetRollouts:
             self.collection = collect(simulator, starts, self.plan, rule, rng)
         self._log(trainer, self.collection, rule, localizer)
         return _completions(
-            [(episode, group.prefix) for group in self.collection for episode in group.episodes]
+            [(episode, group.prefix) for group in self.collection for episode in group.episodes],
+            trainer.top_p,
         )
 
     @contextmanager
@@ -256,17 +257,22 @@ def _evaluation(
     """Sample one fresh completion for each prompt."""
     starts = simulator.starts([{"prompt": prompt} for prompt in prompts])
     groups = simulator.rollout([Prefix(start) for start in starts], 1, rng)
-    return _completions([(episode, episode.origin) for (episode,) in groups])
+    return _completions([(episode, episode.origin) for (episode,) in groups], simulator.top_p)
 
 
-def _completions(pairs: Sequence[tuple[Episode, Prefix]]) -> dict[str, Any]:
-    """Episodes with their shared prefixes, in the format of TRL's `rollout_func`."""
+def _completions(pairs: Sequence[tuple[Episode, Prefix]], top_p: float) -> dict[str, Any]:
+    """Episodes with their shared prefixes, in the format of TRL's `rollout_func`.
+
+    TRL compares their log-probs with those of the full softmax. So there are none with top-p.
+    """
     ids = [token_ids(episode.steps) for episode, _ in pairs]
     kept = [len(token_ids(prefix.steps)) for _, prefix in pairs]
     return {
         "prompt_ids": [list(prefix.start.ids) for _, prefix in pairs],
         "completion_ids": ids,
-        "logprobs": [
+        "logprobs": None
+        if top_p < 1
+        else [
             np.concatenate([thought.logprobs for thought in episode.steps]).tolist()
             for episode, _ in pairs
         ],

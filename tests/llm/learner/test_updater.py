@@ -323,6 +323,32 @@ def test_updater__two_passes_of_two_steps(policy: Any) -> None:
     assert {int(s["step"]) for s in update.optimizer.state.values()} == {4}
 
 
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_updater__each_step_is_the_mean_over_its_own_rows(loss_type: Any, policy: Any) -> None:
+    loss = LossConfig(loss_type=loss_type, vllm_importance_sampling_correction=False)
+    # At rate 0, all steps are on the same policy.
+    still = {"rate": 0.0, "sgd": True, "max_grad_norm": 0.0}
+    both = updater(policy, loss, steps_per_generation=2, **still)(rows(), rng())
+    order = rng().permutation(len(rows()))
+    halves = [
+        updater(policy, loss, **still)([rows()[i] for i in part], rng())
+        for part in np.array_split(order, 2)
+    ]
+    for name in ("loss", "grad_norm"):
+        assert both[name] == pytest.approx(
+            np.mean([half[name] for half in halves]), rel=1e-5, abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_updater__rows_without_advantage_count_in_the_mean(loss_type: Any, policy: Any) -> None:
+    loss = LossConfig(loss_type=loss_type, vllm_importance_sampling_correction=False)
+    still = {"rate": 0.0, "sgd": True, "max_grad_norm": 0.0}
+    more = [*rows(), *(row._replace(advantage=0.0) for row in rows())]
+    alone, diluted = (updater(policy, loss, **still)(each, rng()) for each in (rows(), more))
+    assert diluted["grad_norm"] == pytest.approx(alone["grad_norm"] / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

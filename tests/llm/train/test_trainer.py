@@ -14,7 +14,9 @@ import torch
 import yaml
 
 from cpi.core.collect import Ledger
+from llm.common.random_streams import LOCALIZE, generator
 from llm.config.train import parse_config
+from llm.engines.engine import MAX_SEED
 from llm.learner.parity import ParityError, off_policy
 from llm.models.policy import merged_state_dict
 from llm.runs.rollout_records import read_rollouts, rollout_files
@@ -140,6 +142,89 @@ def test_metrics__counts_of_episodes_and_tokens(make: Make) -> None:
         assert record["ledger/episodes"] == len(tokens) == steps * 4 * 8
         assert record["ledger/steps"] == sum(tokens)
         assert record["num_tokens"] == sum(tokens) + len(tokens) * prompt
+
+
+def watch(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...]]]:
+    """The calls of an engine from now on: names and arguments."""
+    calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def watched(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any) -> Any:
+            calls.append((name, args))
+            return method(*args)
+
+        return called
+
+    for name in ("generate", "sync_weights", "sleep", "wake"):
+        monkeypatch.setattr(engine, name, watched(name, getattr(engine, name)))
+    return calls
+
+
+def test_train_step__weights_reach_an_engine_that_is_awake(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make("--algorithm=grpo")
+    calls = watch(trainer.sampler.engine, monkeypatch)
+    trainer.train_step()
+    assert [name for name, _ in calls] == ["generate", "sleep", "wake", "sync_weights"]
+
+
+def test_evaluate__prompts_are_held_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make("--algorithm=grpo", test=4)
+    calls = watch(trainer.sampler.engine, monkeypatch)
+    trainer.evaluate(0)
+    ((_, (prompts, _)),) = calls
+    test, train = ({p.ids for p in part} for part in (trainer.sampler.test, trainer.sampler.train))
+    assert {tuple(prompt) for prompt in prompts} == test
+    assert not test & train
+
+
+def test_batch__localizer_has_its_own_temperature_stop_tokens_and_stream(
+    make: Make, chain_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "with two EOS tokens"
+    shutil.copytree(chain_base, model)
+    settings = json.loads((model / "generation_config.json").read_text())
+    eos = settings["eos_token_id"]
+    settings["eos_token_id"] = [eos, eos + 1]
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    flags = ["--algorithm=srpo", f"--model={model}", "--localization.temperature=0.3"]
+    trainer = make(*flags, "--sampling.temperature=0.9", "--localization.max_tokens=7")
+    calls = watch(trainer.sampler.engine, monkeypatch)
+    trainer.batch(1)
+    (_, fresh), (_, replies), (_, resets) = (args for _, args in calls)
+    assert {p.temperature for p in replies} == {0.3} and {p.max_tokens for p in replies} == {7}
+    assert {p.temperature for p in (*fresh, *resets)} == {0.9}
+    for params in (*fresh, *replies, *resets):
+        assert {eos, eos + 1} <= set(params.stop_token_ids)
+    stream = generator(0, 1, LOCALIZE)
+    assert [p.seed for p in replies] == stream.integers(MAX_SEED, size=len(replies)).tolist()
+
+
+def test_train_step__is_a_function_of_seed_step_and_weights(make: Make) -> None:
+    flags = ["--algorithm=grpo", "--lora.r=2", "--lora.dropout=0.5"]
+    one, other = make(*flags), make(*flags, folder="other")
+    first = one.train_step()
+    torch.manual_seed(99)  # as a user's code might
+    second = other.train_step()
+    assert first["grad_norm"] == second["grad_norm"] > 0
+
+
+def test_save__limit_and_schedule_of_a_resumed_run(make: Make, tmp_path: Path) -> None:
+    flags = ["--algorithm=grpo", "--optimizer.lr_scheduler_type=linear", "--steps=5"]
+    trainer = make(*flags, "--save_total_limit=2")
+    rates = []
+    for _ in range(3):
+        rates.append(trainer.train_step()["learning_rate"])
+        path = trainer.save()
+    kept = sorted(folder.name for folder in path.parent.iterdir())
+    assert kept == ["step-000002", "step-000003"]
+    resumed = Trainer(trainer.config, resume=path)
+    try:
+        rates.append(resumed.train_step()["learning_rate"])
+    finally:
+        resumed.close()
+    assert rates == pytest.approx([1e-3, 8e-4, 6e-4, 4e-4])
 
 
 def test_train_step__dropout_is_off_or_warned_of(

@@ -41,6 +41,12 @@ def test_rollouts__logprobs_follow_trainer_temperature(tmp_path: Path) -> None:
         )
 
 
+def test_rollouts__no_logprobs_of_truncated_distributions(tmp_path: Path) -> None:
+    watch = Watch(srpo(), tmp_path, top_p=0.8).train()
+    (inputs,) = watch.inputs
+    assert "sampling_per_token_logps" not in inputs and inputs["completion_mask"].sum() > 60
+
+
 def test_rollouts__lora_is_sampled_without_dropout(tmp_path: Path) -> None:
     from peft import LoraConfig
 
