@@ -11,6 +11,7 @@ of each sample.
 
 from __future__ import annotations
 
+import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ from llm.engines.vllm_process import (
     watch,
 )
 from llm.engines.vllm_weights import Adapters, Folder, Transfer
+from llm.engines.watchdog import Watchdog
 
 
 class VLLMEngine:
@@ -121,17 +123,21 @@ class VLLMEngine:
         self._asleep = False
         several = tensor_parallel_size > 1 or world_size() > 1
         self._separate = separate_process or several or first_device is not None
-        self._send = self._weight_sender(adapters, tensor_parallel_size, first_device)
         self._shares_device = first_device is None
         self.stats = EngineStats()
         visible = devices(first_device, tensor_parallel_size)
         if not self._separate:
             groups.prepare()
+        self.watchdog = Watchdog()
+        weakref.finalize(self, self.watchdog.close)  # in case `close` is never called
+        folder = tempfile.mkdtemp(prefix="vllm-")  # for the output, and for weights on their way
+        self.watchdog.add_folder(folder)
+        self._send = self._weight_sender(adapters, tensor_parallel_size, first_device, folder)
         quiet = log_level.upper() in ("ERROR", "CRITICAL")
         with (
             caller_untouched(),
             environment(settings(self._separate, log_level, quiet) | visible) as configure,
-            OutputLog(quiet) as self._log,
+            OutputLog(quiet, folder) as self._log,
         ):
             cpu = import_vllm(log_level)
             self._eager = cpu if enforce_eager is None else enforce_eager
@@ -164,9 +170,7 @@ class VLLMEngine:
         self._vocab_size: int = self._llm.model_config.get_vocab_size()
         if self._separate:
             self._processes = watch(self._llm.llm_engine.engine_core)
-            weakref.finalize(self, self._log.discard)  # in case `close` is never called
         else:
-            self._log.discard()
             groups.engines.add(self)
 
     def generate(
@@ -243,15 +247,17 @@ class VLLMEngine:
                 shut_in_process(client)
                 del client, llm
                 groups.leave(self)
-        self._log.discard()
+        self.watchdog.close()
 
-    def _weight_sender(self, adapters: Any, workers: int, first_device: int | None) -> Any:
+    def _weight_sender(
+        self, adapters: Any, workers: int, first_device: int | None, folder: str
+    ) -> Any:
         """Function (llm, state_dict) that sends new weights to vLLM."""
         if adapters is not None:
-            return Adapters(adapters)
+            return Adapters(adapters, folder)
         if first_device is not None:
             return Transfer(workers)
-        return Folder() if self._separate else _reload_weights
+        return Folder(folder) if self._separate else _reload_weights
 
     def _start(self, **options: Any) -> Any:
         from vllm import LLM
@@ -264,7 +270,7 @@ class VLLMEngine:
                     "it runs this architecture with a class of Transformers, which it patches for "
                     "the whole process; set vllm.separate_process true"
                 )
-            with starting():
+            with starting(self.watchdog.add_process):
                 return LLM(
                     **options,
                     enable_prefix_caching=True,
@@ -278,11 +284,12 @@ class VLLMEngine:
         except BaseException as error:
             if not self._separate:
                 groups.leave(self)
+            log = self._log.keep() if isinstance(error, Exception) else ""
+            self.watchdog.close()
             if not isinstance(error, Exception):  # Ctrl-C
                 raise
             raise EngineError(
-                f"vLLM does not start {options['model']}: {_first_line(error)}{_advice(error)}"
-                f"{self._log.hint}"
+                f"vLLM does not start {options['model']}: {_first_line(error)}{_advice(error)}{log}"
             ) from error
 
     def _awake(self) -> Any:
@@ -345,8 +352,7 @@ class VLLMEngine:
 
     def _fail(self, message: str, error: BaseException | None) -> NoReturn:
         """Close the engine and raise an EngineError."""
-        hint = self._log.hint if self._separate else ""
-        self._log.keep()
+        hint = self._log.keep() if self._separate else ""
         self.close()
         raise EngineError(f"{message}; start a new engine{hint}") from error
 

@@ -18,6 +18,7 @@ observed problem:
 - `shut_processes`: vLLM leaves a socket to the garbage collector, which warns about it.
 - `starting`: vLLM swallows a Ctrl-C while it waits for its processes. A terminal also sends Ctrl-C
   to these processes. They would end, although the caller may still need them to finish a step.
+- `llm.engines.watchdog`: engine processes outlive a caller that is killed.
 - `watch`, `dead_process`: when an engine process dies, callers would wait for its answer for ever.
 
 One change remains: with an engine in this process, `torch.distributed` holds a group of size 1
@@ -199,32 +200,28 @@ def environment(settings: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, 
 class OutputLog:
     """Redirects the output of vLLM and its processes to a file, by file descriptor.
 
-    C++ code bypasses Python's streams and log levels. The file is kept after a failure and deleted
-    with the engine otherwise.
+    C++ code bypasses Python's streams and log levels. The file is in a folder that is removed with
+    the engine. After a failure it is kept elsewhere.
     """
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, folder: str) -> None:
         self._path: Path | None = None
         if quiet:
-            handle, name = tempfile.mkstemp(prefix="vllm-", suffix=".log")
+            handle, name = tempfile.mkstemp(prefix="output-", suffix=".log", dir=folder)
             os.close(handle)
             self._path = Path(name)
 
-    @property
-    def hint(self) -> str:
-        """End of an error message that names the file; empty if nothing was printed."""
-        if self._path and self._path.exists() and self._path.stat().st_size:
-            return f"; what it printed is in {self._path}"
-        return ""
+    def keep(self) -> str:
+        """Keep the file for the user; return the end of a message that names it.
 
-    def keep(self) -> None:
-        """Keep the file for the user."""
-        self._path = None
-
-    def discard(self) -> None:
-        """Delete the file, except after `keep`."""
-        if self._path:
-            self._path.unlink(missing_ok=True)
+        Without any output there is no file, and the result is empty.
+        """
+        if not self._path or not self._path.exists() or not self._path.stat().st_size:
+            return ""
+        handle, name = tempfile.mkstemp(prefix="vllm-", suffix=".log")
+        os.close(handle)
+        self._path = self._path.replace(name)
+        return f"; what it printed is in {name}"
 
     def __enter__(self) -> OutputLog:
         if self._path:
@@ -236,15 +233,12 @@ class OutputLog:
             os.close(target)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._path:
             _flush()
             for number, saved in enumerate(self._saved, start=1):
                 os.dup2(saved, number)
                 os.close(saved)
-            stopped = kind is not None and not issubclass(kind, Exception)
-            if stopped or not self._path.stat().st_size:
-                self.discard()
 
 
 def _flush() -> None:
@@ -258,10 +252,11 @@ class _Stopped(BaseException):
 
 
 @contextmanager
-def starting() -> Iterator[None]:
+def starting(started: Callable[[int], None]) -> Iterator[None]:
     """Let signals interrupt the start of an engine, and block Ctrl-C in the processes it starts.
 
-    The caller's signal handler runs after vLLM has cleaned up.
+    The caller's signal handler runs after vLLM has cleaned up. `started` gets the id of each
+    process that is started.
 
     Raises
     ------
@@ -279,6 +274,8 @@ def starting() -> Iterator[None]:
             start(process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        assert process.pid is not None
+        started(process.pid)
 
     def stop(number: int, frame: object) -> None:
         raise _Stopped(number)

@@ -23,11 +23,20 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class Folder:
-    """Sends the model through a temporary folder."""
+    """Sends the model through a temporary folder.
+
+    Parameters
+    ----------
+    parent : str
+        Where the folder is made.
+    """
+
+    def __init__(self, parent: str) -> None:
+        self.parent = parent
 
     def __call__(self, llm: Any, state_dict: Mapping[str, torch.Tensor]) -> None:
         """Send all weights."""
-        with tempfile.TemporaryDirectory(prefix="vllm-weights-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.parent) as folder:
             _save(state_dict, Path(folder) / "model.safetensors")
             llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
@@ -38,6 +47,8 @@ class Adapters:
     Parameters
     ----------
     config : peft.LoraConfig
+    parent : str, optional
+        Where the temporary folder is made.
 
     Attributes
     ----------
@@ -45,8 +56,8 @@ class Adapters:
         The current adapters, to pass to `LLM.generate`.
     """
 
-    def __init__(self, config: Any) -> None:
-        self.config, self.request = config, None
+    def __init__(self, config: Any, parent: str | None = None) -> None:
+        self.config, self.parent, self.request = config, parent, None
         self.options = {
             "enable_lora": True,
             "max_lora_rank": reserved_rank(config.r),
@@ -59,7 +70,7 @@ class Adapters:
         engine, old = llm.llm_engine, self.request
         # A new name, so that prefixes cached with the old adapters are not reused.
         number = 1 if old is None else old.lora_int_id + 1
-        with tempfile.TemporaryDirectory(prefix="vllm-adapters-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.parent) as folder:
             self.config.save_pretrained(folder)
             _save(state_dict, Path(folder) / "adapter_model.safetensors")
             if old is not None:

@@ -632,4 +632,11 @@ VLLM = (
         "self.simulator, rng, config.localization",
         ("tests/llm/train/test_trainer.py",),
     ),
+    Mutant(
+        "llm/engines/vllm_process.py",
+        "engine processes are not watched",
+        "        started(process.pid)\n",
+        "",
+        ("tests/llm/engines/test_start.py",),
+    ),
 )

@@ -35,7 +35,7 @@ def test_starting__swallowed_signal_ends_the_start(number: signal.Signals) -> No
     try:
         with (
             pytest.raises(InterruptedError),
-            starting(),
+            starting(lambda pid: None),
             suppress(KeyboardInterrupt, InterruptedError),  # as vLLM does while it waits
         ):
             signal.raise_signal(number)
@@ -48,7 +48,7 @@ def test_starting__handler_without_error_ends_the_start() -> None:
     calls = []
     before = signal.signal(signal.SIGTERM, lambda *_: calls.append(True))
     try:
-        with pytest.raises(KeyboardInterrupt), starting():
+        with pytest.raises(KeyboardInterrupt), starting(lambda pid: None):
             signal.raise_signal(signal.SIGTERM)
         assert calls == [True]
     finally:
@@ -116,9 +116,10 @@ def test_environment__hides_torchrun_variables(monkeypatch: pytest.MonkeyPatch) 
 
 def test_starting__engine_processes_ignore_ctrl_c() -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
-    with starting():
+    started: list[int] = []
+    with starting(started.append):
         process.start()
-    assert process.pid is not None
+    assert process.pid is not None and started == [process.pid]
     try:
         os.kill(process.pid, signal.SIGINT)
         process.join(0.5)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from peft import LoraConfig
@@ -232,10 +233,14 @@ def test_tensor_parallel(tiny_model: Callable[[bool], Path]) -> None:
         engine.sync_weights(new_weights(tied=False))
         assert worst(tiny_qwen2(tied=False, seed=5), engine) < 1e-5
 
-        # Killed between two calls.
+        # Killed between two calls, by the watchdog, as if this process had ended.
         (child,) = engine._processes
-        os.kill(child.pid, signal.SIGKILL)
-        child.join(10)
+        family = psutil.Process(child.pid).children(recursive=True)
+        assert len(family) >= 2
+        engine.watchdog.close()
+        assert child.exitcode == -signal.SIGKILL
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
         with pytest.raises(EngineError, match=died(child)) as raised:
             engine.sync_weights(new_weights(tied=False))
         remove_log(str(raised.value))
