@@ -66,13 +66,24 @@ def is_cut(episode: Episode) -> bool:
 def encode(tokenizer: Any, text: PromptText) -> tuple[int, ...]:
     """Token ids of a prompt: plain text as it is, messages through the chat template.
 
+    Both begin with one BOS, if the tokenizer or the template has one. No EOS is added to plain
+    text, as the model goes on from it.
+
     Raises
     ------
     ValueError
         If messages are given and the tokenizer has no chat template, or it refuses them.
     """
     if isinstance(text, str):
-        return tuple(tokenizer(text).input_ids)
+        ids = list(tokenizer(text).input_ids)
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:  # the text has one, and so has the tokenizer
+            del ids[0]
+        if eos is not None:
+            own = [eos] * text.endswith(tokenizer.eos_token)
+            if ids[-len(own) - 1 :] == [*own, eos]:
+                del ids[-1]
+        return tuple(ids)
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             "prompt: chat messages, but the model's tokenizer has no chat template; "

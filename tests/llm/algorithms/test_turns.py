@@ -82,6 +82,23 @@ def test_next_turn__keeps_sampled_tokens() -> None:
     assert list(turn.ids[: len(start.ids) + 1]) == [*start.ids, *half]
 
 
+#: As that of Qwen3: it drops the thinking of earlier turns.
+THINKING = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'].split('</think>')[-1] }}<eos>\n"
+    "{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}"
+)
+
+
+def test_next_turn__keeps_thinking_that_the_template_drops() -> None:
+    simulator = chat_simulator(THINKING)
+    (start,) = starts(simulator)
+    ids = simulator.tokenizer("2+2=5</think>5<eos>").input_ids
+    turn = next_turn(simulator, attempt(start, ids), "Again.")
+    assert turn.ids[: len(start.ids) + len(ids)] == (*start.ids, *ids)
+    text = simulator.tokenizer.decode(turn.ids)
+    assert text.endswith("2+2=5</think>5<eos>\n<user>Again.<eos>\n<assistant><think>")
+
+
 def test_next_turn__plain_prompts() -> None:
     simulator = world()
     start = starts(simulator)[0]

@@ -321,6 +321,30 @@ def test_encode() -> None:
     assert words(list(encode(tokenizer, messages))) == ["<bos>", "s", "b", "u", "ab", "a"]
 
 
+def test_encode__one_bos_and_no_eos() -> None:
+    tokenizer = chat_tokenizer()
+    tokenizer.bos_token = "<bos>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"<bos> $A {EOS}", special_tokens=[("<bos>", 0), (EOS, tokenizer.eos_token_id)]
+    )
+    words = tokenizer.convert_ids_to_tokens
+    assert words(list(encode(tokenizer, "abb"))) == ["<bos>", "ab", "b"]
+    # A text that a chat template has made already; one whose author wants an EOS.
+    assert words(list(encode(tokenizer, "<bos>ua"))) == ["<bos>", "u", "a"]
+    assert words(list(encode(tokenizer, f"a{EOS}"))) == ["<bos>", "a", EOS]
+    messages = [{"role": "user", "content": "ab"}]
+    assert words(list(encode(tokenizer, messages))) == ["<bos>", "u", "ab", "a"]
+
+
+def test_rollout__ids_without_a_text() -> None:
+    # The head of many models is wider than the tokenizer, so that such ids may be sampled.
+    beyond = 10**5
+    sim, _, _ = simulator([*ids_of("a"), beyond, *ids_of(EOS)])
+    ((episode,),) = sim.rollout([start()], 1, rng())
+    assert token_ids(episode.steps) == [*ids_of("a"), beyond, *ids_of(EOS)]
+    assert "".join(thought.text for thought in episode.steps) == "a"
+
+
 def test_encode_chain_with_a_template() -> None:
     task = ChainReasoning(length=2, train=1, test=1)
     tokenizer = chain_tokenizer(task.chain)
