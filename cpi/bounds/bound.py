@@ -100,3 +100,8 @@ class Check:
     def violated(self) -> bool:
         """Whether the slack is negative beyond rounding (a nan side is a violation too)."""
         return not self.slack >= -self.rounding
+
+    @property
+    def powerless(self) -> bool:
+        """Whether the truth is itself within rounding, so that hardly a violation would be seen."""
+        return abs(self.left) <= self.rounding
