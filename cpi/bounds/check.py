@@ -24,7 +24,7 @@ STEPS = (1.0, 0.3, 0.1, 0.01)
 RATIOS = ("bound / truth", "penalty / loss")
 CAPTION = (
     "smallest slack: distance to violation, where −1e-13 is rounding. bound / truth: 1 is tight; "
-    "vacuous: promised no gain here; no power: the truth was always within rounding.\npenalty / "
+    "vacuous: promised no gain here; no power: both sides were always within rounding.\npenalty / "
     "loss: of a bound that takes a penalty off the first-order gain, penalty over what was truly "
     "lost; – : nothing to compare."
 )
@@ -36,7 +36,7 @@ class Row:
 
     `min_slack` is the smallest slack, `max_right` the largest right side. `tightness` and
     `penalty_ratio` are the ratios closest to 1. A number that no check defines is infinite. In
-    `powerless` checks the truth is within rounding.
+    `powerless` checks both sides are within rounding.
     """
 
     bound: Bound

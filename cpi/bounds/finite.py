@@ -17,7 +17,6 @@ import numpy as np
 from cpi.bounds.bound import Bound
 from cpi.exact.improvement import expectation, switch_free_mass, visit_probability
 from cpi.exact.update import Update
-from cpi.exact.values import tolerance
 from envs.tabular import FloatArray
 
 
@@ -60,7 +59,7 @@ def _span_right(u: Update) -> float:
 
 def _at_least(u: Update, a: FloatArray, level: float) -> bool:
     """Whether a ≥ `level`, but for a share of the rounding that a check allows at each step."""
-    return bool((a >= level - tolerance(u.mdp) / u.H).all())
+    return bool((a >= level - u.rounding / u.H).all())
 
 
 def _nowhere_worse(u: Update) -> bool:
@@ -172,7 +171,7 @@ BOUNDS: tuple[Bound, ...] = (
         sense=">=",
         left=lambda u: u.gain_at(_certified_step(u, u.masked_advantage), u.weights),
         right=lambda u: u.p_w * u.masked_advantage**2 / (2 * u.H * u.r_max),
-        hypothesis=lambda u: u.masked_advantage > tolerance(u.mdp),
+        hypothesis=lambda u: u.masked_advantage > u.rounding,
         requires="𝔸_w > 0",
     ),
     Bound(
@@ -182,7 +181,7 @@ BOUNDS: tuple[Bound, ...] = (
         sense=">=",
         left=lambda u: u.gain_at(u.masked_advantage / (2 * u.H * _return_width(u)), u.weights),
         right=lambda u: u.p_w * u.masked_advantage**2 / (4 * _return_width(u)),
-        hypothesis=lambda u: u.masked_advantage > tolerance(u.mdp),
+        hypothesis=lambda u: u.masked_advantage > u.rounding,
         requires="𝔸_w > 0",
     ),
     Bound(

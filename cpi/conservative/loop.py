@@ -27,7 +27,7 @@ from cpi.conservative.step_sizes import StepRule, step_size
 from cpi.exact.improvement import check_tau, coverage, improvable_mask
 from cpi.exact.policies import check_policy, mixture
 from cpi.exact.update import Update
-from cpi.exact.values import Evaluation, evaluate, tolerance
+from cpi.exact.values import Evaluation, evaluate, rounding_of
 from envs.checks import check_number, check_whole
 from envs.tabular import FloatArray, TabularMDP
 
@@ -202,7 +202,7 @@ def run_cpi(
             break
         choice = chooser(evaluation, weights, rng)
         update = Update(evaluation, choice.candidate, weights=weights, tau=threshold)
-        if choice.advantage < 2 * epsilon / 3 or choice.lower <= tolerance(mdp):
+        if choice.advantage < 2 * epsilon / 3 or choice.lower <= rounding_of(evaluation):
             stopped = f"advantage {choice.advantage:.4g} (at least {choice.lower:.4g}): too small"
             alpha = 0.0
         else:

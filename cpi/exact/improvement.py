@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpi.exact.linear import resolvent
 from cpi.exact.policies import average_transitions, check_policy
-from cpi.exact.values import Evaluation, forward, tolerance
+from cpi.exact.values import Evaluation, forward, rounding_of
 from envs.checks import check_fractions, check_number
 from envs.tabular import FloatArray
 
@@ -60,7 +60,7 @@ def largest_advantage(evaluation: Evaluation) -> float:
 
 def improvable_mask(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
     """I_τ as a mask of shape (S,) or (H, S), possibly empty; rounding is no advantage."""
-    return np.asarray(evaluation.A.max(axis=-1) > max(tau, tolerance(evaluation.mdp)))
+    return np.asarray(evaluation.A.max(axis=-1) > max(tau, rounding_of(evaluation)))
 
 
 def improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
@@ -165,4 +165,4 @@ def visit_probability(evaluation: Evaluation, mask: ArrayLike) -> float:
 def default_tau(evaluation: Evaluation) -> float | None:
     """Half the largest advantage where the policy goes; None where nothing can be improved."""
     largest = largest_advantage(evaluation)
-    return largest / 2 if largest > tolerance(evaluation.mdp) else None
+    return largest / 2 if largest > rounding_of(evaluation) else None

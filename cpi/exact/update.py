@@ -20,7 +20,7 @@ from cpi.exact.improvement import (
 )
 from cpi.exact.optimal import Optimum, optimal
 from cpi.exact.policies import check_policy, mixture
-from cpi.exact.values import Evaluation, evaluate
+from cpi.exact.values import Evaluation, evaluate, is_coarse, rounding_of, tolerance
 from envs.tabular import FloatArray, TabularMDP, distribution, frozen
 
 
@@ -133,6 +133,13 @@ class Update:
     def gain(self) -> float:
         """J of the updated policy minus J(π)."""
         return self.new.J - self.base.J
+
+    @cached_property
+    def rounding(self) -> float:
+        """Rounding of returns: of π, of the updated policy, and of the optimal one."""
+        if not is_coarse(self.mdp):
+            return tolerance(self.mdp)
+        return rounding_of(self.base, self.new, self.best)
 
     @cached_property
     def new_advantage(self) -> FloatArray:

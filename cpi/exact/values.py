@@ -18,8 +18,8 @@ changed would contradict the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,7 +28,9 @@ from cpi.exact.linear import Resolvent, resolvent
 from cpi.exact.policies import average_transitions, check_policy
 from envs.tabular import FloatArray, TabularMDP, distribution, frozen
 
-#: Rounding, per unit of reward, above which `tolerance` looks for the largest value.
+#: Rounding of a sum, relative to its size.
+ULPS = 64.0 * float(np.finfo(float).eps)
+#: Rounding of values, relative to the largest reward, above which they are looked at.
 COARSE = 1e-6
 
 
@@ -153,22 +155,34 @@ def tolerance(mdp: TabularMDP, scale: float | None = None) -> float:
     """Rounding that identities between values of `mdp` may show: 64 eps max|r| × horizon².
 
     `scale` replaces max|r|: 1 for identities between probabilities.
-    Values are sums of up to H = 1/(1−γ) rewards, and sums of them take that factor again. Where
-    this would be coarse, the largest value that a policy can have replaces max|r| × horizon: with a
-    reward at the end only, it does not grow with the horizon. The occupancy is at most 1.
+    Values are sums of up to H = 1/(1−γ) rewards, and sums of them take that factor again.
     """
-    steps = mdp.horizon if mdp.horizon is not None else 1.0 / (1.0 - (mdp.discount or 0.0))
-    rounding = 64.0 * float(np.finfo(float).eps) * steps
-    if rounding * steps <= COARSE:
-        return rounding * steps * (float(np.abs(mdp.rewards).max()) if scale is None else scale)
-    if scale is None:
-        return rounding * _largest_value(mdp)
-    return rounding * scale * (1.0 if mdp.horizon is None else steps)
+    largest = float(np.abs(mdp.rewards).max()) if scale is None else scale
+    return ULPS * largest * _steps(mdp) ** 2
 
 
-@lru_cache(maxsize=8)
-def _largest_value(mdp: TabularMDP) -> float:
-    """The largest |V| of a policy is at most the optimum where every reward counts as |r|."""
-    from cpi.exact.optimal import optimal  # which needs this module
+def is_coarse(mdp: TabularMDP) -> bool:
+    """Whether `tolerance` is above a millionth of the largest reward: H > 8000, or γ near 1."""
+    return tolerance(mdp, 1.0) > COARSE
 
-    return float(optimal(replace(mdp, rewards=np.abs(mdp.rewards))).V.max())
+
+def rounding_of(*evaluations: Evaluation) -> float:
+    """`tolerance` of these policies of an MDP; where that is coarse, from their largest value.
+
+    The values of an episode that pays once do not grow with the horizon, so neither does that
+    factor of their rounding.
+    """
+    mdp = evaluations[0].mdp
+    if not is_coarse(mdp):
+        return tolerance(mdp)
+    return ULPS * _steps(mdp) * max(float(np.abs(each.Q).max()) for each in evaluations)
+
+
+def _steps(mdp: TabularMDP) -> float:
+    """H, or 1/(1−γ)."""
+    return mdp.horizon if mdp.horizon is not None else 1.0 / (1.0 - (mdp.discount or 0.0))
+
+
+def probability_rounding(mdp: TabularMDP) -> float:
+    """Rounding of occupancies and of probabilities of visits."""
+    return ULPS * _steps(mdp) if is_coarse(mdp) else tolerance(mdp, 1.0)

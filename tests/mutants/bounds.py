@@ -293,14 +293,14 @@ CONSTANTS = (
     Mutant(
         FINITE,
         "a candidate may be a little worse elsewhere",
-        "(a >= level - tolerance(u.mdp) / u.H)",
+        "(a >= level - u.rounding / u.H)",
         "(a >= level - 1e-2 * u.r_max)",
         HAND,
     ),
     Mutant(
         FINITE,
         "rounding in a excludes an update",
-        "(a >= level - tolerance(u.mdp) / u.H)",
+        "(a >= level - u.rounding / u.H)",
         "(a >= level)",
         HAND,
     ),

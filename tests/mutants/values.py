@@ -33,14 +33,15 @@ VALUES = (
     Mutant(
         "cpi/exact/values.py",
         "rounding grows with the horizon where values do not",
-        "return rounding * _largest_value(mdp)",
-        "return rounding * steps * float(np.abs(mdp.rewards).max())",
+        "return ULPS * _steps(mdp) * max(float(np.abs(each.Q).max()) for each in evaluations)",
+        "return tolerance(mdp)",
     ),
     Mutant(
         "cpi/exact/linear.py",
         "no refinement near γ = 1",
         "REFINED_DISCOUNT = 1.0 - 1e-6",
         "REFINED_DISCOUNT = 1.0",
+        ("tests/cpi/exact/test_values.py",),
     ),
     Mutant(
         "cpi/exact/improvement.py",
@@ -93,8 +94,8 @@ VALUES = (
     Mutant(
         "cpi/exact/improvement.py",
         "threshold of improvable states halved",
-        "> max(tau, tolerance",
-        "> max(0.5 * tau, tolerance",
+        "> max(tau, rounding_of",
+        "> max(0.5 * tau, rounding_of",
     ),
     Mutant(
         "cpi/exact/optimal.py",

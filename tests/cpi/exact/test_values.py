@@ -20,6 +20,7 @@ from cpi import (
 from cpi.bounds import Update, check_bounds
 from cpi.exact.improvement import expectation
 from cpi.exact.policies import greedy_policy
+from cpi.exact.values import rounding_of
 from envs import TabularMDP
 from tests.cpi.worlds import (
     DISCOUNTS,
@@ -455,16 +456,19 @@ def test_occupancy_sums_to_1_near_discount_1(leave: float, sparse: bool) -> None
 
 
 @pytest.mark.parametrize("leave", [1e-7, 1e-9])
-def test_tolerance__follows_the_values_near_discount_1(leave: float) -> None:
+def test_rounding__follows_the_values_near_discount_1(leave: float) -> None:
     """An episode that pays 1 in all has values up to 1, however long it may last."""
     mdp = endless_chain(1 - leave)
-    assert tolerance(mdp) <= 1.001 * 64 * np.finfo(float).eps / leave
     evaluation = evaluate(mdp, uniform_policy(mdp))
     assert evaluation.J == pytest.approx(1.0, abs=1e-3)
-    report = check_bounds(mdp, uniform_policy(mdp), greedy_policy(evaluation.Q))
-    assert report.violations == 0
-    paid_forever = replace(mdp, rewards=np.ones((5, 2)))
-    assert tolerance(paid_forever) == pytest.approx(64 * np.finfo(float).eps / leave**2, rel=1e-3)
+    ulps = 64 * np.finfo(float).eps
+    assert rounding_of(evaluation) == pytest.approx(ulps / leave, rel=1e-3)
+    report = check_bounds(mdp, uniform_policy(mdp), np.tile([0.9, 0.1], (5, 1)))
+    # Every policy is paid in the end: what it may lose is in proportion to 1 − γ.
+    assert report.violations == 0 and report["termination"].without_power == (leave < 1e-8)
+    paid_forever = evaluate(replace(mdp, rewards=np.ones((5, 2))), uniform_policy(mdp))
+    expected = pytest.approx(ulps / leave**2, rel=1e-3)
+    assert rounding_of(paid_forever, evaluation) == tolerance(paid_forever.mdp) == expected
 
 
 def test_report__says_which_checks_have_no_power() -> None:
