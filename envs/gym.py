@@ -285,10 +285,8 @@ def _make(env_id: str) -> gym.Env[Any, Any]:
 
 def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatArray]:
     """Transitions, rewards (S, A) and start (S,) from a toy-text `P`."""
-    num_states = len(P)
-    if isinstance(P, dict) and set(P) != set(range(num_states)):
-        raise MDPError(f"{name}: the states of P are not 0 … {num_states - 1}")
-    num_actions = len(P[0])
+    num_states = _count(P, f"{name}: the states of P")
+    num_actions = _count(P[0], f"{name}: the actions of state 0")
     over = num_states
     rows: list[int] = []
     columns: list[int] = []
@@ -297,15 +295,16 @@ def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatA
     for s in range(num_states):
         if len(P[s]) != num_actions:
             raise MDPError(f"{name}: state {s} has {len(P[s])} actions, state 0 has {num_actions}")
+        _count(P[s], f"{name}: the actions of state {s}")
         for a in range(num_actions):
-            for p, following, reward, terminated in P[s][a]:
+            for outcome in P[s][a]:
+                where = f"{name}: state {s}, action {a}"
+                p, following, reward, terminated = _outcome(outcome, where)
                 if not 0 <= following < num_states:
-                    raise MDPError(
-                        f"{name}: state {s}, action {a} leads to {following}, not a state"
-                    )
+                    raise MDPError(f"{where} leads to {following}, not a state")
                 rows.append(s * num_actions + a)
                 columns.append(over if terminated else int(following))
-                probabilities.append(float(p))
+                probabilities.append(p)
                 rewards[s, a] += p * reward
     start = np.asarray(distribution, dtype=np.float64)
     if over in columns:
@@ -321,3 +320,28 @@ def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatA
     if num_states <= DENSE_STATES:
         transitions = transitions.toarray().reshape(num_states, num_actions, num_states)
     return transitions, rewards[:num_states], start
+
+
+def _count(numbered: Any, what: str) -> int:
+    """Length of a list, or of a dictionary with the keys 0, 1, …, of states or actions."""
+    number = len(numbered)
+    if number == 0:
+        raise MDPError(f"{what}: there are none")
+    if isinstance(numbered, dict) and set(numbered) != set(range(number)):
+        raise MDPError(f"{what} are not 0 … {number - 1}")
+    return number
+
+
+def _outcome(outcome: Any, where: str) -> Outcome:
+    """One entry of `P[s][a]`, checked."""
+    try:
+        p, following, reward, terminated = outcome
+        if int(following) != following:
+            raise MDPError(f"{where} leads to {following}, not a state")
+        return float(p), int(following), float(reward), bool(terminated)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, MDPError):
+            raise
+        raise MDPError(
+            f"{where}: {outcome!r} is not (probability, next state, reward, terminated)"
+        ) from None

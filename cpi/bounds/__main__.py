@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import scipy
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cpi.bounds import REGISTRY, Bound, BoundReport, Update, bounds_for, discounted, finite
@@ -27,7 +27,7 @@ from cpi.bounds.instances import (
     tight_instances,
 )
 from cpi.bounds.theorem1 import Experiment, theorem1
-from cpi.exact.improvement import coverage, improvable, visit_probability
+from cpi.exact.improvement import coverage, visit_probability, visited_improvable
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import load_policy, uniform_policy
 from cpi.exact.values import Evaluation, evaluate
@@ -235,7 +235,7 @@ def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
         "largest advantage": float(base.A.max()),
     }
     if tau is not None:
-        mask = improvable(base, tau)
+        mask = visited_improvable(base, tau)
         facts["τ"] = tau
         facts["p_π(τ)"] = coverage(base, mask)
         facts["visit probability of I_τ"] = visit_probability(base, mask)
@@ -244,7 +244,8 @@ def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
 
 def check(report: BoundReport, updates: Iterator[tuple[str, Update]]) -> bool:
     """Add every update to the report; True if Ctrl-C ended it early."""
-    progress = Progress(console=console(sys.stderr), transient=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=console(sys.stderr), transient=True)
     try:
         with progress:
             task = progress.add_task("checking", total=None)

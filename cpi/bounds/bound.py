@@ -13,10 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from cpi.exact.update import Update
-from cpi.exact.values import tolerance
+from cpi.exact.values import ULPS, probability_rounding
 
 Side = Callable[[Update], float]
 Sense = Literal[">=", "<=", "="]
@@ -64,8 +62,8 @@ class Bound:
             return None
         left, right = float(self.left(update)), float(self.right(update))
         slack = {">=": left - right, "<=": right - left, "=": -abs(left - right)}[self.sense]
-        scale = None if self.unit == "reward" else 1.0
-        rounding = tolerance(update.mdp, scale) + 64.0 * float(np.finfo(float).eps) * abs(right)
+        size = update.rounding if self.unit == "reward" else probability_rounding(update.mdp)
+        rounding = size + ULPS * abs(right)
         floor = 1e4 * rounding  # ratios of numbers near rounding are noise
         tightness = _ratio(right, left, floor)
         penalty_ratio = float("nan")
@@ -100,3 +98,8 @@ class Check:
     def violated(self) -> bool:
         """Whether the slack is negative beyond rounding (a nan side is a violation too)."""
         return not self.slack >= -self.rounding
+
+    @property
+    def powerless(self) -> bool:
+        """Whether both sides are within rounding, so that no violation would be seen."""
+        return max(abs(self.left), abs(self.right)) <= self.rounding

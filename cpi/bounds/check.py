@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from cpi.bounds import discounted, finite
 from cpi.bounds.bound import Bound, Check
-from cpi.exact.improvement import default_tau, improvable, improvable_mask
+from cpi.exact.improvement import default_tau, improvable_mask, visited_improvable
 from cpi.exact.policies import check_policy
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate
@@ -24,8 +24,9 @@ STEPS = (1.0, 0.3, 0.1, 0.01)
 RATIOS = ("bound / truth", "penalty / loss")
 CAPTION = (
     "smallest slack: distance to violation, where −1e-13 is rounding. bound / truth: 1 is tight; "
-    "vacuous: promised no gain here.\npenalty / loss: of a bound that takes a penalty off the "
-    "first-order gain, penalty over what was truly lost; – : nothing to compare."
+    "vacuous: promised no gain here; no power: both sides were always within rounding.\npenalty / "
+    "loss: of a bound that takes a penalty off the first-order gain, penalty over what was truly "
+    "lost; – : nothing to compare."
 )
 
 
@@ -34,12 +35,14 @@ class Row:
     """Summary of all checks of one bound.
 
     `min_slack` is the smallest slack, `max_right` the largest right side. `tightness` and
-    `penalty_ratio` are the ratios closest to 1. A number that no check defines is infinite.
+    `penalty_ratio` are the ratios closest to 1. A number that no check defines is infinite. In
+    `powerless` checks both sides are within rounding.
     """
 
     bound: Bound
     instances: int = 0
     violations: int = 0
+    powerless: int = 0
     min_slack: float = math.inf
     max_right: float = -math.inf
     tightness: float = math.inf
@@ -49,6 +52,7 @@ class Row:
         """Count one check."""
         self.instances += 1
         self.violations += check.violated
+        self.powerless += check.powerless
         self.min_slack = min(self.min_slack, check.slack)
         self.max_right = max(self.max_right, check.right)
         self.tightness = _nearer_one(self.tightness, check.tightness)
@@ -58,6 +62,18 @@ class Row:
     def vacuous(self) -> bool:
         """Whether the bound promised no gain on any instance."""
         return self.bound.sense == ">=" and self.instances > 0 and self.max_right <= 0
+
+    @property
+    def without_power(self) -> bool:
+        """Whether rounding would have hidden a violation on every instance."""
+        return 0 < self.instances == self.powerless
+
+    @property
+    def summary(self) -> str:
+        """The cell "bound / truth": a number, or a word where there is none."""
+        if self.without_power:
+            return "no power"
+        return "vacuous" if self.vacuous else _ratio(self.tightness)
 
 
 def _nearer_one(best: float, ratio: float) -> float:
@@ -116,7 +132,14 @@ class BoundReport:
                 f"{self.violations} violations of {failing} of {used} bounds in "
                 f"{self.instances:,} checks{skipped}: the statement, or our code, is wrong."
             )
-        return f"All {used} bounds hold in {self.instances:,} checks{skipped}: no violation."
+        verdict = f"All {used} bounds hold in {self.instances:,} checks{skipped}: no violation."
+        empty = sum(row.without_power for row in self.rows)
+        if empty:
+            verdict += (
+                f" Of these, {empty} were checked without power: all that they compare is within "
+                "the rounding of this problem's values."
+            )
+        return verdict
 
     def to_json(self) -> list[dict[str, Any]]:
         """Rows as plain data; undefined numbers are None."""
@@ -128,6 +151,7 @@ class BoundReport:
                 "requires": row.bound.requires,
                 "instances": row.instances,
                 "violations": row.violations,
+                "powerless": row.powerless,
                 "min_slack": _number(row.min_slack),
                 "tightness": _number(row.tightness),
                 "penalty_ratio": _number(row.penalty_ratio),
@@ -137,6 +161,7 @@ class BoundReport:
 
     def __rich__(self) -> Any:
         from rich.table import Table
+        from rich.text import Text  # no markup: a source or a name may have [brackets]
 
         table = Table(caption=CAPTION, caption_justify="left")
         table.add_column("statement", ratio=3)
@@ -147,11 +172,11 @@ class BoundReport:
             style = "bold red" if row.violations else "green"
             table.add_row(
                 row.bound,
-                row.bound.source,
+                Text(row.bound.source),
                 f"{row.instances:,}",
-                f"[{style}]{row.violations}[/]",
+                Text(str(row.violations), style),
                 f"{row.min_slack:.1e}" if row.instances else "–",
-                "vacuous" if row.vacuous else _ratio(row.tightness),
+                row.summary,
                 _ratio(row.penalty_ratio),
             )
         return table
@@ -213,7 +238,7 @@ def check_bounds(
     mdp : TabularMDP
     policy, candidate : array (S, A), or (H, S, A) on a finite horizon
     alpha : float or sequence of floats
-        Step sizes in [0, 1].
+        Step sizes in (0, 1]; a step of 0 would check nothing.
     weights : array (S,) or (H, S), optional
         Reset weights in [0, 1]; by default both random and oracle resets are checked.
     tau : float, optional
@@ -236,10 +261,12 @@ def check_bounds(
     if tau is None:
         tau = default_tau(base)
     else:
-        improvable(base, tau)  # refuse a threshold above every advantage
+        visited_improvable(base, tau)  # refuse a threshold above every advantage
     steps = np.atleast_1d(np.asarray(alpha, dtype=np.float64)).tolist()
     if not steps:
         raise ValueError("alpha: no step size given")
+    if 0.0 in steps:
+        raise ValueError("alpha: 0 changes no policy, so there would be nothing to check")
     rule = None if weights is None else np.asarray(weights, dtype=np.float64)
     mu = None if restart is None else np.asarray(restart, dtype=np.float64)
     updates = ((mdp.name, update) for update in variations(base, target, steps, rule, tau, mu))

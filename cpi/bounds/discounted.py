@@ -12,7 +12,6 @@ import numpy as np
 
 from cpi.bounds.bound import Bound
 from cpi.exact.update import Update
-from cpi.exact.values import tolerance
 from envs.tabular import FloatArray
 
 
@@ -125,7 +124,7 @@ BOUNDS: tuple[Bound, ...] = (
         sense=">=",
         left=lambda u: u.gain_at(_kl_alpha(u)),
         right=lambda u: (1 - u.gamma) * u.advantage**2 / (8 * u.r_max),
-        hypothesis=lambda u: u.advantage > tolerance(u.mdp),
+        hypothesis=lambda u: u.advantage > u.rounding,
         requires="𝔸 > 0",
     ),
     Bound(
@@ -161,7 +160,7 @@ BOUNDS: tuple[Bound, ...] = (
         sense=">=",
         left=lambda u: u.gain_at(_uspi(u)[0]),
         right=lambda u: _uspi(u)[1],
-        hypothesis=lambda u: u.advantage > tolerance(u.mdp),
+        hypothesis=lambda u: u.advantage > u.rounding,
         requires="𝔸 > 0",
         first_order=lambda u: _uspi(u)[0] * u.advantage / (1 - u.gamma),
     ),

@@ -15,15 +15,14 @@ from __future__ import annotations
 import numpy as np
 
 from cpi.bounds.bound import Bound
-from cpi.exact.improvement import coverage, switch_free_mass, visit_probability
+from cpi.exact.improvement import expectation, switch_free_mass, visit_probability
 from cpi.exact.update import Update
-from cpi.exact.values import tolerance
 from envs.tabular import FloatArray
 
 
 def _surrogate(u: Update) -> float:
     """First-order gain α H p_w 𝔸_w of the masked update."""
-    return u.alpha * u.H * coverage(u.base, u.w * u.a)
+    return u.alpha * u.H * expectation(u.base, u.w * u.a)
 
 
 def _plain_surrogate(u: Update) -> float:
@@ -58,9 +57,14 @@ def _span_right(u: Update) -> float:
     return float(u.alpha * (per_step - span * u.switched_before(u.alpha)).sum())
 
 
+def _at_least(u: Update, a: FloatArray, level: float) -> bool:
+    """Whether a ≥ `level`, but for a share of the rounding that a check allows at each step."""
+    return bool((a >= level - u.rounding / u.H).all())
+
+
 def _nowhere_worse(u: Update) -> bool:
     visited = u.new.occupancy > 0
-    return bool((u.a[(u.w > 0) & visited] >= 0).all())
+    return _at_least(u, u.a[(u.w > 0) & visited], 0.0)
 
 
 def _first_switch_gain(u: Update) -> float:
@@ -73,12 +77,11 @@ def _tau(u: Update) -> float:
 
 def _good_on_improvable(u: Update) -> bool:
     """Whether τ > 0 is given, π visits I_τ, and a ≥ τ on it."""
-    inside = u.improvable
-    return _tau(u) > 0 and u.p > 0 and bool((u.a[inside] >= _tau(u)).all())
+    return _tau(u) > 0 and u.p > 0 and _at_least(u, u.a[u.improvable], _tau(u))
 
 
 def _good_everywhere(u: Update) -> bool:
-    return _good_on_improvable(u) and bool((u.a[~u.improvable] >= -1e-12 * u.r_max).all())
+    return _good_on_improvable(u) and _at_least(u, u.a[~u.improvable], 0.0)
 
 
 def _certified_step(u: Update, advantage: float) -> float:
@@ -168,7 +171,7 @@ BOUNDS: tuple[Bound, ...] = (
         sense=">=",
         left=lambda u: u.gain_at(_certified_step(u, u.masked_advantage), u.weights),
         right=lambda u: u.p_w * u.masked_advantage**2 / (2 * u.H * u.r_max),
-        hypothesis=lambda u: u.masked_advantage > tolerance(u.mdp),
+        hypothesis=lambda u: u.masked_advantage > u.rounding,
         requires="𝔸_w > 0",
     ),
     Bound(
@@ -178,7 +181,7 @@ BOUNDS: tuple[Bound, ...] = (
         sense=">=",
         left=lambda u: u.gain_at(u.masked_advantage / (2 * u.H * _return_width(u)), u.weights),
         right=lambda u: u.p_w * u.masked_advantage**2 / (4 * _return_width(u)),
-        hypothesis=lambda u: u.masked_advantage > tolerance(u.mdp),
+        hypothesis=lambda u: u.masked_advantage > u.rounding,
         requires="𝔸_w > 0",
     ),
     Bound(

@@ -12,7 +12,10 @@ G is the return from the reset on, b the mean return in that state and step in t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,11 +24,15 @@ from numpy.typing import NDArray
 
 from cpi.conservative.confidence import empirical_bernstein, hoeffding
 from cpi.core.resets import accept
-from cpi.exact.improvement import coverage
+from cpi.exact.improvement import coverage, expectation
 from cpi.exact.policies import deterministic_policy, greedy_policy, uniform_policy
 from cpi.exact.values import Evaluation
 from cpi.tabular.simulator import TabularSimulator
+from envs.checks import check_whole
 from envs.tabular import FloatArray
+
+#: Expected draws above which they are announced, and their progress shown, if most are refused.
+MANY_DRAWS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +68,14 @@ def draw_resets(
 ) -> Resets:
     """Simulate until `accepted` resets are accepted; every draw costs a full episode.
 
+    The exact p_w tells how many draws this takes on average. If these are over a million, of which
+    less than a tenth will be accepted, stderr tells so and shows the progress.
+
     Parameters
     ----------
     evaluation : Evaluation
-        Evaluated policy of a finite-horizon MDP; its values are not used.
+        Evaluated policy of a finite-horizon MDP; its values are not used, its occupancy only to
+        foresee the number of draws.
     weights : array (H, S)
         w in [0, 1]; terminal states are never accepted.
     accepted : int
@@ -75,12 +86,56 @@ def draw_resets(
     Raises
     ------
     ValueError
-        If `most` draws give fewer than `accepted` resets.
+        If more than `most` draws are to be expected, or turn out to be needed.
     """
     mdp, policy = evaluation.mdp, evaluation.policy
     onpolicy = TabularSimulator(mdp, policy)
     probe = TabularSimulator(mdp, policy, first=uniform_policy(mdp))
     table = np.broadcast_to(weights, (onpolicy.horizon, mdp.num_states))
+    p_w = expectation(evaluation, table * ~mdp.terminal)
+    expected_draws = accepted / p_w if p_w > 0 else math.inf
+    if expected_draws > most:
+        raise ValueError(
+            f"resets: with p_w = {p_w:.3g}, {accepted:,} accepted resets take about "
+            f"{expected_draws:.3g} draws, more than {most:,}: lower tau, or ask for fewer"
+        )
+    with _progress(accepted, p_w, expected_draws) as show:
+        return _draw(onpolicy, probe, table, rng, accepted, most, show)
+
+
+@contextmanager
+def _progress(
+    accepted: int, p_w: float, expected_draws: float
+) -> Iterator[Callable[[int], object]]:
+    """A function that shows how many resets are accepted; silent where few draws are needed."""
+    if expected_draws <= max(MANY_DRAWS, 10 * accepted):
+        yield lambda kept: None
+        return
+    from rich.progress import Progress  # only where it is needed: `import cpi` loads no rich
+
+    from cpi.reporting.tables import console
+
+    err = console(sys.stderr)
+    err.print(
+        f"resets: with p_w = {p_w:.3g}, {accepted:,} accepted resets take about "
+        f"{expected_draws:,.0f} draws"
+    )
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("accepted resets", total=accepted)
+        yield lambda kept: bar.update(task, completed=kept)
+
+
+def _draw(
+    onpolicy: TabularSimulator,
+    probe: TabularSimulator,
+    table: FloatArray,
+    rng: np.random.Generator,
+    accepted: int,
+    most: int,
+    show: Callable[[int], object],
+) -> Resets:
+    """The loop of `draw_resets`; `show` is called with the number accepted so far."""
+    mdp = onpolicy.mdp
     parts: list[Resets] = []
     kept = drawn = steps = 0
     while kept < accepted:
@@ -104,6 +159,7 @@ def draw_resets(
         parts.append(Resets(cuts, states, actions, tail.rewards.sum(axis=1), 0, 0))
         kept, drawn = kept + len(rows), drawn + draws
         steps += int(walk.ends[:draws].sum()) + int((tail.ends - cuts).sum())
+        show(kept)
     step, state, action, ret = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("step", "state", "action", "ret")
@@ -129,7 +185,7 @@ Chooser = Callable[[Evaluation, FloatArray, np.random.Generator], Choice]
 def exact_greedy(evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator) -> Choice:
     """The greedy policy and its exact advantage: the best possible choice."""
     candidate = np.broadcast_to(greedy_policy(evaluation.Q), evaluation.A.shape)
-    gains = coverage(evaluation, weights * evaluation.A.max(axis=-1))
+    gains = expectation(evaluation, weights * evaluation.A.max(axis=-1))
     advantage = gains / max(coverage(evaluation, weights), 1e-300)
     return Choice(candidate, advantage, advantage)
 
@@ -162,6 +218,7 @@ def sampled(
     """
     if resets < 4:
         raise ValueError(f"resets: {resets} is below 4, two to choose with and two to measure")
+    check_whole("resets", resets)
     if policy_class not in ("shared", "per_state"):
         raise ValueError(f"policy_class: {policy_class!r} is neither 'shared' nor 'per_state'")
     if bound not in ("bernstein", "hoeffding", "none"):

@@ -27,7 +27,8 @@ from cpi.conservative.step_sizes import StepRule, step_size
 from cpi.exact.improvement import check_tau, coverage, improvable_mask
 from cpi.exact.policies import check_policy, mixture
 from cpi.exact.update import Update
-from cpi.exact.values import Evaluation, evaluate, tolerance
+from cpi.exact.values import Evaluation, evaluate, rounding_of
+from envs.checks import check_number, check_whole
 from envs.tabular import FloatArray, TabularMDP
 
 #: From the current policy, evaluated, to reset weights (H, S) or (S,).
@@ -180,8 +181,10 @@ def run_cpi(
     Raises
     ------
     ValueError
-        If an option does not fit the MDP.
+        If an option is out of range or does not fit the MDP.
     """
+    iterations = check_whole("iterations", iterations)
+    check_number("epsilon", epsilon)
     rng = np.random.default_rng(seed)
     threshold = getattr(resets, "tau", 0.0) if tau is None else tau
     rule = step if step is not None else ("masked" if mdp.horizon else "kl")
@@ -199,11 +202,13 @@ def run_cpi(
             break
         choice = chooser(evaluation, weights, rng)
         update = Update(evaluation, choice.candidate, weights=weights, tau=threshold)
-        if choice.advantage < 2 * epsilon / 3 or choice.lower <= tolerance(mdp):
+        if choice.advantage < 2 * epsilon / 3 or choice.lower <= rounding_of(evaluation):
             stopped = f"advantage {choice.advantage:.4g} (at least {choice.lower:.4g}): too small"
             alpha = 0.0
         else:
             alpha = step_size(rule, update, choice.lower)
+            if alpha == 0.0:
+                stopped = f"step size 0 for an advantage of at least {choice.lower:.4g}"
         after = evaluate(mdp, mixture(evaluation.policy, choice.candidate, alpha, weights))
         rows.append(
             Iteration(

@@ -100,11 +100,16 @@ def step_size(rule: str | StepRule, update: Update, advantage: float) -> float:
     Raises
     ------
     ValueError
-        If the name is unknown or belongs to the other kind of MDP.
+        If the name is unknown or belongs to the other kind of MDP, or a function gives NaN.
     """
     if isinstance(rule, str):
         known = ANYWHERE | (DISCOUNTED if update.mdp.horizon is None else FINITE)
         if rule not in known:
             raise ValueError(f"step: {rule!r} is none of {', '.join(known)} for {update.mdp!r}")
         rule = known[rule]
-    return min(1.0, max(0.0, rule(update, advantage))) if advantage > 0 else 0.0
+    if not advantage > 0:
+        return 0.0
+    alpha = float(rule(update, advantage))
+    if math.isnan(alpha):
+        raise ValueError(f"step: {getattr(rule, '__name__', rule)} gave nan for {advantage:g}")
+    return min(1.0, max(0.0, alpha))

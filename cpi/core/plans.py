@@ -17,6 +17,7 @@ from cpi.core.resets import (
     ResetRule,
     SelfReset,
 )
+from envs.checks import check_whole
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ class GroupPlan:
 
     def __post_init__(self) -> None:
         for name in ("fresh", "resets", "per_reset"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}: {value!r} is not a whole number ≥ 0")
+            object.__setattr__(self, name, check_whole(name, getattr(self, name)))
         if (self.resets == 0) != (self.per_reset == 0):
             raise ValueError(
                 f"resets={self.resets} and per_reset={self.per_reset}: give both, or neither"

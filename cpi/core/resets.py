@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpi.core.episodes import Episode
+from envs.checks import check_number
 from envs.tabular import FloatArray
 
 #: Weights for the steps of all episodes in one call (one batch of model calls).
@@ -83,8 +84,7 @@ class OracleReset:
     ) -> None:
         if mask not in ("improvable", "first_error", "largest"):
             raise ValueError(f"mask: {mask!r} is not improvable, first_error or largest")
-        if not tau >= 0:
-            raise ValueError(f"tau: {tau} is not a number ≥ 0")
+        check_number("tau", tau)
         self.oracle, self.mask, self.tau = oracle, mask, tau
 
     def weights(self, episodes: Sequence[Episode]) -> list[FloatArray]:

@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpi.exact.linear import resolvent
-from cpi.exact.policies import check_policy, policy_transitions
-from cpi.exact.values import Evaluation, forward, tolerance
+from cpi.exact.policies import average_transitions, check_policy
+from cpi.exact.values import Evaluation, forward, rounding_of
+from envs.checks import check_fractions, check_number
 from envs.tabular import FloatArray
+
+#: Occupancy below this is rounding: such a state is never visited.
+UNVISITED = 1e-14
 
 
 def candidate_advantage(evaluation: Evaluation, candidate: ArrayLike) -> FloatArray:
@@ -26,13 +30,37 @@ def candidate_advantage(evaluation: Evaluation, candidate: ArrayLike) -> FloatAr
 
 def check_tau(tau: float) -> None:
     """Raise ValueError unless τ is a number ≥ 0."""
-    if not tau >= 0:
-        raise ValueError(f"tau: {tau} is not a number ≥ 0")
+    check_number("tau", tau)
+
+
+def check_weights(evaluation: Evaluation, weights: ArrayLike, name: str = "weights") -> FloatArray:
+    """Weights as a float array: a number, or one for each state, shape (S,), or (h, s), (H, S).
+
+    Raises
+    ------
+    ValueError
+        If the shape is another, or a weight is outside [0, 1]; `name` is theirs in the message.
+    """
+    array = check_fractions(name, weights)
+    shape = evaluation.A.shape[:-1]
+    if array.shape not in [(), shape[-1:], shape]:
+        raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
+    return array
+
+
+def expectation(evaluation: Evaluation, values: ArrayLike) -> float:
+    """E_{d^π} f of values f, a number or an array (S,) or (H, S)."""
+    return float((evaluation.occupancy * np.asarray(values, dtype=np.float64)).sum())
+
+
+def largest_advantage(evaluation: Evaluation) -> float:
+    """The largest advantage in the states that the policy visits."""
+    return float(evaluation.A.max(axis=-1)[evaluation.occupancy > UNVISITED].max())
 
 
 def improvable_mask(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
     """I_τ as a mask of shape (S,) or (H, S), possibly empty; rounding is no advantage."""
-    return np.asarray(evaluation.A.max(axis=-1) > max(tau, tolerance(evaluation.mdp)))
+    return np.asarray(evaluation.A.max(axis=-1) > max(tau, rounding_of(evaluation)))
 
 
 def improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
@@ -54,9 +82,33 @@ def improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
     return mask
 
 
+def visited_improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
+    """I_τ as a mask of shape (S,) or (H, S), with a state that the policy visits: p_π(τ) > 0.
+
+    Raises
+    ------
+    ValueError
+        If τ is negative, or no such state has an advantage above it.
+    """
+    mask = improvable(evaluation, tau)
+    if not mask[evaluation.occupancy > UNVISITED].any():
+        raise ValueError(
+            f"tau: the policy visits no state with an advantage above {tau:g} "
+            f"(the largest where it goes is {largest_advantage(evaluation):.4g}); "
+            "choose a smaller one"
+        )
+    return mask
+
+
 def coverage(evaluation: Evaluation, weights: ArrayLike) -> float:
-    """p_w = E_{d^π} w, the fraction of visited states a reset rule accepts; p_π(τ) for I_τ."""
-    return float((evaluation.occupancy * np.asarray(weights, dtype=np.float64)).sum())
+    """p_w = E_{d^π} w, the fraction of visited states a reset rule accepts; p_π(τ) for I_τ.
+
+    Raises
+    ------
+    ValueError
+        If a weight is outside [0, 1].
+    """
+    return expectation(evaluation, check_weights(evaluation, weights))
 
 
 def policy_advantage(
@@ -67,13 +119,13 @@ def policy_advantage(
     Raises
     ------
     ValueError
-        If the weights accept no visited state, p_w = 0.
+        If a weight is outside [0, 1], or the weights accept no visited state, p_w = 0.
     """
     p = coverage(evaluation, weights)
     if p <= 0:
         raise ValueError("weights: accept no state that the policy visits (p_w = 0)")
     a = candidate_advantage(evaluation, candidate)
-    return coverage(evaluation, a * np.asarray(weights)) / p
+    return expectation(evaluation, a * np.asarray(weights)) / p
 
 
 def switch_free_mass(evaluation: Evaluation, switch: ArrayLike) -> FloatArray:
@@ -82,7 +134,7 @@ def switch_free_mass(evaluation: Evaluation, switch: ArrayLike) -> FloatArray:
     Parameters
     ----------
     switch : array (S,) or (H, S)
-        Probability of switching on a visit: α w for the masked mixture.
+        Probability of switching on a visit, in [0, 1]: α w for the masked mixture.
 
     Returns
     -------
@@ -90,12 +142,12 @@ def switch_free_mass(evaluation: Evaluation, switch: ArrayLike) -> FloatArray:
         E_π[1(s_h = s) Π_{t<h} (1 − switch)]; discounted: its sum over h weighted by γ^h.
     """
     mdp = evaluation.mdp
-    keep = 1.0 - np.asarray(switch, dtype=np.float64)
+    keep = 1.0 - check_weights(evaluation, switch, "switch")
     if mdp.horizon is not None:
         shape = (mdp.horizon, mdp.num_states)
         return forward(mdp, evaluation.policy, mdp.start, np.broadcast_to(keep, shape))
     assert mdp.discount is not None
-    transitions = policy_transitions(mdp, evaluation.policy)
+    transitions = average_transitions(mdp, evaluation.policy)
     keep = np.broadcast_to(keep, (mdp.num_states,))[:, None]
     thinned = transitions.multiply(keep) if mdp.is_sparse else transitions * keep
     return resolvent(thinned, mdp.discount).solve_transposed(mdp.start)
@@ -106,11 +158,11 @@ def visit_probability(evaluation: Evaluation, mask: ArrayLike) -> float:
 
     A discounted trajectory continues with probability γ after each step.
     """
-    member = np.asarray(mask, dtype=np.float64)
+    member = check_weights(evaluation, mask, "mask")
     return float((switch_free_mass(evaluation, member) * member).sum())
 
 
 def default_tau(evaluation: Evaluation) -> float | None:
-    """Half the largest advantage; None where the policy cannot be improved."""
-    largest = float(evaluation.A.max())
-    return largest / 2 if largest > tolerance(evaluation.mdp) else None
+    """Half the largest advantage where the policy goes; None where nothing can be improved."""
+    largest = largest_advantage(evaluation)
+    return largest / 2 if largest > rounding_of(evaluation) else None

@@ -7,6 +7,10 @@
 | sparse otherwise                    | BiCGSTAB, refined to machine precision | residual checked |
 | … where BiCGSTAB stalls             | SuperLU                                | direct           |
 
+Where γ > 1 − 1e-6 every solution is refined with residuals in extended precision (on processors
+that have it), and a row of P that sums to 1 but for rounding counts as summing to 1. Otherwise that
+rounding, divided by 1 − γ, would be seen: an occupancy would not sum to 1.
+
 Rows of a sparse P that lead only to themselves (absorbing states) are eliminated first. A chain
 whose every state leads to one "over" state thus still has a narrow band. ‖(I − γP)⁻¹‖∞ is at most
 1/(1−γ), so a residual of a few ulp bounds the error by a few ulp times the same factor.
@@ -24,7 +28,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 from scipy.sparse import linalg as sparse_linalg
 
-from envs.tabular import FloatArray
+from envs.tabular import ROUNDING, FloatArray
 
 DENSE_STATES = 300
 #: With fewer states one thread factorises nearly as fast as two. On busy cores, where BLAS threads
@@ -33,6 +37,7 @@ THREAD_STATES = 2000
 BAND_ENTRIES = 5e7  # 400 MB of band storage
 BAND_WIDTH = 64  # to either side; LAPACK's code for wider bands goes to BLAS threads
 RESIDUAL_ULPS = 8.0
+REFINED_DISCOUNT = 1.0 - 1e-6
 
 #: solve(b, transposed) for a vector b of shape (S,)
 Solver = Callable[[FloatArray, bool], FloatArray]
@@ -64,6 +69,36 @@ def resolvent(transitions: Any, discount: float) -> Resolvent:
     discount : float
         γ in [0, 1).
     """
+    plain = _factorised(transitions, discount)
+    if discount <= REFINED_DISCOUNT:
+        return plain
+    return Resolvent(plain.method, _refined(plain.solver, transitions, discount))
+
+
+def _refined(solver: Solver, transitions: Any, discount: float) -> Solver:
+    """Iterative refinement, as long as it halves the residual."""
+    matrix = transitions.astype(np.longdouble)
+    sums = np.asarray(matrix.sum(axis=1)).ravel()
+    # 1 − γ + γ (1 − Σ p) leaves a state for good, where 1 − Σ p is 0 or far from rounding.
+    diagonal = 1.0 - discount + discount * np.where(np.abs(sums - 1.0) <= ROUNDING, sums, 1.0)
+    matrices = matrix, matrix.T
+
+    def refined(b: FloatArray, transposed: bool) -> FloatArray:
+        x = solver(b, transposed).astype(np.longdouble)
+        last = np.inf
+        while True:
+            residual = b - diagonal * x + discount * (matrices[transposed] @ x)
+            size = float(np.abs(residual).sum())
+            if not size < 0.5 * last:
+                return x.astype(np.float64)
+            x = x + solver(residual.astype(np.float64), transposed)
+            last = size
+
+    return refined
+
+
+def _factorised(transitions: Any, discount: float) -> Resolvent:
+    """I − γP, by the method of the table above."""
     if not sparse.issparse(transitions):
         return Resolvent("dense LU", _dense(transitions, discount))
     given: Any = transitions

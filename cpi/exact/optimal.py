@@ -18,7 +18,7 @@ from scipy.optimize import linprog
 
 from cpi.exact.policies import deterministic_policy
 from cpi.exact.values import Evaluation, action_values
-from envs.tabular import FloatArray, TabularMDP
+from envs.tabular import FloatArray, TabularMDP, frozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Optimum:
     @cached_property
     def policy(self) -> FloatArray:
         """The deterministic optimal policy, (S, A) or (H, S, A)."""
-        return deterministic_policy(self.actions, self.num_actions)
+        return frozen(deterministic_policy(self.actions, self.num_actions))
 
 
 def optimal(mdp: TabularMDP) -> Optimum:
@@ -58,7 +58,8 @@ def backward_induction(mdp: TabularMDP) -> Optimum:
         if h + 1 < mdp.horizon:
             Q = action_values(mdp, V[h + 1])
         V[h], actions[h] = _best(Q)
-    return Optimum(V, actions, shape[1])
+    actions.flags.writeable = False
+    return Optimum(frozen(V), actions, shape[1])
 
 
 def policy_iteration(mdp: TabularMDP) -> Optimum:
@@ -85,6 +86,7 @@ def policy_iteration(mdp: TabularMDP) -> Optimum:
         ulps = 8.0 * np.finfo(float).eps * np.abs(Q).max()
         better = highest > Q[states, actions] + ulps
         if not better.any() or (evaluation.V - last).sum() <= 0:
+            actions.flags.writeable = False
             return Optimum(evaluation.V, actions, mdp.num_actions)
         last = evaluation.V
         actions = np.where(better, best, actions)

@@ -1,4 +1,8 @@
-"""Policies are arrays: (S, A), or (H, S, A) where they depend on the step; rows sum to 1."""
+"""Policies are arrays: (S, A), or (H, S, A) where they depend on the step; rows sum to 1.
+
+Rows are accepted if they sum to 1 within the rounding of their number type, or of ten decimals, and
+are then divided by their sum.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from envs.tabular import SUM_TOLERANCE, FloatArray, TabularMDP, load_arrays
+from envs.checks import check_fractions
+from envs.tabular import (
+    ROUNDING,
+    FloatArray,
+    TabularMDP,
+    frozen,
+    load_arrays,
+    real_array,
+    sum_tolerance,
+)
+
+#: Suffixes of policies that are written as text.
+TEXT = (".txt", ".csv")
 
 
 class PolicyError(ValueError):
@@ -17,32 +33,42 @@ class PolicyError(ValueError):
 
 
 def check_policy(mdp: TabularMDP, policy: ArrayLike, what: str = "policy") -> FloatArray:
-    """The policy as a float array of shape (S, A) or (H, S, A).
+    """The policy as a read-only copy, floats of shape (S, A) or (H, S, A).
+
+    Actions, whole numbers of shape (S,) or (H, S), are turned into one-hot rows.
 
     Raises
     ------
     PolicyError
-        If the shape is wrong for `mdp`, or a row is not a distribution.
+        If the shape is wrong for `mdp`, an action does not exist, or a row is not a distribution.
     """
-    try:
-        array = np.asarray(policy, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise PolicyError(f"{what}: not an array of numbers ({error})") from None
+    array, dtype = real_array(policy, what, PolicyError)
     shape = (mdp.num_states, mdp.num_actions)
     shapes = [shape] if mdp.horizon is None else [shape, (mdp.horizon, *shape)]
     if array.shape not in shapes:
+        if dtype.kind in "iu" and array.shape in [rows[:-1] for rows in shapes]:
+            return frozen(deterministic_policy(array.astype(np.intp), mdp.num_actions, what))
         expected = " or ".join(map(str, shapes))
         raise PolicyError(f"{what}: shape {array.shape}, expected {expected} for {mdp!r}")
     with np.errstate(invalid="ignore"):
-        bad = ~(np.abs(array.sum(axis=-1) - 1.0) <= SUM_TOLERANCE) | (array < 0).any(axis=-1)
+        sums = array.sum(axis=-1)
+        off = np.abs(sums - 1.0)
+        bad = ~(off <= sum_tolerance(dtype)) | (array < 0).any(axis=-1)
     if bad.any():
-        where = np.argwhere(bad)[0]
-        step = f"step {where[0]}, " if len(where) == 2 else ""
+        where = tuple(np.argwhere(bad)[0])
         raise PolicyError(
-            f"{what}: {step}state {where[-1]} has probabilities {array[tuple(where)]}, "
-            "which are not non-negative numbers that sum to 1"
+            f"{what}: {_place(where)} has probabilities {array[where]}, which are not non-negative "
+            f"numbers that sum to 1 (they sum to {sums[where]:.12g}); divide them by their sum"
         )
-    return array
+    rounded = off > ROUNDING
+    array[rounded] /= sums[rounded, None]
+    return frozen(array)
+
+
+def _place(where: tuple[Any, ...]) -> str:
+    """The state of an index (s,) or (h, s), and its step."""
+    step = f"step {where[0]}, " if len(where) == 2 else ""
+    return f"{step}state {where[-1]}"
 
 
 def uniform_policy(mdp: TabularMDP) -> FloatArray:
@@ -58,9 +84,25 @@ def random_policy(
     return rng.dirichlet(np.ones(mdp.num_actions), size=(*steps, mdp.num_states))
 
 
-def deterministic_policy(actions: NDArray[np.integer[Any]], num_actions: int) -> FloatArray:
-    """One-hot rows from `actions`, shape (S,) or (H, S); the result adds an axis A."""
-    return np.asarray(np.arange(num_actions) == np.asarray(actions)[..., None], dtype=np.float64)
+def deterministic_policy(
+    actions: NDArray[np.integer[Any]], num_actions: int, what: str = "actions"
+) -> FloatArray:
+    """One-hot rows from `actions`, shape (S,) or (H, S); the result adds an axis A.
+
+    Raises
+    ------
+    PolicyError
+        If an action is not one of 0 … A−1.
+    """
+    chosen = np.asarray(actions)
+    rows = np.arange(num_actions) == chosen[..., None]
+    missing = ~rows.any(axis=-1)
+    if missing.any():
+        where = tuple(np.argwhere(missing)[0])
+        place = f"{_place(where)} has action" if where else "action"
+        last = num_actions - 1
+        raise PolicyError(f"{what}: {place} {chosen[where]}, not a whole number in 0 … {last}")
+    return rows.astype(np.float64)
 
 
 def greedy_policy(Q: FloatArray) -> FloatArray:
@@ -80,39 +122,74 @@ def mixture(
     ----------
     policy, candidate : array (S, A) or (H, S, A)
     alpha : float
-        Step size in [0, 1].
+        Step size in [0, 1]; for slopes also a negative one that leaves no probability negative.
     weights : array (S,) or (H, S), or 1
         w in [0, 1]; 1 is Kakade & Langford's update.
+
+    Raises
+    ------
+    ValueError
+        If α or a weight is out of range.
     """
-    share = alpha * np.asarray(weights, dtype=np.float64)[..., None]
-    return np.asarray((1.0 - share) * policy + share * candidate)
+    share = alpha * check_fractions("weights", weights)[..., None]
+    mixed = np.asarray((1.0 - share) * policy + share * candidate)
+    if not (alpha <= 1 and (mixed >= 0).all()):
+        raise ValueError(f"alpha: {alpha} is not in [0, 1]")
+    return mixed
 
 
 def load_policy(mdp: TabularMDP, path: str | Path) -> FloatArray:
     """Read a policy of `mdp` from `.npy`, or from `.npz` with an array named `policy`.
 
+    A `.txt` or `.csv` file holds a line per state: its probabilities, or its action. It has no
+    heading; numbers are separated by white space or commas.
+
     `envs.gym.mdp_from_env` adds a terminal state to an environment. If only the row of that state
-    is missing, a uniform row is added: no action matters there.
+    is missing, one is added: no action matters there.
 
     Raises
     ------
     FileNotFoundError, envs.MDPError, PolicyError
-        If the file does not exist, is not a numpy file, or holds no policy of `mdp`.
+        If the file does not exist, cannot be read, or holds no policy of `mdp`.
     """
-    arrays = load_arrays(path)
-    array = arrays.get("policy", arrays.get("array"))
-    if array is None:
-        names = ", ".join(arrays) or "nothing"
-        raise PolicyError(f"{path}: no array named policy (found {names})")
-    lacks_last = array.ndim >= 2 and array.shape[-2:] == (mdp.num_states - 1, mdp.num_actions)
-    if lacks_last and mdp.terminal[-1]:
-        row = np.full((*array.shape[:-2], 1, mdp.num_actions), 1.0 / mdp.num_actions)
-        array = np.concatenate([array, row], axis=-2)
+    if Path(path).suffix in TEXT and Path(path).is_file():
+        array = _read_text(path, mdp)
+    else:
+        arrays = load_arrays(path)
+        if not arrays.keys() & {"policy", "array"}:
+            names = ", ".join(arrays) or "nothing"
+            raise PolicyError(f"{path}: no array named policy (found {names})")
+        array = arrays["policy"] if "policy" in arrays else arrays["array"]
+    if mdp.terminal[-1]:
+        others = (mdp.num_states - 1,)
+        if array.shape[-2:] == (*others, mdp.num_actions):
+            row = np.full((*array.shape[:-2], 1, mdp.num_actions), 1.0 / mdp.num_actions)
+            array = np.concatenate([array, row], axis=-2)
+        elif array.shape in (others, (mdp.horizon, *others)) and array.dtype.kind in "iu":
+            array = np.concatenate([array, np.zeros_like(array[..., :1])], axis=-1)
     return check_policy(mdp, array, what=f"{path}: policy")
 
 
-def policy_transitions(mdp: TabularMDP, policy: FloatArray) -> Any:
+def _read_text(path: str | Path, mdp: TabularMDP) -> NDArray[Any]:
+    """Probabilities (S, A), or a column of actions (S,) as whole numbers."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").replace(",", " ").splitlines()
+        array = np.array([line.split() for line in lines if line.strip()], dtype=np.float64)
+    except ValueError as error:  # text that is no number, or lines of different lengths
+        raise PolicyError(f"{path}: policy: not a table of numbers ({error})") from None
+    column = array.shape[1:] == (1,) and mdp.num_actions > 1
+    if column and (array == np.floor(array)).all():
+        return array[:, 0].astype(np.intp)
+    return array
+
+
+def policy_transitions(mdp: TabularMDP, policy: ArrayLike) -> Any:
     """P_π of a stationary policy, shape (S, S), dense or CSR as the MDP is."""
+    return average_transitions(mdp, check_policy(mdp, policy))
+
+
+def average_transitions(mdp: TabularMDP, policy: FloatArray) -> Any:
+    """`policy_transitions` of a policy that has been checked."""
     num_states, num_actions = policy.shape
     actions = policy.argmax(axis=1)
     states = np.arange(num_states)

@@ -9,24 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpi.exact.improvement import (
+    UNVISITED,
     candidate_advantage,
     check_tau,
+    check_weights,
     coverage,
+    expectation,
     improvable_mask,
     switch_free_mass,
 )
 from cpi.exact.optimal import Optimum, optimal
 from cpi.exact.policies import check_policy, mixture
-from cpi.exact.values import Evaluation, evaluate
-from envs.tabular import FloatArray, TabularMDP, check_distribution
-
-#: Occupancy below this is rounding: such a state is never visited.
-UNVISITED = 1e-14
+from cpi.exact.values import Evaluation, evaluate, is_coarse, rounding_of, tolerance
+from envs.tabular import FloatArray, TabularMDP, distribution, frozen
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
     """The update π → (1 − α w) π + α w π', with the exact quantities of the bounds.
+
+    Arrays are copied, because quantities are computed when they are first used.
 
     Parameters
     ----------
@@ -57,24 +59,18 @@ class Update:
     restart: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        check_policy(self.mdp, self.candidate, what="candidate")
+        candidate = check_policy(self.mdp, self.candidate, what="candidate")
+        object.__setattr__(self, "candidate", candidate)
         if not 0.0 <= self.alpha <= 1.0:
             raise ValueError(f"alpha: {self.alpha} is not in [0, 1]")
         if self.tau is not None:
             check_tau(self.tau)
         if self.weights is not None:
-            weights = np.asarray(self.weights, dtype=np.float64)
-            shapes = [(self.mdp.num_states,), self.base.occupancy.shape]
-            if weights.shape not in shapes:
-                raise ValueError(f"weights: shape {weights.shape}, expected {shapes[-1]}")
-            if not ((weights >= 0) & (weights <= 1)).all():
-                raise ValueError("weights: must lie in [0, 1]")
+            weights = frozen(check_weights(self.base, self.weights).copy())
+            object.__setattr__(self, "weights", weights)
         if self.restart is not None:
-            restart = np.asarray(self.restart, dtype=np.float64)
-            if restart.shape != (self.mdp.num_states,):
-                expected = (self.mdp.num_states,)
-                raise ValueError(f"restart: shape {restart.shape}, expected {expected}")
-            check_distribution(restart, "restart")
+            restart = distribution(self.restart, "restart", self.mdp.num_states)
+            object.__setattr__(self, "restart", restart)
 
     @property
     def mdp(self) -> TabularMDP:
@@ -116,7 +112,7 @@ class Update:
     @cached_property
     def advantage(self) -> float:
         """Policy advantage 𝔸 = E_d a."""
-        return coverage(self.base, self.a)
+        return expectation(self.base, self.a)
 
     @cached_property
     def p_w(self) -> float:
@@ -126,7 +122,7 @@ class Update:
     @cached_property
     def masked_advantage(self) -> float:
         """𝔸_w = E_{ν_w} a; 0 where no state is accepted."""
-        return coverage(self.base, self.w * self.a) / self.p_w if self.p_w > 0 else 0.0
+        return expectation(self.base, self.w * self.a) / self.p_w if self.p_w > 0 else 0.0
 
     @cached_property
     def new(self) -> Evaluation:
@@ -137,6 +133,13 @@ class Update:
     def gain(self) -> float:
         """J of the updated policy minus J(π)."""
         return self.new.J - self.base.J
+
+    @cached_property
+    def rounding(self) -> float:
+        """Rounding of returns: of π, of the updated policy, and of the optimal one."""
+        if not is_coarse(self.mdp):
+            return tolerance(self.mdp)
+        return rounding_of(self.base, self.new, self.best)
 
     @cached_property
     def new_advantage(self) -> FloatArray:

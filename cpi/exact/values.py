@@ -11,6 +11,9 @@ Finite horizon, where all of these carry the step h as first axis:
 
 The occupancy d is normalised: it sums to 1 over states, or over pairs (h, s), where it is
 (1/H) Pr(s_h = s). J is never multiplied by 1−γ.
+
+All arrays are read-only: quantities are computed when they are first used, and one that had been
+changed would contradict the others.
 """
 
 from __future__ import annotations
@@ -22,8 +25,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cpi.exact.linear import Resolvent, resolvent
-from cpi.exact.policies import check_policy, policy_transitions
-from envs.tabular import FloatArray, TabularMDP, check_distribution
+from cpi.exact.policies import average_transitions, check_policy
+from envs.tabular import FloatArray, TabularMDP, distribution, frozen
+
+#: Rounding of a sum, relative to its size.
+ULPS = 64.0 * float(np.finfo(float).eps)
+#: Rounding of values, relative to the largest reward, above which they are looked at.
+COARSE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +45,14 @@ class Evaluation:
     def resolvent(self) -> Resolvent:
         """(I − γ P_π)⁻¹ of a discounted MDP, factorised once."""
         assert self.mdp.discount is not None
-        return resolvent(policy_transitions(self.mdp, self.policy), self.mdp.discount)
+        return resolvent(average_transitions(self.mdp, self.policy), self.mdp.discount)
 
     @cached_property
     def V(self) -> FloatArray:
         """State values, (S,) or (H, S), in units of reward."""
         if self.mdp.horizon is None:
             rewards = np.einsum("sa,sa->s", self.policy, self.mdp.rewards)
-            return self.resolvent.solve(rewards)
+            return frozen(self.resolvent.solve(rewards))
         V, self.__dict__["Q"] = self._backward()
         return V
 
@@ -52,14 +60,14 @@ class Evaluation:
     def Q(self) -> FloatArray:
         """Action values, (S, A) or (H, S, A)."""
         if self.mdp.horizon is None:
-            return action_values(self.mdp, self.V)
+            return frozen(action_values(self.mdp, self.V))
         self.__dict__["V"], Q = self._backward()
         return Q
 
     @cached_property
     def A(self) -> FloatArray:
         """Advantages Q − V, (S, A) or (H, S, A)."""
-        return self.Q - self.V[..., None]
+        return frozen(self.Q - self.V[..., None])
 
     @cached_property
     def occupancy(self) -> FloatArray:
@@ -79,15 +87,12 @@ class Evaluation:
         ValueError
             If `start` is not a distribution over the MDP's states.
         """
-        start = np.asarray(start, dtype=np.float64)
-        if start.shape != self.mdp.start.shape:
-            raise ValueError(f"start: shape {start.shape}, expected {self.mdp.start.shape}")
-        check_distribution(start, "start")
+        start = distribution(start, "start", self.mdp.num_states)
         if self.mdp.horizon is None:
             assert self.mdp.discount is not None
             d = (1.0 - self.mdp.discount) * self.resolvent.solve_transposed(start)
-            return np.maximum(d, 0.0)  # rounding can leave −1e−20 in states never visited
-        return forward(self.mdp, self.policy, start) / self.mdp.horizon
+            return frozen(np.maximum(d, 0.0))  # rounding can leave −1e−20 in states never visited
+        return frozen(forward(self.mdp, self.policy, start) / self.mdp.horizon)
 
     def _backward(self) -> tuple[FloatArray, FloatArray]:
         horizon = self.mdp.horizon
@@ -98,11 +103,13 @@ class Evaluation:
         for h in reversed(range(horizon)):
             Q[h] = action_values(self.mdp, V[h + 1]) if h + 1 < horizon else self.mdp.rewards
             V[h] = np.einsum("sa,sa->s", policy_at(self.policy, h), Q[h])
-        return V, Q
+        return frozen(V), frozen(Q)
 
 
 def evaluate(mdp: TabularMDP, policy: ArrayLike) -> Evaluation:
     """Exact values of `policy`, shape (S, A), or (H, S, A) on a finite horizon.
+
+    The policy is copied. Actions, shape (S,) or (H, S), are a policy too.
 
     Raises
     ------
@@ -150,6 +157,32 @@ def tolerance(mdp: TabularMDP, scale: float | None = None) -> float:
     `scale` replaces max|r|: 1 for identities between probabilities.
     Values are sums of up to H = 1/(1−γ) rewards, and sums of them take that factor again.
     """
-    steps = mdp.horizon if mdp.horizon is not None else 1.0 / (1.0 - (mdp.discount or 0.0))
     largest = float(np.abs(mdp.rewards).max()) if scale is None else scale
-    return 64.0 * float(np.finfo(float).eps) * largest * steps**2
+    return ULPS * largest * _steps(mdp) ** 2
+
+
+def is_coarse(mdp: TabularMDP) -> bool:
+    """Whether `tolerance` is above a millionth of the largest reward: H > 8000, or γ near 1."""
+    return tolerance(mdp, 1.0) > COARSE
+
+
+def rounding_of(*evaluations: Evaluation) -> float:
+    """`tolerance` of these policies of an MDP; where that is coarse, from their largest value.
+
+    The values of an episode that pays once do not grow with the horizon, so neither does that
+    factor of their rounding.
+    """
+    mdp = evaluations[0].mdp
+    if not is_coarse(mdp):
+        return tolerance(mdp)
+    return ULPS * _steps(mdp) * max(float(np.abs(each.Q).max()) for each in evaluations)
+
+
+def _steps(mdp: TabularMDP) -> float:
+    """H, or 1/(1−γ)."""
+    return mdp.horizon if mdp.horizon is not None else 1.0 / (1.0 - (mdp.discount or 0.0))
+
+
+def probability_rounding(mdp: TabularMDP) -> float:
+    """Rounding of occupancies and of probabilities of visits."""
+    return ULPS * _steps(mdp) if is_coarse(mdp) else tolerance(mdp, 1.0)

@@ -13,15 +13,18 @@ PIPE_WIDTH = 150  # a pipe or a file has no width of its own; this fits every st
 
 
 def console(file: TextIO | None = None) -> Console:
-    """A console as wide as the terminal; `PIPE_WIDTH` wide for a pipe or a file."""
+    """A console as wide as the terminal; `PIPE_WIDTH` wide for a pipe or a file.
+
+    Text is printed as it is: a name or path with [brackets] or :colons: is no markup.
+    """
     stream = sys.stdout if file is None else file
     width = shutil.get_terminal_size().columns if stream.isatty() else PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def plain(renderable: Any) -> str:
     """A table as plain text."""
-    recorder = Console(width=PIPE_WIDTH, no_color=True)
+    recorder = Console(width=PIPE_WIDTH, no_color=True, markup=False, emoji=False)
     with recorder.capture() as capture:
         recorder.print(renderable)
     return capture.get()

@@ -31,6 +31,7 @@ from cpi.core.collect import Group
 from cpi.core.episodes import Episode, Prefix
 from cpi.core.plans import GroupPlan
 from cpi.core.resets import ResetRule
+from cpi.exact.policies import check_policy
 from envs.tabular import FloatArray, TabularMDP
 
 #: Largest number of trajectories; larger problems are refused.
@@ -42,6 +43,13 @@ MAX_TERMS = 200_000
 def _check_stationary(policy: FloatArray) -> None:
     if policy.ndim != 2:
         raise ValueError(f"policy: shape {policy.shape}; a softmax policy has shape (S, A)")
+
+
+def _softmax(mdp: TabularMDP, policy: FloatArray) -> FloatArray:
+    """The policy, checked: rows that sum to 1 and do not depend on the step."""
+    checked = check_policy(mdp, policy)
+    _check_stationary(checked)
+    return checked
 
 
 def softmax_policy(theta: FloatArray) -> FloatArray:
@@ -188,6 +196,7 @@ class Moments:
 
 def policy_gradient(mdp: TabularMDP, policy: FloatArray) -> FloatArray:
     """∇_θ J of a softmax policy, shape (S, A), by enumeration: E[return · φ]."""
+    policy = _softmax(mdp, policy)
     total = np.zeros(policy.size)
     for s in np.flatnonzero(mdp.start):
         paths = enumerate_paths(mdp, policy, int(s))
@@ -222,10 +231,12 @@ def exact_moments(
     ------
     ValueError
         If the plan chooses the deepest reset or the scale is that of the batch: both make episodes
-        dependent in ways that this sum does not cover. Also if there are too many trajectories.
+        dependent in ways that this sum does not cover. Also if there are too many trajectories,
+        or the policy does not fit `mdp`.
     """
     if plan.choice != "random" or scale == "batch":
         raise ValueError("exact moments cover choice='random' and scale 'group' or 'none'")
+    policy = _softmax(mdp, policy)
     mean = np.zeros(policy.size)
     square = steps = 0.0
     for s in np.flatnonzero(mdp.start):

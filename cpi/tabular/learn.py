@@ -7,6 +7,8 @@ This is the loop of the language-model trainer on a policy table, with exact J a
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from cpi.exact.optimal import optimal
 from cpi.exact.values import Evaluation, evaluate
 from cpi.tabular.gradient import group_gradient, softmax_policy
 from cpi.tabular.simulator import TabularOracle, TabularSimulator
+from envs.checks import check_number, check_whole
 from envs.tabular import FloatArray, TabularMDP
 
 #: Quality of the noisy localizer that stands for a model localizing its own errors.
@@ -57,11 +60,22 @@ class LearningRun:
     progress: list[Progress]
     theta: FloatArray
 
+    @property
+    def note(self) -> str:
+        """Why no episode was reset, where resets were planned; else empty."""
+        ledger = self.progress[-1].ledger if self.progress else Ledger()
+        if ledger.resets_accepted or not ledger.fallbacks:
+            return ""
+        reason = "no episode was a failure"
+        if ledger.resets_drawn:
+            reason = f"the reset rule accepted no step of {ledger.resets_drawn:,} failures"
+        return f"No episode was reset: {reason}. All groups start afresh, as those of GRPO do."
+
     def __rich__(self) -> Any:
         from rich.table import Table
 
         costs = Ledger().to_json()
-        table = Table("iteration", "J", "grad_norm", *costs)
+        table = Table("iteration", "J", "grad_norm", *costs, caption=self.note or None)
         for row in self.progress:
             numbers = (f"{n:,}" for n in row.ledger.to_json().values())
             table.add_row(str(row.iteration), f"{row.J:.4f}", f"{row.grad_norm:.3g}", *numbers)
@@ -89,6 +103,9 @@ def learn(
 ) -> LearningRun:
     """Train a softmax policy.
 
+    If a rule never accepts a step of a failed episode, no episode is reset and the algorithm is
+    GRPO with smaller groups. That is a RuntimeWarning.
+
     Parameters
     ----------
     mdp : TabularMDP
@@ -102,7 +119,7 @@ def learn(
     iterations, starts : int
         Updates, and start states per update (a "batch of prompts").
     lr : float
-        Step along g.
+        Step along g, above 0.
     scale : {"group", "batch", "none"}
         Normalisation of the advantages.
     success : float, optional
@@ -112,13 +129,17 @@ def learn(
     Raises
     ------
     ValueError
-        If the algorithm is unknown, or the MDP is discounted.
+        If the algorithm is unknown, a number is out of range, or the MDP is discounted.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+    iterations, starts = check_whole("iterations", iterations), check_whole("starts", starts, 1)
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr: {lr} is not a finite number > 0")
     plan = ALGORITHMS[algorithm].plan if plan is None else plan
     if success is None:
         success = float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0])
+    check_number("success", success, -math.inf)
     theta = np.zeros(mdp.rewards.shape) if theta is None else np.array(theta, dtype=np.float64)
     rng = np.random.default_rng(seed)
     progress: list[Progress] = []
@@ -140,4 +161,7 @@ def learn(
         ledger = ledger + groups.ledger
         J = evaluate(mdp, softmax_policy(theta)).J
         progress.append(Progress(number + 1, J, float(np.linalg.norm(gradient)), ledger))
-    return LearningRun(progress, theta)
+    run = LearningRun(progress, theta)
+    if run.note and ledger.resets_drawn:
+        warnings.warn(f"{algorithm}: {run.note}", RuntimeWarning, stacklevel=2)
+    return run

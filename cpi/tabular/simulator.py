@@ -12,7 +12,7 @@ from scipy import sparse
 from cpi.core.episodes import Episode, Prefix
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import check_policy
-from cpi.exact.values import Evaluation, evaluate, tolerance
+from cpi.exact.values import Evaluation, evaluate, rounding_of
 from envs.tabular import FloatArray, TabularMDP
 
 
@@ -86,9 +86,10 @@ class TabularOracle:
         if mdp.horizon is None:
             raise ValueError(f"{mdp!r}: episodes need a horizon; use mdp.with_time(horizon=H)")
         self.best = evaluation.A.max(axis=-1)
-        self.best[self.best <= tolerance(mdp)] = 0.0  # rounding is no improvement
-        Q = evaluate(mdp, optimal(mdp).policy).Q
-        self.wrong = Q < Q.max(axis=-1, keepdims=True) - tolerance(mdp)
+        self.best[self.best <= rounding_of(evaluation)] = 0.0  # rounding is no improvement
+        optimum = evaluate(mdp, optimal(mdp).policy)
+        highest = optimum.Q.max(axis=-1, keepdims=True)
+        self.wrong = optimum.Q < highest - rounding_of(optimum)
 
     def improvement(self, episode: Episode) -> FloatArray:
         """max_a A^π in the state of each step, shape (n,)."""

@@ -380,8 +380,26 @@ def test_mdp_from_env__needs_exactly_one_time() -> None:
     [
         ([[[(0.5, 0, 0.0, False)]]], "state 0, action 0: sums to 0.5"),
         ([[[(1.0, 3, 0.0, False)]]], "state 0, action 0 leads to 3"),
+        ([[[(1.0, 0.5, 0.0, False)]]], "state 0, action 0 leads to 0.5, not a state"),
+        (
+            [[[(1.0, math.inf, 0.0, False)]]],
+            r"state 0, action 0: \(1.0, inf, 0.0, False\) is not \(",
+        ),
+        (
+            [[[(1.0, 0, 0.0)]]],
+            r"state 0, action 0: \(1.0, 0, 0.0\) is not \(probability, next state",
+        ),
+        ([[[(1.0, 0, "much", False)]]], r"state 0, action 0: .* is not \(probability"),
+        ([[[1.0]]], r"state 0, action 0: 1.0 is not \(probability"),
         ([[[(1.0, 0, math.nan, False)]]], "state 0, action 0 is nan"),
-        ([[[(1.0, 0, 0.0, False)], []]], "state 0, action 1: sums to 0"),
+        ([[[(1.0, 0, 0.0, False)], []]], "state 0, action 1: sums to 0, not 1; give it an outcome"),
+        ({}, "Foreign: the states of P: there are none"),
+        ([[]], "Foreign: the actions of state 0: there are none"),
+        ({0: {1: [(1.0, 0, 0.0, False)]}}, "Foreign: the actions of state 0 are not 0 … 0"),
+        (
+            {0: {0: [(1.0, 0, 0.0, True)]}, 1: {2: [(1.0, 0, 0.0, True)]}},
+            "Foreign: the actions of state 1 are not 0 … 0",
+        ),
         ([[[(1.0, 0, 0.0, True)]], []], "state 1 has 0 actions, state 0 has 1"),
         ({1: {0: [(1.0, 1, 0.0, False)]}}, "the states of P are not 0 … 0"),
     ],

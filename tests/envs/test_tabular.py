@@ -61,7 +61,7 @@ def with_row(state: int, action: int, row: list[float], as_csr: bool) -> Any:
     [
         ([0.0, 0.5, 0.25], r"sums to 0\.75, not 1; divide it by its sum"),
         ([0.5, 0.5, 1e-6], r"sums to 1\.000001, not 1"),
-        ([0.0, 0.0, 0.0], "sums to 0, not 1"),
+        ([0.0, 0.0, 0.0], "sums to 0, not 1; give it an outcome"),
         ([1.5, -0.5, 0.0], r"entry 1 is negative \(-0\.5\)"),
         ([0.5, np.nan, 0.5], "entry 1 is not finite"),
         ([0.5, 0.5, np.inf], "entry 2 is not finite"),
@@ -75,14 +75,48 @@ def test_bad_row_is_named(row: list[float], message: str, as_csr: bool) -> None:
 
 
 @pytest.mark.parametrize("as_csr", [False, True], ids=["dense", "csr"])
-def test_rounding_is_accepted(as_csr: bool) -> None:
-    world(transitions=with_row(1, 0, [1 / 3, 1 / 3, 1 / 3 + 1e-10], as_csr))
+def test_rounding_is_accepted_and_divided_by_its_sum(as_csr: bool) -> None:
+    row = [1 / 3, 1 / 3, 1 / 3 + 1e-10]
+    mdp = world(transitions=with_row(1, 0, row, as_csr))
+    sums = mdp.flat.sum(axis=1)
+    np.testing.assert_allclose(sums, 1.0, rtol=0, atol=1e-15)
+    rows = mdp.flat.toarray() if as_csr else mdp.flat
+    np.testing.assert_allclose(rows[2], np.array(row) / sum(row), rtol=1e-15)
+    np.testing.assert_array_equal(rows[0], TRANSITIONS[0, 0])  # exact rows stay as they are
+    again = mdp.with_time(discount=0.5)
+    assert abs(again.flat - mdp.flat).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("as_csr", "kind"),  # scipy has no sparse float16
+    [(False, np.float32), (False, np.float16), (True, np.float32)],
+)
+def test_coarse_number_types_are_accepted_and_divided_by_their_sum(as_csr: bool, kind: Any) -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.dirichlet(np.ones(9), size=(9, 2))
+    given, start = exact.astype(kind), rng.dirichlet(np.ones(9)).astype(kind)
+    assert np.abs(given.astype(float).sum(axis=-1) - 1).max() > 1e-9
+    rows = sparse.csr_array(given.reshape(18, 9)) if as_csr else given
+    mdp = TabularMDP(rows, np.zeros((9, 2)), start, horizon=3)
+    for sums in (mdp.flat.sum(axis=1), mdp.start.sum()):
+        np.testing.assert_allclose(sums, 1.0, rtol=0, atol=2e-15)
+    if as_csr:
+        np.testing.assert_allclose(mdp.flat.toarray(), exact.reshape(18, 9), rtol=1e-6)
+    else:
+        tolerance = 4 * float(np.finfo(kind).eps)
+        np.testing.assert_allclose(mdp.transitions, exact, rtol=tolerance, atol=1e-7)
+    broken = np.array(given)
+    broken[3, 1] *= kind(0.95)
+    with pytest.raises(MDPError, match=r"state 3, action 1: sums to 0\.9"):
+        TabularMDP(broken, np.zeros((9, 2)), start, horizon=3)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rewards": np.zeros(3)}, r"rewards: shape \(3,\), expected \(S, A\)"),
+        ({"rewards": np.zeros(())}, r"rewards: shape \(\), expected \(S, A\)"),
+        ({"rewards": np.zeros((3, 2, 2))}, r"rewards: shape \(3, 2, 2\), expected .*\(S, A, S\)"),
+        ({"rewards": np.zeros(0)}, r"rewards: shape \(0,\).*S, A ≥ 1"),
         ({"rewards": np.zeros((0, 2))}, r"rewards: shape \(0, 2\).*S, A ≥ 1"),
         ({"rewards": np.zeros((3, 0))}, r"rewards: shape \(3, 0\).*S, A ≥ 1"),
         ({"start": np.ones(2) / 2}, r"start: shape \(2,\), expected \(3,\)"),
@@ -109,6 +143,23 @@ def test_rounding_is_accepted(as_csr: bool) -> None:
         ({"horizon": 0}, "horizon: 0 is not a whole number ≥ 1"),
         ({"horizon": -3}, "horizon: -3 is not a whole number ≥ 1"),
         ({"horizon": 2.5}, r"horizon: 2\.5 is not a whole number ≥ 1"),
+        ({"horizon": 10**8}, r"horizon: 100000000 steps are more than 1,000,000, .*a discount"),
+        ({"horizon": 10**400}, "horizon: too large a number"),
+        ({"horizon": None, "discount": 10**400}, "discount: too large a number"),
+        ({"rewards": 8e307 * REWARDS}, r"rewards: the largest is 1\.6e\+308 in size"),
+        ({"rewards": 1e200 * REWARDS}, r"rewards: the largest is 2e\+200 in size, not between"),
+        ({"rewards": 1e-300 * REWARDS}, r"rewards: the largest is 2e-300 in size, not between"),
+        ({"transitions": TRANSITIONS + 0j}, "transitions: .* complex"),
+        (
+            {"transitions": sparse.csr_array(TRANSITIONS.reshape(6, 3) + 0j)},
+            "transitions: .* compl",
+        ),
+        ({"rewards": REWARDS + 1j}, "rewards: .* complex"),
+        ({"start": START + 0j}, "start: .* complex"),
+        (
+            {"rewards": np.full((3, 2, 3), np.nan)},
+            "rewards: state 0, action 0, next state 0 is nan",
+        ),
         ({"horizon": None, "discount": 1.0}, "discount: 1.0 .* γ = 1 give horizon=H instead"),
         ({"horizon": None, "discount": -0.1}, r"discount: -0\.1 is not in \[0, 1\)$"),
         ({"horizon": None, "discount": 1.5}, r"discount: 1\.5 is not in \[0, 1\)$"),
@@ -135,6 +186,20 @@ def test_bad_field_is_named(changes: dict[str, Any], message: str) -> None:
 def test_field_that_is_no_number_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(MDPError, match=message):
         world(**changes)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc"])
+@pytest.mark.parametrize("index", [-1, 6, 10**6])
+def test_sparse_indices_outside_the_matrix_are_refused(index: int, kind: str) -> None:
+    """scipy builds such matrices; products with them read foreign memory."""
+    rows: Any = csr_rows().asformat(kind)
+    rows.indices[2] = index
+    with pytest.raises(MDPError, match="transitions: not a sparse matrix of that shape"):
+        world(transitions=rows)
+    rows = csr_rows()
+    rows.indptr[3] = 100
+    with pytest.raises(MDPError, match="transitions: not a sparse matrix of that shape"):
+        world(transitions=rows)
 
 
 def test_an_mdp_error_is_a_value_error() -> None:
@@ -237,6 +302,27 @@ def test_terminal_absorbs_under_every_action(rows: Rows) -> None:
     # State 0 stays with probability 1 under action 1 only.
     mdp = world(transitions=rows(), rewards=np.zeros((3, 2)))
     assert mdp.terminal.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("leak", [1e-6, 1e-9, 1e-12])
+@both_kinds
+def test_a_state_that_is_hardly_ever_left_is_not_terminal(rows: Rows, leak: float) -> None:
+    assert world(transitions=rows()).terminal[2]
+    as_csr = not isinstance(rows(), np.ndarray)
+    almost = with_row(2, 1, [0.0, leak, 1.0 - leak], as_csr)
+    assert not world(transitions=almost).terminal.any()
+
+
+@both_kinds
+def test_rewards_of_states_and_of_transitions(rows: Rows) -> None:
+    """r(s) under every action; r(s, a, s') weighed by the chance of s'."""
+    by_state = world(transitions=rows(), rewards=[3.0, -1.0, 0.0])
+    np.testing.assert_array_equal(by_state.rewards, [[3, 3], [-1, -1], [0, 0]])
+    by_transition = np.arange(18.0).reshape(3, 2, 3)
+    mdp = world(transitions=rows(), rewards=by_transition)
+    expected = (TRANSITIONS * by_transition).sum(axis=2)
+    np.testing.assert_allclose(mdp.rewards, expected, rtol=1e-15)
+    assert mdp.rewards[0, 0] == 0.75 and not mdp.rewards.flags.writeable
 
 
 def test_reward_range() -> None:

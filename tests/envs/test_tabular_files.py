@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,28 @@ def test_bad_row_in_a_file(tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.npz: no such file"):
         TabularMDP.load(tmp_path / "absent.npz")
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(IsADirectoryError, match=rf"{tmp_path.name}: is a folder"):
         TabularMDP.load(tmp_path)
+
+
+def test_text_is_not_called_a_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "table.npz"
+    path.write_text("state,action,next\n0,0,1\n")
+    with pytest.raises(
+        MDPError, match=r"not a readable \.npz file \(it begins with b'state,'"
+    ) as no:
+        TabularMDP.load(path)
+    assert "pickle" not in str(no.value)
+    path.write_bytes(pickle.dumps({"rewards": 1}))
+    with pytest.raises(MDPError, match=r"not a readable \.npz file \(.*pickle"):
+        TabularMDP.load(path)
+
+
+@both_kinds
+def test_load__rewards_of_states(tmp_path: Path, sparse: bool) -> None:
+    path = tmp_path / "states.npz"
+    write(path, sparse, rewards=np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(TabularMDP.load(path).rewards, [[1, 1], [2, 2], [3, 3]])
 
 
 @pytest.mark.parametrize("content", [b"", b"state,action,next\n0,0,1\n", b"\x93NUMPY\x01\x00"])

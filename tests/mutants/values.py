@@ -6,6 +6,56 @@ from tests.mutants.mutant import Mutant
 
 VALUES = (
     Mutant(
+        "cpi/exact/policies.py",
+        "policies of ten decimals are not divided by their sum",
+        "    array[rounded] /= sums[rounded, None]\n",
+        "",
+    ),
+    Mutant(
+        "cpi/exact/policies.py",
+        "an Evaluation keeps the caller's array",
+        "    array, dtype = real_array(policy, what, PolicyError)\n",
+        "    array = np.asarray(policy, dtype=np.float64)\n    dtype = array.dtype\n",
+        ("tests/cpi/exact/test_policies.py", "tests/cpi/exact/test_values.py"),
+    ),
+    Mutant(
+        "cpi/exact/policies.py",
+        "nearly deterministic rows count as deterministic",
+        "(policy[states, actions] == 1.0).all()",
+        "(policy[states, actions] >= 1.0 - 1e-5).all()",
+    ),
+    Mutant(
+        "cpi/exact/values.py",
+        "values can be changed",
+        "return frozen(self.Q - self.V[..., None])",
+        "return self.Q - self.V[..., None]",
+    ),
+    Mutant(
+        "cpi/exact/values.py",
+        "rounding grows with the horizon where values do not",
+        "return ULPS * _steps(mdp) * max(float(np.abs(each.Q).max()) for each in evaluations)",
+        "return tolerance(mdp)",
+    ),
+    Mutant(
+        "cpi/exact/linear.py",
+        "no refinement near γ = 1",
+        "REFINED_DISCOUNT = 1.0 - 1e-6",
+        "REFINED_DISCOUNT = 1.0",
+        ("tests/cpi/exact/test_values.py",),
+    ),
+    Mutant(
+        "cpi/exact/improvement.py",
+        "default τ from states that are never visited",
+        "evaluation.A.max(axis=-1)[evaluation.occupancy > UNVISITED].max()",
+        "evaluation.A.max()",
+    ),
+    Mutant(
+        "cpi/exact/improvement.py",
+        "weights above 1 have a coverage",
+        "    array = check_fractions(name, weights)\n",
+        "    array = np.asarray(weights, dtype=np.float64)\n",
+    ),
+    Mutant(
         "cpi/exact/values.py",
         "occupancy not normalised",
         "d = (1.0 - self.mdp.discount) * self.resolvent",
@@ -44,8 +94,8 @@ VALUES = (
     Mutant(
         "cpi/exact/improvement.py",
         "threshold of improvable states halved",
-        "> max(tau, tolerance",
-        "> max(0.5 * tau, tolerance",
+        "> max(tau, rounding_of",
+        "> max(0.5 * tau, rounding_of",
     ),
     Mutant(
         "cpi/exact/optimal.py",
@@ -56,8 +106,8 @@ VALUES = (
     Mutant(
         "cpi/exact/policies.py",
         "mixture ignores the mask",
-        "alpha * np.asarray(weights, dtype=np.float64)[..., None]",
-        "alpha * np.ones_like(np.asarray(weights, dtype=np.float64))[..., None]",
+        'check_fractions("weights", weights)[..., None]',
+        'np.ones_like(check_fractions("weights", weights))[..., None]',
     ),
     Mutant(
         "cpi/exact/linear.py",
@@ -101,7 +151,49 @@ WORLDS = (
     Mutant(
         "envs/tabular.py",
         "rows need not sum to 1",
-        "faulty = ~(np.abs(sums - 1.0) <= SUM_TOLERANCE)",
+        "faulty = ~(np.abs(sums - 1.0) <= tolerance)",
         "faulty = ~(np.abs(sums - 1.0) <= 0.5)",
+    ),
+    Mutant(
+        "envs/tabular.py",
+        "rows that are nearly 1 are not divided by their sum",
+        "        rows[off] /= sums[off, None]\n",
+        "",
+    ),
+    Mutant(
+        "envs/tabular.py",
+        "sparse rows that are nearly 1 are not divided by their sum",
+        "            rows.data /= np.repeat(np.where(off, sums, 1.0), np.diff(rows.indptr))\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "envs/tabular.py",
+        "float32 is as fine as float64",
+        "return max(SUM_TOLERANCE, 8 * coarse)",
+        "return SUM_TOLERANCE",
+    ),
+    Mutant(
+        "envs/tabular.py",
+        "a state that is hardly ever left is terminal",
+        "(stay >= 1.0 - ROUNDING)",
+        "(stay >= 1.0 - 1e-9)",
+    ),
+    Mutant(
+        "envs/tabular.py",
+        "indices of a sparse matrix are not checked",
+        "given.check_format(full_check=True)",
+        "given.check_format(full_check=False)",
+    ),
+    Mutant(
+        "envs/tabular.py",
+        "rewards of transitions are summed, not weighed",
+        'np.einsum("sat,sat->sa", transitions, rewards)',
+        "rewards.sum(axis=2)",
+    ),
+    Mutant(
+        "envs/gym.py",
+        "next states are rounded",
+        "if int(following) != following:",
+        "if False:",
     ),
 )

@@ -13,7 +13,8 @@ import pytest
 import cpi
 import envs
 from cpi.bounds import REGISTRY, BoundReport, Update, check_updates, discounted, finite
-from cpi.bounds.bound import Bound
+from cpi.bounds.bound import Bound, Check
+from cpi.bounds.check import Row
 from cpi.bounds.instances import (
     chain_instances,
     random_instances,
@@ -82,6 +83,7 @@ FALSE = Bound("false", "gain ≥ 1 + gain", "nobody", ">=", lambda u: u.gain, la
         (Bound("above", "", "", "<=", lambda u: 1.0, lambda u: 0.9), True),
         (Bound("below", "", "", "<=", lambda u: 0.9, lambda u: 1.0), False),
         (Bound("unequal", "", "", "=", lambda u: 1.0, lambda u: 1.0 + 1e-9), True),
+        (Bound("unequal too", "", "", "=", lambda u: 1.0 + 1e-9, lambda u: 1.0), True),
         (Bound("equal", "", "", "=", lambda u: 1.0, lambda u: 1.0 + 1e-15), False),
     ],
 )
@@ -108,6 +110,53 @@ def test_slack_and_ratios() -> None:
     check = Bound("y", "", "", "<=", lambda u: 2.0, lambda u: 3.0).check(update)
     assert check is not None
     assert (check.slack, check.tightness) == (1.0, 1.5) and np.isnan(check.penalty_ratio)
+
+
+def made_check(left: float, right: float, first_order: float | None = None) -> Check:
+    """A check of left ≥ right with these sides."""
+    mdp, policy, candidate = problem(horizon=4)
+    gain = None if first_order is None else lambda u: first_order
+    bound = Bound("x", "", "", ">=", lambda u: left, lambda u: right, first_order=gain)
+    check = bound.check(Update(cpi.evaluate(mdp, policy), candidate))
+    assert check is not None
+    return check
+
+
+def test_row__extremes_over_all_checks() -> None:
+    """Smallest slack, largest right side and nearest ratios, in any order of the checks."""
+    checks = [
+        made_check(2.0, 1.0, 4.0),  # slack 1, ratio ½, penalty 3 of 2 lost
+        made_check(1.0, 1.5, 3.0),  # slack −½, violated, penalty 1.5 of 2
+        made_check(4.0, 3.6, 6.0),  # slack 0.4, ratio 0.9, penalty 2.4 of 2
+        made_check(9.0, -2.0),  # slack 11, without ratios
+    ]
+    for order in itertools.permutations(checks):
+        row = Row(checks[0].bound)
+        for check in order:
+            row.add(check)
+        assert (row.instances, row.violations, row.powerless) == (4, 1, 0)
+        assert (row.min_slack, row.max_right) == pytest.approx((-0.5, 3.6))
+        assert (row.tightness, row.penalty_ratio) == pytest.approx((0.9, 1.2))
+        assert not row.vacuous
+
+
+def test_report__every_failure_is_listed() -> None:
+    mdp, policy, candidate = problem(horizon=4)
+    base = cpi.evaluate(mdp, policy)
+    at_half = Bound("½", "", "", ">=", lambda u: float(u.alpha != 0.5), lambda u: 1.0)
+    always = Bound("all", "", "", ">=", lambda u: 0.0, lambda u: 1.0)
+    updates = [(f"α = {a}", Update(base, candidate, a)) for a in (0.1, 0.5, 0.9)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finite, "BOUNDS", (at_half, always))
+        report = check_updates(updates, finite.BOUNDS)
+    assert [(label, check.bound.name) for label, check in report.failures] == [
+        ("α = 0.1", "all"),
+        ("α = 0.5", "½"),
+        ("α = 0.5", "all"),
+        ("α = 0.9", "all"),
+    ]
+    assert report.violations == 4
+    assert report.verdict().startswith("4 violations of 2 of 2 bounds in 6 checks")
 
 
 def some_updates() -> Iterator[tuple[str, Update]]:
@@ -251,3 +300,5 @@ def test_check_bounds__unreachable_tau_and_no_step_are_refused() -> None:
         cpi.check_bounds(*problem(horizon=4), tau=1e9)
     with pytest.raises(ValueError, match="alpha: no step size given"):
         cpi.check_bounds(*problem(horizon=4), alpha=[])
+    with pytest.raises(ValueError, match="alpha: 0 changes no policy"):
+        cpi.check_bounds(*problem(horizon=4), alpha=[0.5, 0])

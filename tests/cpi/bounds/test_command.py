@@ -173,6 +173,38 @@ def test_own_mdp_and_policy(tmp_path: Path) -> None:
     assert "horizon=9" in uniform.stdout and "τ: 0.01" in uniform.stdout
 
 
+@pytest.mark.parametrize("name", ["[/x]", "[red]x", "[link=a", ":bug:"])
+def test_main__names_with_brackets_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    mdp = envs.garnet(num_states=3, num_actions=2, branching=2, seed=1, horizon=2)
+    folder = tmp_path / name.replace("/", "")
+    folder.mkdir()
+    path, out = folder / "mine.npz", folder / "out.json"
+    replace(mdp, name=name).save(path)
+    assert command.main(["--mdp", str(path), "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"TabularMDP({name!r}, S=3" in printed
+    assert folder.name in printed.replace("\n", "") and out.exists()
+
+
+def test_main__default_tau_of_an_environment_with_unreachable_states(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Nobody stands on the cliff, where the largest advantages are."""
+    path = tmp_path / "out.json"
+    assert command.main(["--env", "CliffWalking-v1", "--gamma", "0.9", "--json", str(path)]) == 0
+    finite_path = tmp_path / "finite.json"
+    args = ["--env", "CliffWalking-v1", "--horizon", "30", "--json", str(finite_path)]
+    assert command.main(args) == 0
+    for file in (path, finite_path):
+        assert json.loads(file.read_text())["problem"]["p_π(τ)"] > 1e-3
+    checks = {row["name"]: row for row in json.loads(finite_path.read_text())["checks"]}
+    for bound in ("CPI-RR", "CPI-CARO", "full oracle step", "localizer"):
+        assert checks[bound]["instances"] > 0 and checks[bound]["powerless"] == 0
+    capsys.readouterr()
+
+
 def test_a_policy_for_the_environment_fits_without_the_added_state(tmp_path: Path) -> None:
     policy = np.tile([0.7, 0.1, 0.1, 0.1], (16, 1))
     np.save(tmp_path / "policy.npy", policy)
@@ -191,6 +223,8 @@ def test_bad_input_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "broken.npz").write_bytes(b"PK not really a zip")
     np.save(tmp_path / "short.npy", np.full((4, 2), 0.5))
     np.save(tmp_path / "sums.npy", np.full((5, 2), 0.6))
+    for name in ("notes.npy", "notes.txt"):
+        (tmp_path / name).write_text("not numbers")
     cases = [
         (["--mdp", str(tmp_path / "no.npz")], "no.npz: no such file"),
         (["--mdp", str(tmp_path / "broken.npz")], "broken.npz: not a readable"),
@@ -206,6 +240,11 @@ def test_bad_input_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:
         (["--policy", "x.npy"], "--policy needs a problem"),
         (["--tau", "-1"], "tau: -1"),
         (["--json", str(tmp_path)], "is a folder"),
+        (["--mdp", str(tmp_path)], "is a folder"),
+        (["--mdp", path, "--horizon", "100000000"], "100000000 steps are more than 1,000,000"),
+        (["--mdp", path, "--horizon", "1" + "0" * 400], "horizon: too large a number"),
+        (["--mdp", path, "--policy", str(tmp_path / "notes.npy")], "begins with b'not nu'"),
+        (["--mdp", path, "--policy", str(tmp_path / "notes.txt")], "not a table of numbers"),
     ]
     for args, message in cases:
         # In process: starting 14 interpreters would test nothing more.

@@ -6,7 +6,9 @@ constant in any bound, tight or not, changes it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +55,46 @@ def test_discounted_bounds__sides_by_hand(name: str) -> None:
     check = BY_NAME[name].check(two_state_update())
     assert check is not None
     assert (check.left, check.right) == pytest.approx(DISCOUNTED[name], abs=1e-14)
+
+
+def off_the_way_update() -> Update:
+    """γ = ½, α = ½, w = (1, ½), r(j, 2) = −1: the largest |a| is where π never goes.
+
+    π stays in i: V = 1, d^π = (1, 0), a = (½, −3/2), R = 2, max|A| = 3/2, TV = (½, ¼), D = 1,
+    a_new = (¼, −3/8). π' has D = 2, Δ = 2. The mixture without weights loses 1/6, from V(j) = −½;
+    the weighted one wins 1/12, from V(j) = ¼, and is in j a third of the time.
+    """
+    case = envs.tight_cpi(0.5)
+    rewards = case.mdp.rewards.copy()
+    rewards[1, 1] = -1.0
+    base = evaluate(dataclasses.replace(case.mdp, rewards=rewards), case.policy)
+    weights = np.array([1.0, 0.5])
+    return Update(base, case.candidate, 0.5, weights, restart=np.array([0.5, 0.5]))
+
+
+#: The bounds of the mixture π_α have no weights; those of two policies compare π with π_new.
+OFF_THE_WAY = {
+    "performance difference": (1 / 12, 1 / 12),
+    "CPI": (-1 / 6, -1 / 2),  # ε of the visited state alone would promise +1/6
+    "CPI, span form": (-1 / 6, -1 / 6),
+    "CPI step": (61 / 4160, 1 / 128),  # α = 1/64
+    "safe policy iteration": (1 / 12, -1 / 8),
+    "USPI step": (5 / 72, 1 / 16),  # α = 1/8
+    "TRPO, TV form": (1 / 12, -5 / 2),
+    "TRPO, KL form": (1 / 12, 0.5 - 12 * math.log(2)),
+    "CPO": (1 / 12, -1 / 4),
+    "CPO, span form": (1 / 12, -1 / 8),
+    "occupancy shift": (2 / 3, 1.0),
+    "termination": (0.5, 0.5),
+    "termination, restart form": (0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", OFF_THE_WAY)
+def test_discounted_bounds__sides_where_the_largest_a_is_not_visited(name: str) -> None:
+    check = BY_NAME[name].check(off_the_way_update())
+    assert check is not None and not check.violated
+    assert (check.left, check.right) == pytest.approx(OFF_THE_WAY[name], abs=1e-14)
 
 
 def test_uspi_step__clipped_to_the_full_step() -> None:
@@ -117,6 +159,39 @@ def test_finite_bounds__sides_by_hand(name: str) -> None:
     assert (check.left, check.right) == pytest.approx((left, right), abs=1e-14)
 
 
+def steep_update() -> Update:
+    """`masked_update("fixture")` with r(off, 2) = −1: a_0 = (2, −3, 0), a_1 = (1, −2, 0), r = 2.
+
+    π never goes off. The mixture is there at the second step with probability ½.
+    """
+    case = envs.tight_masked(2)
+    rewards = case.mdp.rewards.copy()
+    rewards[1, 1] = -1.0
+    base = evaluate(dataclasses.replace(case.mdp, rewards=rewards), case.policy)
+    return Update(base, case.candidate, 0.5, case.weights)
+
+
+#: Bounds of the mixture without weights, or with 1[I_τ], whatever the weights of the update are,
+#: and bounds with the largest |a| where π never goes.
+WEIGHTS_ASIDE = {
+    "random resets": (masked_update("fixture"), 1.0, 1.0),
+    "full oracle step": (masked_update("noisy", tau=1.5), 2.0, 1.5),
+    "CPI-RR": (masked_update("noisy, partial", tau=1.5), 0.375, 9 / 64),
+    "CPI-CARO": (masked_update("noisy, partial", tau=1.5), 0.75, 9 / 32),
+    "masked CPI, ε form": (steep_update(), 0.5, 0.25),  # ε = 3; where π goes it is 2
+    "masked CPI, bounded returns": (steep_update(), 0.5, 0.25),  # R = 3
+    "masked CPI, span form": (steep_update(), 0.5, 0.5),  # span 2 at step 1, from a = 0 and −2
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS_ASIDE)
+def test_finite_bounds__sides_with_weights_and_unvisited_states(name: str) -> None:
+    update, left, right = WEIGHTS_ASIDE[name]
+    check = BY_NAME[name].check(update)
+    assert check is not None and not check.violated
+    assert (check.left, check.right) == pytest.approx((left, right), abs=1e-14)
+
+
 def test_hand_computed__bounds_are_in_the_registry() -> None:
     assert len({*DISCOUNTED, *FINITE}) >= 31
     assert {*DISCOUNTED, *FINITE} <= set(BY_NAME)
@@ -146,6 +221,57 @@ NOT_APPLICABLE = {
 @pytest.mark.parametrize("name", NOT_APPLICABLE)
 def test_bound_check__none_where_the_hypothesis_fails(name: str) -> None:
     assert BY_NAME[name].check(NOT_APPLICABLE[name]) is None
+
+
+def slightly_worse_update(loss: float) -> Update:
+    """H = 1: the candidate wins ½ in the improvable state and loses `loss` in the other."""
+    rewards = np.array([[0.0, 0.5, 0.0], [0.0, -1.0, -loss]])
+    mdp = envs.TabularMDP(np.full((2, 3, 2), 0.5), rewards, np.array([0.5, 0.5]), horizon=1)
+    return Update(evaluate(mdp, np.array([0, 0])), np.array([1, 2]), 0.5, tau=0.25)
+
+
+@pytest.mark.parametrize("name", ["CPI-RR", "localizer", "first switch"])
+def test_bounds_of_a_candidate_that_is_nowhere_worse__rounding_apart(name: str) -> None:
+    assert BY_NAME[name].check(slightly_worse_update(1e-17)) is not None
+    for loss in (1e-2, 5e-3, 1e-6, 1e-12):
+        assert BY_NAME[name].check(slightly_worse_update(loss)) is None
+
+
+def test_first_switch__rounding_in_a_is_no_loss() -> None:
+    """Five actions of probability 1/5 and equal values: a = −2e-16, not 0."""
+    mdp = envs.needle(0.3, horizon=3, num_actions=5)
+    base = evaluate(mdp, np.full((3, 5), 1 / 5))
+    candidate = np.where([[True], [False], [False]], greedy_policy(base.Q[0]), base.policy)
+    update = Update(base, candidate, 0.5)
+    assert -1e-14 < update.a.min() < 0
+    check = BY_NAME["first switch"].check(update)
+    assert check is not None and not check.violated
+
+
+@pytest.mark.parametrize("time", [{"horizon": 1}, {"discount": 0.0}], ids=str)
+def test_density_ratio__rare_states_count(time: Any) -> None:
+    """One episode in 2,000 starts where there is 1 to win; of the restarts one in 100,000."""
+    start, restart = np.array([1 - 5e-4, 5e-4]), np.array([1 - 1e-5, 1e-5])
+    rewards = np.array([[0.0, 0.0], [0.0, 1.0]])
+    mdp = envs.TabularMDP(np.full((2, 2, 2), 0.5), rewards, start, **time)
+    update = Update(evaluate(mdp, np.array([0, 0])), np.array([0, 1]), restart=restart)
+    names = ["coverage, finite", "PSDP"] if "horizon" in time else ["termination"]
+    for name in names:
+        check = BY_NAME[name].check(update)
+        assert check is not None and not check.violated
+        assert (check.left, check.right) == pytest.approx((5e-4, 5e-4))
+
+
+def test_density_ratio__rounding_is_no_visit() -> None:
+    """BiCGSTAB leaves 1e-20 in states that the optimal policy never reaches."""
+    mdp = envs.garnet(400, 2, 2, seed=1, discount=0.9, sparse=True)
+    mdp = dataclasses.replace(mdp, start=np.eye(400)[0])
+    base = evaluate(mdp, np.full((400, 2), 0.5))
+    update = Update(base, base.policy)
+    best = update.best.occupancy
+    assert ((best > 0) & (best < 1e-14)).any()
+    visited = np.where(best > 1e-14, best, 0.0)
+    assert update.density_ratio(visited).max() == 1.0
 
 
 @pytest.mark.parametrize("name", ["CPI step", "USPI step"])

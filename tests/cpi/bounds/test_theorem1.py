@@ -22,7 +22,8 @@ from cpi.bounds.theorem1 import (
     shared_correct,
     theorem1,
 )
-from cpi.conservative.choosers import Resets
+from cpi.conservative.choosers import Resets, draw_resets
+from cpi.conservative.loop import random_resets
 from cpi.exact.policies import uniform_policy
 from cpi.exact.values import evaluate
 from cpi.reporting.tables import plain
@@ -209,6 +210,34 @@ def test_measures_are_those_of_the_needle(experiment: Experiment) -> None:
             assert point.gain > point.certificate
     totals = experiment.to_json()["theorem1"]["caro_total"]["resets"]
     assert totals == [point.drawn for point in experiment.arms["caro"]]
+
+
+def test_the_baseline_comes_from_the_other_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resets whose returns are their own baseline would measure too small an advantage."""
+    halves: dict[str, tuple[int, ...]] = {}
+
+    def spy(name: str, function: Any, position: int) -> None:
+        def recorded(*args: Any) -> Any:
+            halves[name] = tuple(args[position].ret)
+            return function(*args)
+
+        monkeypatch.setattr(module, name, recorded)
+
+    spy("mean_returns", module.mean_returns, 1)
+    spy("advantage_samples", module.advantage_samples, 2)
+    drawn: list[Resets] = []
+
+    def draw(*args: Any, **options: Any) -> Resets:
+        drawn.append(draw_resets(*args, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(module, "draw_resets", draw)
+    base = module._base(0.4)
+    rng = np.random.default_rng(0)
+    module._point(base, random_resets(base), shared_correct, 20, 101, 2, rng)
+    returns = tuple(drawn[-1].ret)
+    assert len(returns) == 101
+    assert halves == {"mean_returns": returns[:50], "advantage_samples": returns[50:]}
 
 
 def test_the_gain_is_that_of_the_step_taken(experiment: Experiment) -> None:

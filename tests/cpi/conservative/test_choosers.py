@@ -166,9 +166,38 @@ def test_draw_resets__repeat_with_the_generator() -> None:
 def test_draw_resets__too_rare_is_refused() -> None:
     evaluation = EVALUATIONS["stationary"]
     rare = np.where(np.arange(5) == 4, 1.0, 0.0)  # the terminal state only
-    message = r"resets: 0 of 10 accepted in \d+ draws; p_w is too small: lower tau"
+    message = (
+        r"resets: with p_w = 0, 10 accepted resets take about inf draws, more than 1,000: lower"
+    )
     with pytest.raises(ValueError, match=message):
         draw_resets(evaluation, rare, np.random.default_rng(0), accepted=10, most=1000)
+    # Refused before anything is drawn, from the exact p_w; or afterwards, with bad luck.
+    p_w = 1e-7 * accepted_mass(evaluation, 1.0).sum()
+    with pytest.raises(
+        ValueError, match=r"100 accepted resets take about .*e\+09 draws"
+    ) as refusal:
+        draw_resets(evaluation, np.full((4, 5), 1e-7), np.random.default_rng(0), accepted=100)
+    assert f"p_w = {p_w:.3g}," in str(refusal.value)
+    assert f"about {100 / p_w:.3g} draws" in str(refusal.value)
+    weights = np.full((4, 5), 0.02)
+    mean = int(1 / accepted_mass(evaluation, weights).sum()) + 1
+    with pytest.raises(ValueError, match=r"resets: 0 of 1 accepted in \d+ draws; p_w is too small"):
+        for seed in range(60):
+            draw_resets(evaluation, weights, np.random.default_rng(seed), accepted=1, most=mean)
+
+
+def test_draw_resets__many_refused_draws_are_announced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = EVALUATIONS["stationary"]
+    monkeypatch.setattr("cpi.conservative.choosers.MANY_DRAWS", 1000)
+    draw_resets(evaluation, np.ones((4, 5)), np.random.default_rng(0), accepted=2000)
+    assert capsys.readouterr().err == ""
+    seldom = 0.1 * WEIGHTS
+    resets = draw_resets(evaluation, seldom, np.random.default_rng(0), accepted=100)
+    p_w = float(accepted_mass(evaluation, seldom).sum())
+    expected = f"with p_w = {p_w:.3g}, 100 accepted resets take about {100 / p_w:,.0f} draws"
+    assert expected in capsys.readouterr().err and resets.drawn > 1000
 
 
 def test_draw_resets__needs_a_horizon() -> None:

@@ -174,6 +174,21 @@ def test_certificate__by_hand() -> None:
     assert certificate(update, 0.5, 0.5) == pytest.approx(0.3 * (0.75 - 2.25))
 
 
+@pytest.mark.parametrize("resets", [oracle_resets(0.4), self_resets(0.4, 0.8, 0.6)])
+def test_run_cpi__p_is_recorded_at_the_level_of_its_resets(resets: ResetWeights) -> None:
+    """The largest advantages of the states lie between 0.2 and 1, so that p depends on τ."""
+    mdp, policy = PROBLEMS["any"]
+    base = evaluate(mdp, policy)
+    best = base.A.max(axis=-1)
+    coverages = [float(base.occupancy[best > tau].sum()) for tau in (0.0, 0.4, 0.6)]
+    assert coverages[0] > coverages[1] > coverages[2] > 0
+    for tau, expected in ((None, coverages[1]), (0.6, coverages[2]), (0.0, coverages[0])):
+        (row,) = run_cpi(mdp, policy, resets=resets, tau=tau, iterations=1).iterations
+        assert row.p == pytest.approx(expected)
+    (row,) = run_cpi(mdp, policy, iterations=1).iterations
+    assert row.p == pytest.approx(coverages[0])  # random resets have no level
+
+
 # Discounted worlds.
 
 #: Step rule → the bound that certifies it at the α taken.
@@ -242,6 +257,16 @@ def test_run_cpi__invalid_options_are_refused() -> None:
         run_cpi(mdp, policy, step="kl")
     with pytest.raises(ValueError, match="tau: -1 is not a number ≥ 0"):
         run_cpi(mdp, policy, tau=-1)
+    with pytest.raises(ValueError, match="tau: None is not a number ≥ 0"):
+        oracle_resets(None)  # type: ignore[arg-type]
+    for epsilon in (np.nan, -0.1):
+        with pytest.raises(ValueError, match=f"epsilon: {epsilon} is not a number ≥ 0"):
+            run_cpi(mdp, policy, epsilon=epsilon)
+    for iterations in (-1, 1.5):
+        with pytest.raises(ValueError, match=f"iterations: {iterations} is not a whole number ≥ 0"):
+            run_cpi(mdp, policy, iterations=iterations)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"step: <lambda> gave nan for 0\.2"):
+        run_cpi(mdp, policy, step=lambda update, advantage: np.nan)
     with pytest.raises(PolicyError, match="shape"):
         run_cpi(mdp, policy[:2])
     with pytest.raises(ValueError, match=r"weights: must lie in \[0, 1\]"):
@@ -325,6 +350,7 @@ def test_run_cpi__step_may_be_a_function() -> None:
     assert [row.alpha for row in run.iterations] == [0.25, 0.25]
     none = run_cpi(mdp, policy, step=lambda update, advantage: 0.0, iterations=5)
     assert len(none.iterations) == 1 and none.J == none.iterations[0].J
+    assert none.stopped == "step size 0 for an advantage of at least 0.2"
 
 
 # Reset weights.

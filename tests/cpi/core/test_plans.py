@@ -40,6 +40,11 @@ def test_group_plan__size_alone_without_resets() -> None:
     assert GroupPlan(3) == GroupPlan(3, 0, 0) and GroupPlan(3).rollouts == 3
 
 
+def test_group_plan__numpy_integers_are_whole_numbers() -> None:
+    plan = GroupPlan(np.int64(4), np.uint8(1), np.int32(4))  # type: ignore[arg-type]
+    assert plan == GroupPlan(4, 1, 4) and type(plan.fresh) is int
+
+
 def test_group_plan__default_is_random_failures() -> None:
     plan = GroupPlan(4, 1, 4)
     assert (plan.seeds, plan.choice) == ("failed", "random")

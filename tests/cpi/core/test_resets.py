@@ -114,6 +114,8 @@ def test_oracle_reset__weights_do_not_depend_on_other_episodes(mask: Any) -> Non
         ("error", 0.0, "mask: 'error' is not improvable, first_error or largest"),
         ("improvable", -0.1, r"tau: -0\.1 is not a number ≥ 0"),
         ("improvable", np.nan, "tau: nan is not a number ≥ 0"),
+        ("improvable", None, "tau: None is not a number ≥ 0"),
+        ("improvable", "high", "tau: high is not a number ≥ 0"),
     ],
 )
 def test_oracle_reset__invalid_options_are_refused(mask: Any, tau: float, message: str) -> None:
@@ -183,6 +185,12 @@ def test_noisy_localizer__recall_and_false_positives() -> None:
     weights = NoisyLocalizer(rule, 0.8, 0.1)([episode(*"abcd"), episode(), episode(*"aa")])
     for w, expected in zip(weights, ([0.1, 0.8, 0.8, 0.1], [], [0.1, 0.1]), strict=True):
         np.testing.assert_array_equal(w, expected)
+
+
+def test_noisy_localizer__any_positive_weight_is_a_hit() -> None:
+    rule = SelfReset(lambda episodes: [np.array([0.0, 1e-9, 0.3, 1.0])])
+    (w,) = NoisyLocalizer(rule, 0.8, 0.1)([episode(*"abcd")])
+    np.testing.assert_array_equal(w, [0.1, 0.8, 0.8, 0.8])
 
 
 def test_noisy_localizer__perfect_equals_the_oracle() -> None:

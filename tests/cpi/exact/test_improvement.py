@@ -27,6 +27,8 @@ from cpi import (
     uniform_policy,
     visit_probability,
 )
+from cpi.bounds import check_bounds
+from cpi.exact.improvement import default_tau, visited_improvable
 from envs import TabularMDP
 from tests.cpi.worlds import (
     as_csr,
@@ -441,6 +443,58 @@ def test_improvable_mask__ignores_rounding() -> None:
         with pytest.raises(ValueError, match="no state has an advantage above 0"):
             improvable(evaluation, 0.0)
     assert rounded > 0
+
+
+def beside_the_way() -> TabularMDP:
+    """State 0 leads to the end; in state 1, which nobody reaches, there is 100 to win."""
+    moves = np.eye(3)[[[2, 2], [2, 2], [2, 2]]]
+    rewards = np.array([[0.0, 1.0], [0.0, 100.0], [0.0, 0.0]])
+    return TabularMDP(moves, rewards, np.eye(3)[0], horizon=2)
+
+
+@times
+def test_default_tau__only_visited_states_count(time: dict[str, Any]) -> None:
+    mdp = beside_the_way().with_time(**time)
+    evaluation = evaluate(mdp, uniform_policy(mdp))
+    tau = default_tau(evaluation)
+    assert tau == pytest.approx(0.25)
+    assert coverage(evaluation, improvable(evaluation, tau)) > 0
+    assert improvable(evaluation, 0.6).any()
+    message = (
+        r"tau: the policy visits no state with an advantage above 0\.6 \(the largest .* 0\.5\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        visited_improvable(evaluation, 0.6)
+    with pytest.raises(ValueError, match=message):
+        check_bounds(mdp, uniform_policy(mdp), uniform_policy(mdp), tau=0.6)
+    best_where_it_goes = evaluate(mdp, np.array([1, 0, 0]))
+    assert default_tau(best_where_it_goes) is None
+
+
+@pytest.mark.parametrize("bad", [1.2, -0.1, np.nan, np.inf])
+@times
+def test_weights_outside_0_1_are_refused(time: dict[str, Any], bad: float) -> None:
+    mdp = world(7, **time)
+    evaluation = evaluate(mdp, uniform_policy(mdp))
+    weights = np.full(evaluation.V.shape, 0.5)
+    weights[..., 2] = bad
+    for function, name in (
+        (coverage, "weights"),
+        (visit_probability, "mask"),
+        (switch_free_mass, "switch"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}: must lie in \[0, 1\], found {bad:g}"):
+            function(evaluation, weights)
+        with pytest.raises(ValueError, match=rf"{name}: shape \(4,\), expected"):
+            function(evaluation, np.ones(4))
+    with pytest.raises(ValueError, match=r"weights: must lie in \[0, 1\]"):
+        policy_advantage(evaluation, uniform_policy(mdp), weights)
+
+
+@pytest.mark.parametrize("tau", [None, "high", np.ones(2)], ids=str)
+def test_improvable__threshold_that_is_no_number_is_refused(lock: Evaluation, tau: Any) -> None:
+    with pytest.raises(ValueError, match=r"tau: .* is not a number ≥ 0"):
+        improvable(lock, tau)
 
 
 @times

@@ -31,6 +31,71 @@ both = pytest.mark.parametrize("mdp", [FINITE, DISCOUNTED], ids=["finite", "disc
 
 
 @both
+def test_check_policy__copies_and_freezes(mdp: TabularMDP) -> None:
+    given = uniform_policy(mdp)
+    checked = check_policy(mdp, given)
+    given[0] = [1.0, 0.0, 0.0]
+    np.testing.assert_array_equal(checked, uniform_policy(mdp))
+    assert not checked.flags.writeable and given.flags.writeable
+
+
+@both
+@pytest.mark.parametrize("decimals", [10, 12])
+def test_check_policy__rounded_rows_are_divided_by_their_sum(
+    mdp: TabularMDP, decimals: int
+) -> None:
+    exact = random_policy(mdp, np.random.default_rng(decimals))
+    given = np.round(exact, decimals)
+    given[0] = np.round([1 / 3] * 3, decimals)
+    checked = check_policy(mdp, given)
+    np.testing.assert_allclose(checked.sum(axis=-1), 1.0, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(checked, given, rtol=0, atol=10.0**-decimals)
+    np.testing.assert_array_equal(check_policy(mdp, checked), checked)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_check_policy__coarse_number_types(kind: Any) -> None:
+    policy = np.random.default_rng(0).dirichlet(np.ones(3), size=(4, 5))
+    given = policy.astype(kind)
+    assert np.abs(given.astype(float).sum(axis=-1) - 1).max() > 1e-9
+    checked = check_policy(FINITE, given)
+    assert checked.dtype == np.float64
+    np.testing.assert_allclose(checked.sum(axis=-1), 1.0, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(checked, policy, atol=2 * float(np.finfo(kind).eps))
+    given[1, 2] *= kind(0.97)
+    with pytest.raises(PolicyError, match=r"step 1, state 2 .* \(they sum to 0\.97.*divide them"):
+        check_policy(FINITE, given)
+
+
+def test_check_policy__actions() -> None:
+    actions = np.array([2, 0, 1, 1, 2])
+    rows = np.eye(3)[actions]
+    for policy in (actions, actions.tolist(), actions.astype(np.uint8)):
+        np.testing.assert_array_equal(check_policy(DISCOUNTED, policy), rows)
+    by_step = np.stack([actions, actions[::-1], actions, actions])
+    np.testing.assert_array_equal(check_policy(FINITE, by_step), np.eye(3)[by_step])
+    np.testing.assert_array_equal(check_policy(FINITE, actions), rows)
+    for wrong in (-1, 3):
+        message = rf"policy: step 2, state 4 has action {wrong}, not a whole number in 0 … 2"
+        by_step[2, 4] = wrong
+        with pytest.raises(PolicyError, match=message):
+            check_policy(FINITE, by_step)
+    with pytest.raises(PolicyError, match=r"policy: shape \(5,\), expected"):
+        check_policy(FINITE, actions.astype(float))
+
+
+def test_check_policy__an_array_of_rows_is_no_array_of_actions() -> None:
+    """Two steps, two states, two actions: whole numbers may be read as both."""
+    mdp = world(1, 2, 2, horizon=2)
+    np.testing.assert_array_equal(check_policy(mdp, [[1, 0], [0, 1]]), np.eye(2))
+
+
+def test_check_policy__complex_numbers_are_refused() -> None:
+    with pytest.raises(PolicyError, match=r"policy: not an array of real numbers .*complex"):
+        check_policy(FINITE, uniform_policy(FINITE) + 0j)
+
+
+@both
 def test_a_policy_is_returned_as_floats(mdp: TabularMDP) -> None:
     checked = check_policy(mdp, [[1, 0, 0]] * 5)
     assert checked.dtype == np.float64
@@ -131,6 +196,15 @@ def test_a_deterministic_policy_takes_its_actions() -> None:
     assert policy.dtype == np.float64
 
 
+@pytest.mark.parametrize("action", [-1, 3, 0.5, np.nan])
+def test_deterministic_policy__unknown_action_is_refused(action: float) -> None:
+    message = rf"actions: state 1 has action {action}, not a whole number in 0 … 2"
+    with pytest.raises(PolicyError, match=message):
+        deterministic_policy(np.array([0, action]), 3)  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match=rf"actions: step 1, state 0 has action {action}"):
+        deterministic_policy(np.array([[0, 1], [action, 1]]), 3)  # type: ignore[arg-type]
+
+
 def test_a_greedy_policy_takes_the_best_action_and_the_first_of_ties() -> None:
     Q = np.array([[0.0, 1.0, 0.5], [2.0, 2.0, 2.0], [-1.0, -3.0, -1.0], [0.0, 7.0, 7.0]])
     expected = deterministic_policy(np.array([1, 0, 0, 1]), 3)
@@ -143,6 +217,16 @@ def test_a_mixture_is_computed_by_hand() -> None:
     np.testing.assert_allclose(mixture(old, new, 0.25), [[0.75, 0.25], [0.625, 0.375]])
     masked = mixture(old, new, 0.5, np.array([0.5, 0.0]))
     np.testing.assert_allclose(masked, [[0.75, 0.25], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize("value", [2.0, 1 + 1e-9, -0.6, np.nan])
+def test_mixture__step_size_outside_0_1_is_refused(value: float) -> None:
+    old, new = uniform_policy(FINITE), deterministic_policy(np.zeros(5, dtype=int), 3)
+    with pytest.raises(ValueError, match=rf"alpha: {value} is not in \[0, 1\]"):
+        mixture(old, new, value)
+    with pytest.raises(ValueError, match=rf"weights: must lie in \[0, 1\], found {value:g}"):
+        mixture(old, new, 0.1, np.array([0, 1, value, 0, 1]))
+    np.testing.assert_allclose(mixture(old, new, -0.3)[0], [0.1 / 3 * 4, 1.3 / 3, 1.3 / 3])
 
 
 @repeatable
@@ -190,15 +274,22 @@ def test_transitions_of_a_deterministic_policy_are_rows_of_the_world(sparse: boo
     np.testing.assert_array_equal(moves, dense_transitions(mdp)[np.arange(5), actions])
 
 
+@pytest.mark.parametrize("row", [[0.25, 0.5, 0.25], [1e-6, 1 - 1e-6, 0.0], [0.0, 1.0, 1e-10]])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
-def test_policy_transitions__one_stochastic_row(sparse: bool) -> None:
+def test_policy_transitions__one_stochastic_row(sparse: bool, row: list[float]) -> None:
+    """Also one that is nearly deterministic."""
     mdp = as_csr(DISCOUNTED) if sparse else DISCOUNTED
     policy = deterministic_policy(np.array([2, 0, 1, 1, 2]), 3)
-    policy[3] = [0.25, 0.5, 0.25]
+    policy[3] = np.array(row) / sum(row)
     moves = policy_transitions(mdp, policy)
     moves = moves.toarray() if sparse else moves
     expected = np.einsum("sa,sat->st", policy, dense_transitions(mdp))
     np.testing.assert_allclose(moves, expected, rtol=0, atol=1e-15)
+
+
+def test_policy_transitions__rows_that_do_not_sum_to_1_are_refused() -> None:
+    with pytest.raises(PolicyError, match=r"state 0 .* \(they sum to 1\.4\)"):
+        policy_transitions(DISCOUNTED, 1.4 * uniform_policy(DISCOUNTED))
 
 
 def test_transitions_are_as_sparse_as_the_world() -> None:
@@ -219,6 +310,41 @@ def test_a_policy_is_read_from_a_file(tmp_path: Path, suffix: str, steps: tuple[
         np.savez(path, policy=policy, note=np.arange(3))
     for given_path in (path, str(path)):
         np.testing.assert_array_equal(load_policy(FINITE, given_path), policy)
+
+
+@pytest.mark.parametrize("name", ["policy.txt", "policy.csv"])
+def test_load_policy__text(tmp_path: Path, name: str) -> None:
+    policy = np.random.default_rng(0).dirichlet(np.ones(3), size=5)
+    path = tmp_path / name
+    np.savetxt(path, policy, delimiter="," if name.endswith("csv") else " ", fmt="%.10f")
+    np.testing.assert_allclose(load_policy(FINITE, path), policy, atol=1e-10)
+    path.write_text("2\n0\n\n1\n1\n2\n")
+    np.testing.assert_array_equal(load_policy(FINITE, path), np.eye(3)[[2, 0, 1, 1, 2]])
+    for text, message in (
+        ("left\n" * 5, "not a table of numbers"),
+        ("1 0 0\n1 0\n", "not a table of numbers"),
+        ("", r"shape \(0,\), expected"),
+        ("0.5\n" * 5, r"shape \(5, 1\), expected"),
+        ("3\n" * 5, "state 0 has action 3"),
+        ("0.6 0.6 0\n" * 5, "state 0 has probabilities"),
+    ):
+        path.write_text(text)
+        with pytest.raises(PolicyError, match=rf"{name}: policy: {message}"):
+            load_policy(FINITE, path)
+
+
+@pytest.mark.parametrize("steps", [(), (6,)], ids=["stationary", "by step"])
+def test_load_policy__actions(tmp_path: Path, steps: tuple[int, ...]) -> None:
+    """Also without the terminal state that `mdp_from_env` adds."""
+    mdp = envs.lock_chain(6, 3)
+    actions = np.random.default_rng(0).integers(3, size=(*steps, 7))
+    path = tmp_path / "actions.npy"
+    np.save(path, actions)
+    np.testing.assert_array_equal(load_policy(mdp, path), np.eye(3)[actions])
+    np.save(path, actions[..., :6])
+    loaded = load_policy(mdp, path)
+    np.testing.assert_array_equal(loaded[..., :6, :], np.eye(3)[actions[..., :6]])
+    assert loaded.shape == (*steps, 7, 3)
 
 
 def test_an_array_by_another_name_is_not_taken_for_the_policy(tmp_path: Path) -> None:

@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 
 from cpi import (
     candidate_advantage,
-    coverage,
     evaluate,
     mixture,
     tolerance,
+    uniform_policy,
 )
+from cpi.bounds import Update, check_bounds
+from cpi.exact.improvement import expectation
+from cpi.exact.policies import greedy_policy
+from cpi.exact.values import rounding_of
 from envs import TabularMDP
 from tests.cpi.worlds import (
     DISCOUNTS,
@@ -328,7 +332,7 @@ def test_the_policy_gradient_is_the_slope_of_J(seed: int, time: dict[str, Any]) 
         - evaluate(mdp, mixture(policy, candidate, -h)).J
     ) / (2 * h)
     evaluation = evaluate(mdp, policy)
-    mean = coverage(evaluation, candidate_advantage(evaluation, candidate))
+    mean = expectation(evaluation, candidate_advantage(evaluation, candidate))
     steps = 4 if mdp.discount is None else 1 / (1 - mdp.discount)
     assert abs(slope) > 1e-2
     assert slope == pytest.approx(steps * mean, abs=1e-7)
@@ -342,7 +346,7 @@ def test_the_performance_difference_is_the_candidate_visiting_its_advantages(fin
         old, new = data.draw(policies(mdp)), data.draw(policies(mdp))
         before, after = evaluate(mdp, old), evaluate(mdp, new)
         steps = mdp.horizon if mdp.horizon is not None else 1 / (1 - (mdp.discount or 0.0))
-        change = steps * coverage(after, candidate_advantage(before, new))
+        change = steps * expectation(after, candidate_advantage(before, new))
         residual = abs(after.J - before.J - change)
         if tolerance(mdp):
             target(residual / tolerance(mdp))
@@ -360,3 +364,120 @@ def test_occupancy_from_other_starts_mixes_as_the_starts_do(time: dict[str, Any]
     np.testing.assert_allclose(evaluation.occupancy, mixed, rtol=0, atol=rounding(mdp))
     moved = evaluate(replace(mdp, start=np.eye(5)[2]), evaluation.policy)
     np.testing.assert_allclose(moved.occupancy, corners[2], rtol=0, atol=rounding(mdp))
+
+
+# Copies.
+
+QUANTITIES = ("V", "Q", "A", "occupancy")
+each_time = pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.9}], ids=str)
+
+
+@each_time
+def test_evaluate__the_callers_array_may_change(time: dict[str, Any]) -> None:
+    mdp = world(1, **time)
+    policy = interior_policy(mdp, 1)
+    expected, ours = evaluate(mdp, policy.copy()), evaluate(mdp, policy)
+    assert ours.J == expected.J
+    policy[...] = np.eye(3)[0]
+    for name in QUANTITIES:
+        np.testing.assert_array_equal(getattr(ours, name), getattr(expected, name))
+
+
+@each_time
+def test_evaluation__quantities_are_read_only(time: dict[str, Any]) -> None:
+    mdp = world(1, **time)
+    for order in (QUANTITIES, QUANTITIES[::-1]):  # V and Q may be computed together
+        evaluation = evaluate(mdp, interior_policy(mdp, 1))
+        for name in ("policy", *order):
+            with pytest.raises(ValueError, match="read-only"):
+                getattr(evaluation, name)[...] = 0.0
+    best = Update(evaluation, evaluation.policy).optimum  # shared by all updates of the MDP
+    for array in (best.V, best.actions, best.policy):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+@each_time
+def test_update__the_callers_arrays_may_change(time: dict[str, Any]) -> None:
+    mdp = world(2, **time)
+    base = evaluate(mdp, interior_policy(mdp, 2))
+    candidate = np.array(np.broadcast_to(greedy_policy(base.Q), base.A.shape))
+    weights, restart = np.full(base.V.shape, 0.5), np.full(5, 0.2)
+    given = (base, candidate, 0.7, weights, 0.01, restart)
+    expected = Update(base, candidate.copy(), 0.7, weights.copy(), 0.01, restart.copy())
+    ours = Update(*given)
+    assert ours.new.J == expected.new.J
+    candidate[...], weights[...], restart[...] = np.eye(3)[0], 1.0, np.eye(5)[0]
+    for name in ("a", "w", "new_advantage", "restarted"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(expected, name))
+
+
+# Rounded policies, and discounts near 1.
+
+
+@each_time
+def test_bounds_hold_for_policies_of_ten_decimals_and_of_float32(time: dict[str, Any]) -> None:
+    off = []
+    for seed in range(10):
+        mdp = world(seed, **time)
+        exact = np.random.default_rng(seed).dirichlet(np.ones(3), size=(2, *mdp.start.shape))
+        for policy, candidate in (np.round(exact, 10), exact.astype(np.float32)):
+            off.append(np.abs(policy.astype(float).sum(axis=1) - 1).max())
+            assert check_bounds(mdp, policy, candidate).violations == 0
+    assert np.median(off) > 5e-11
+    single = replace(mdp, transitions=dense_transitions(mdp).astype(np.float32))
+    assert check_bounds(single, exact[0], exact[1]).violations == 0
+
+
+def endless_chain(discount: float) -> TabularMDP:
+    """Four states in a row; action 1 moves on, and the last step pays 1 and ends; thirds slip."""
+    moves = np.zeros((5, 2, 5))
+    for s in range(4):
+        for following in (0, s, s):
+            moves[s, 0, following] += 1 / 3
+        for following in (0, s, s + 1):
+            moves[s, 1, following] += 1 / 3
+    moves[4, :, 4] = 1.0
+    rewards = np.zeros((5, 2))
+    rewards[3, 1] = 1 / 3
+    return TabularMDP(moves, rewards, np.eye(5)[0], discount=discount)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize("leave", [1e-7, 1e-9, 1e-12])
+def test_occupancy_sums_to_1_near_discount_1(leave: float, sparse: bool) -> None:
+    """Without an end, all rounding of P is seen 1 / (1 − γ) times."""
+    for seed in range(4):
+        mdp = world(seed, 6, discount=1 - leave)
+        mdp = replace(mdp, rewards=np.ones((6, 3)))
+        evaluation = evaluate(as_csr(mdp) if sparse else mdp, interior_policy(mdp, seed))
+        assert evaluation.occupancy.sum() == pytest.approx(1.0, abs=1e-6)
+        assert evaluation.J * (1 - mdp.discount) == pytest.approx(1.0, abs=1e-6)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("leave", [1e-7, 1e-9])
+def test_rounding__follows_the_values_near_discount_1(leave: float) -> None:
+    """An episode that pays 1 in all has values up to 1, however long it may last."""
+    mdp = endless_chain(1 - leave)
+    evaluation = evaluate(mdp, uniform_policy(mdp))
+    assert evaluation.J == pytest.approx(1.0, abs=1e-3)
+    ulps = 64 * np.finfo(float).eps
+    assert rounding_of(evaluation) == pytest.approx(ulps / leave, rel=1e-3)
+    report = check_bounds(mdp, uniform_policy(mdp), np.tile([0.9, 0.1], (5, 1)))
+    # Every policy is paid in the end: what it may lose is in proportion to 1 − γ.
+    assert report.violations == 0 and report["termination"].without_power == (leave < 1e-8)
+    paid_forever = evaluate(replace(mdp, rewards=np.ones((5, 2))), uniform_policy(mdp))
+    expected = pytest.approx(ulps / leave**2, rel=1e-3)
+    assert rounding_of(paid_forever, evaluation) == tolerance(paid_forever.mdp) == expected
+
+
+def test_report__says_which_checks_have_no_power() -> None:
+    """Near γ = 1 two policies that differ by 1e-6 in value differ by less than the rounding."""
+    mdp = endless_chain(1 - 1e-12)
+    policy = np.tile([0.5, 0.5], (5, 1))
+    report = check_bounds(mdp, policy, np.tile([0.5 - 1e-9, 0.5 + 1e-9], (5, 1)))
+    assert report["performance difference"].without_power
+    assert "checked without power" in report.verdict() and "no power" in str(report)
+    near = check_bounds(mdp.with_time(discount=0.9), policy, np.tile([0.1, 0.9], (5, 1)))
+    assert not any(row.without_power for row in near.rows)
+    assert near.verdict().endswith("no violation.")

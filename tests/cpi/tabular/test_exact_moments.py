@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import envs
+from cpi import PolicyError
 from cpi.core.collect import Group, collect
 from cpi.core.episodes import Episode, Prefix
 from cpi.core.plans import ALGORITHMS, GroupPlan, World
@@ -374,3 +375,13 @@ def test_exact_moments__time_dependent_policy_is_refused() -> None:
     mdp = envs.first_error_chain(2)
     with pytest.raises(ValueError, match=r"a softmax policy has shape \(S, A\)"):
         exact_moments(mdp, np.full((2, mdp.num_states, 2), 0.5), GroupPlan(2), RandomReset())
+
+
+def test_exact_moments__rows_that_do_not_sum_to_1_are_refused() -> None:
+    mdp = envs.first_error_chain(3)
+    policy = np.full((mdp.num_states, 2), 0.7)
+    message = r"policy: state 0 has probabilities .* \(they sum to 1\.4\)"
+    with pytest.raises(PolicyError, match=message):
+        exact_moments(mdp, policy, GroupPlan(4), RandomReset())
+    with pytest.raises(PolicyError, match=message):
+        policy_gradient(mdp, policy)

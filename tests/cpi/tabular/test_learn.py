@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from cpi.tabular.learn import (
     tabular_world,
 )
 from cpi.tabular.simulator import TabularOracle, TabularSimulator
+from envs import TabularMDP
 from tests.cpi.scripted import ScriptedLocalizer, at_step
 from tests.cpi.worlds import world
 
@@ -150,6 +152,26 @@ def test_learn__success_sets_the_failures(success: float, eligible: int) -> None
     assert ledger.fallbacks == (0 if eligible else 5)
 
 
+@pytest.mark.parametrize("size", [0.25, 1.0, 3.0])
+def test_learn__only_the_best_return_is_a_success_by_default(size: float) -> None:
+    """One leaf of four is the best, whatever the size of the rewards."""
+    mdp = envs.tree(2, 2, seed=1)
+    mdp = dataclasses.replace(mdp, rewards=size * mdp.rewards)
+    plan = GroupPlan(4, 1, 4, choice="deepest")  # localizes every failure
+    ours, explicit = (
+        learn(mdp, "rrpo", plan=plan, iterations=1, starts=20, success=success).progress[0]
+        for success in (None, float(mdp.rewards.max()))
+    )
+    assert ours == explicit
+    policy = uniform_policy(mdp)
+    rng = np.random.default_rng(0)
+    simulator = TabularSimulator(mdp, policy, success=float(mdp.rewards.max()))
+    groups = collect(simulator, simulator.draw_starts(20, rng), plan, RandomReset(), rng)
+    fresh = np.concatenate([group.returns for group in groups if group.seed is None])
+    worse = int((fresh < mdp.rewards.max()).sum())
+    assert ours.ledger.resets_drawn == worse and 50 < worse < 70
+
+
 def test_learn__no_iterations_keep_theta() -> None:
     theta: Any = np.arange(12.0).reshape(6, 2)
     run = learn(CHAIN, theta=theta, iterations=0)
@@ -204,6 +226,46 @@ def test_tabular_world__exists_for_an_optimal_policy() -> None:
 def test_learn__unknown_algorithm_is_refused() -> None:
     with pytest.raises(ValueError, match=f"algorithm: 'ppo' is none of {', '.join(ALGORITHMS)}$"):
         learn(CHAIN, "ppo")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("lr", 0.0, "lr: 0.0 is not a finite number > 0"),
+        ("lr", np.nan, "lr: nan is not a finite number > 0"),
+        ("lr", -1.0, "lr: -1.0 is not a finite number > 0"),
+        ("iterations", -1, "iterations: -1 is not a whole number ≥ 0"),
+        ("starts", 0, "starts: 0 is not a whole number ≥ 1"),
+        ("success", np.nan, "success: nan is not a number"),
+    ],
+)
+def test_learn__numbers_out_of_range_are_refused(option: str, value: Any, message: str) -> None:
+    options: dict[str, Any] = {"iterations": 1, option: value}
+    with pytest.raises(ValueError, match=message):
+        learn(CHAIN, **options)
+
+
+def never(evaluation: Evaluation) -> ResetRule:
+    return SelfReset(lambda episodes: [np.zeros(episode.length) for episode in episodes])
+
+
+def test_learn__a_rule_that_accepts_nothing_is_told() -> None:
+    with pytest.warns(RuntimeWarning, match=r"rrpo: No episode was reset: the reset rule accepted"):
+        run = learn(CHAIN, "rrpo", rule=never, iterations=2, starts=4)
+    assert "accepted no step of 8 failures" in run.note and run.note[:20] in str(run)
+    lucky = learn(CHAIN, "rrpo", success=-1.0, iterations=2, starts=4)
+    assert "no episode was a failure" in lucky.note
+    assert learn(CHAIN, "rrpo", iterations=2, starts=4).note == ""
+    assert learn(CHAIN, "grpo", iterations=2, starts=4).note == ""
+
+
+def test_learn__oracle_resets_where_the_policy_goes() -> None:
+    """The largest advantage, 100, is in a state that no episode reaches."""
+    moves = np.eye(3)[[[2, 2], [2, 2], [2, 2]]]
+    rewards = np.array([[0.0, 1.0], [0.0, 100.0], [0.0, 0.0]])
+    mdp = TabularMDP(moves, rewards, np.eye(3)[0], horizon=2)
+    run = learn(mdp, "oracle", iterations=2, starts=8)
+    assert run.note == "" and run.progress[-1].ledger.resets_accepted > 0
 
 
 def test_learn__discounted_mdp_is_refused() -> None:

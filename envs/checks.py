@@ -1,0 +1,39 @@
+"""Checks of arguments; errors name the argument and its value."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def check_number(name: str, value: Any, least: float = 0.0) -> None:
+    """Raise ValueError unless `value` is a number ≥ `least`."""
+    try:
+        fits = bool(value >= least)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: {value} is not a number ≥ {least:g}")
+
+
+def check_whole(name: str, value: Any, least: int = 0) -> int:
+    """`value` as an int; raise ValueError unless it is a whole number ≥ `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name}: {value!r} is not a whole number ≥ {least}")
+    return number
+
+
+def check_fractions(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """`values` as a float array; raise ValueError unless all lie in [0, 1]."""
+    array = np.asarray(values, dtype=np.float64)
+    outside = ~((array >= 0) & (array <= 1))  # true of NaN too
+    if outside.any():
+        raise ValueError(f"{name}: must lie in [0, 1], found {array[outside].flat[0]:g}")
+    return array
