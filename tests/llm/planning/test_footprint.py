@@ -107,14 +107,15 @@ def test_checkpointing_and_fewer_rows_take_less() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [["full"], ["lora", "checkpointing"]])
-def test_the_peak_is_the_measured_one_within_a_fifth(how: list[str]) -> None:
-    command = [sys.executable, "-m", "tests.llm.peak", *how]
+def test_the_peak_is_the_measured_one_within_a_fifth() -> None:
+    command = [sys.executable, "-m", "tests.llm.peak", "full", "lora+checkpointing"]
     # So that what is freed is given back: glibc keeps it, as much again as a checkpointed update.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    found = json.loads(done.stdout)
-    assert 0.8 < found["predicted"] / found["measured"] < 1.2
+    cases = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(cases) == 2
+    for found in cases:
+        assert 0.8 < found["predicted"] / found["measured"] < 1.2
 
 
 @pytest.mark.slow
