@@ -108,11 +108,10 @@ def merged_state_dict(policy: Any, dtype: torch.dtype) -> dict[str, torch.Tensor
     Tensors of a sharded policy are gathered one by one and moved to the CPU, so that no device
     holds a second model.
     """
-    from peft import PeftModel
+    if not hasattr(policy, "peft_config"):  # peft is not imported without need
+        return {name: _gathered(tensor, dtype) for name, tensor in policy.state_dict().items()}
     from peft.tuners.lora import LoraLayer
 
-    if not isinstance(policy, PeftModel):
-        return {name: _gathered(tensor, dtype) for name, tensor in policy.state_dict().items()}
     base = policy.get_base_model()
     # One adapter product at a time: together, in float32, they are twice a bfloat16 model.
     # A layer of experts is wrapped once for each of its adapted parameters.
