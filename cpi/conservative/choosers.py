@@ -12,10 +12,7 @@ G is the return from the reset on, b the mean return in that state and step in t
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,23 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpi.conservative.confidence import empirical_bernstein, hoeffding
-from cpi.core.resets import accept
-from cpi.exact.improvement import coverage, expectation
+from cpi.exact.improvement import check_weights, coverage, expectation
 from cpi.exact.policies import deterministic_policy, greedy_policy, uniform_policy
 from cpi.exact.values import Evaluation
 from cpi.tabular.simulator import TabularSimulator
 from envs.checks import check_whole
 from envs.tabular import FloatArray
 
-#: Expected draws above which they are announced, and their progress shown, if most are refused.
-MANY_DRAWS = 1_000_000
-
 
 @dataclass(frozen=True, eq=False)
 class Resets:
     """Accepted resets as arrays (n,): step, state, uniform action, return G from there on.
 
-    `drawn` counts all draws, accepted or refused; `steps` counts all environment steps.
+    `drawn` counts all draws, accepted or refused; `steps` counts the environment steps of all.
     """
 
     step: NDArray[np.intp]
@@ -59,112 +52,53 @@ class Resets:
 
 
 def draw_resets(
-    evaluation: Evaluation,
-    weights: FloatArray,
-    rng: np.random.Generator,
-    *,
-    accepted: int,
-    most: int = 100_000_000,
+    evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator, *, accepted: int
 ) -> Resets:
-    """Simulate until `accepted` resets are accepted; every draw costs a full episode.
+    """Draw on-policy states until `accepted` of them are accepted, and probe each.
 
-    The exact p_w tells how many draws this takes on average. If these are over a million, of which
-    less than a tenth will be accepted, stderr tells so and shows the progress.
+    A draw is a full episode and a uniformly random step of it, accepted with probability w. The
+    outcome is sampled from its exact distribution, without simulating the draws: accepted (h, s)
+    follow d · w / p_w, and the number of draws is negative binomial. So rare states cost no time.
+    Only the rest of each episode is simulated, from a uniformly random action on.
 
     Parameters
     ----------
     evaluation : Evaluation
-        Evaluated policy of a finite-horizon MDP; its values are not used, its occupancy only to
-        foresee the number of draws.
-    weights : array (H, S)
+        Evaluated policy of a finite-horizon MDP; its occupancy is used, its values are not.
+    weights : array (S,) or (H, S)
         w in [0, 1]; terminal states are never accepted.
     accepted : int
         Number of resets to return.
-    most : int
-        Largest number of draws.
+
+    Returns
+    -------
+    Resets
+        `steps` counts the simulated steps, and the expected length of each draw.
 
     Raises
     ------
     ValueError
-        If more than `most` draws are to be expected, or turn out to be needed.
+        If no state can be accepted.
     """
-    mdp, policy = evaluation.mdp, evaluation.policy
-    onpolicy = TabularSimulator(mdp, policy)
-    probe = TabularSimulator(mdp, policy, first=uniform_policy(mdp))
-    table = np.broadcast_to(weights, (onpolicy.horizon, mdp.num_states))
-    p_w = expectation(evaluation, table * ~mdp.terminal)
-    expected_draws = accepted / p_w if p_w > 0 else math.inf
-    if expected_draws > most:
+    mdp = evaluation.mdp
+    probe = TabularSimulator(mdp, evaluation.policy, first=uniform_policy(mdp))
+    going_on = evaluation.occupancy * ~mdp.terminal
+    mass = going_on * check_weights(evaluation, weights)
+    p_w = float(mass.sum())
+    if p_w <= 0:
         raise ValueError(
-            f"resets: with p_w = {p_w:.3g}, {accepted:,} accepted resets take about "
-            f"{expected_draws:.3g} draws, more than {most:,}: lower tau, or ask for fewer"
+            "resets: p_w = 0, so that no state is ever accepted; lower tau, or give the states "
+            "that the policy visits a weight"
         )
-    with _progress(accepted, p_w, expected_draws) as show:
-        return _draw(onpolicy, probe, table, rng, accepted, most, show)
-
-
-@contextmanager
-def _progress(
-    accepted: int, p_w: float, expected_draws: float
-) -> Iterator[Callable[[int], object]]:
-    """A function that shows how many resets are accepted; silent where few draws are needed."""
-    if expected_draws <= max(MANY_DRAWS, 10 * accepted):
-        yield lambda kept: None
-        return
-    from rich.progress import Progress  # only where it is needed: `import cpi` loads no rich
-
-    from cpi.reporting.tables import console
-
-    err = console(sys.stderr)
-    err.print(
-        f"resets: with p_w = {p_w:.3g}, {accepted:,} accepted resets take about "
-        f"{expected_draws:,.0f} draws"
-    )
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("accepted resets", total=accepted)
-        yield lambda kept: bar.update(task, completed=kept)
-
-
-def _draw(
-    onpolicy: TabularSimulator,
-    probe: TabularSimulator,
-    table: FloatArray,
-    rng: np.random.Generator,
-    accepted: int,
-    most: int,
-    show: Callable[[int], object],
-) -> Resets:
-    """The loop of `draw_resets`; `show` is called with the number accepted so far."""
-    mdp = onpolicy.mdp
-    parts: list[Resets] = []
-    kept = drawn = steps = 0
-    while kept < accepted:
-        if drawn >= most:
-            raise ValueError(
-                f"resets: {kept} of {accepted} accepted in {drawn} draws; "
-                "p_w is too small: lower tau, or ask for fewer"
-            )
-        expected = (accepted - kept) / max((kept + 1) / (drawn + 1), 1e-3)
-        batch = int(np.clip(1.1 * expected, 64, 200_000))
-        starts = rng.choice(mdp.num_states, size=batch, p=mdp.start)
-        walk = onpolicy.walk(starts, np.zeros(batch, dtype=np.intp), rng)
-        w = np.where(walk.states >= 0, table[np.arange(onpolicy.horizon), walk.states], 0.0)
-        rows, cuts = accept(w, rng)
-        # Draws after the last one needed are dropped and not counted.
-        rows, cuts = rows[: accepted - kept], cuts[: accepted - kept]
-        draws = batch if kept + len(rows) < accepted else int(rows[-1]) + 1
-        states = walk.states[rows, cuts].astype(np.intp)
-        tail = probe.walk(states, cuts, rng)
-        actions = tail.actions[np.arange(len(rows)), cuts].astype(np.intp)
-        parts.append(Resets(cuts, states, actions, tail.rewards.sum(axis=1), 0, 0))
-        kept, drawn = kept + len(rows), drawn + draws
-        steps += int(walk.ends[:draws].sum()) + int((tail.ends - cuts).sum())
-        show(kept)
-    step, state, action, ret = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("step", "state", "action", "ret")
-    )
-    return Resets(step, state, action, ret, drawn, steps)
+    # Rounding may leave p_w above 1, where every draw is accepted.
+    drawn = accepted + int(rng.negative_binomial(accepted, min(p_w, 1.0)))
+    cells = rng.choice(mass.size, size=accepted, p=mass.ravel() / p_w)
+    step, state = np.divmod(cells, mdp.num_states)
+    tail = probe.walk(state, step, rng)
+    action = tail.actions[np.arange(accepted), step].astype(np.intp)
+    length = probe.horizon * float(going_on.sum())
+    steps = round(drawn * length) + int((tail.ends - step).sum())
+    return Resets(step, state, action, tail.rewards.sum(axis=1), drawn, steps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 
 import envs
 from cpi.conservative.choosers import (
@@ -22,6 +22,7 @@ from cpi.conservative.choosers import (
     sampled,
     shared_candidate,
 )
+from cpi.core.resets import accept
 from cpi.exact.improvement import policy_advantage
 from cpi.exact.policies import (
     check_policy,
@@ -30,6 +31,7 @@ from cpi.exact.policies import (
     uniform_policy,
 )
 from cpi.exact.values import Evaluation, evaluate
+from cpi.tabular.simulator import TabularSimulator
 from envs import TabularMDP
 from tests.cpi.worlds import interior_policy, world
 
@@ -163,41 +165,39 @@ def test_draw_resets__repeat_with_the_generator() -> None:
     assert (one.ret != other.ret).any()
 
 
-def test_draw_resets__too_rare_is_refused() -> None:
+def test_draw_resets__rare_states_take_no_time() -> None:
     evaluation = EVALUATIONS["stationary"]
-    rare = np.where(np.arange(5) == 4, 1.0, 0.0)  # the terminal state only
-    message = (
-        r"resets: with p_w = 0, 10 accepted resets take about inf draws, more than 1,000: lower"
-    )
-    with pytest.raises(ValueError, match=message):
-        draw_resets(evaluation, rare, np.random.default_rng(0), accepted=10, most=1000)
-    # Refused before anything is drawn, from the exact p_w; or afterwards, with bad luck.
-    p_w = 1e-7 * accepted_mass(evaluation, 1.0).sum()
-    with pytest.raises(
-        ValueError, match=r"100 accepted resets take about .*e\+09 draws"
-    ) as refusal:
-        draw_resets(evaluation, np.full((4, 5), 1e-7), np.random.default_rng(0), accepted=100)
-    assert f"p_w = {p_w:.3g}," in str(refusal.value)
-    assert f"about {100 / p_w:.3g} draws" in str(refusal.value)
-    weights = np.full((4, 5), 0.02)
-    mean = int(1 / accepted_mass(evaluation, weights).sum()) + 1
-    with pytest.raises(ValueError, match=r"resets: 0 of 1 accepted in \d+ draws; p_w is too small"):
-        for seed in range(60):
-            draw_resets(evaluation, weights, np.random.default_rng(seed), accepted=1, most=mean)
+    rare = np.full((4, 5), 1e-12)
+    p_w = float(accepted_mass(evaluation, rare).sum())
+    resets = draw_resets(evaluation, rare, np.random.default_rng(0), accepted=10_000)
+    assert resets.drawn == pytest.approx(10_000 / p_w, rel=0.05)
+    length = 4 * float(accepted_mass(evaluation, 1.0).sum())
+    assert resets.steps == pytest.approx(resets.drawn * length, rel=1e-9)
+    nowhere = np.where(np.arange(5) == 4, 1.0, 0.0)  # the terminal state only
+    with pytest.raises(ValueError, match="resets: p_w = 0, so that no state is ever accepted"):
+        draw_resets(evaluation, nowhere, np.random.default_rng(0), accepted=10)
 
 
-def test_draw_resets__many_refused_draws_are_announced(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evaluation = EVALUATIONS["stationary"]
-    monkeypatch.setattr("cpi.conservative.choosers.MANY_DRAWS", 1000)
-    draw_resets(evaluation, np.ones((4, 5)), np.random.default_rng(0), accepted=2000)
-    assert capsys.readouterr().err == ""
-    seldom = 0.1 * WEIGHTS
-    resets = draw_resets(evaluation, seldom, np.random.default_rng(0), accepted=100)
-    p_w = float(accepted_mass(evaluation, seldom).sum())
-    expected = f"with p_w = {p_w:.3g}, 100 accepted resets take about {100 / p_w:,.0f} draws"
-    assert expected in capsys.readouterr().err and resets.drawn > 1000
+@each
+def test_draw_resets__are_those_of_a_simulation(evaluation: Evaluation) -> None:
+    """`accept` draws them from simulated episodes, which takes longer."""
+    rng, episodes = np.random.default_rng(5), 40_000
+    simulator = TabularSimulator(evaluation.mdp, evaluation.policy)
+    starts = rng.choice(5, size=episodes, p=evaluation.mdp.start)
+    walk = simulator.walk(starts, np.zeros(episodes, dtype=np.intp), rng)
+    weights = np.where(walk.states >= 0, WEIGHTS[np.arange(4), walk.states], 0.0)
+    rows, cuts = accept(weights, rng)
+    simulated = np.zeros((4, 5))
+    np.add.at(simulated, (cuts, walk.states[rows, cuts]), 1)
+    resets = draw_resets(evaluation, WEIGHTS, rng, accepted=len(rows))
+    drawn = np.zeros((4, 5))
+    np.add.at(drawn, (resets.step, resets.state), 1)
+    seen = simulated + drawn > 0
+    assert chi2_contingency([simulated[seen], drawn[seen]]).pvalue > 1e-3
+    error = math.sqrt(len(rows) * (1 - len(rows) / episodes)) * episodes / len(rows)
+    assert abs(resets.drawn - episodes) <= 4 * math.sqrt(2) * error
+    length = 4 * float(accepted_mass(evaluation, 1.0).sum())
+    assert abs(walk.ends.mean() - length) <= 4 * walk.ends.std() / math.sqrt(episodes)
 
 
 def test_draw_resets__needs_a_horizon() -> None:
@@ -208,7 +208,7 @@ def test_draw_resets__needs_a_horizon() -> None:
 
 
 def test_draw_resets__weights_above_1_are_refused() -> None:
-    with pytest.raises(ValueError, match="w must lie in"):
+    with pytest.raises(ValueError, match=r"weights: must lie in \[0, 1\], found 1.5"):
         evaluation = EVALUATIONS["stationary"]
         draw_resets(evaluation, np.full(5, 1.5), np.random.default_rng(0), accepted=1)
 
@@ -248,7 +248,7 @@ def test_advantage_samples__by_hand() -> None:
 def test_advantage_samples__unbiased(evaluation: Evaluation, kind: str) -> None:
     rng = np.random.default_rng(5)
     resets = draw_resets(evaluation, WEIGHTS, rng, accepted=N)
-    other = draw_resets(evaluation, WEIGHTS, rng, accepted=200)
+    other = draw_resets(evaluation, WEIGHTS, rng, accepted=2000)
     baselines = {
         "none": np.zeros((4, 5)),
         "any": np.random.default_rng(6).normal(size=(4, 5)),
