@@ -53,7 +53,6 @@ _TIDY = [
     (r"\\\\\s*\[[\d.]+\s*[a-z]{2}\]", r"\\\\"),  # a matrix row's \\[1ex]
     (r"~|(?<!\\)\\[,;:! ]", " "),
     (r"\((\d[\dA-F]*)\)(?=\s*_)", r"\1"),
-    (r"^(-?\d{1,3}(?: \d{3})+)(?![\d/])", lambda match: match[1].replace(" ", "")),
     (r"\\varnothing", r"\\emptyset"),
     (r"[£€¥]", ""),
     (r"(?<=\d)[eE]([+-]?\d+)(?![\d.])", r"\\times 10^{\1}"),
@@ -69,6 +68,7 @@ _TIDY_PATTERNS = [(re.compile(pattern), text) for pattern, text in _TIDY]
 _SYNONYMS = {"dne": "does not exist", "infinitely many solution": "infinitely many"}
 _DOMAIN = re.compile(r"[,;]?\s*\(?\s*\b(?P<name>[a-z])\s*\\in\s*\\mathbb\{(?P<set>[ZN])\}\)?$")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,]*\d)")
+_SPACED = re.compile(r"^-?\d{1,3}(?: \d{3})+(?![\d/])")
 _RECURRING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
@@ -102,6 +102,7 @@ def tidy(text: str) -> str:
     text = _braces(text.strip())
     for pattern, replacement in _TIDY_PATTERNS:
         text = pattern.sub(replacement, text)
+    text = _SPACED.sub(lambda match: match[0].replace(" ", ""), text)
     if re.search(r",\s|;|\b(?:and|or)\b", text) or not re.search(r"[(\[{]", text):
         text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     text = _POWER.sub(lambda match: rf"\times 10^{{{_POWERS[match[1]]}}}", text)
