@@ -34,14 +34,18 @@ _PLAIN = [
     (r"!=", r"\\ne "),
     (r"=>|->", r"\\to "),
     (rf"(?<![a-zA-Z\\])({_NAMES})(?![a-zA-Z])", r"\\\1 "),
-    (r"(?<![a-zA-Z\\])cbrt(?![a-zA-Z])", r"\\sqrt[3]"),
+    (r"(?<![a-zA-Z\\])cbrt(?![a-zA-Z])", r"\\sqrt[3] "),
+    (r"\\log\s*_\s*\{?\s*e\b\s*\}?", r"\\ln "),
     (r"(?<![a-zA-Z\\])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
     (r"\\exp\s*(?=\()", "e^"),
     (r"(\\sqrt(?:\[\w+\])?)\s+(\d+(?:\.\d+)?|[a-zA-Z])", r"\1{\2}"),
     (r"\\(?:mathbb|Bbb)\s*\{?\s*([A-Z])\s*\}?", r"\\mathbb{\1}"),
 ]
 #: Words for powers of ten, after a number.
-_POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_POWERS = {
+    "tenth": -1, "hundredth": -2, "thousandth": -3,
+    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12,
+}  # fmt: skip
 _POWER = re.compile(rf"(?<=[\d}}])\s*({'|'.join(_POWERS)})s?(?![a-zA-Z])")
 _SMALL = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -58,6 +62,9 @@ _TIDY = [
     (r"(?<=\d)[eE]([+-]?\d+)(?![\d.])", r"\\times 10^{\1}"),
     (r"^(-?)\s*(\d+) +(\d+)/(\d+)(?=$| +[a-zA-Z\\])", r"\1\2\\frac{\3}{\4}"),
     (r"\s*[.,;]\s*$", ""),
+    (r"^(?:\\text(?:bf|rm)?\s*\{\s*)?\(([A-Z])\)\s*\}?$", r"\1"),  # a choice
+    (r"^\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\)$", r"\\mathbb{R}"),
+    (r"^(?:\\text\s*\{\s*)?all real numbers\s*\}?$", r"\\mathbb{R}"),
     (r"(?<=\d)\s*\(?\s*base\s+(\w+)\s*\)?$", r"_{\1}"),
     (r"\s*(?:%|\\%|\\text\s*\{\s*percent\s*\}|\bpercent\b)$", r"\\%"),
     (r"(\d*\.\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\1\\overline{\2\3\4}"),
@@ -82,7 +89,7 @@ STRUCTURE = re.compile(
     r"|(?P<word>\\(?:forall|exists)(?![a-zA-Z])"
     r"|\b(?:if|when|unless|for|where|otherwise|except|not|but)\b)"
 )
-_MORE_THAN_A_UNIT = re.compile(rf"\d|\b(?:or|and|{'|'.join(_POWERS)})\b|{STRUCTURE.pattern}")
+_MORE_THAN_A_UNIT = re.compile(rf"\d|\b(?:or|and|{'|'.join(_POWERS)})s?\b|{STRUCTURE.pattern}")
 
 
 def tidy(text: str) -> str:

@@ -62,13 +62,14 @@ _UNIT_OF = {name: names.split()[0] for names in _UNITS.split("\n") for name in n
 _KNOWN = "|".join(sorted(_UNIT_OF, key=len, reverse=True))
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _POWER = r"\.?(?:\s*\^\s*\{?[23]\}?)?$"
+_AFTER = r"(?:(?<=[\d})])|(?<=\\pi))"
 _TEXT_AFTER_NUMBER = re.compile(
-    rf"(?<=[\d}})])\s*{TEXT.pattern.replace('[^{}]', '[a-zA-Z ./]')}(?={_POWER})"
+    rf"{_AFTER}\s*{TEXT.pattern.replace('[^{}]', '[a-zA-Z ./]')}(?={_POWER})"
 )
 _LAST_LETTERS = re.compile(r"(?<=[\d}])\s*([a-zA-Z]{1,2})$")
 #: Words after a number, up to the end. Unknown ones have four letters or more: abc is a product.
 _UNIT = re.compile(
-    rf"(?<=[\d}})])(?:\s*(?=[a-zA-Z]{{2}}|\w\s*/)|\s+)(?P<unit>(?:(?:square|cubic|sq|cu)\.?\s+)?"
+    rf"{_AFTER}(?:\s*(?=[a-zA-Z]{{2}}|\w\s*/)|\s+)(?P<unit>(?:(?:square|cubic|sq|cu)\.?\s+)?"
     rf"(?:(?:{_KNOWN})(?![a-zA-Z])|(?<=\s)[a-zA-Z]{{4,}})(?:(?:\s+|\s*/\s*)[a-zA-Z]+)*){_POWER}"
 )
 _BASE = re.compile(r"(?<![\w\\])\d[\dA-F]*\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(?:base\s*)?(\w+)")
@@ -192,7 +193,7 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
         if _squeezed(gold) == _squeezed(answer):
             return bool(gold)
         if words(gold):
-            return words(gold) == words(answer)
+            return words(gold) == words(r"\text{" + TEXT.sub(r"\1", answer) + "}")
         if STRUCTURE.search(gold) or STRUCTURE.search(answer):
             (golds, marks), (answers, others) = _pieces(gold), _pieces(answer)
             if marks != others:
@@ -205,8 +206,8 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
         if all(bases) and bases[0] != bases[1]:
             return False
         kinds = [_bracket(gold), _bracket(answer)]
-        if "{" in kinds and ("(" in kinds or "[" in kinds):
-            return False  # a set is neither a point nor an interval
+        if all(kinds) and kinds[0] != kinds[1]:
+            return False  # sets, points and closed intervals differ
         if kinds == ["", "("] and re.fullmatch(
             r"[^=()\[\]]*,[^=()\[\]]*", gold
         ):  # a list is ordered if the answer is
