@@ -67,10 +67,11 @@ _TEXT_AFTER_NUMBER = re.compile(
     rf"{_AFTER}\s*{TEXT.pattern.replace('[^{}]', '[a-zA-Z ./]')}(?={_POWER})"
 )
 _LAST_LETTERS = re.compile(r"(?<=[\d}])\s*([a-zA-Z]{1,2})$")
+_NO_UNIT = "squared|cubed|factorial|plus|minus|times|over|choose|divided|point"
 #: Words after a number, up to the end. Unknown ones have four letters or more: abc is a product.
 _UNIT = re.compile(
     rf"{_AFTER}(?:\s*(?=[a-zA-Z]{{2}}|\w\s*/)|\s+)(?P<unit>(?:(?:square|cubic|sq|cu)\.?\s+)?"
-    rf"(?:(?:{_KNOWN})(?![a-zA-Z])|(?<=\s)[a-zA-Z]{{4,}})(?:(?:\s+|\s*/\s*)[a-zA-Z]+)*){_POWER}"
+    rf"(?:(?:{_KNOWN})(?![a-zA-Z])|(?<=\s)(?!{_NO_UNIT})[a-zA-Z]{{4,}})(?:(?:\s+|\s*/\s*)[a-zA-Z]+)*){_POWER}"
 )
 _BASE = re.compile(r"(?<![\w\\])\d[\dA-F]*\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(?:base\s*)?(\w+)")
 _PLAIN = re.compile(
@@ -126,9 +127,11 @@ def _sides(text: str) -> list[str]:
     """
     if re.search(r"[,;<>]|\\(?:le|ge|ne|leq|geq|neq|approx)(?![a-zA-Z])|\b(?:or|and)\b", text):
         return [text]
-    sides = [side.strip() for side in text.split("=") if side.strip()]
-    values = [side for side in sides if not re.fullmatch(r"\\?[a-zA-Z]+", side)] or sides[-1:]
-    return values if _VALUE.fullmatch(values[0]) or len(values) < len(sides) else values[1:]
+    sides = [side.strip() for side in text.split("=") if side.strip()] or [text]
+    values = [side for side in sides if not re.fullmatch(r"\\?[a-zA-Z]+", side)]
+    if len(values) == len(sides) > 1 and not _VALUE.fullmatch(sides[0]):
+        return sides[1:]  # the first is a longer name
+    return values or sides[-1:]
 
 
 def _pieces(text: str) -> tuple[list[str], list[tuple[str | None, str | None]]]:
