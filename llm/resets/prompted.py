@@ -35,6 +35,10 @@ then end your reply with the number of that one step, from 1 to {n}, as \\boxed{
 
 #: Start of the box with the number of the step.
 _BOX = re.compile(r"\\boxed\s*\{")
+_MARKS = r"(?:\\text(?:bf|it)?|\\math(?:rm|bf)|[\s{}$*_#])*+"
+#: Content of a box with the number of a step.
+_NUMBER = re.compile(rf"(?i){_MARKS}(?:step{_MARKS}(?:no\.|number)?)?{_MARKS}(\d+){_MARKS}\.?")
+_MENTION = re.compile(rf"(?i)\bstep{_MARKS}(?:no\.|number\b)?{_MARKS}(\d+)")
 
 
 def request(example: Example, thoughts: Sequence[str]) -> list[dict[str, str]]:
@@ -51,16 +55,14 @@ def request(example: Example, thoughts: Sequence[str]) -> list[dict[str, str]]:
 def parse(reply: str, n: int) -> int | None:
     r"""The step that a reply names, 1 … n, or None.
 
-    If the reply has a balanced `\boxed{…}`, the last one must hold a whole number in range.
-    Otherwise the last "step N" counts, if it is in range.
+    The last balanced `\boxed{…}` counts if it holds one number, perhaps after "step" and in marks
+    such as `\text{Step 3}` or `$3$`. Otherwise the last "step N" counts, in the box or else in
+    the reply. The number must be in range.
     """
-    box = next((content for content in boxes(reply, _BOX) if content is not None), None)
-    if box is not None:
-        digits = re.fullmatch(r"\s*(?:step\s*)?(\d+)\s*", box, re.IGNORECASE)
-        named = digits[1] if digits else ""
-    else:
-        mentions = re.findall(r"\bstep\s*(\d+)", reply, re.IGNORECASE)
-        named = mentions[-1] if mentions else ""
+    box = next((content for content in boxes(reply, _BOX) if content is not None), "")
+    number = _NUMBER.fullmatch(box)
+    mentions = [number] if number else [*_MENTION.finditer(reply), *_MENTION.finditer(box)]
+    named = mentions[-1][1] if mentions else ""
     # `int` refuses very long numbers, which a model that repeats itself may write.
     step = int(named) if 0 < len(named) < 10 else 0
     return step if 1 <= step <= n else None

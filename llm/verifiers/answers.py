@@ -7,7 +7,7 @@ A completion can state its answer in three ways, tried in this order:
 3. alone, as described in each class.
 
 The last statement of the first way that occurs counts. A statement of two answers, "B or C", is
-wrong, whatever precedes it.
+wrong, whatever precedes it, and so is a box that is never closed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from llm.verifiers.boxed import has_box, last_boxed
+from llm.verifiers.boxed import BOX, closed, has_box, last_boxed
 from llm.verifiers.verifier import Verification
 
 # Completions must be scanned in linear time. Blanks and marks are therefore matched possessively,
@@ -59,9 +59,24 @@ class AnswerVerifier:
         return verifications
 
 
+def is_finished(match: re.Match[str]) -> bool:
+    """Whether a match contains no box that is never closed, as in a truncated text."""
+    box = BOX.search(match.string, match.start(), match.end())
+    return box is None or closed(match.string, box.end()) is not None
+
+
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """Return the match of a pattern that begins last."""
     return max(pattern.finditer(text), key=re.Match.start, default=None)
+
+
+_STATEMENT = re.compile(r"\b(?i:answer)\b[*_]*+(?:\s++(?i:is)\b\s*+:?|\s*+:)[*_]*[ \t]*+(?=\S)")
+
+
+def last_statement(text: str) -> str | None:
+    """Text after the last "the answer is" or "Answer:", up to the end of the line."""
+    match = last_match(_STATEMENT, text)
+    return text[match.end() :].partition("\n")[0] if match else None
 
 
 class Choice(AnswerVerifier):
@@ -127,7 +142,7 @@ class Choice(AnswerVerifier):
             or (self._line.fullmatch(lines[-1]) if lines else None)
             or last_match(self._bare, completion)
         )
-        if match is None:
+        if match is None or not is_finished(match):
             return None
         groups = match.groupdict()
         return "" if groups.get("other") else groups["letter"] or groups["open"]
@@ -173,7 +188,8 @@ class YesNo(AnswerVerifier):
         for pattern in (self._explicit, self._bold, self._line):
             match = last_match(pattern, completion)
             if match is not None:
-                return "" if match.groupdict().get("other") else match["word"]
+                ambiguous = match.groupdict().get("other") or not is_finished(match)
+                return "" if ambiguous else match["word"]
         return None
 
     def right(self, answer: Any, stated: str) -> bool:
@@ -195,9 +211,6 @@ class Exact(AnswerVerifier):
         (quotes, `**`, `$`, `\text{}`). If false, ignore only white space at the ends.
     """
 
-    _rest = re.compile(
-        r"\b(?i:answer)\b[*_]*+(?:\s++(?i:is)\b\s*+:?|\s*+:)[*_]*[ \t]*+(?P<rest>\S[^\n]*+)"
-    )
     _text = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 
     def __init__(self, normalise: bool = True) -> None:
@@ -220,8 +233,7 @@ class Exact(AnswerVerifier):
         """Return the text of the stated answer."""
         if has_box(completion):
             return last_boxed(completion)
-        match = last_match(self._rest, completion)
-        return match["rest"] if match else completion
+        return last_statement(completion) or completion
 
     def right(self, answer: Any, stated: str) -> bool:
         """Whether the texts are equal, after normalisation."""

@@ -3,8 +3,9 @@ r"""Worker process that runs math-verify: JSON lines in, JSON lines out.
 `llm.verifiers.maths` limits time by killing this process. The time limit of math-verify is off: its
 alarm cannot interrupt arithmetic of very large integers.
 
-math-verify 0.9 misreads a few forms of answers. `tidy`, `words` and `equal` rewrite or compare
-these forms first. tests/llm/verifiers/math_pairs.py lists the misreadings that remain.
+math-verify 0.9 misreads a few forms of answers. `llm.verifiers.math_text` rewrites them first,
+`equal` compares some by itself, and `llm.verifiers.math_values` compares values.
+tests/llm/verifiers/math_pairs.py lists the misreadings that remain.
 """
 
 from __future__ import annotations
@@ -19,69 +20,76 @@ import sys
 from fractions import Fraction
 from typing import IO, Any
 
+from llm.verifiers.math_text import STRUCTURE, TEXT, number_word, tidy, without_domain, words
+from llm.verifiers.math_values import use_exact_values
+
 #: Seconds between two checks that the parent process is alive.
 LOOK = 5.0
 
 #: Compared at the start: the first pair of each kind loads modules, which must not count as time.
-WARM = [("0.5", r"\frac12"), ("(x+1)^2", "x^2+1"), ("[1,2)", "1 < x < 2"), (r"\sin x", "y=3")]
+WARM = [("0.5", r"\sqrt{2}"), ("(x+1)^2", "x^2+1"), ("[1,2)", "1 < x < 2"), (r"\sin x", "y=3")]
 
-_TIDY = [
-    (r"(?:\\[,;:! ]|~)(?=\d{3}(?!\d))", ""),  # 1\,234
-    (r"~|\\[,;:!]", " "),
-    (r"\\varnothing", r"\\emptyset"),
-    (r"[£€¥]", ""),
-    (r"(?<=\d)[eE]([+-]?\d+)(?![\d.])", r"\\times 10^{\1}"),
-    (r"^(-?)\s*(\d+) +(\d+)/(\d+)$", r"\1\2\\frac{\3}{\4}"),
-    (r"\s*[.,;]\s*$", ""),
-    (r"\s*(?:%|\\%|\\text\s*\{\s*percent\s*\}|\bpercent\b)$", r"\\%"),
-]
-_TIDY_PATTERNS = [(re.compile(pattern), text) for pattern, text in _TIDY]
-_RECURRING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
-_MORE_THAN_A_UNIT = re.compile(r"\d|\b(?:or|and)\b")
+#: Units that are compared. Other words after a number are dropped.
+_UNITS = """
+mm millimeter millimeters millimetre millimetres
+cm centimeter centimeters centimetre centimetres
+m meter meters metre metres
+km kilometer kilometers kilometre kilometres
+in inch inches
+ft foot feet
+yd yard yards
+mi mile miles
+mg milligram milligrams
+g gram grams
+kg kilogram kilograms
+lb lbs pound pounds
+oz ounce ounces
+s sec second seconds
+min minute minutes
+h hr hrs hour hours
+day days
+week weeks
+month months
+year years yr
+l liter liters litre litres
+ml milliliter milliliters millilitre millilitres
+cent cents
+dollar dollars
+degree degrees
+radian radians rad
+"""
+_UNIT_OF = {name: names.split()[0] for names in _UNITS.split("\n") for name in names.split()}
+_KNOWN = "|".join(sorted(_UNIT_OF, key=len, reverse=True))
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_LAST_LETTERS = re.compile(r"(?<=[\d}])([a-zA-Z]{1,2})$")
-_UNITS = {"cm", "mm", "km", "kg", "ft", "lb", "hr"}
+_POWER = r"\.?(?:\s*\^\s*\{?[23]\}?)?$"
+_AFTER = r"(?:(?<=[\d})])|(?<=\\pi))"
+_TEXT_AFTER_NUMBER = re.compile(
+    rf"{_AFTER}\s*{TEXT.pattern.replace('[^{}]', '[a-zA-Z ./]')}(?={_POWER})"
+)
+_LAST_LETTERS = re.compile(r"(?<=[\d}])\s*([a-zA-Z]{1,2})$")
+_NO_UNIT = "squared|cubed|factorial|plus|minus|times|over|choose|divided|point"
+#: Words after a number, up to the end. Unknown ones have four letters or more: abc is a product.
+_UNIT = re.compile(
+    rf"{_AFTER}(?:\s*(?=[a-zA-Z]{{2}}|\w\s*/)|\s+)(?P<unit>(?:(?:square|cubic|sq|cu)\.?\s+)?"
+    rf"(?:(?:{_KNOWN})(?![a-zA-Z])|(?<=\s)(?!{_NO_UNIT})[a-zA-Z]{{4,}})(?:(?:\s+|\s*/\s*)[a-zA-Z]+)*){_POWER}"
+)
+_BASE = re.compile(r"(?<![\w\\])\d[\dA-F]*\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(?:base\s*)?(\w+)")
+_PLAIN = re.compile(
+    r"([+-]?)(?:\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}|(\d+(?:\.\d+)?|\.\d+)(?:(?<!\.)/(\d+))?)"
+)
+_VALUE = re.compile(
+    r"(?=.*\d)(?:[\d\s.,+\-*/^(){}!_|]|\\(?:[dt]?frac|sqrt|cdot|times|div|left|right|pi|log|ln|sin"
+    r"|cos|tan|binom)(?![a-zA-Z]))+"
+)
 
 
-def tidy(text: str) -> str:
-    r"""Rewrite forms of an answer that math-verify misreads.
-
-    These are thousands separated by thin spaces, 1.2e3, 1 3/4, recurring decimals, `\varnothing`,
-    currency signs, percents, and a final full stop. ± is expanded to the two answers. Text that
-    math-verify would drop like a unit is kept: `17 \text{ or 18}`.
-    """
-    text = _TEXT.sub(
-        lambda match: f" {match[1]} " if _MORE_THAN_A_UNIT.search(match[1]) else match[0], text
-    ).strip()
-    for pattern, replacement in _TIDY_PATTERNS:
-        text = pattern.sub(replacement, text)
-    text = _RECURRING.sub(_fraction, text)
-    if r"\pm" in text and "," not in text:
-        upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
-        text = f"{upper}, " + text.replace(r"\pm", "-").replace(r"\mp", "+")
-    return text
-
-
-def _fraction(decimal: re.Match[str]) -> str:
-    whole, fixed, period = decimal.groups()
-    scale = 10 ** len(fixed)
-    value = Fraction(int(whole or 0) * scale + int(fixed or 0), scale)
-    value += Fraction(int(period), scale * (10 ** len(period) - 1))
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-
-
-def words(text: str) -> str:
-    r"""Return an answer in words in lower case; "" for an answer that is not words.
-
-    math-verify would read `Monday` as the product m·o·n·d·a·y, equal to any order of its letters.
-    Words stand in `\text{}` or have four letters or more; `abc` may be a product.
-    """
-    plain = _TEXT.sub(r"\1", text)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", plain):
-        return ""
-    has_words = plain != text or re.search("[A-Za-z]{4}", plain)
-    return " ".join(plain.lower().split()) if has_words else ""
+def _number(text: str) -> Fraction | None:
+    """Value of a plain number; most answers are, and math-verify takes 20 ms for each."""
+    match = _PLAIN.fullmatch(text)
+    if match is None or (match[3] or match[5] or "1").strip("0") == "":
+        return None
+    value = Fraction(match[2] or match[4]) / int(match[3] or match[5] or 1)
+    return -value if match[1] == "-" else value
 
 
 def _bracket(text: str) -> str:
@@ -90,12 +98,49 @@ def _bracket(text: str) -> str:
     return plain[0] if re.fullmatch(r"[{(\[][^{}()\[\]]*[})\]]", plain) else ""
 
 
-def _keep_variables(text: str, letters: set[str]) -> str:
-    """Mark a variable after a number, as in 3t, so that it is not dropped like a unit."""
+def _squeezed(text: str) -> str:
+    """Remove white space, except between digits."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
+
+
+def _units(text: str) -> list[str]:
+    """Known units at the end of an answer."""
+    last = _UNIT.search(re.sub(r"\^\s*\{?\s*\\circ\s*\}?\s*$", " degree", text))
+    names = re.findall("[a-zA-Z]+", last["unit"]) if last else []
+    return [_UNIT_OF[name] for name in names if name in _UNIT_OF]
+
+
+def _without_unit(text: str, letters: set[str]) -> str:
+    """Drop words after a number; mark a variable, as in 3t, so that it is not dropped like one."""
     last = _LAST_LETTERS.search(text)
-    if last is None or last[1] in _UNITS or not set(last[1]) <= letters:
-        return text
-    return text[: last.start()] + "{" + last[1] + "}"
+    variable = last is not None and set(last[1]) <= letters
+    if last is not None and variable and (len(last[1]) == 1 or last[1] not in _UNIT_OF):
+        return text[: last.start()] + "{" + last[1] + "}"
+    unit = _UNIT.search(text)
+    return text[: unit.start()] if unit and not re.search(r"\b(?:or|and)\b", text) else text
+
+
+def _sides(text: str) -> list[str]:
+    """Values of a chain of equalities, each of which must be the answer; the answer if it is none.
+
+    A name may stand first, as in x = 2 + 3 = 5.
+    """
+    if re.search(r"[,;<>]|\\(?:le|ge|ne|leq|geq|neq|approx)(?![a-zA-Z])|\b(?:or|and)\b", text):
+        return [text]
+    sides = [side.strip() for side in text.split("=") if side.strip()] or [text]
+    values = [side for side in sides if not re.fullmatch(r"\\?[a-zA-Z]+", side)]
+    if len(values) == len(sides) > 1 and not _VALUE.fullmatch(sides[0]):
+        return sides[1:]  # the first is a longer name
+    return values or sides[-1:]
+
+
+def _pieces(text: str) -> tuple[list[str], list[tuple[str | None, str | None]]]:
+    """Parts between the words and signs of `STRUCTURE`, and which these are."""
+    marks = list(STRUCTURE.finditer(text))
+    ends = [0, *(mark.end() for mark in marks)], [*(mark.start() for mark in marks), len(text)]
+    parts = [text[a:b].strip(" ,:") for a, b in zip(*ends, strict=True)]
+    ordered = [f"({part})" if "," in part and not _bracket(part) else part for part in parts]
+    return ordered, [(mark.lastgroup, mark["word"]) for mark in marks]
 
 
 def _exact(parsed: Any) -> Any:
@@ -143,22 +188,45 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
     """
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, verify
 
+    use_exact_values()
     gold = tidy(gold)
     config = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     if boxed:
-        answer = tidy(answer)
-        if gold == answer:
+        gold, answer = without_domain(gold, tidy(answer))
+        if _squeezed(gold) == _squeezed(answer):
             return bool(gold)
         if words(gold):
-            return words(gold) == words(answer)
-        kinds = {_bracket(gold), _bracket(answer)}
-        if "{" in kinds and kinds & {"(", "["}:
-            return False  # a set is neither a point nor an interval
-        bare = [text.removesuffix(r"\%").rstrip() for text in (gold, answer)]
+            return words(gold) == words(r"\text{" + TEXT.sub(r"\1", answer) + "}")
+        if STRUCTURE.search(gold) or STRUCTURE.search(answer):
+            (golds, marks), (answers, others) = _pieces(gold), _pieces(answer)
+            if marks != others:
+                return False
+            pairs = zip(golds, answers, strict=True)
+            return all(a == b or (a != "" != b and equal(a, b)) for a, b in pairs)
+        if "=" in answer and "=" not in gold and _sides(answer) != [answer]:
+            return all(equal(gold, side) for side in _sides(answer))
+        bases = [list(map(number_word, _BASE.findall(text))) for text in (gold, answer)]
+        if all(bases) and bases[0] != bases[1]:
+            return False
+        kinds = [_bracket(gold), _bracket(answer)]
+        if all(kinds) and kinds[0] != kinds[1]:
+            return False  # sets, points and closed intervals differ
+        if kinds == ["", "("] and re.fullmatch(
+            r"[^=()\[\]]*,[^=()\[\]]*", gold
+        ):  # a list is ordered if the answer is
+            gold = f"({gold})"
+        bare = [text.replace(r"\%", "").rstrip() for text in (gold, answer)]
         if bare != [gold, answer] and equal(bare[0], bare[1]):
             return True  # 12.5% may be written 12.5
-        letters = set(_COMMAND.sub("", _TEXT.sub("", gold)))
-        gold, answer = (_keep_variables(text, letters) for text in (gold, answer))
+        gold, answer = (_TEXT_AFTER_NUMBER.sub(r" \1", text) for text in (gold, answer))
+        units = [_units(text) for text in (gold, answer)]
+        if all(units) and units[0] != units[1]:
+            return False
+        letters = set(_COMMAND.sub("", TEXT.sub("", _UNIT.sub("", gold))))
+        gold, answer = (_without_unit(text, letters) for text in (gold, answer))
+        numbers = [_number(text) for text in (gold, answer)]
+        if None not in numbers:
+            return numbers[0] == numbers[1]
         answer = rf"\boxed{{{answer}}}"
     try:
         golds, answers = _parsed(rf"\boxed{{{gold}}}", config), _parsed(answer, config)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import queue
+import re
 import select
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm.verifiers.answers import last_match, last_statement
 from llm.verifiers.boxed import has_box, last_boxed
 from llm.verifiers.in_threads import in_threads
 from llm.verifiers.verifier import Verification
@@ -28,6 +30,11 @@ LONGEST = 1000
 TAIL = 1000
 #: Maximum seconds to start a worker, which loads sympy, perhaps from a slow disk.
 START = 300.0
+
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
+_SENTENCE = re.compile(
+    r"(?i)(?<![a-z\\])(?:because|since|as|which|so|then|thus|that|this|we|is|are|the|i)(?![a-z])"
+)
 
 _ROOT = str(Path(__file__).parents[2])
 _WORKER = (
@@ -57,7 +64,7 @@ class Worker:
     def __init__(self, timeout: float, memory: int) -> None:
         self.timeout, self.memory = timeout, memory
         self.process: subprocess.Popen[bytes] | None = None
-        self.cancelled = False
+        self.cancelled = self.has_worked = False
 
     def judge(self, pair: Pair) -> Verification:
         """Verify a pair; a failure after `timeout`.
@@ -65,12 +72,16 @@ class Worker:
         Raises
         ------
         RuntimeError
-            If a worker does not start.
+            If the first worker does not start. Later, as when memory is short, that is a "crash".
         """
         request = json.dumps(pair._asdict()).encode() + b"\n"
         reply: dict[str, Any] | None = {}
         for _ in range(2):  # a second try: the worker may have been killed from outside
-            reply = self._ask(request)
+            try:
+                reply = self._ask(request)
+            except (OSError, RuntimeError):
+                if not self.has_worked:
+                    raise
             if reply != {} or self.cancelled:
                 break
         if reply is None:
@@ -114,6 +125,7 @@ class Worker:
                 raise RuntimeError(
                     f"math: a worker did not start: {' '.join(last) or 'no message'}"
                 )
+        self.has_worked = True
         return process
 
     def cancel(self) -> None:
@@ -172,8 +184,10 @@ class MathVerifier:
     memory : int
         MiB of address space of each worker.
     require_box : bool
-        Count a completion without a box as wrong. If false, math-verify searches the last 1,000
-        characters: for the last "answer is …", otherwise for the last formula or number.
+        Count a completion without a box as wrong. If false, the answer is what follows the last
+        "answer is" or "Answer:", up to the end of the line, or else the last text in bold, or else
+        the whole completion. If that is a sentence, math-verify searches the last 1,000 characters
+        for the last formula or number.
 
     Raises
     ------
@@ -255,7 +269,11 @@ class MathVerifier:
             return Pair(_gold(answer), boxed, True)
         if self.require_box or has_box(completion) or not completion.strip():
             return None
-        return Pair(_gold(answer), completion[-TAIL:], False)
+        bold = last_match(_BOLD, completion)
+        text = last_statement(completion) or (bold[1] if bold else completion)
+        text = text.strip("*_$ \n").rstrip(".*_$")
+        is_answer = len(text) < 200 and "\n" not in text and not _SENTENCE.search(text)
+        return Pair(_gold(answer), text if is_answer else completion[-TAIL:], is_answer)
 
     def _workers(self) -> list[Worker]:
         """Return the workers of this process; a forked process must not share its parent's."""

@@ -8,18 +8,29 @@ from typing import Any
 
 from llm.verifiers.answers import AnswerVerifier, last_match
 from llm.verifiers.boxed import last_boxed
+from llm.verifiers.math_text import without_unicode
 
+_POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_WORD = rf"({'|'.join(_POWERS)})s?(?![\w-])"
 _DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)|\d+)(?:\.\d*(?!\d))?|\.\d+"
-_SIGNED = rf"[-+−]?\s?(?:\\?\$|[£€¥])?\s?(?:{_DIGITS})(?:[eE][-+]?\d+\b)?"
+_TIMES_TEN = r"\s?(?:\\times|\\cdot|[*×·⋅x])\s?10"
+_EXPONENT = r"\s?(?:(?:\^|\*\*)\s?\{?\s?[-+−]?\d+\s?\}?|[⁻¹²³⁰⁴-⁹]+)"
+_SIGNED = (
+    rf"[-+−]?\s?(?:\\?\$|[£€¥])?\s?(?:{_DIGITS})"
+    rf"(?:[eE][-+]?\d+\b|(?:{_TIMES_TEN})?{_EXPONENT}|\s?{_WORD.replace('(', '(?:', 1)})?"
+)
 _FRAC = r"\\[dt]?frac\s*\{?[-−]?\d+\}?\s*\{?\d+\}?"
+_BEGIN = r"(?<![\w.^])(?<!\^\{)"  # an exponent is no number by itself
 _NUMBER = re.compile(
-    rf"[-+−]?\s?{_FRAC}|(?<![\w.])[-+−]?\s?\d++(?:\s?{_FRAC}|\s[1-9]\d*+/\d+)"  # 1 1/2
-    rf"|(?<![\w.])(?:{_SIGNED})(?:/\d+)?"
+    rf"[-+−]?\s?{_FRAC}|{_BEGIN}[-+−]?\s?\d++(?:\s?{_FRAC}|\s[1-9]\d*+/\d+)"  # 1 1/2
+    rf"|{_BEGIN}[-+−]?\s?\d*+[¼-¾⅐-⅞]|{_BEGIN}(?:{_SIGNED})(?:/\d+)?"
 )
 # A number near the beginning, unless it begins a calculation ("is 3 + 4 = 7").
 _FIRST = re.compile(
-    rf"[^\d\n.\\$+−-]{{0,40}}(?P<number>{_NUMBER.pattern})(?!\s*(?:[+*/=×·÷^−]|-\s?\d)|\.?\d)"
+    rf"[^\d\n.\\$+−¼-¾⅐-⅞-]{{0,40}}(?P<number>{_NUMBER.pattern})"
+    r"(?!\s*(?:[+*/=×·÷^−]|-\s?\d|\\(?:times|cdot|div))|\.?\d)"
 )
+_POWER = re.compile(r"([-+]?)([\d.]+)\^([-+]?\d+)")
 _FRACTION = re.compile(
     r"([-+]?)(\d*) ?\\[dt]?frac ?(?:\{([-]?\d+)\}|(\d)) ?(?:\{([-]?\d+)\}|(\d))"
     r"|([-+]?)(\d+) ([1-9]\d*)/(\d+)"
@@ -35,30 +46,41 @@ def number(text: str) -> float | None:
 
     Blanks may separate thousands (12 000) or the parts of a mixed number (1 1/2); "5 6" is None.
     """
-    text = text.replace("−", "-").replace("{,}", ",").strip()
+    text = without_unicode(text).replace("{,}", ",").strip()
+    text = re.sub(r"(?<=\d)\s?\*\*\s?(?=[-+{\d])", "^", text)
     text = re.sub(r"(?<=\d)(?:\\,|\\!|,)(?=\d{3}(?!\d))", "", text)
-    text = re.sub(r"(?<=\d)\s*\\(?:times|cdot)\s*10\s*\^\s*\{?(-?\d+)\}?", r"e\1", text)
+    text = re.sub(r"\^\s?\{\s?([-+]?\d+)\s?\}", r"^\1", text)
+    text = re.sub(r"(?<=\d)\s*(?:\\times|\\cdot|[*x])\s*10\s*\^\s?([-+]?\d+)", r"e\1", text)
     text = re.sub(r"^[a-zA-Z]\s*=", "", text)  # x = 3
     text = " ".join(_UNIT.sub(lambda unit: f" {unit[1] or ''} ", text).split())
+    text = re.sub(rf"(?<![/\d.])(\d[\d.]*)\s?{_WORD}", _in_digits, text)
     if re.match(r"[-+]? ?\d{1,3}(?: \d{3})+(?![\d/])", text):
         text = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<![\w.]) | (?![\w.])", "", text)
     text = re.sub(r"(?<=[\d}.])\s*[a-zA-Z]+(?:[ /]+[a-zA-Z]+)*(?:\s*\^\s*\{?\d\}?)?$", "", text)
     text = text.strip().removesuffix(".")
     try:
+        power = _POWER.fullmatch(text)
         fraction = _FRACTION.fullmatch(text)
         if fraction:
             sign, whole, *parts = (part for part in fraction.groups() if part is not None)
             above, below = map(float, parts)
             value = float(f"{sign}1") * (float(whole or 0) + above / below)
+        elif power:
+            value = float(f"{power[1]}1") * float(power[2]) ** int(power[3])
         elif "/" in text:
             above, below = map(float, text.split("/"))
             value = above / below
         else:
             value = float(text) if re.fullmatch(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?", text) else math.inf
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         return None
     return value if math.isfinite(value) else None
+
+
+def _in_digits(match: re.Match[str]) -> str:
+    """Write 5 million as 5e6."""
+    return f"{match[1]}e{_POWERS[match[2]]} "
 
 
 class Numeric(AnswerVerifier):
@@ -66,7 +88,8 @@ class Numeric(AnswerVerifier):
 
     The stated answer is the last of `\boxed{…}`, `#### …` and "the answer is …" ("Answer: …");
     without any of these, the last number of the text. A number may be a fraction (3/4, `\frac34`)
-    and may have thousands separators (1,234), an exponent, a currency, units and percent signs.
+    or a power (`5 \times 10^3`, `2^{10}`, 5 million), and may have thousands separators (1,234),
+    an exponent, a currency, units and percent signs.
     Percent signs are dropped: 10% is 10. A box or `####` with no number, or several, is wrong.
 
     Parameters
@@ -84,8 +107,8 @@ class Numeric(AnswerVerifier):
     """
 
     _statement = re.compile(
-        r"\\(?:boxed|fbox)\s*\{(?P<box>)|####(?P<hashes>[^\n]*)"
-        r"|\b(?i:answer)\b[*_]*(?:\s+(?i:is)\b\s*:?|\s*[:=])(?P<rest>[^\n]*)"
+        r"\\(?P<box>boxed|fbox)\s*\{|(?P<hashes>####)"
+        r"|\b(?i:answer)\b[*_]*(?:\s+(?i:is)\b\s*:?|\s*[:=])"
     )
 
     def __init__(
@@ -109,15 +132,18 @@ class Numeric(AnswerVerifier):
 
     def stated(self, completion: str) -> str | None:
         """Return the text of the stated number; None if there is none."""
-        statement = last_match(self._statement, completion)
-        if statement is not None and statement["box"] is not None:
-            return last_boxed(completion)
-        if statement is not None and statement["hashes"] is not None:
-            return statement["hashes"]
-        if statement is not None:
-            first = _FIRST.match(statement["rest"])
+        end = len(completion)
+        for statement in reversed(list(self._statement.finditer(completion))):
+            if statement["box"]:
+                return last_boxed(completion)
+            if statement["hashes"]:
+                return completion[statement.end() :].partition("\n")[0]
+            first = _FIRST.match(completion, statement.end())
             if first is not None:
                 return first["number"]
+            if _NUMBER.search(completion, statement.end(), end):
+                break  # a calculation
+            end = statement.start()
         if self.explicit:
             return None
         last = last_match(_NUMBER, completion)

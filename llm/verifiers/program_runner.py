@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 import types
+from contextlib import suppress
 from typing import Any, NoReturn
 
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
@@ -38,8 +39,8 @@ USUAL = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random",
     "statistics", "itertools", "functools", "operator", "io", "sys", "json", "typing",
 )  # fmt: skip
-#: Recursion limit, as in LiveCodeBench.
-RECURSION = 50_000
+#: Recursion limit and maximum digits of a printed integer, as in LiveCodeBench.
+RECURSION = DIGITS = 50_000
 
 
 def usual_names() -> dict[str, Any]:
@@ -74,9 +75,11 @@ def run(request: dict[str, Any]) -> NoReturn:
         # As built-ins: in the module they could be taken for the program's function.
         module.__dict__["__builtins__"] = usual_names()
         sys.setrecursionlimit(RECURSION)
+        sys.set_int_max_str_digits(DIGITS)
         code = compile(request["source"], "program.py", "exec", dont_inherit=True)
         if not request["function"]:
-            exec(code, module.__dict__)
+            with suppress(SystemExit):  # as in LiveCodeBench: the output counts, not the status
+                exec(code, module.__dict__)
             sys.exit()
         results = os.dup(1)
         os.dup2(2, 1)  # discard what the program prints

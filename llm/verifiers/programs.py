@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import signal
 import sys
 import threading
@@ -28,8 +27,6 @@ PYTHON: str = getattr(sys, "_base_executable", sys.executable)
 USED_UP = (128 + signal.SIGXCPU, 128 + signal.SIGKILL)
 #: After so many such tests a program's other tests count as failed: each may take seconds.
 MOST_USED_UP = 3
-
-_NUMBER = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d{1,4})?")
 
 
 class Test(NamedTuple):
@@ -100,38 +97,80 @@ def _test(name: Any, given: Any, expected: Any) -> Test:
         given = [_json(line, "an argument") for line in given.split("\n") if line.strip()]
     if not isinstance(given, list | tuple):
         raise ValueError(f"code: the arguments {given!r:.60} of {name} are not a list")
-    if isinstance(expected, str):
-        expected = _json(expected, "a value to return")
     try:  # convert to JSON types, like the value that the function returns
-        given, expected = json.loads(json.dumps([list(given), expected]))
-    except (TypeError, ValueError) as error:
+        given = json.loads(json.dumps(list(given)))
+        expected = expected if isinstance(expected, str) else json.dumps(expected)
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"code: a test of {name} is not JSON: {error}") from None
-    return Test(name, given, expected)
+    return Test(name, given, _json(expected, "a value to return"))
 
 
-def _json(text: str, name: str) -> Any:
+def _json(text: str | bytes, name: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"code: {name} {text!r:.60} is not JSON: {error}") from None
 
 
-def same_output(expected: str, output: str) -> bool:
+def _integer(digits: str) -> int:
+    """Parse an integer; Python's `int` refuses more than 4,300 digits."""
+    return int(Decimal(digits))
+
+
+def same_output(expected: str, output: str, tolerance: float = 0.0) -> bool:
     """Whether two outputs agree line by line, ignoring white space at the ends of lines.
 
-    As in LiveCodeBench, numbers are compared exactly by value: 1.0 is 1, but 0.3333 is not 1/3.
+    As in LiveCodeBench, numbers are compared by value, and exactly if the tolerance is 0: 1.0 is 1,
+    but 0.3333 is not 1/3.
     """
     lines = [[line.strip() for line in text.strip().split("\n")] for text in (expected, output)]
     if len(lines[0]) != len(lines[1]):
         return False
-    return all(a == b or _same_numbers(a, b) for a, b in zip(*lines, strict=True))
+    return all(a == b or _same_numbers(a, b, tolerance) for a, b in zip(*lines, strict=True))
 
 
-def _same_numbers(expected: str, output: str) -> bool:
+def _same_numbers(expected: str, output: str, tolerance: float) -> bool:
     wanted, printed = expected.split(), output.split()
-    if len(wanted) != len(printed) or not all(map(_NUMBER.fullmatch, wanted + printed)):
+    if len(wanted) != len(printed):
         return False
-    return all(Decimal(a) == Decimal(b) for a, b in zip(wanted, printed, strict=True))
+    try:
+        return all(
+            _close(Decimal(a), Decimal(b), tolerance) for a, b in zip(wanted, printed, strict=True)
+        )
+    except (ArithmeticError, ValueError):  # some are not numbers, or signalling NaNs
+        return False
+
+
+def _close(expected: Any, value: Any, tolerance: float) -> bool:
+    """Whether two numbers are equal, or within the tolerance unless both are whole."""
+    if not tolerance or (_is_whole(expected) and _is_whole(value)):
+        return bool(expected == value)
+    try:
+        wanted, found = float(expected), float(value)
+    except (OverflowError, ValueError):  # too large, or a signalling NaN
+        return False
+    return wanted == found or abs(found - wanted) <= tolerance * max(1.0, abs(wanted)) < math.inf
+
+
+def _is_whole(number: Any) -> bool:
+    """Whether a number is written without decimals."""
+    return isinstance(number, int) or bool(isinstance(number, Decimal) and "." not in str(number))
+
+
+def same_value(expected: Any, value: Any, tolerance: float = 0.0) -> bool:
+    """Whether two JSON values are equal, numbers in them within the tolerance."""
+    if expected == value or not tolerance:
+        return bool(expected == value)
+    if isinstance(expected, list) and isinstance(value, list):
+        return len(expected) == len(value) and all(
+            same_value(a, b, tolerance) for a, b in zip(expected, value, strict=True)
+        )
+    if isinstance(expected, dict) and isinstance(value, dict):
+        return expected.keys() == value.keys() and all(
+            same_value(expected[key], value[key], tolerance) for key in expected
+        )
+    numbers = isinstance(expected, int | float) and isinstance(value, int | float)
+    return numbers and _close(expected, value, tolerance)
 
 
 class CodeVerifier:
@@ -141,12 +180,14 @@ class CodeVerifier:
     (`read_tests`). Each test runs in a separate process, under the limits of
     `llm.verifiers.sandbox`. Expected outputs are compared in this process and never enter the
     sandbox. A program may use the standard library, but not numpy. As in LiveCodeBench, common
-    modules are imported, the recursion limit is 50,000, and `class Solution` may define the
-    function.
+    modules are imported, the recursion limit is 50,000, integers of up to 50,000 digits can be
+    printed, and `class Solution` may define the function. A program that reads standard input may
+    end with `sys.exit(1)`: its output counts.
 
-    A program that crashes, uses too much processor time or memory, or prints too much is wrong.
-    The failure is "timeout" if the wall-clock limit ended the program: on a busy machine this can
-    happen to a correct program. It is "sandbox" if the program could not be started.
+    A program that raises an error, uses too much processor time or memory, or prints or writes too
+    much is wrong. The failure is "timeout" if the wall-clock limit ended the program: on a busy
+    machine this can happen to a correct program. It is "sandbox" if the program could not be
+    started.
 
     Parameters
     ----------
@@ -166,6 +207,9 @@ class CodeVerifier:
         Texts removed from a completion before its program is read, such as thought delimiters.
     python : str
         Interpreter that runs the programs; by default this one.
+    tolerance : float
+        A number a is accepted for b if |a − b| ≤ tolerance · max(1, |b|). By default 0, the rule of
+        LiveCodeBench: numbers are equal.
 
     Raises
     ------
@@ -187,6 +231,7 @@ class CodeVerifier:
         jobs: int | None = None,
         strip: Sequence[str] = ("</thought>",),
         python: str = "",
+        tolerance: float = 0.0,
     ) -> None:
         if allow_code is not True:
             raise ValueError(
@@ -203,9 +248,12 @@ class CodeVerifier:
             raise ValueError(f"code: reward={reward!r} is not one of 'all', 'fraction'")
         if isinstance(strip, str) or not all(isinstance(text, str) and text for text in strip):
             raise ValueError(f"code: strip={strip!r} is not a list of texts")
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"code: tolerance={tolerance}: must be ≥ 0 and below 1")
         cpu = math.ceil(timeout)
         self.limits = Limits(cpu=cpu, wall=3 * cpu + 5.0, memory=memory << 20)
         self.reward, self.jobs, self.strip = reward, jobs, tuple(strip)
+        self.tolerance = tolerance
         self.sandbox, why = find_sandbox(python or PYTHON)
         if self.sandbox.kind != "bwrap":
             warnings.warn(f"code: {self.sandbox.risks()}: {why}", RuntimeWarning, stacklevel=2)
@@ -233,14 +281,17 @@ class CodeVerifier:
     def _verify(self, source: str, tests: Sequence[Test], stop: threading.Event) -> Verification:
         passed = used_up = 0
         for test in tests:
-            outcome = self.sandbox.run(
-                source,
-                self.limits,
-                stdin="" if test.function else test.given,
-                function=test.function,
-                arguments=test.given if test.function else None,
-                stop=stop,
-            )
+            try:
+                outcome = self.sandbox.run(
+                    source,
+                    self.limits,
+                    stdin="" if test.function else test.given,
+                    function=test.function,
+                    arguments=test.given if test.function else None,
+                    stop=stop,
+                )
+            except OSError:  # such as a full disk, or no process left
+                return Verification(0.0, "sandbox")
             if outcome.ended == "timeout":
                 return Verification(0.0, "timeout")
             if not outcome.started:
@@ -248,9 +299,10 @@ class CodeVerifier:
             if outcome.ended or outcome.status != 0:
                 right = False
             elif test.function:
-                right = _same_value(test.expected, outcome.result)
+                right = _returned(test.expected, outcome.result, self.tolerance)
             else:
-                right = same_output(test.expected, outcome.output.decode(errors="replace"))
+                text = outcome.output.decode(errors="replace")
+                right = same_output(test.expected, text, self.tolerance)
             passed += right
             used_up += outcome.status in USED_UP
             if (not right and self.reward == "all") or used_up == MOST_USED_UP:
@@ -265,8 +317,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _same_value(expected: Any, result: bytes) -> bool:
+def _returned(expected: Any, result: bytes, tolerance: float) -> bool:
     try:
-        return bool(json.loads(result) == expected)
-    except (ValueError, RecursionError):
+        return same_value(expected, _json(result, "a result"), tolerance)
+    except (ValueError, ArithmeticError, RecursionError):
         return False

@@ -14,11 +14,15 @@ takes the first that works:
     Otherwise it can read, write and signal whatever this user can.
 
 All kinds limit time, memory, the number of processes, file sizes and output. All clear the
-environment, and end every process that the program has started.
+environment, and end every process that the program has started. Under bubblewrap the files of a
+program share 64 MiB. Elsewhere a program ends when the files in its temporary folder exceed 64 MiB
+or are more than 10,000. It may exceed that for a tenth of a second. Files that it writes to other
+folders are limited singly, to 64 MiB each, and are not removed.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -50,6 +54,10 @@ PROCESSES = 32
 FIRST_TO_GO = ("/bin/sh", "-c", 'echo 1000 2>&- >/proc/self/oom_score_adj; exec "$@"', "sh")
 #: Maximum bytes of output; a program that prints more has failed.
 OUTPUT = 8 << 20
+#: Maximum files and folders of a program outside bubblewrap.
+ENTRIES = 10_000
+#: Seconds between two looks at the files of a program outside bubblewrap.
+LOOK = 0.1
 #: Maximum seconds for a supervisor to end a program.
 GRACE = 5.0
 #: Environment variable that identifies a program and its children.
@@ -81,8 +89,8 @@ class Outcome(NamedTuple):
     ----------
     started : bool
         Whether the program was started; if not, the sandbox has failed.
-    ended : {"", "timeout", "output"}
-        What ended the run: "" if it ended by itself, else the limit of time or output.
+    ended : {"", "timeout", "output", "disk"}
+        What ended the run: "" if it ended by itself, else the limit of time, output or files.
     status : int
         Exit status, 128 + n after signal n.
     output : bytes
@@ -178,7 +186,7 @@ class Sandbox:
                 )
             with process:
                 try:
-                    ended, output = _output(process, limits.wall, stop)
+                    ended, output = _output(process, limits.wall, stop, folder)
                 finally:
                     self._end(process, nonce)
         finally:
@@ -237,13 +245,21 @@ def _read(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
 
 
 def _output(
-    process: subprocess.Popen[bytes], wall: float, stop: threading.Event | None
+    process: subprocess.Popen[bytes], wall: float, stop: threading.Event | None, folder: str
 ) -> tuple[str, bytes]:
-    """Collect the output of a process; returns which limit ended it, if any, and the output."""
+    """Collect the output of a process; returns which limit ended it, if any, and the output.
+
+    `folder` holds the files of the process; "" if their total is limited otherwise.
+    """
     end = time.monotonic() + wall
+    look = 0.0
     output = bytearray()
     is_open = True
     while is_open or process.poll() is None:
+        if folder and time.monotonic() > look:
+            if _exceeds(folder, FILES):
+                return "disk", bytes(output)
+            look = time.monotonic() + LOOK
         if time.monotonic() > end or (stop is not None and stop.is_set()):
             return "timeout", bytes(output)
         if len(output) > OUTPUT:
@@ -330,11 +346,65 @@ def _kill_marked(nonce: str) -> None:
 
 
 def _remove(folder: str) -> None:
-    """Remove the folder of a program, even if the program has locked parts of it."""
-    for path, folders, _ in os.walk(folder):  # top-down: unlock a folder before entering it
-        for name in folders:
-            subfolder = os.path.join(path, name)
-            if not os.path.islink(subfolder):
-                with suppress(OSError):
-                    os.chmod(subfolder, stat.S_IRWXU)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the folder of a program, however deep, even if the program has locked parts of it.
+
+    What cannot be removed stays.
+    """
+    with suppress(OSError):
+        os.chmod(folder, stat.S_IRWXU)
+        here = os.open(folder, os.O_RDONLY)
+        try:
+            below, names = [_clear(here)], list[str]()  # subfolders that remain; path to this one
+            while below[-1] or names:
+                if below[-1]:
+                    names.append(below[-1].pop())
+                    os.chmod(names[-1], stat.S_IRWXU, dir_fd=here)
+                    here = _enter(here, names[-1])
+                    below.append(_clear(here))
+                else:
+                    here = _enter(here, "..")
+                    below.pop()
+                    os.rmdir(names.pop(), dir_fd=here)
+        finally:
+            os.close(here)
+        os.rmdir(folder)
+
+
+def _enter(folder: int, name: str) -> int:
+    """Open a folder inside a folder, which is closed."""
+    entered = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+    os.close(folder)
+    return entered
+
+
+def _clear(folder: int) -> list[str]:
+    """Remove the files of an open folder; return the names of its subfolders."""
+    with os.scandir(folder) as entries:
+        folders = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    for name, is_folder in folders.items():
+        if not is_folder:
+            os.unlink(name, dir_fd=folder)
+    return [name for name, is_folder in folders.items() if is_folder]
+
+
+def _exceeds(folder: str, limit: int) -> bool:
+    """Whether the files of a folder take more than `limit` bytes, or are more than `ENTRIES`.
+
+    Folders that cannot be read count as nothing, those nested too deeply for a path as too much.
+    """
+    size = count = 0
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    size += 512 * entry.stat(follow_symlinks=False).st_blocks
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    if size > limit or count > ENTRIES:
+                        return True
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return True
+    return False

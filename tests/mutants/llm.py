@@ -186,6 +186,13 @@ LLM = (
     ),
     Mutant(
         "llm/resets/prompted.py",
+        "a box without a number hides the step that the reply names",
+        "[*_MENTION.finditer(reply), *_MENTION.finditer(box)]",
+        "[*_MENTION.finditer(box)]",
+        LOCALIZERS,
+    ),
+    Mutant(
+        "llm/resets/prompted.py",
         "unlocalized episodes do not count as failed replies",
         "self.failed += sum(reply.step is None for reply in replies)",
         "self.failed += sum(replies[i].step is None for i in sent)",

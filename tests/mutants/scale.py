@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 DATA = ("tests/llm/tasks",)
 ANSWERS = ("tests/llm/verifiers/test_answers.py",)
+MATH = ("tests/llm/verifiers/test_math.py::test_the_table",)
 SANDBOX = ("tests/llm/verifiers/test_sandbox.py", "tests/llm/verifiers/test_programs.py")
 SCORE = ("tests/llm/algorithms/test_score.py",)
 CRITIQUE = ("tests/llm/algorithms/test_critique_grpo.py", "tests/llm/algorithms/test_rows.py")
@@ -56,6 +57,76 @@ SCALE = (
         'text = re.sub(r"(?<![\\w.]) | (?![\\w.])", "", text)',
         'text = text.replace(" ", "")',
         ANSWERS,
+    ),
+    Mutant(
+        "llm/verifiers/numeric.py",
+        "the first of two statements on a line counts",
+        "for statement in reversed(list(self._statement.finditer(completion))):",
+        "for statement in self._statement.finditer(completion):",
+        ANSWERS,
+    ),
+    Mutant(
+        "llm/verifiers/numeric.py",
+        "5 million is 5",
+        'text = re.sub(rf"(?<![/\\d.])(\\d[\\d.]*)\\s?{_WORD}", _in_digits, text)',
+        "pass",
+        ANSWERS,
+    ),
+    Mutant(
+        "llm/verifiers/answers.py",
+        "a box that is never closed is an answer",
+        "if match is None or not is_finished(match):",
+        "if match is None:",
+        ANSWERS,
+    ),
+    Mutant(
+        "llm/verifiers/math_values.py",
+        "numbers are compared to 15 decimal places",
+        "value = number.evalf(15, maxn=DIGITS)",
+        "value = number.evalf(15, chop=True)",
+        MATH,
+    ),
+    Mutant(
+        "llm/verifiers/math_values.py",
+        "expressions are compared at positive points only",
+        "for k in range(2 * POINTS):",
+        "for k in range(POINTS):",
+        MATH,
+    ),
+    Mutant(
+        "llm/verifiers/math_worker.py",
+        "of a chain of equalities the last side counts",
+        "return all(equal(gold, side) for side in _sides(answer))",
+        "return equal(gold, _sides(answer)[-1])",
+        MATH,
+    ),
+    Mutant(
+        "llm/verifiers/program_runner.py",
+        "an exit status makes a right output wrong",
+        "with suppress(SystemExit):",
+        "with suppress(KeyboardInterrupt):",
+        SANDBOX,
+    ),
+    Mutant(
+        "llm/verifiers/programs.py",
+        "a full disk ends the run",
+        "except OSError:",
+        "except KeyError:",
+        SANDBOX,
+    ),
+    Mutant(
+        "llm/verifiers/sandbox.py",
+        "a folder is removed by recursion",
+        "                _remove(folder)",
+        "                shutil.rmtree(folder)",
+        SANDBOX,
+    ),
+    Mutant(
+        "llm/verifiers/sandbox.py",
+        "files are limited singly only",
+        "if _exceeds(folder, FILES):",
+        "if _exceeds(folder, 1 << 62):",
+        SANDBOX,
     ),
     Mutant(
         "llm/verifiers/code_blocks.py",

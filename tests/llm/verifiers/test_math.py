@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,11 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm.verifiers import Verification, make_verifier
-from llm.verifiers.math_worker import equal, judge, tidy, words
+from llm.verifiers.math_text import tidy, words
+from llm.verifiers.math_worker import equal, judge
 from llm.verifiers.maths import LONGEST, MathVerifier, Pair, Worker
 from tests.llm.verifiers.math_pairs import DEVIATIONS, RIGHT, WRONG
 from tests.llm.verifiers.programs import none_left, processes
 
+#: Gold answer, completion, and whether it is right. MATH-500, issues of Math-Verify, MATH style.
+PAIRS = Path(__file__).with_name("answer_pairs.jsonl")
 PROJECT = Path(__file__).parents[3]
 RIGHT_VERDICT, WRONG_VERDICT, TIMEOUT = (
     Verification(1.0),
@@ -103,6 +107,16 @@ def test_answers_may_be_boxed_or_numbers(verifier: MathVerifier) -> None:
 )
 def test_without_a_box_there_is_no_answer(verifier: MathVerifier, text: str) -> None:
     assert verifier(["3"], [text]) == [WRONG_VERDICT]
+
+
+def test_equal__pairs_of_other_projects_and_of_a_blind_author(
+    verifier: MathVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [json.loads(line) for line in PAIRS.read_text().splitlines()]
+    monkeypatch.setattr(verifier, "require_box", False)
+    results = verifier([pair["gold"] for pair in pairs], [pair["text"] for pair in pairs])
+    assert [p for p, r in zip(pairs, results, strict=True) if r != (float(p["right"]), "")] == []
+    assert len(pairs) > 150
 
 
 def test_a_box_may_be_optional(verifier: MathVerifier) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from llm.verifiers import Verification, make_verifier
 from llm.verifiers import sandbox as sandboxes
 from llm.verifiers.code_blocks import program
-from llm.verifiers.programs import CodeVerifier, read_tests, same_output
+from llm.verifiers.programs import CodeVerifier, read_tests, same_output, same_value
 from llm.verifiers.sandbox import KINDS, find_sandbox
 from tests.llm.verifiers.programs import none_left, processes, sandbox
 
@@ -81,6 +82,13 @@ CASES: list[tuple[dict[str, Any], str, bool]] = [
     (calls("f", ([[1]], [1])), "class Solution:\n  def f(self, x): return copy.deepcopy(x)", True),
     (calls("f", ([1], True)), "def f(x): return x < sys.maxsize and datetime.MAXYEAR > x", True),
     (calls("f", ([[3, 1]], 2)), "def f(x): return json.loads(str(mean(x)))", True),
+    (DOUBLE, "import sys\nprint(2 * int(input()))\nsys.exit(1)", True),
+    (DOUBLE, "print(2 * int(input()))\nraise SystemExit('done')", True),
+    (DOUBLE, "import sys\nprint(3 * int(input()))\nsys.exit(0)", False),
+    (stdin(("5000", "1" + 5000 * "0")), "print(10 ** int(input()))", True),
+    (calls("f", ([5000], "1" + 5000 * "0")), "def f(n): return 10 ** n", True),
+    (calls("f", ([5000], "2" + 5000 * "0")), "def f(n): return 10 ** n", False),
+    (ADD, "import sys\ndef add(a, b): sys.exit(0)", False),
     (DOUBLE, "import numpy\nprint(2 * int(input()))", False),
     (DOUBLE, "print(3 * int(input()))", False),
     (DOUBLE, "print(2)", False),
@@ -324,12 +332,54 @@ OUTPUTS = [
     ("1 a", "1.0 a", False),
     ("1", "sNaN", False),
     ("1", "1e999999999999999999999", False),
+    ("inf", "Infinity", True),
 ]
 
 
 @pytest.mark.parametrize(("expected", "output", "same"), OUTPUTS)
 def test_outputs(expected: str, output: str, same: bool) -> None:
     assert same_output(expected, output) is same
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "same"),
+    [
+        ("0.3333", "0.33330001", True),
+        ("0.3333", "0.3334", False),
+        ("1000000.0", "1000000.9", True),
+        ("1 a", "1 a", True),
+        ("2", "1.9999999999", True),
+        ("50000000000000000", "50000000000000001", False),
+        ("1e400", "2e400", False),
+        ("0.5", "nan", False),
+        ("0.5", "sNaN", False),
+        ("x", "y", False),
+    ],
+)
+def test_outputs__within_a_tolerance(expected: str, output: str, same: bool) -> None:
+    assert same_output(expected, output, 1e-6) is same
+
+
+def test_values__within_a_tolerance() -> None:
+    near = [0.1, {"a": [2, 0.3]}, "x", None]
+    assert same_value(near, [0.1 + 1e-9, {"a": [2.0000000001, 0.3]}, "x", None], 1e-6)
+    assert not same_value(near, [0.1 + 1e-9, {"a": [2, 0.3]}, "x", None])
+    for value in ([0.2, *near[1:]], near[:3], [0.1, {"b": [2, 0.3]}, "x", None], 0.1, None):
+        assert not same_value(near, value, 1e-6)
+    assert not same_value(10**17, 10**17 + 1, 1e-6) and not same_value(0.5, 10**400, 1e-6)
+
+
+def test_code__tolerance() -> None:
+    tests = [stdin(("", "0.333333333")), calls("third", ([], 1 / 3))]
+    source = fenced("def third(): return 0.3333333\nif __name__ == '__main__': print(third())")
+    assert make("plain")(tests, [source] * 2) == [FAIL] * 2
+    assert make("plain", tolerance=1e-6)(tests, [source] * 2) == [PASS] * 2
+
+
+def test_code__a_full_disk_ends_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    verifier = make("plain")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))  # no folder can be made
+    assert verifier([DOUBLE], [fenced("print(1)")]) == [Verification(0.0, "sandbox")]
 
 
 def test_both_forms_of_tests() -> None:
@@ -379,6 +429,7 @@ def test_tests_are_checked(answer: Any, message: str) -> None:
         ({"allow_code": "yes"}, "it runs programs"),
         ({"allow_code": True, "timeout": 0}, r"timeout=0, memory=1024, jobs=\d+: must be > 0"),
         ({"allow_code": True, "timeout": float("inf")}, "timeout=inf"),
+        ({"allow_code": True, "tolerance": -1.0}, "tolerance=-1.0: must be ≥ 0"),
         ({"allow_code": True, "memory": 1}, "timeout=6.0, memory=1,"),
         ({"allow_code": True, "jobs": 0}, ".*jobs=0:"),
         ({"allow_code": True, "reward": "most"}, "reward='most' is not one of 'all', 'fraction'"),
