@@ -71,8 +71,6 @@ def from_text(text: str, kind: Any) -> Any:
     import yaml
     from jsonargparse import get_loader
 
-    if kind is str:
-        return text
     try:
         check_yaml(text)
         value = get_loader("yaml")(text)
