@@ -150,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cpi.reporting.tables import console
 
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m cpi.signal",
         description="Where resets pay: exact signal-to-noise of RRPO, SRPO and the oracle "
         "against GRPO with as many rollouts, on chains of n steps, each right with probability q.",

@@ -24,7 +24,7 @@ import numpy as np
 
 from envs.reasoning import ChainTask, IntArray
 from llm.chain.recipe import PretrainConfig
-from llm.common.commands import prepare, quiet_transformers, run_command
+from llm.common.commands import leave, prepare, quiet_transformers, run_command
 from llm.tasks.chain import QUESTION
 
 if TYPE_CHECKING:
@@ -205,4 +205,4 @@ def _pretrain(config: PretrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -107,6 +107,7 @@ def _differences(ax: Any, records: Records, arms: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m paper_figures.compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -238,6 +238,7 @@ FIGURE = Figure(
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the experiment in a JSON file of `cpi.bounds`; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m paper_figures.t1_resets_needed",
         description="Draw the Theorem 1 experiment that python -m cpi.bounds --json FILE wrote.",
     )

@@ -78,6 +78,7 @@ def draw(runs: Sequence[Path], out: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m paper_figures.training_run",
         description="Draw the curves of training runs: pass@1 on held-out problems, success of "
         "fresh and of reset rollouts, and the share of resets at the first error.",

@@ -149,6 +149,7 @@ def place(bound: Bound) -> str:
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m cpi.bounds",
         description="Check the guarantees of conservative policy iteration with resets, "
         "on built-in instances or on your own MDP.",

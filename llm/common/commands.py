@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from llm.common.errors import ReportedError
+from llm.common.errors import ReportedError, message_of
 from llm.common.package_check import check_package
 
 #: Errors reported to the user in one line, without a traceback.
@@ -31,6 +35,23 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
 
 
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, after Python's exit handlers.
+
+    A signal that comes meanwhile ends it with the same code. C++ destructors do not run: one that
+    finds a library's thread still running aborts the process, and torchrun would then report a
+    finished job as failed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(code))
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # missing or closed
+            stream.flush()
+    os._exit(code)
+
+
 def run_command(
     prog: str, work: Callable[[], int], interrupted: Callable[[], str] = lambda: "interrupted"
 ) -> int:
@@ -48,7 +69,7 @@ def run_command(
     try:
         return work()
     except EXPECTED as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{prog}: {message_of(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, ReportedError) else 2
     except KeyboardInterrupt:
         print(f"{prog}: {interrupted()}", file=sys.stderr)

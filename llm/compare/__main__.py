@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm.common.commands import prepare, run_command
+from llm.common.commands import leave, prepare, run_command
 from llm.compare.report import summary, tuning_table
 from llm.compare.runs import CompareConfig, done, make, runs
 
@@ -98,4 +98,4 @@ def _print_tables(config: CompareConfig) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

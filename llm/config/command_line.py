@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from llm.common.yaml_text import check_yaml, read_yaml
 from llm.config.presets import presets
 
 Settings = TypeVar("Settings")
@@ -50,19 +51,30 @@ def parse(
         ArgumentError,
         ArgumentParser,
         DefaultHelpFormatter,
+        get_loader,
+        set_loader,
         set_parsing_settings,
     )
+    from yaml import YAMLError
 
     set_parsing_settings(docstring_parse_style=_numpydoc())
+
+    def load(text: str) -> Any:
+        check_yaml(text)
+        return get_loader("yaml")(text)
+
+    set_loader("unique keys", load, (YAMLError,))
 
     class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
         """Keeps the line breaks of description and examples."""
 
     parser = ArgumentParser(
+        allow_abbrev=False,
         prog=prog,
         description=description,
         epilog=epilog,
         exit_on_error=False,
+        parser_mode="unique keys",
         formatter_class=Formatter,
     )
     preset_help = f", or the name of a preset: {', '.join(named_presets)}" if named_presets else ""
@@ -115,7 +127,7 @@ def _content(path: Path) -> str:
     """
     import yaml
 
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = read_yaml(path)
     removed = [name for name in REMOVED if isinstance(settings, Mapping) and name in settings]
     if not removed:
         return str(path)
@@ -160,14 +172,12 @@ def _files_of(file: str) -> list[Path]:
 
 def _with_parents(path: Path, children: tuple[Path, ...] = ()) -> list[Path]:
     """A file, preceded by its parents, each preceded by its own parents."""
-    import yaml
-
     if path.resolve() in children:
         raise ValueError(f"--config: {path} is a parent of its own")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
+        content = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"--config: {error}") from None
     entry = content.get("config") if isinstance(content, Mapping) else None
     parents = [entry] if isinstance(entry, str) else entry or []
     ancestors: list[Path] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 from cpi.core.advantages import Scale
 from cpi.core.plans import ALGORITHMS, GroupPlan
+from llm.common.arguments import kinds_of, with_argument
+from llm.common.plugins import import_object
 from llm.config.algorithms import CLASSES, check_algorithm
 from llm.config.baselines import (
     AlgorithmOptions,
@@ -25,6 +28,7 @@ from llm.engines.options import VLLMOptions
 from llm.learner.options import LossConfig, OptimizerOptions, UpdateOptions
 from llm.models.lora import LoraOptions
 from llm.resets.options import LocalizationOptions, OracleOptions
+from llm.tasks import argument_kinds
 from llm.thoughts.options import SamplingOptions
 
 
@@ -299,5 +303,45 @@ class TrainConfig:
 def parse_config(
     argv: Sequence[str] | None, prog: str, description: str = "", epilog: str = ""
 ) -> TrainConfig:
-    """Parse a command line; see `llm.config.command_line.parse`."""
-    return parse(TrainConfig, argv, prog, description, epilog, list(presets()))
+    """Parse a command line; see `llm.config.command_line.parse`.
+
+    The parser does not know the types of a task's or an algorithm's own arguments, which are
+    therefore read here.
+    """
+    words, flags = _split(list(sys.argv[1:] if argv is None else argv))
+    config = parse(TrainConfig, words, prog, description, epilog, list(presets()))
+    task_args, algorithm_args = config.task_args, config.algorithm_args
+    kinds = argument_kinds(config.task) if flags["task_args"] else {}
+    for name, text in flags["task_args"]:
+        task_args = with_argument(task_args, kinds, name, text)
+    kinds = _kinds(config.algorithm) if flags["algorithm_args"] else {}
+    for name, text in flags["algorithm_args"]:
+        algorithm_args = with_argument(algorithm_args, kinds, name, text)
+    return dataclasses.replace(config, task_args=task_args, algorithm_args=algorithm_args)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
+    """The words without `--task_args.name value` and `--algorithm_args.name value`, and these."""
+    others: list[str] = []
+    flags: dict[str, list[tuple[str, str]]] = {"task_args": [], "algorithm_args": []}
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        option, _, name = flag.removeprefix("--").partition(".")
+        if not flag.startswith("--") or option not in flags or not name:
+            others.append(word)
+            continue
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise ValueError(f"{flag}: no value given; write {flag}=VALUE")
+        flags[option].append((name, value))
+    return others, flags
+
+
+def _kinds(algorithm: str) -> dict[str, Any]:
+    """Types of the arguments of a user's algorithm."""
+    try:
+        return kinds_of(import_object(algorithm, "algorithm"))
+    except ValueError:  # reported when the algorithm is made
+        return {}

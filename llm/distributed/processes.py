@@ -20,15 +20,13 @@ Ranks exchange pickled objects; no file holds a pickle.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import pickle
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -178,18 +176,6 @@ def _values_or_raise(outcomes: Sequence[Any]) -> list[Any]:
         if outcome.error is not None:
             raise on_all_ranks(outcome.error)
     return [outcome.value for outcome in outcomes]
-
-
-def leave(code: int) -> NoReturn:
-    """End this process after Python's exit handlers, without running C++ destructors.
-
-    A destructor that finds a library's thread still running aborts the process. Torchrun would then
-    report a finished job as failed.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 # ------------------------------------------------------------------ errors

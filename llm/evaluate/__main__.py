@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cpi.reporting.json_files import write_json
 from cpi.reporting.tables import console
-from llm.common.commands import prepare, quiet_transformers, run_command
+from llm.common.commands import leave, prepare, quiet_transformers, run_command
 
 if TYPE_CHECKING:
     from llm.evaluate.options import EvaluateOptions, TaskSpec
@@ -180,7 +180,7 @@ def write_results(path: Path, report: EvaluationReport) -> None:
     record = report.to_json()
     try:
         earlier = json.loads(path.read_bytes())["results"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         earlier = []
     new = {result.records for result in report.results}
     record["results"] += [
@@ -200,6 +200,7 @@ GROUPS = ("sampling", "localization", "vllm")
 def make_parser() -> argparse.ArgumentParser:
     """Argument parser of the command."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog=PROG,
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -307,4 +308,4 @@ def _add_groups(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

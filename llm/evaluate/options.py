@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from llm.common.arguments import with_argument
 from llm.engines.options import VLLMOptions
 from llm.resets.options import LocalizationOptions
+from llm.tasks import argument_kinds
 from llm.thoughts.options import SamplingOptions
 
 
@@ -95,24 +96,15 @@ class TaskSpec(NamedTuple):
         Raises
         ------
         ValueError
-            If the value is not YAML, or the argument has no entries.
+            If the argument has no entries.
         """
-        import yaml
-
         name, _, value = word.partition("=")
-        *groups, key = name.split(".")
-        args = entries = copy.deepcopy(self.args)
-        for group in groups:
-            entries = entries.setdefault(group, {})
-            if not isinstance(entries, dict):
-                raise ValueError(
-                    f"tasks: {word!r}: {group} is {entries!r}, which has no part {key}"
-                )
         try:
-            entries[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"tasks: {value!r} of {word!r} is not a YAML value") from None
-        return self._replace(args=args, label=f"{self.label} {word}")
+            args = with_argument(self.args, argument_kinds(self.name), name, value)
+        except ValueError as error:
+            raise ValueError(f"tasks: {error}") from None
+        shown = word if word.isprintable() else f"{name}={value!r}"
+        return self._replace(args=args, label=f"{self.label} {shown}")
 
 
 def slug(name: str) -> str:

@@ -105,7 +105,7 @@ class EvaluationRecords:
         for number, line in enumerate(complete.split("\n")[:-1], 1):
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self._damaged(number, str(error)) from error
             if not isinstance(record, dict):
                 raise self._damaged(number, "not an object")

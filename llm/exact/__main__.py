@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cpi.reporting.json_files import check_writable, write_json
 from cpi.reporting.tables import console
-from llm.common.commands import prepare, quiet_transformers, run_command
+from llm.common.commands import leave, prepare, quiet_transformers, run_command
 from llm.runs.checkpoint_folders import checkpoints_of
 
 PROG = "python -m llm.exact"
@@ -98,6 +98,7 @@ def _exact(args: argparse.Namespace) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Argument parser of the command."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog=PROG,
         description="Exact values of every checkpoint of a chain-reasoning run, and the improvement"
         "\nfrom each checkpoint to the next: predicted, exact and measured.",
@@ -126,4 +127,4 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

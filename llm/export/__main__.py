@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpi.reporting.tables import console
-from llm.common.commands import prepare, quiet_transformers, run_command
+from llm.common.commands import leave, prepare, quiet_transformers, run_command
 from llm.export.check import (
     PROMPTS,
     check_tokenizer,
@@ -311,6 +311,7 @@ def default_out(saved: SavedModel, adapter: bool) -> Path:
 def make_parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog=PROG,
         description="Write a training run's checkpoint as a Hugging Face model: weights, "
         "tokenizer, generation config, model card.",
@@ -336,4 +337,4 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -17,6 +17,7 @@ Only one process at a time may save into a folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llm.common.errors import NO_INODES, out_of_inodes
 from llm.distributed.processes import on_main_process, rank
 from llm.runs.checkpoint_folders import (
     DELETED,
@@ -141,10 +143,15 @@ def save(
         part.rename(path)
         _sync(folder)
     except BaseException as error:  # on Ctrl-C as well
+        no_inodes = isinstance(error, OSError | SafetensorError) and out_of_inodes(folder)
         with contextlib.suppress(OSError):
             _tidy(folder)
         if isinstance(error, OSError | SafetensorError):
-            raise CheckpointError(_not_saved(folder, step, tensors, error)) from error
+            cure = NO_INODES if no_inodes else _cure(folder, tensors, error)
+            raise CheckpointError(
+                f"{folder}: step {step} not saved: {error}; {cure}. The checkpoints before it are "
+                "untouched"
+            ) from error
         raise
     try:
         _tidy(folder)
@@ -328,18 +335,20 @@ def _delete(path: Path) -> None:
         gone.unlink()
 
 
-def _not_saved(
-    folder: Path,
-    step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    error: Exception,
-) -> str:
+def _cure(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], error: Exception) -> str:
+    """What to do about a failed save, by its error number."""
+    written = re.search(r"os error (\d+)", str(error))  # in errors of safetensors
+    number = error.errno if isinstance(error, OSError) else written and int(written[1])
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make the folder writable, or save to another"
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "repair it, or save to another folder"
     needed = sum(tensor.nbytes for members in tensors.values() for tensor in members.values())
     disk = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(disk).free
     return (
-        f"{folder}: step {step} not saved: {error}; it needs {needed:,} bytes, and "
-        f"{shutil.disk_usage(disk).free:,} bytes are free; free some, or save to another disk. The "
-        "checkpoints before it are untouched"
+        f"it needs {needed:,} bytes, and {free:,} bytes are free; free some, or save to another "
+        "disk"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from cpi.reporting.tables import console
-from llm.common.commands import prepare, run_command
+from llm.common.commands import leave, prepare, run_command
 from llm.runs.rollout_records import (
     KINDS,
     Record,
@@ -84,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m llm.show",
         description="Show the rollouts of a training run as trees: samples, resets with\n"
         "their reasons, advantages and rewards.",
@@ -271,4 +271,4 @@ def _list_numbers(values: Iterable[int]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

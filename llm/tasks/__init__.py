@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from llm.common.arguments import kinds_of
 from llm.common.plugins import import_object
 from llm.tasks.chain import ChainReasoning
 from llm.tasks.data_task import DataTask
-from llm.tasks.declaration import declared, read
+from llm.tasks.declaration import Declaration, declared, read
 from llm.tasks.source import check_files
 from llm.tasks.task import Example, Split, Task
 
@@ -19,10 +20,17 @@ __all__ = [
     "Example",
     "Split",
     "Task",
+    "argument_kinds",
     "check_task_name",
     "declared",
     "make_task",
 ]
+
+
+#: Conditions of a declaration that are text.
+REGEXES = tuple(
+    f"{key}.{test}" for key in ("where", "answer_where") for test in ("matches", "not_matches")
+)
 
 
 def check_task_name(name: str, options: Mapping[str, Any]) -> None:
@@ -40,7 +48,19 @@ def check_task_name(name: str, options: Mapping[str, Any]) -> None:
         raise _unknown(name)
 
 
-def make_task(name: str, **options: Any) -> Task:
+def argument_kinds(name: str) -> dict[str, Any]:
+    """Types of a task's arguments, as far as they are known; imports a user's task."""
+    if _declaration(name) is not None:
+        return {**get_type_hints(Declaration), **dict.fromkeys(REGEXES, str)}
+    if ":" not in name:
+        return kinds_of(ChainReasoning)
+    try:
+        return kinds_of(import_object(name, "task"))
+    except ValueError:  # reported when the task is made
+        return {}
+
+
+def make_task(name: str, /, **options: Any) -> Task:
     """Create a task by name, from a YAML declaration, or from an import path `module:Class`.
 
     Raises

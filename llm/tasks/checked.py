@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from llm.common.plugins import plugin_errors
 from llm.tasks.data_task import DataTask
+from llm.tasks.schema import is_message
 from llm.tasks.task import Example, Split, Task
 from llm.verifiers import Verification
 
@@ -32,7 +33,8 @@ def examples(task: Task, split: Split) -> list[Example]:
         if not isinstance(example, Example):
             kind = type(example).__name__
             raise ValueError(f"{name}: number {number} is a {kind}, not an llm.tasks.Example")
-        if not isinstance(example.prompt, str | list):
+        messages = example.prompt if isinstance(example.prompt, list) else []
+        if not (isinstance(example.prompt, str) or messages) or not all(map(is_message, messages)):
             raise ValueError(
                 f"{name}: the prompt of {example.id!r} is {example.prompt!r}; give it text, or a "
                 "list of chat messages"

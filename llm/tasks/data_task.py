@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from llm.tasks.declaration import Declaration
 from llm.tasks.delimiters import without_delimiters
-from llm.tasks.schema import RowError, Schema, value
+from llm.tasks.rows import Row, RowError
+from llm.tasks.schema import Schema, value
 from llm.tasks.source import Source, load
 from llm.tasks.task import Example, PromptText, Split, Task
 from llm.verifiers import Verification, make_verifier
@@ -63,9 +64,29 @@ class DataTask(Task):
 
     def answer(self, example: Example) -> Any:
         """Return the answer of a problem, as its verifier expects it."""
-        source, row = example.data
         self.examples("test")  # reads the data at the first use
-        return self.schema.answer(self._sources[source].rows[row])
+        return self._answer(self._row(example.data))
+
+    def _row(self, place: tuple[int, int]) -> Row:
+        source, row = place
+        return self._sources[source].rows[row]
+
+    def _answer(self, row: Row) -> Any:
+        """Answer of a row; a list of one is this one, if the verifier takes no lists."""
+        answer = self.schema.answer(row)
+        if isinstance(answer, list) and len(answer) == 1 and self._refusal(answer):
+            return answer[0]
+        return answer
+
+    def _refusal(self, answer: Any) -> str:
+        """Why the verifier does not take an answer; "" if it does."""
+        check = getattr(self.verifier, "check_answer", None)
+        try:
+            if check is not None:
+                check(answer)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verification]:
         """Verify completions without their delimiters, which are no part of a program."""
@@ -87,12 +108,12 @@ class DataTask(Task):
     @cached_property
     def _splits(self) -> dict[Split, list[Example]]:
         # Test problems are drawn first: they must not depend on the number of training problems.
-        task, taken = self.declaration, set[str]()
+        task, taken = self.declaration, dict[str, tuple[int, int]]()
         self._sources.clear()
         self._notes.clear()
         if task.named_splits:
             test = self._take("test", self._rows("test", task.test), task.test, taken)
-            within = set[str]()
+            within = dict[str, tuple[int, int]]()
             rows = self._rows("train", task.train)
             train = self._take("train", rows, task.train, within, held_out=taken)
         else:
@@ -118,12 +139,12 @@ class DataTask(Task):
         split: Split,
         rows: Iterator[tuple[int, int]],
         number: int | None,
-        taken: set[str],
-        held_out: set[str] | None = None,
+        taken: dict[str, tuple[int, int]],
+        held_out: Container[str] = (),
     ) -> list[Example]:
         """Take up to `number` problems whose texts are not in `taken`, and add them to it."""
         examples: list[Example] = []
-        dropped, repeated, reason = 0, 0, ""
+        dropped, repeated, differing, reason, contradiction = 0, 0, 0, "", ""
         while number is None or len(examples) < number:
             place = next(rows, None)
             if place is None:
@@ -135,11 +156,15 @@ class DataTask(Task):
                     continue
                 if (key := _key(example.problem)) in taken:
                     repeated += 1
+                    if self._answer(self._row(taken[key])) != self._answer(self._row(place)):
+                        differing += 1
+                        contradiction = contradiction or source.place(place[1])
                     continue
-                if held_out and key in held_out:
+                if key in held_out:
                     raise RowError("the problem is a test problem, too")
-            except RowError as error:
-                message = f"{source.place(place[1])}: {error}"
+            except (RowError, RecursionError) as error:
+                cause = error if isinstance(error, RowError) else "it is nested too deeply"
+                message = f"{source.place(place[1])}: {cause}"
                 if self.declaration.bad_rows == "error":
                     raise ValueError(
                         f"task: {message}; mend it, or leave such rows out with "
@@ -147,9 +172,11 @@ class DataTask(Task):
                     ) from None
                 dropped, reason = dropped + 1, reason or message
                 continue
-            taken.add(key)
+            taken[key] = place
             examples.append(example)
         skipped = f"; {repeated} rows repeat a problem" if repeated else ""
+        if differing:
+            skipped += f", {differing} with another answer, the first: {contradiction}"
         if dropped:
             skipped += f"; {dropped} rows left out, the first: {reason}"
         self._check(split, len(examples), number, skipped)
@@ -182,37 +209,40 @@ class DataTask(Task):
             If the row has no valid problem and answer.
         """
         source = self._sources[place[0]]
+        row = source.rows[place[1]]
         try:
-            row = source.rows[place[1]]
-            answer = self.schema.answer(row)
-        except UnicodeDecodeError as error:
-            raise RowError(str(error)) from None
+            answer = self._answer(row)
         except RowError:
             if self.declaration.answer_where is None:
                 raise
             return None
         if not self.schema.usable(answer):
             return None
-        problem = self.schema.problem(row)
-        check = getattr(self.verifier, "check_answer", None)
-        if check is not None:
-            try:
-                check(answer)
-            except ValueError as error:
-                raise RowError(str(error)) from None
+        problem, messages = self.schema.problem(row), self.schema.messages(row)
+        if reason := self._refusal(answer):
+            raise RowError(reason)
         field = self.declaration.id
         name = str(value(row, field)) if field else f"{source.label}-{place[1] + 1}"
-        return Example(name, self._prompt(problem), place, problem)
+        prompt = self._prompt(messages or [{"role": "user", "content": problem}])
+        return Example(name, prompt, place, problem)
 
-    def _prompt(self, problem: str) -> PromptText:
+    def _prompt(self, messages: list[dict[str, str]]) -> PromptText:
+        """Add the system message, and the instruction at the end of the last message."""
         task = self.declaration
+        *before, last = messages
         shown = BLANKS.get(task.delimiter, task.delimiter)
         instruction = task.instruction.replace("{delimiter}", shown)
-        content = "\n\n".join(filter(None, (problem, instruction)))
-        if not task.chat:
-            return "\n\n".join(filter(None, (task.system, content))) + "\n"
+        content = "\n\n".join(filter(None, (last["content"].strip(), instruction)))
         system = [{"role": "system", "content": task.system}] if task.system else []
-        return [*system, {"role": "user", "content": content}]
+        roles = [message["role"] for message in (*system, *before)]
+        if roles.count("system") > 1:
+            raise RowError("its messages have a system message of their own; leave out `system`")
+        if task.chat:
+            return [*system, *before, {"role": last["role"], "content": content}]
+        if set(roles) - {"system"}:
+            raise RowError("its prompt is a conversation, which needs `chat: true`")
+        texts = [message["content"] for message in (*system, *before)]
+        return "\n\n".join(filter(None, (*texts, content))) + "\n"
 
 
 def _key(text: str) -> str:

@@ -3,7 +3,7 @@ r"""Tasks declared in YAML: data, prompts, answers and verifier.
 `llm/tasks/data/` holds the declarations of this package; `--task` takes their names. Your own
 declaration has the same form:
 
-    path: problems.jsonl          # or data: a hub name; JSON lines, JSON, CSV or Parquet
+    path: problems.jsonl          # or data: a hub name; JSON lines, JSON, CSV, TSV or Parquet
     prompt: question              # a field, or text with {field}s
     answer: solution              # a field ...
     extract: boxed                # ... and which part of it
@@ -15,11 +15,13 @@ declaration has the same form:
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
+
+from llm.common.arguments import fits, from_text
+from llm.common.yaml_text import read_yaml
 
 DECLARATIONS = Path(__file__).parent / "data"
 
@@ -46,17 +48,20 @@ class Declaration:
     files : str or list of str, optional
         Files of the data set's repository, for data sets that cannot be loaded by name.
     path : str, list of str, or dict, optional
-        Local files, used instead of the hub; `*` and `?` as in a shell. In a declaration, relative
-        to its folder; on the command line, relative to the working directory.
+        Local files, used instead of the hub: JSON lines, JSON, CSV and TSV in UTF-8, also
+        compressed (.gz), or Parquet. `*` and `?` as in a shell. In a declaration, relative to its
+        folder; on the command line, relative to the working directory.
         `{train: a.jsonl, test: b.jsonl}` gives named splits.
     split : str or dict
         Split of the data set from which both `train` and `test` problems are drawn; or named
         splits, as in `{train: train, test: validation}`.
     prompt : str or list of str
         A field, or text with {field}s. Of a list, parts whose fields are all empty are omitted.
-        `a.b` is field b of field a. Choices are written one per line, after their labels.
+        `a.b` is field b of field a. Choices are written one per line, after their labels. One
+        field may also hold chat messages, the last of them the user's: instructions are added to
+        that one.
     answer : str
-        Field with the answer.
+        Field with the answer. A list may hold one answer, and for `exact` several accepted ones.
     extract : str
         Part of the answer field: "after ####", "boxed" (content of the last balanced \boxed{}),
         "regex …" (its group), "json", or "livecodebench" (the tests of a row of that data set).
@@ -64,7 +69,8 @@ class Declaration:
         Field with the problem's name; by default file and row.
     where : dict
         Conditions that a row must meet, by field. Each is a value, a list of values, or any of
-        `matches: regex`, `not_matches: regex`, `integer: true`, `balanced: true` (brackets).
+        `matches: regex`, `not_matches: regex`, `integer: true`, `balanced: true` (brackets). On
+        the command line `--task_args.where.FIELD.matches REGEX`.
     answer_where : dict, list or value, optional
         Condition on the extracted answer; rows without an answer are then omitted.
     train, test : int, optional
@@ -167,14 +173,12 @@ def read(path: Path, options: Mapping[str, Any]) -> Declaration:
     ValueError
         If the file is no declaration, or a key is unknown or has the wrong type.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise ValueError(f"task: {path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"task: {path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ValueError(f"task: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"task: {path} holds no keys; see {DECLARATIONS / 'gsm8k.yaml'}")
     kinds = get_type_hints(Declaration)
@@ -183,15 +187,15 @@ def read(path: Path, options: Mapping[str, Any]) -> Declaration:
         for key, value in given.items():
             if key not in kinds:
                 raise ValueError(f"{where}{key} is not a key of a task: {', '.join(kinds)}")
-            if not _fits(value, kinds[key]):
+            if not fits(value, kinds[key]):
                 kind = Declaration.__annotations__[key]
                 raise ValueError(f"{where}{key}: {value!r} is not of type {kind}")
             if key == "path" and given is content:
                 value = _relative(value, path.parent)
             if key == "verifier_args" and given is options:
-                # Values inside a dictionary are still text on the command line.
+                # Text in the settings of earlier versions' runs.
                 value = {
-                    k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in value.items()
+                    k: from_text(v, Any) if isinstance(v, str) else v for k, v in value.items()
                 }
             if key in ("where", "verifier_args"):
                 value = {**values.get(key, {}), **value}
@@ -209,21 +213,3 @@ def _relative(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_relative(each, folder) for each in value]
     return value and str(folder / Path(value).expanduser())
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from YAML has a type."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
-    if origin is Literal:
-        return value in arguments
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, each) for each in arguments)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            isinstance(key, str) and _fits(each, arguments[1]) for key, each in value.items()
-        )
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -24,7 +24,10 @@ def digest(task: Task, examples: Sequence[Example]) -> str:
     for example in examples:
         answer = task.answer(example) if isinstance(task, DataTask) else example.data
         parts = [example.id, example.prompt, answer, verifier]
-        sha.update(json.dumps(parts, default=_plain, sort_keys=True).encode() + b"\0")
+        try:
+            sha.update(json.dumps(parts, default=_plain, sort_keys=True).encode() + b"\0")
+        except RecursionError:
+            raise ValueError(f"task: {example.id!r} of {task} is nested too deeply") from None
     return sha.hexdigest()[:16]
 
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llm.tasks import livecodebench
 from llm.tasks.declaration import Declaration
+from llm.tasks.rows import Row, RowError
 from llm.tasks.source import Source
 from llm.verifiers.boxed import last_boxed
 
-Row = Mapping[str, Any]
-
 #: A field in a prompt. Other braces are text, as in LaTeX.
 _FIELD = re.compile(r"\{([A-Za-z_][\w.]*)\}")
-
-
-class RowError(ValueError):
-    """Error of a row that cannot be used; its message gives the reason."""
 
 
 def value(row: Row, field: str) -> Any:
@@ -61,7 +56,7 @@ class Schema:
                 raise ValueError(f"prompt: {part[1:-1]!r} is neither a field nor has a {{field}}")
         self.task = task
         self.extract = _extractor(task.extract)
-        self.where = {field: condition(field, c) for field, c in task.where.items()}
+        self.where = list(_conditions(task.where))
         required = task.answer_where
         self.answer_where = None if required is None else condition("answer_where", required)
 
@@ -74,7 +69,8 @@ class Schema:
             Names the missing column and the existing ones.
         """
         inside = [field for part in self.parts for field in _FIELD.findall(part)]
-        fields = [*inside, self.task.answer, *self.where, *filter(None, [self.task.id])]
+        where = [field for field, _ in self.where]
+        fields = [*inside, self.task.answer, *where, *filter(None, [self.task.id])]
         if self.task.extract == "livecodebench":
             fields += livecodebench.FIELDS
         columns = source.rows.column_names
@@ -86,14 +82,15 @@ class Schema:
                 )
 
     def selected(self, source: Source) -> list[int]:
-        """Return the indices of rows that meet the conditions of `where`."""
-        chosen = list(range(len(source.rows)))
-        for field, fits in self.where.items():
-            # Reads one column at a time: other columns may be large.
-            root, _, rest = field.partition(".")
-            column = _column(source, root)
-            chosen = [i for i in chosen if fits(_inside(column[i], rest))]
-        return chosen
+        """Return the indices of rows that meet `where`, or that cannot be read."""
+        if not self.where:
+            return list(range(len(source.rows)))
+        roots = list(dict.fromkeys(field.partition(".")[0] for field, _ in self.where))
+        return [
+            number
+            for number, row in enumerate(source.rows.columns(roots))
+            if row is None or all(fits(_found(row, field)) for field, fits in self.where)
+        ]
 
     def problem(self, row: Row) -> str:
         """Return the text of a row's problem, without instructions.
@@ -103,7 +100,11 @@ class Schema:
         RowError
             If the text is empty or too long, or a field cannot be read.
         """
-        texts = [self._filled(part, row) for part in self.parts]
+        messages = self.messages(row)
+        if messages:
+            texts = [m["content"] for m in messages if m["role"] != "system"]
+        else:
+            texts = [self._filled(part, row) for part in self.parts]
         text = "\n\n".join(filter(None, texts)).strip()
         if not text:
             raise RowError("the prompt is empty")
@@ -113,6 +114,33 @@ class Schema:
                 f"({self.task.max_prompt_chars})"
             )
         return text
+
+    def messages(self, row: Row) -> list[dict[str, str]]:
+        """Return the chat messages of a row's prompt; [] if the prompt is text.
+
+        Raises
+        ------
+        RowError
+            If the messages are not texts of roles, or the last is not the user's.
+        """
+        match = _FIELD.fullmatch(self.parts[0]) if len(self.parts) == 1 else None
+        content = value(row, match[1]) if match else None
+        if not (match and isinstance(content, list) and content and all(map(is_message, content))):
+            return []
+        messages = [{key: message[key] for key in ("role", "content")} for message in content]
+        for number, message in enumerate(messages, 1):
+            for key, text in message.items():
+                if not isinstance(text, str):
+                    raise RowError(
+                        f"field {match[1]!r}: the {key} of message {number} is a "
+                        f"{type(text).__name__}, not text"
+                    )
+        if messages[-1]["role"] != "user":
+            raise RowError(
+                f"field {match[1]!r}: the last message is of the {messages[-1]['role']}, not of "
+                "the user"
+            )
+        return messages
 
     def _filled(self, part: str, row: Row) -> str:
         values = {field: _shown(field, value(row, field)) for field in _FIELD.findall(part)}
@@ -133,21 +161,16 @@ class Schema:
         return self.answer_where is None or self.answer_where(answer)
 
 
-def _column(source: Source, name: str) -> list[Any]:
-    column, values = source.rows.data.column(name), []
-    for row, scalar in enumerate(column):
-        try:
-            values.append(scalar.as_py())
-        except UnicodeDecodeError as error:
-            raise ValueError(f"task: {source.place(row)}: field {name!r}: {error}") from None
-    return values
-
-
-def _inside(content: Any, field: str) -> Any:
+def _found(row: Row, field: str) -> Any:
     try:
-        return value(content, field) if field else content
+        return value(row, field)
     except RowError:
         return None
+
+
+def is_message(content: Any) -> bool:
+    """Whether a value has the form of a chat message."""
+    return isinstance(content, Mapping) and {"role", "content"} <= content.keys()
 
 
 def _shown(field: str, content: Any) -> str:
@@ -202,7 +225,7 @@ def _part(row: Row, field: str, name: str, find: Callable[[str], Any]) -> str:
 def _json(row: Row, field: str) -> Any:
     try:
         return json.loads(value(row, field))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RowError(f"field {field!r} is not JSON: {error}") from None
 
 
@@ -215,6 +238,20 @@ def _tests(row: Row, field: str) -> Any:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"…{text[-60:]}")
+
+
+#: Tests of a condition.
+_TESTS = ("matches", "not_matches", "integer", "balanced")
+
+
+def _conditions(where: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[Any], bool]]]:
+    """Yield field and predicate of each condition; the key `field.matches` is one test."""
+    for key, required in where.items():
+        field, _, test = key.rpartition(".")
+        if field and test in _TESTS:
+            yield field, condition(field, {test: required})
+        else:
+            yield key, condition(key, required)
 
 
 def condition(where: str, required: Any) -> Callable[[Any], bool]:

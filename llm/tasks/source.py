@@ -1,27 +1,24 @@
-"""Loads rows of data sets from the Hugging Face hub or from local files, with `datasets`."""
+"""Loads rows of data sets from the Hugging Face hub or from local files."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import glob
-import gzip
-import io
-import itertools
-import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 from llm.tasks.declaration import Declaration
+from llm.tasks.rows import ArrowRows, Rows, read_text_rows
 
-#: Loaders of `datasets`, by the suffix of a local file.
-FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "parquet": "parquet"}
-
-#: Digits that may belong to an integer of more than 53 bits.
-_LONG = re.compile(rb"\d{16}")
+#: Formats of local files, by suffix, and what separates their cells.
+FORMATS = {
+    **dict.fromkeys(("jsonl", "ndjson", "json"), "json"),
+    **dict.fromkeys(("csv", "tsv"), "csv"),
+    "parquet": "parquet",
+}
+CELL_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 class Source(NamedTuple):
@@ -33,12 +30,12 @@ class Source(NamedTuple):
         Name in messages: the file, or the data set with configuration and split.
     label : str
         Short name, the prefix of problem names.
-    rows : datasets.Dataset
+    rows : Rows
     """
 
     name: str
     label: str
-    rows: Any
+    rows: Rows
 
     def place(self, row: int) -> str:
         """Name of a row in messages, counted from 1."""
@@ -75,7 +72,7 @@ def check_files(task: Declaration) -> None:
     for paths in splits:
         for each in _many(paths):
             for path in _paths(each):
-                _kind(path)
+                _suffix(path)
 
 
 def _many(value: str | list[str]) -> list[str]:
@@ -93,128 +90,44 @@ def _paths(pattern: str) -> list[Path]:
     return files
 
 
-def _kind(path: Path) -> str:
-    ending = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    if ending not in FORMATS:
+def _suffix(path: Path) -> str:
+    suffix = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if suffix not in FORMATS:
         raise ValueError(f"task: {path} does not end in one of .{', .'.join(FORMATS)}")
-    return FORMATS[ending]
+    return suffix
 
 
 def _local(path: Path, name: str = "") -> Source:
     """Load the rows of a file."""
-    kind = _kind(path)
-    with _quiet():
-        from datasets import load_dataset
-
-        try:
-            options = _as_text(path) if kind == "csv" else {}
-            # Wildcards in the name of an existing file are literal.
-            file = glob.escape(str(path.resolve()))
-            rows = load_dataset(kind, data_files=file, split="train", **options)
-        except Exception as error:
-            if "corresponds to no data" in str(error) or _is_empty(path):
-                raise ValueError(f"task: {name or path} has no rows") from error
-            place = (kind == "json" and _bad_line(path)) or f": {_cause(error)}"
-            raise ValueError(f"task: {name or path} cannot be read as {kind}{place}") from error
-    if kind == "json":
-        _check_integers(path, name, rows)
+    suffix = _suffix(path)
+    try:
+        rows = _parquet(path) if suffix == "parquet" else _text(path, suffix)
+    except Exception as error:
+        if "corresponds to no data" in str(error):  # of a Parquet file
+            raise ValueError(f"task: {name or path} has no rows") from error
+        cause = str(error) if type(error) is ValueError else f": {_cause(error)}"
+        raise ValueError(
+            f"task: {name or path} cannot be read as {FORMATS[suffix]}{cause}"
+        ) from error
+    if not len(rows):
+        raise ValueError(f"task: {name or path} has no rows")
     return Source(name or str(path), path.name.partition(".")[0], rows)
 
 
-def _as_text(path: Path) -> dict[str, Any]:
-    """Options that keep CSV cells as text: pandas would read 007 as 7, and None as missing."""
-    from datasets import Features, Value
-
-    with io.TextIOWrapper(_opened(path), "utf-8-sig", newline="") as file:
-        names = next(csv.reader(file), [])
-    features = Features({name: Value("string") for name in names})
-    return {"features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
-
-
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _check_integers(path: Path, name: str, rows: Any) -> None:
-    """Raise a ValueError for integers that the JSON loader has changed.
-
-    Arrow converts a column to floating point if one integer has more than 64 bits. The loader of
-    JSON lists changes some integers to others.
-    """
-    for row, exact in _long_numbers(path, str(rows.data.schema)):
-        try:
-            changed = _changed(exact, rows[row])
-        except (ValueError, IndexError):  # text that cannot be decoded, or a row of several lines
-            continue
-        if changed is not None:
-            raise ValueError(
-                f"task: {name or path}, row {row + 1}: {changed} has more digits than a number of "
-                f'its column keeps; write the numbers of that field as text, "{changed}"'
-            )
-
-
-def _long_numbers(path: Path, schema: str) -> Iterator[tuple[int, Any]]:
-    """Yield rows that may hold such integers, as parsed by Python."""
-    with _opened(path) as file:
-        lines = filter(bytes.strip, file)
-        first = next(lines, b"")
-        if first.lstrip().startswith(b"["):
-            content = b"".join([first, *lines])
-            if _LONG.search(content):
-                with contextlib.suppress(ValueError):
-                    yield from enumerate(json.loads(content))
-        elif "double" in schema:
-            for row, line in enumerate(itertools.chain([first], lines)):
-                if _LONG.search(line):
-                    with contextlib.suppress(ValueError):
-                        yield row, json.loads(line)
-
-
-def _changed(exact: Any, read: Any) -> int | None:
-    """Return an integer that was changed, or rounded to floating point; None if there is none."""
-    if isinstance(exact, dict) and isinstance(read, dict):
-        pairs = [(value, read.get(key)) for key, value in exact.items()]
-    elif isinstance(exact, list) and isinstance(read, list):
-        pairs = list(zip(exact, read, strict=False))
-    elif isinstance(exact, int) and isinstance(read, int | float):
-        rounded = isinstance(read, float) and abs(exact) > 2**53
-        return exact if rounded or read != exact else None
-    else:
-        return None
-    return next((number for pair in pairs if (number := _changed(*pair)) is not None), None)
-
-
-def _is_empty(path: Path) -> bool:
+def _text(path: Path, suffix: str) -> Rows:
     try:
-        with _opened(path) as file:
-            return not file.read(1)
-    except (OSError, EOFError):
-        return False
-
-
-def _bad_line(path: Path) -> str:
-    """Locate a syntax error in a JSON file; "" if there is none."""
-    with _opened(path) as file:
-        try:
-            lines = file.readlines()
-        except (OSError, EOFError) as error:  # a damaged archive
-            return f": {error}"
-    try:
-        content = json.loads(b"".join(lines))
-        return "" if isinstance(content, list) else ": it holds no list of objects"
+        return read_text_rows(path, CELL_DELIMITERS.get(suffix))
     except ValueError as error:
-        if lines and lines[0].lstrip().startswith(b"["):
-            return f": {error}"
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            return f", row {number}: {error}"
-        if not isinstance(row, dict):
-            return f", row {number}: {line[:40].decode(errors='replace')!r} is not an object"
-    return ""
+        raise ValueError(f"{', ' if str(error).startswith('row ') else ': '}{error}") from None
+
+
+def _parquet(path: Path) -> Rows:
+    with _quiet():
+        from datasets import load_dataset
+
+        # Wildcards in the name of an existing file are literal.
+        file = glob.escape(str(path.resolve()))
+        return ArrowRows(load_dataset("parquet", data_files=file, split="train"))
 
 
 def _file_of_hub(task: Declaration, file: str) -> Source:
@@ -232,7 +145,8 @@ def _from_hub(task: Declaration, config: str | None, split: str) -> Source:
         from datasets import load_dataset
 
         rows = load_dataset(task.data, config, split=split, revision=task.revision)
-    return Source(name, config if isinstance(task.config, list) and config else split, rows)
+    label = config if isinstance(task.config, list) and config else split
+    return Source(name, label, ArrowRows(rows))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from cpi.core.episodes import Episode, Prefix, Steps
 from llm.engines.engine import MAX_SEED, Completion, Engine, SamplingParams
 from llm.tasks import checked
 from llm.tasks.delimiters import end_of_thought
+from llm.tasks.rows import lone_surrogate
 from llm.tasks.task import Example, PromptText, Task
 from llm.thoughts.options import ThoughtLimits
 from llm.verifiers import Verification
@@ -72,8 +73,15 @@ def encode(tokenizer: Any, text: PromptText) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        If messages are given and the tokenizer has no chat template, or it refuses them.
+        If messages are given and the tokenizer has no chat template, or it refuses them; or if a
+        text has a lone surrogate, which tokenizers refuse.
     """
+    for part in [text] if isinstance(text, str) else [str(m.get("content")) for m in text]:
+        if surrogate := lone_surrogate(part):
+            raise ValueError(
+                f"prompt: it has half a character, the lone surrogate {surrogate!r}, in "
+                f"{part[:60]!r}; repair the text"
+            )
     if isinstance(text, str):
         ids = list(tokenizer(text).input_ids)
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id

@@ -17,7 +17,8 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from llm.common.commands import EXPECTED, prepare, quiet_transformers
+from llm.common.commands import EXPECTED, leave, prepare, quiet_transformers
+from llm.common.errors import message_of
 
 if TYPE_CHECKING:
     from llm.common.progress import Reporter
@@ -179,7 +180,7 @@ def _failed(reason: Exception | str, code: int, config: TrainConfig | None = Non
     """
     if not _reports_failure():
         return code
-    message = " ".join(str(reason).split())
+    message = message_of(reason)
     if config is not None:
         from llm.runs.checkpoint_folders import latest
 
@@ -244,9 +245,4 @@ def _handle(
 
 
 if __name__ == "__main__":
-    code = main()
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        from llm.distributed.processes import leave
-
-        leave(code)
-    raise SystemExit(code)
+    leave(main())

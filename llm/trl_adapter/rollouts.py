@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from cpi.core.episodes import Episode, Prefix
 from cpi.core.plans import ALGORITHMS, GroupPlan, World
 from cpi.core.resets import Localizer
 from llm.algorithms.metrics import collection_metrics
+from llm.algorithms.plan_and_rule import PATIENCE
 from llm.common.progress import Reporter
 from llm.engines import Engine
 from llm.engines.live import LiveEngine
@@ -120,6 +122,7 @@ class ResetRollouts:
         self._row_of: dict[str, int] = {}
         self._last_call: tuple[bool, int] | None = None
         self._calls = 0
+        self._rollouts_without_delimiter = 0  # -1 after the first delimiter
 
     def dataset(self, dataset: Any, seed: int = 0) -> Any:
         """Shuffle the rows and repeat each one, once per group of a prompt.
@@ -244,11 +247,27 @@ class ResetRollouts:
         for name, value in metrics.items():
             trainer._log_metric(name, value)
         counts = collection.ledger.to_json()
-        local = torch.tensor(list(counts.values()), device=trainer.accelerator.device)
-        totals = trainer.accelerator.reduce(local, "sum").tolist()
+        several = any(e.length > 1 for group in collection for e in group.episodes)
+        local = torch.tensor([*counts.values(), several], device=trainer.accelerator.device)
+        *totals, several = trainer.accelerator.reduce(local, "sum").tolist()
+        self._watch_thoughts(several > 0, trainer)
         self.ledger += Ledger(**dict(zip(counts, totals, strict=True)))
         for name, count in self.ledger.to_json().items():
             trainer._metrics["train"][f"ledger/{name}"] = [count]
+
+    def _watch_thoughts(self, several: bool, trainer: GRPOTrainer) -> None:
+        """Warn once if no completion of the first rollouts has a second thought."""
+        rollouts = self._rollouts_without_delimiter
+        self._rollouts_without_delimiter = -1 if several or rollouts < 0 else rollouts + 1
+        warns = self.plan.resets and trainer.accelerator.is_main_process
+        if warns and self._rollouts_without_delimiter == PATIENCE:
+            warnings.warn(
+                f"in {PATIENCE} rollouts no completion had the delimiter {self.task.delimiter!r}: "
+                f"with one thought each, {self.algorithm} resets to the prompt, which is GRPO for "
+                "more tokens. Ask for the delimiter in the prompt, or name another: "
+                "ResetRollouts(delimiter=…)",
+                stacklevel=2,
+            )
 
 
 def _evaluation(

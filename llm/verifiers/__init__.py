@@ -25,7 +25,7 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
 }
 
 
-def make_verifier(name: str, **options: Any) -> Verifier:
+def make_verifier(name: str, /, **options: Any) -> Verifier:
     """Create a verifier by name, or by calling `module:function` with the options.
 
     Raises

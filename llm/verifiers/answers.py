@@ -199,7 +199,7 @@ class YesNo(AnswerVerifier):
 
 
 class Exact(AnswerVerifier):
-    r"""Reward 1 for the same text as the answer.
+    r"""Reward 1 for the same text as the answer, or as one of a list of accepted answers.
 
     The stated answer is the last box. Without a box it is the text after the last "the answer is"
     or "Answer:", up to the end of the line. Otherwise it is the whole completion.
@@ -217,11 +217,18 @@ class Exact(AnswerVerifier):
         self.normalise = normalise
 
     def check_answer(self, answer: Any) -> None:
-        """Raise a ValueError unless the answer is a non-empty text or an integer."""
-        if isinstance(answer, bool) or not isinstance(answer, str | int):
-            raise ValueError(f"exact: the answer {answer!r} is a {type(answer).__name__}, not text")
-        if not self._plain(str(answer)):
+        """Raise a ValueError unless the answer is a non-empty text, an integer, or a list of these.
+
+        A boolean is text if case is ignored: JSON and Python write `true` differently.
+        """
+        if not _accepted(answer):
             raise ValueError(f"exact: the answer {answer!r} is empty")
+        for each in _accepted(answer):
+            if not isinstance(each, str | int) or (isinstance(each, bool) and not self.normalise):
+                kind = type(each).__name__
+                raise ValueError(f"exact: the answer {each!r} is a {kind}, not text")
+            if not self._plain(str(each)):
+                raise ValueError(f"exact: the answer {each!r} is empty")
 
     def _plain(self, text: str) -> str:
         if not self.normalise:
@@ -236,5 +243,9 @@ class Exact(AnswerVerifier):
         return last_statement(completion) or completion
 
     def right(self, answer: Any, stated: str) -> bool:
-        """Whether the texts are equal, after normalisation."""
-        return self._plain(stated) == self._plain(str(answer))
+        """Whether the text equals an accepted one, after normalisation."""
+        return self._plain(stated) in {self._plain(str(each)) for each in _accepted(answer)}
+
+
+def _accepted(answer: Any) -> list[Any]:
+    return answer if isinstance(answer, list) else [answer]

@@ -55,6 +55,7 @@ def run(argv: Sequence[str] | None, interrupted: Callable[[], bool]) -> int:
         Checked before each figure; true stops the command.
     """
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m paper_figures",
         description=__doc__.partition(": ")[2].capitalize(),
         epilog=EPILOG,

@@ -15,7 +15,9 @@ PROG = "python -m paper_figures pack"
 
 def run(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog=PROG, description=__doc__.partition(": ")[2]
+    )
     add = parser.add_argument
     add(
         "folders",

@@ -58,6 +58,7 @@ MET = {(True, False): "yes", (True, True): "yes*", (False, False): "[red]no[/]",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m tests.bench",
         description="Exact values, backward induction and policy iteration of this project, "
         "quantecon and pymdptoolbox, timed side by side; rollouts beside Gymnasium's; then growth "

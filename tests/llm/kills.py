@@ -148,7 +148,9 @@ def attempt(base: Path, reference: Path, output: Path, duration: float, rng: ran
 
 def main() -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.llm.kills", description=__doc__)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m tests.llm.kills", description=__doc__
+    )
     parser.add_argument("kills", nargs="?", type=int, default=20, metavar="N")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     options = parser.parse_args()

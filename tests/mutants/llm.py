@@ -152,13 +152,6 @@ LLM = (
     ),
     Mutant(
         "llm/tasks/data_task.py",
-        "a held-out problem is trained on",
-        "if held_out and key in held_out:",
-        "if held_out and not key:",
-        ("tests/llm/tasks/test_declarations.py",),
-    ),
-    Mutant(
-        "llm/tasks/data_task.py",
         "texts that differ in white space are different problems",
         'return " ".join(unicodedata.normalize("NFKC", text).casefold().split())',
         "return text",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 DATA = ("tests/llm/tasks",)
+ANSWERED = ("tests/llm/tasks/test_declarations.py",)
+ROWS = ("tests/llm/tasks/test_rows.py",)
 ANSWERS = ("tests/llm/verifiers/test_answers.py",)
 MATH = ("tests/llm/verifiers/test_math.py::test_the_table",)
 SANDBOX = ("tests/llm/verifiers/test_sandbox.py", "tests/llm/verifiers/test_programs.py")
@@ -19,8 +21,8 @@ SCALE = (
     Mutant(
         "llm/tasks/data_task.py",
         "training problems may be test problems",
-        "if held_out and key in held_out:",
-        "if held_out and key in ():",
+        "if key in held_out:",
+        "if key in ():",
         DATA,
     ),
     Mutant(
@@ -143,11 +145,80 @@ SCALE = (
         SANDBOX,
     ),
     Mutant(
-        "llm/tasks/source.py",
+        "llm/tasks/rows.py",
         "long integers are rounded",
-        "return exact if rounded or read != exact else None",
-        "return exact if read != exact else None",
-        DATA,
+        "json.loads(text, object_pairs_hook=_unique)",
+        "json.loads(text, object_pairs_hook=_unique, parse_int=lambda n: int(float(n)))",
+        ROWS,
+    ),
+    Mutant(
+        "llm/tasks/rows.py",
+        "of a key that is given twice the last value counts",
+        "if len(values) < len(pairs):",
+        "if len(values) < 0:",
+        ROWS,
+    ),
+    Mutant(
+        "llm/tasks/rows.py",
+        "half a character is text",
+        "text.encode()",
+        'text.encode(errors="replace")',
+        ROWS,
+    ),
+    Mutant(
+        "llm/tasks/data_task.py",
+        "of several answers the first counts",
+        "len(answer) == 1 and",
+        "len(answer) and",
+        ANSWERED,
+    ),
+    Mutant(
+        "llm/tasks/data_task.py",
+        "a repeated problem with another answer is not mentioned",
+        "if self._answer(self._row(taken[key])) != self._answer(self._row(place)):",
+        "if key is None:",
+        ("tests/llm/tasks/test_bad_data.py",),
+    ),
+    Mutant(
+        "llm/tasks/data_task.py",
+        "a conversation's instruction is a message of its own",
+        'return [*system, *before, {"role": last["role"], "content": content}]',
+        'return [*system, *before, last, {"role": last["role"], "content": content}]',
+        ANSWERED,
+    ),
+    Mutant(
+        "llm/common/arguments.py",
+        "YAML reads an option that is text",
+        "if isinstance(value, str) or (value is None and text not in NULLS):",
+        "if value is None and text not in NULLS:",
+        ("tests/llm/config/test_config.py",),
+    ),
+    Mutant(
+        "llm/common/yaml_text.py",
+        "of a key that is given twice the last value counts",
+        "seen.add(key.value)",
+        "seen.discard(key.value)",
+        ("tests/llm/config/test_config.py",),
+    ),
+    Mutant(
+        "llm/common/commands.py",
+        "a signal changes the exit code of a command that ends",
+        "if signal.getsignal(number) is not signal.SIG_IGN:",
+        "if signal.getsignal(number) is signal.SIG_IGN:",
+        ("tests/llm/train/test_interrupted.py",),
+    ),
+    Mutant(
+        "llm/runs/checkpoints.py",
+        "a disk without inodes is said to lack space",
+        "cure = NO_INODES if no_inodes else",
+        "cure = NO_INODES if step < 0 else",
+    ),
+    Mutant(
+        "llm/trl_adapter/rollouts.py",
+        "no warning if no completion has the delimiter",
+        "if warns and self._rollouts_without_delimiter == PATIENCE:",
+        "if warns and self._rollouts_without_delimiter == PATIENCE + 99:",
+        ("tests/llm/trl_adapter/test_training.py",),
     ),
     Mutant(
         "llm/verifiers/sandbox.py",

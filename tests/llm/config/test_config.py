@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 import cpi
+from llm.common.yaml_text import read_yaml
 from llm.config import command_line
 from llm.config.algorithms import CLASSES
 from llm.config.command_line import parse
@@ -23,6 +25,7 @@ from llm.config.train import PlanOptions, TrainConfig, parse_config
 from llm.engines import make_engine
 from llm.engines.options import VLLMOptions
 from llm.engines.vllm import VLLMEngine
+from llm.evaluate.options import TaskSpec
 from llm.models.lora import LoraOptions
 from llm.pretrain import PretrainConfig
 from llm.thoughts.options import SamplingOptions
@@ -47,6 +50,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "unknown.yaml": "stepz: 9\n",
         "broken.yaml": "steps: [\n",
         "text.yaml": "steps\n",
+        "twice.yaml": "steps: 5\nseed: 1\nsteps: 6\n",
+        "inside.yaml": "steps: 5\nsampling: {top_p: 1, top_p: 0.5}\n",
+        "section.yaml": "top_p: 1\ntop_p: 0.5\n",
+        "deep.yaml": "[" * 500,
     }
     (tmp_path / "folder").mkdir()
     for name, text in texts.items():
@@ -114,6 +121,14 @@ def test_parse_config__file_wins_over_its_parents(file: str, temperature: float)
         (["--steps=half"], "steps"),
         (["--loss.loss_type=ppo"], "loss.loss_type"),
         (["--stepz=9"], "stepz"),
+        (["--optimizer.lr", "3"], "--optimizer.lr"),  # no abbreviation of lr_scheduler_type
+        (["--see=3"], "--see"),
+        (["--config=twice.yaml"], "twice.yaml is not YAML: 'steps' is given twice in"),
+        (["--config=inside.yaml"], "inside.yaml is not YAML: 'top_p' is given twice in"),
+        (["--sampling=section.yaml"], "'top_p' is given twice in"),
+        (["--config=deep.yaml"], "deep.yaml is not YAML: it is nested too deeply"),
+        (["--task_args.length"], "--task_args.length: no value given; write --task_args.length=VA"),
+        (["--task_args.length", "--steps=3"], "--task_args.length: no value given; write"),
     ],
 )
 def test_parse_config__bad_files_and_flags_give_one_line(argv: list[str], message: str) -> None:
@@ -121,6 +136,122 @@ def test_parse_config__bad_files_and_flags_give_one_line(argv: list[str], messag
         parsed(*argv)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_read_yaml__merged_keys_may_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\n")
+    content = read_yaml(path)
+    assert (content["b"], content["c"]) == ({"x": 3, "y": 2}, {"x": 3, "y": 4})
+
+
+def test_commands__no_parser_takes_abbreviations() -> None:
+    root, parsers = Path(command_line.__file__).parents[2], 0
+    for room in ("cpi", "envs", "llm", "paper_figures", "tests"):
+        for path in (root / room).rglob("*.py"):
+            source = path.read_text(encoding="utf-8")
+            if "ArgumentParser(" not in source or path == Path(__file__):
+                continue
+            for call in ast.walk(ast.parse(source)):
+                if isinstance(call, ast.Call) and "ArgumentParser" in ast.unparse(call.func):
+                    parsers += 1
+                    given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+                    assert given.get("allow_abbrev") == "False", f"{path}:{call.lineno}"
+    assert parsers > 10
+
+
+# --- arguments of tasks and algorithms
+
+#: Texts that YAML would change, or not read at all.
+TEXTS = [
+    *["\n", "\n\n", " ", "", " a ", "#", "a # b", "1", "007", "1_000", "1e3", "1:30", "null", "~"],
+    *["yes", "true", "2026-01-01", "{q}", "{q}: {a}", "[a-z]", "[", "- a", "a: b", "'x'", '"\\n"'],
+    *["&a", "*a", "!!x", "%", "@", "`", "-", "a=b", "a: 1\na: 2", "2026-13-45", "[" * 500],
+]
+
+
+class Own:
+    """A task of a user, with annotated and with other arguments."""
+
+    def __init__(
+        self, mark: str, size: float, pair: list[int] | None, any_: Any, folder: Path, sign="+"
+    ) -> None: ...
+
+
+def arguments(task: str, *words: str) -> dict[str, Any]:
+    """Arguments of a task on the command line of `llm.evaluate`."""
+    spec = TaskSpec(task, {}, task)
+    for word in words:
+        spec = spec.with_argument(word)
+    return spec.args
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_arguments__an_option_that_is_text_takes_any_text(text: str) -> None:
+    own = f"{__name__}:Own"
+    for task, name in (
+        *(("gsm8k", name) for name in ("delimiter", "system", "answer", "verifier")),
+        *(("gsm8k", name) for name in ("prompt", "path.train") if text not in ("[a-z]", "- a")),
+        *(("gsm8k", name) for name in ("where.q.matches", "answer_where.not_matches")),
+        *((own, name) for name in ("mark", "sign")),
+    ):
+        args = arguments(task, f"{name}={text}")
+        root, _, rest = name.partition(".")
+        assert (args[root][rest] if rest else args[root]) == text, name
+
+
+OWN = f"{__name__}:Own"
+
+#: Arguments by task, as words and as values.
+WORDS: list[tuple[str, str, dict[str, Any]]] = [
+    ("gsm8k", "test=50", {"test": 50}),
+    ("gsm8k", "train=null", {"train": None}),
+    ("gsm8k", "chat=false", {"chat": False}),
+    ("gsm8k", "delimiter=\n", {"delimiter": "\n"}),
+    ("gsm8k", "prompt=[q, '{a}']", {"prompt": ["q", "{a}"]}),
+    ("gsm8k", "path={train: a, test: b}", {"path": {"train": "a", "test": "b"}}),
+    ("gsm8k", "where.a.b=[1, x]", {"where": {"a.b": [1, "x"]}}),
+    ("gsm8k", "where.a.b.integer=true", {"where": {"a.b.integer": True}}),
+    ("gsm8k", "where.a=007", {"where": {"a": "007"}}),
+    ("gsm8k", "verifier_args.absolute=1e-3", {"verifier_args": {"absolute": 0.001}}),
+    ("chain", "length=4", {"length": 4}),
+    ("chain", 'operations=["+1","*2"]', {"operations": ["+1", "*2"]}),
+    (OWN, "mark=", {"mark": ""}),
+    (OWN, "size=1e3", {"size": 1000.0}),
+    (OWN, "pair=[1, 2]", {"pair": [1, 2]}),
+    (OWN, "any_=3", {"any_": 3}),
+    (OWN, "other.a.b=[1]", {"other": {"a": {"b": [1]}}}),
+    (OWN, "folder=a/b", {"folder": "a/b"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "word", "expected"),
+    [
+        *WORDS,
+        (OWN, "size=3", {"size": 3}),
+        (OWN, "pair=null", {"pair": None}),
+        (OWN, "any_= ", {"any_": " "}),
+        (OWN, "any_=007", {"any_": "007"}),
+        (OWN, "any_=null", {"any_": None}),
+        ("no_module:Of", "x=2.5", {"x": 2.5}),
+    ],
+)
+def test_arguments__others_are_yaml(task: str, word: str, expected: dict[str, Any]) -> None:
+    assert arguments(task, word) == expected
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "chain", OWN])
+def test_parse_config__arguments_are_those_of_evaluate(task: str) -> None:
+    words = [word for name, word, _ in WORDS if name == task]
+    expected = arguments(task, *words)
+    equal = [f"--task_args.{word}" for word in words]
+    apart = [part for flag in equal for part in flag.split("=", 1)]
+    for flags in (["--task_args={}", *equal], [*apart, "--task_args", "{}"]):
+        assert parsed(f"--task={task}", *flags).task_args == expected
+    if ":" in task:
+        flags = [flag.replace("task_args", "algorithm_args") for flag in apart]
+        assert parsed(f"--algorithm={task}", *flags).algorithm_args == expected
 
 
 def holds(settings: dict[str, Any], part: dict[str, Any]) -> bool:
@@ -386,7 +517,7 @@ def test_config__an_algorithm_is_a_name_of_a_table_or_an_import_path() -> None:
     with pytest.raises(ValueError, match=r"algorithm: 'no_such' is none of grpo, .* module:Class"):
         parsed("--algorithm=no_such")
     own = parsed("--algorithm=my_module:Mine", "--algorithm_args.size=3", "--plan.fresh=6")
-    assert own.algorithm_args == {"size": "3"} or own.algorithm_args == {"size": 3}
+    assert own.algorithm_args == {"size": 3}
     assert own.group_plan() == cpi.GroupPlan(fresh=6) and own.turns == 1
     assert own.folder.name == "chain-Mine-s0"
     with pytest.raises(ValueError, match="algorithm_args: srpo takes none"):

@@ -308,7 +308,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "unknown task": (["--tasks", "chess"], "task: 'chess' is none of chain"),
     "twice": (["--tasks", "chain", "chain"], "tasks: chain is named twice"),
     "bad argument": (["--tasks", "chain", "colour=red"], "cannot be made with {'colour': 'red'}"),
-    "no yaml": (["--tasks", "chain", "length=[3"], "'[3' of 'length=[3' is not a YAML value"),
+    "no yaml": (["--tasks", "chain", "length=[3"], "cannot be made with {'length': '[3'}"),
     "no problems": (["--tasks", f"{__name__}:Empty"], "has no test problems"),
     "no room": (["--tasks", f"{__name__}:Long"], "prompt 'long' are more than the model's 512"),
     "no step": (["--tasks", "chain", "--step=3"], "which is no training run"),
@@ -507,6 +507,9 @@ def test_options_of_a_run_are_its_own_unless_given(run: Path) -> None:
     assert own.ks == [1, 2, 4, 8]
     six = evaluate.read_options(parser.parse_args([str(run), "--samples=6"]), saved)
     assert six.ks == [1, 2, 4, 6]
+    specs = evaluate.read_tasks(["gsm8k", "delimiter=\n", "stop=[a]"], saved)
+    assert specs[0].args == {"delimiter": "\n", "stop": ["a"]}
+    assert specs[0].label == "gsm8k delimiter='\\n' stop=[a]"
     specs = evaluate.read_tasks(["chain", "length=4", "chain", "m:T", "x=[1]"], saved)
     assert [spec.label for spec in specs] == ["chain length=4", "chain", "m:T x=[1]"]
     assert specs[0].args == {**saved.config.task_args, "length": 4}

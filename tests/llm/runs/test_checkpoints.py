@@ -712,18 +712,22 @@ except CheckpointError as error:
 """  # noqa: E501
 
 
-def test_save__full_disk(tmp_path: Path) -> None:
-    """A file system of 1 MB, in a mount namespace that needs no root."""
-    mount = 'mount -t tmpfs -o size=1m tmpfs "$0"'
+def on_a_small_disk(folder: Path, options: str, script: str) -> Any:
+    """JSON that a script prints, on a file system in a mount namespace that needs no root."""
+    mount = f'mount -t tmpfs -o {options} tmpfs "$0"'
     inside = ["unshare", "-rm", "sh", "-c"]
     try:
-        subprocess.run([*inside, mount, str(tmp_path)], check=True, capture_output=True)
+        subprocess.run([*inside, mount, str(folder)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("users may not mount here; see test_save__failed_write")
-    command = [*inside, f'{mount} && exec "$@"', str(tmp_path), sys.executable, "-c", FULL_DISK]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    command = [*inside, f'{mount} && exec "$@"', str(folder), sys.executable, "-c", script]
+    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    message, left, step, total = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_save__full_disk(tmp_path: Path) -> None:
+    message, left, step, total = on_a_small_disk(tmp_path, "size=1m", FULL_DISK)
     assert message.startswith(f"{tmp_path}: step 2 not saved: ")
     assert "No space left on device" in message and "needs 800,000 bytes" in message
     free = int(message.split("bytes, and ")[1].split()[0].replace(",", ""))
@@ -731,10 +735,63 @@ def test_save__full_disk(tmp_path: Path) -> None:
     assert (left, step, total) == (["step-000001"], 1, 100_000)
 
 
+NO_INODES = """
+import json, sys
+from pathlib import Path
+import torch
+from llm.common.atomic_files import append, write_whole
+from llm.common.errors import message_of
+from llm.runs.checkpoints import CheckpointError, latest, save
+
+folder = Path(sys.argv[1])
+model = {"model": {"w": torch.ones(100)}}
+save(folder, 1, model, {})
+fillers, messages = [], []
+try:
+    while True:
+        fillers.append(folder / f"filler-{len(fillers)}")
+        fillers[-1].touch()
+except OSError:
+    fillers.pop()
+for spare in (0, 1, 2):  # no folder, no tensors, no state.json
+    for filler in fillers[:spare]:
+        filler.unlink()
+    try:
+        save(folder, 2, model, {})
+    except CheckpointError as error:
+        messages.append(str(error))
+    for filler in fillers[:spare]:
+        filler.touch()
+for write in (write_whole, append):
+    try:
+        write(folder / "file", "text")
+    except OSError as error:
+        messages.append(message_of(error))
+print(json.dumps([messages, str(latest(folder))]))
+"""
+
+
+def test_save__no_inode_left(tmp_path: Path) -> None:
+    messages, saved = on_a_small_disk(tmp_path, "size=1m,nr_inodes=16", NO_INODES)
+    assert len(messages) == 5 and saved == f"{tmp_path}/step-000001"
+    for message in messages:
+        assert "No space left on device" in message and "bytes are free" not in message
+        assert "its file system has no inode left for another file; delete files" in message
+    assert all(m.endswith(". The checkpoints before it are untouched") for m in messages[:3])
+
+
 def test_save__impossible_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"step 1 not saved: .*Not a directory"):
+    with pytest.raises(CheckpointError, match=r"step 1 not saved: .*Not a directory") as caught:
         save(tmp_path / "file" / "run", 1, {}, {})
+    assert "bytes" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder closed to everybody")
+def test_save__missing_permission_is_not_missing_space() -> None:
+    with pytest.raises(CheckpointError, match=r"; make the folder writable, or save to") as caught:
+        save(Path("/sys/kernel/checkpoints"), 1, {}, {})
+    assert "bytes" not in str(caught.value)
 
 
 def test_save__ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ import pytest
 
 from llm.tasks import DataTask, Split, declared, make_task
 from llm.tasks.declaration import Declaration, read
+from llm.verifiers import Verification
 from tests.llm.sandboxes import skip_without_sandbox
 from tests.llm.tasks.rows import SCHEMAS, write
 
@@ -200,9 +202,172 @@ def test_read__a_users_declaration(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {e.id for s in get_args(Split) for e in merged.examples(s)} == {"mine-4", "mine-8"}
 
 
+# --- prompts of chat messages ---
+
+SYSTEM = {"role": "system", "content": "You are brief."}
+USER = {"role": "user", "content": " What is 1 + 2?\n"}
+TALK = [{"role": "user", "content": "Hi. "}, {"role": "assistant", "content": "Yes?"}, USER]
+
+
+def chat_task(folder: Path, messages: Any, ending: str = "jsonl", **options: Any) -> DataTask:
+    """A task of two problems; the first has these messages."""
+    other = [{"role": "user", "content": "And 2 + 2?"}]
+    rows = [{"talk": {"turns": messages}, "a": "3"}, {"talk": {"turns": other}, "a": "4"}]
+    path = str(write(folder / f"chats.{ending}", rows))
+    keys = {"prompt": "talk.turns", "answer": "a", "verifier": "numeric", "test": 1, "train": 1}
+    return DataTask(Declaration("chats", path=path, instruction="Think.", **(keys | options)))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("before", [[], [SYSTEM], TALK[:2], [SYSTEM, *TALK[:2]]])
+def test_prompt__chat_messages_end_with_the_instruction(
+    before: list[dict[str, str]], ending: str, tmp_path: Path
+) -> None:
+    task = chat_task(tmp_path, [*before, USER], ending)
+    (example,) = [e for split in get_args(Split) for e in task.examples(split) if "-1" in e.id]
+    last = {"role": "user", "content": "What is 1 + 2?\n\nThink."}
+    assert example.prompt == [*before, last]
+    said = [m["content"] for m in before if m["role"] != "system"]
+    assert example.problem == "\n\n".join([*said, USER["content"]]).strip()
+    assert (task.answer(example), task.reward(example, r"\boxed{3}")) == ("3", 1)
+
+
+def test_prompt__messages_with_a_system_message_and_as_plain_text(tmp_path: Path) -> None:
+    task = chat_task(tmp_path, [USER], system="Be brief.")
+    for split in get_args(Split):
+        (example,) = task.examples(split)
+        roles = [message["role"] for message in example.prompt]  # type: ignore[index]
+        assert roles == ["system", "user"]
+    task = chat_task(tmp_path, [SYSTEM, USER], chat=False)
+    prompts = {e.prompt for split in get_args(Split) for e in task.examples(split)}  # type: ignore[misc]
+    assert prompts == {"You are brief.\n\nWhat is 1 + 2?\n\nThink.\n", "And 2 + 2?\n\nThink.\n"}
+
+
+BAD_MESSAGES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "the answer": (
+        TALK[:2],
+        {},
+        "field 'talk.turns': the last message is of the assistant, not of",
+    ),
+    "number": ([{"role": "user", "content": 3}], {}, "the content of message 1 is a int, not text"),
+    "parts": (
+        [SYSTEM, {"role": "user", "content": [{"type": "text", "text": "1?"}]}],
+        {},
+        "the content of message 2 is a list, not text",
+    ),
+    "role": (
+        [{"role": None, "content": "1?"}],
+        {},
+        "the role of message 1 is a NoneType, not text",
+    ),
+    "no role": (
+        [{"content": "1?"}],
+        {},
+        "field 'talk.turns' is a list, not text, a number or choic",
+    ),
+    "empty": ([{"role": "user", "content": " "}], {}, "the prompt is empty"),
+    "none": ([], {}, "field 'talk.turns' is a list, not text"),
+    "system": (
+        [SYSTEM, USER],
+        {"system": "Hm."},
+        "a system message of their own; leave out `system`",
+    ),
+    "plain": (TALK, {"chat": False}, "its prompt is a conversation, which needs `chat: true`"),
+    "part": ([USER], {"prompt": "So: {talk.turns}"}, "field 'talk.turns' is a list, not text"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MESSAGES)
+def test_prompt__other_messages_are_bad_rows(case: str, tmp_path: Path) -> None:
+    messages, options, message = BAD_MESSAGES[case]
+    with pytest.raises(ValueError, match=rf"chats.jsonl, row \d: .*{re.escape(message)}"):
+        chat_task(tmp_path, messages, **options).examples("train")
+
+
+# --- answers in other forms ---
+
+
+@pytest.mark.parametrize(
+    ("verifier", "answer", "right", "wrong"),
+    [
+        ("yes_no", True, "Yes", "No"),
+        ("yes_no", False, "False", "True"),
+        ("yes_no", ["no"], "No", "Yes"),
+        ("exact", True, "true", "false"),
+        ("exact", ["a", "b"], "b", "a, b"),
+        ("numeric", [3], "3", "4"),
+        ("numeric", ["3"], "3.0", "4"),
+        ("math", [r"\frac{1}{2}"], "0.5", "2"),
+        ("choice", ["B"], "B", "A"),
+    ],
+)
+def test_answer__forms_with_one_meaning(
+    verifier: str, answer: Any, right: str, wrong: str, tmp_path: Path
+) -> None:
+    rows = [{"q": "1?", "a": answer}, {"q": "2?", "a": answer}]
+    path = str(write(tmp_path / "a.jsonl", rows))
+    task = DataTask(
+        Declaration("mine", path=path, prompt="q", answer="a", verifier=verifier, test=1)
+    )
+    for split in get_args(Split):
+        (example,) = task.examples(split)
+        texts = [f"\\boxed{{{text}}}" for text in (right, wrong)]
+        assert [r.reward for r in task.verify([example] * 2, texts)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("verifier", "answer"),
+    [
+        *(("numeric", answer) for answer in ([3, 4], [], True, [True], [[3]])),
+        *(("math", answer) for answer in (["3", "4"], [], ["3", "3"])),
+        *(("choice", answer) for answer in (["A", "B"], True)),
+        *(("yes_no", answer) for answer in ([True, False], 1, "perhaps")),
+        *(("exact", answer) for answer in ([], 0.5, ["a", 0.5], {"a": 1})),
+    ],
+)
+def test_answer__forms_with_several_meanings_are_bad_rows(
+    verifier: str, answer: Any, tmp_path: Path
+) -> None:
+    path = str(write(tmp_path / "a.jsonl", [{"q": f"{i}?", "a": answer} for i in range(3)]))
+    task = DataTask(
+        Declaration("mine", path=path, prompt="q", answer="a", verifier=verifier, test=1)
+    )
+    with pytest.raises(ValueError, match=r"a.jsonl, row \d: .*; mend it, or leave such rows out"):
+        task.examples("train")
+
+
+def test_verify__a_users_verifier_gets_lists_as_they_are(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a.jsonl", [{"q": f"{i}?", "a": ["x"]} for i in range(2)]))
+    name = f"{__name__}:of_lists"
+    task = DataTask(Declaration("mine", path=path, prompt="q", answer="a", verifier=name, test=1))
+    assert task.reward(task.examples("train")[0], "x") == 1
+
+
+def of_lists() -> Any:
+    """A verifier whose answers are lists."""
+    return lambda answers, texts: [
+        Verification(float(isinstance(a, list) and t in a))
+        for a, t in zip(answers, texts, strict=True)
+    ]
+
+
+# --- conditions by name ---
+
+
+def test_where__a_condition_may_be_part_of_the_key(tmp_path: Path) -> None:
+    rows = [{"q": f"{i}?", "d": {"level": f"L{i % 3}", "n": i}, "a": i} for i in range(9)]
+    path = str(write(tmp_path / "a.jsonl", rows))
+    more: dict[str, Any] = {"path": path, "prompt": "q", "answer": "a", "verifier": "numeric"}
+    where = {"d.level.matches": "[12]", "d.level.not_matches": "2", "d.n.integer": True}
+    task = DataTask(Declaration("mine", where=where, test=1, **more))
+    assert {task.answer(e) for s in get_args(Split) for e in task.examples(s)} == {1, 4, 7}
+
+
 INVALID_DECLARATIONS: dict[str, tuple[str, str]] = {
     "no YAML": ("a: [", "my.yaml is not YAML: while parsing"),
     "no keys": ("- a\n", "my.yaml holds no keys; see"),
+    "twice": ("path: a\nprompt: q\npath: b\n", "my.yaml is not YAML: 'path' is given twice in"),
+    "deep": ("where: " + "[" * 500, "my.yaml is not YAML: it is nested too deeply"),
     "unknown": ("promt: q\n", "my.yaml: promt is not a key of a task: name, data, config"),
     "type": ("prompt: 3\n", "my.yaml: prompt: 3 is not of type str | list[str]"),
     "bool": ("train: true\n", "my.yaml: train: True is not of type int | None"),
@@ -224,7 +389,6 @@ INVALID_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"sise": 3}, "task_args.sise is not a key of a task: name, data"),
     "type": ({"train": "all"}, "task_args.train: 'all' is not of type int | None"),
     "verifier": ({"verifier": "maths"}, "maths"),
-    "no value": ({"verifier_args": {"colour": "["}}, "ParserError: while parsing a flow node"),
     "option": ({"verifier_args": {"colour": 1}}, "colour"),
     "delimiter": ({"delimiter": ""}, "it is empty; give the text that ends a thought"),
 }

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from llm.tasks.declaration import Declaration
-from llm.tasks.schema import RowError, Schema, condition
+from llm.tasks.rows import RowError
+from llm.tasks.schema import Schema, condition
 
 
 def schema(prompt: Any = "q", answer: str = "a", extract: str = "") -> Schema:

@@ -204,6 +204,17 @@ def test_make_task__a_users_task(working_directory: Path) -> None:
         task.reward(task.examples("test")[0], "")
 
 
+def test_make_task__arguments_of_a_users_task_have_any_name(working_directory: Path) -> None:
+    names = ["name", "options", "file", "make", "task", "error", "kinds", "path", "cls"]
+    (working_directory / "my_named.py").write_text(
+        "from llm.tasks import Task\n"
+        "class Named(Task):\n"
+        f"    def __init__(self, {', '.join(names)}):\n"
+        f"        self.given = [{', '.join(names)}]\n"
+    )
+    assert make_task("my_named:Named", **dict.fromkeys(names, 1)).given == [1] * len(names)  # type: ignore[attr-defined]
+
+
 def test_make_task__a_failing_import_is_refused(working_directory: Path) -> None:
     (working_directory / "my_broken.py").write_text("import no_such_package\n")
     with pytest.raises(ValueError, match=r"task: cannot import my_broken: No module named 'no_su"):

@@ -140,6 +140,29 @@ def test_encode__errors_of_the_chat_template_are_one_line() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    ["a \udc80", [{"role": "user", "content": "a"}, {"role": "user", "content": "\udc80"}]],
+)
+def test_encode__half_a_character_is_refused(prompt: Any) -> None:
+    tokenizer = word_tokenizer(["a"])
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(ValueError, match=r"it has half a character, the lone surrogate '\\udc80'"):
+        encode(tokenizer, prompt)
+
+
+@pytest.mark.parametrize("prompt", [None, 3, [], ["a"], [{"role": "user"}], [{"content": "a"}]])
+def test_checked_examples__prompts_are_text_or_messages(prompt: Any) -> None:
+    class Mine(Task):
+        def examples(self, split: Any) -> Any:
+            return [Example("x", prompt)]
+
+    with pytest.raises(
+        ValueError, match=r"the prompt of 'x' is .*; give it text, or a list of chat"
+    ):
+        checked.examples(Mine(), "test")
+
+
 def test_run_folder__named_after_the_task() -> None:
     names = {"gsm8k": "gsm8k", "data/my sums.yaml": "my sums", "my.tasks:Mine": "Mine"}
     for task, name in names.items():

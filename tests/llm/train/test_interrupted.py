@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,6 +100,27 @@ def test_train__signal_before_the_run_began(
     assert not (tmp_path / "run").exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     signal.signal(signal.SIGINT, before)
+
+
+LEAVING = """
+import atexit, time
+from llm.common.commands import leave
+
+atexit.register(print, "the rest", end="")  # handlers run in reverse order
+atexit.register(lambda: (print("leaving", flush=True), time.sleep({seconds})))
+leave(130)
+"""
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
+def test_leave__a_signal_does_not_change_the_exit_code(number: signal.Signals | None) -> None:
+    script = LEAVING.format(seconds=60 if number else 0)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as leaving:
+        assert leaving.stdout is not None and leaving.stdout.readline() == b"leaving\n"
+        if number:
+            leaving.send_signal(number)
+        assert leaving.stdout.read() == (b"" if number else b"the rest")
+    assert leaving.returncode == 130
 
 
 @pytest.mark.slow

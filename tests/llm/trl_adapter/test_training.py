@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,18 @@ def test_training__empty_prefix_trains_on_all_tokens(tmp_path: Path) -> None:
     (inputs,) = watch.inputs
     assert inputs["tool_mask"].all()
     assert watch.logged("reset/empty_prefix_rate") == [1.0]
+
+
+def test_training__warns_once_if_no_completion_has_the_delimiter(tmp_path: Path) -> None:
+    small = {"prompts": 1, "max_steps": 4, "per_device_train_batch_size": 8}
+    for algorithm, size, expected in (("rrpo", 4, 1), ("grpo", 8, 0)):
+        resets = srpo(algorithm=algorithm, delimiter="</thought>")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            Watch(resets, tmp_path, num_generations=size, max_completion_length=4, **small).train()
+        said = [str(w.message) for w in caught if "had the delimiter" in str(w.message)]
+        assert len(said) == expected
+        assert not said or said[0].startswith("in 3 rollouts no completion had the delimiter '</th")
 
 
 def test_training__reward_rises(tmp_path: Path) -> None:

@@ -212,9 +212,33 @@ def test_exact__with_and_without_normalisation(
 
 def test_exact__invalid_answers_are_refused() -> None:
     Exact().check_answer(3)
-    for answer in ("", " . ", None, True, 1.5, ["a"]):
+    for answer in ("", " . ", None, 1.5, {"a": 1}, [], ["a", ""], ["a", None], [["a"]]):
         with pytest.raises(ValueError, match=r"^exact: the answer"):
             Exact().check_answer(answer)
+    with pytest.raises(ValueError, match=r"^exact: the answer True is a bool, not text"):
+        Exact(normalise=False).check_answer(True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "stated", "right"),
+    [
+        (True, "true", True),
+        (True, "True.", True),
+        (True, "yes", False),
+        (False, "FALSE", True),
+        (False, "true", False),
+        (["Paris", "City of Light", 7], "city of light", True),
+        (["Paris", "City of Light", 7], "7", True),
+        (["Paris", "City of Light", 7], "Rome", False),
+        (["Paris", "City of Light", 7], "Paris, City of Light", False),
+        (["Paris"], "Paris", True),
+    ],
+)
+def test_exact__booleans_and_lists_of_accepted_answers(
+    answer: Any, stated: str, right: bool
+) -> None:
+    Exact().check_answer(answer)
+    assert Exact()([answer], [rf"\boxed{{{stated}}}"]) == [Verification(float(right))]
 
 
 NUMERIC: list[tuple[float | str, str, bool]] = [

@@ -365,6 +365,41 @@ def test_programs_end_when_their_run_is_killed(box: Sandbox) -> None:
     assert none_left(before)
 
 
+#: Prints its number, and waits for the end of its input.
+WAITING = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
+
+#: A session of its own that, when told to, starts a program like those of a sandbox.
+OTHER_SESSION = f"""
+import os, subprocess, sys
+if os.fork():
+    os._exit(0)
+os.setsid()
+print(flush=True)
+sys.stdin.readline()
+subprocess.run([sys.executable, "-c", {WAITING!r}, "runner.py"])
+"""
+
+
+def test_strays__programs_of_other_sessions_are_not_counted() -> None:
+    def start(*words: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-c", *words], stdin=pipe, stdout=pipe, text=True)
+
+    with start(OTHER_SESSION) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdout.readline()
+        other.wait()  # the session goes on, without a parent
+        before = processes()
+        other.stdin.write("\n")
+        other.stdin.flush()
+        foreign = int(other.stdout.readline())
+        with start(WAITING, "runner.py") as own:
+            assert own.stdout is not None and int(own.stdout.readline()) == own.pid
+            assert foreign in processes() - before
+            assert strays(before) == {own.pid} and not none_left(before, 0.0)
+        assert none_left(before, 0.0)
+
+
 AS_USER = """
 import json, os, sys, tempfile
 sys.path.insert(0, {project!r})
