@@ -21,6 +21,7 @@ from cpi.bounds.instances import (
     random_mdp,
     tight_instances,
 )
+from tests.cpi.worlds import endless_chain
 
 BY_NAME = {bound.name: bound for bound in REGISTRY}
 
@@ -160,6 +161,18 @@ def test_report__every_failure_is_listed() -> None:
     ]
     assert report.violations == 4
     assert report.verdict().startswith("4 violations of 2 of 2 bounds in 6 checks")
+
+
+def test_report__says_which_checks_have_no_power() -> None:
+    """Near γ = 1 two policies that differ by 1e-6 in value differ by less than the rounding."""
+    mdp = endless_chain(1 - 1e-12)
+    policy = np.tile([0.5, 0.5], (5, 1))
+    report = cpi.check_bounds(mdp, policy, np.tile([0.5 - 1e-9, 0.5 + 1e-9], (5, 1)))
+    assert report["performance difference"].without_power
+    assert "checked without power" in report.verdict() and "no power" in str(report)
+    near = cpi.check_bounds(mdp.with_time(discount=0.9), policy, np.tile([0.1, 0.9], (5, 1)))
+    assert not any(row.without_power for row in near.rows)
+    assert near.verdict().endswith("no violation.")
 
 
 def some_updates() -> Iterator[tuple[str, Update]]:
