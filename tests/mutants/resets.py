@@ -118,8 +118,8 @@ RESETS = (
     Mutant(
         "cpi/conservative/choosers.py",
         "refused draws are free",
-        "kept, drawn = kept + len(rows), drawn + draws",
-        "kept, drawn = kept + len(rows), drawn + len(rows)",
+        "drawn = accepted + int(rng.negative_binomial(accepted, min(p_w, 1.0)))",
+        "drawn = accepted",
     ),
     Mutant(
         "cpi/conservative/loop.py",
