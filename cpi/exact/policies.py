@@ -59,6 +59,8 @@ def check_rows(policy: ArrayLike, what: str = "policy") -> FloatArray:
 
 
 def _distributions(array: FloatArray, dtype: np.dtype[Any], what: str) -> FloatArray:
+    if array.size and array.min() >= 0 and np.abs(array.sum(axis=-1) - 1.0).max() <= ROUNDING:
+        return frozen(array)  # as nearly always: the rest would take longer than small values do
     with np.errstate(invalid="ignore"):
         sums = array.sum(axis=-1)
         off = np.abs(sums - 1.0)
