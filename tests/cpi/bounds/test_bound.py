@@ -169,7 +169,7 @@ def test_report__says_which_checks_have_no_power() -> None:
     policy = np.tile([0.5, 0.5], (5, 1))
     report = cpi.check_bounds(mdp, policy, np.tile([0.5 - 1e-9, 0.5 + 1e-9], (5, 1)))
     assert report["performance difference"].without_power
-    assert "checked without power" in report.verdict() and "no power" in str(report)
+    assert "No power in" in report.verdict() and "no power" in str(report)
     near = cpi.check_bounds(mdp.with_time(discount=0.9), policy, np.tile([0.1, 0.9], (5, 1)))
     assert not any(row.without_power for row in near.rows)
     assert near.verdict().endswith("no violation.")
