@@ -54,9 +54,9 @@ REFUSALS = (ValueError, OSError, MemoryError, ArithmeticError)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    out = console()  # before the help is printed, whose characters an encoding may lack
     parser = make_parser()
     args = parser.parse_args(argv)
-    out = console()
     if args.list:
         table = Table("statement", "requires", "source", "id, and where it is written")
         for bound in REGISTRY:

@@ -193,7 +193,7 @@ def test_sharper_bounds_are_sharper(larger: str, smaller: str) -> None:
 
 @pytest.mark.parametrize("discount", [0.9, 1 - 1e-6, 1 - 1e-9])
 def test_kl_form__holds_for_the_smallest_steps(discount: float) -> None:
-    """KL is O(α²), of which a sum of logarithms keeps no digit; π has value 0, so little rounding."""
+    """KL is O(α²), of which a sum of logarithms keeps no digit. Values of 0 leave no rounding."""
     rewards = np.array([[1.0, -1.0, -1.0]])
     mdp = envs.TabularMDP(np.eye(1)[[[0, 0, 0]]], rewards, [1.0], discount=discount)
     base = cpi.evaluate(mdp, np.array([[0.5, 0.3, 0.2]]))
