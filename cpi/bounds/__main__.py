@@ -45,7 +45,8 @@ examples:
 
 An .npz MDP holds transitions (S, A, S) (or CSR data, indices, indptr of (S·A, S)), rewards (S, A),
 start (S,), and horizon or discount. A policy is an .npy of shape (S, A) or (H, S, A).
-The exit code is 0 if every bound held, 1 if one was violated, 2 if the input was refused.
+The exit code is 0 if every bound held, 1 if one was violated, 2 if the input was refused, 130 after
+Ctrl-C.
 """
 
 #: Errors of bad user input; their messages are written for the user.
@@ -84,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except REFUSALS as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted, nothing was checked", file=sys.stderr)
+        return 130
     try:
         return run(args, out, report, updates, {"problem": facts} if facts else {})
     except (OSError, MemoryError, ArithmeticError) as error:  # a full disk; numbers too large
