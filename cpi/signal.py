@@ -166,7 +166,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             print(f"{parser.prog}: {error}", file=sys.stderr)
             return 2
-    rows, splits = signal_map(), split_map()
+    try:
+        rows, splits = signal_map(), split_map()
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
     out = console()
     table = Table(
         title="worth of one collection, in GRPO collections: equal rollouts / equal steps"

@@ -50,9 +50,12 @@ def real_array(
     """A float64 copy of `values`, and their own number type; raises `error` for other data."""
     try:
         given = np.asarray(values)
-        if not np.iscomplexobj(given):
+        if np.ma.is_masked(values):
+            reason = "some are masked"
+        elif np.iscomplexobj(given):
+            reason = "they are complex"
+        else:
             return np.array(given, dtype=np.float64, order="C"), given.dtype
-        reason = "they are complex"
     except (TypeError, ValueError) as failure:
         reason = str(failure)
     raise error(f"{name}: not an array of real numbers ({reason})")
@@ -289,8 +292,7 @@ class TabularMDP:
             except ValueError as error:
                 raise MDPError(f"{path}: not a CSR matrix of shape {shape}: {error}") from None
         if horizon is None and discount is None:
-            time: dict[str, Any] = {name: array[()] for name, array in fields.items()}
-            horizon, discount = time.get("horizon"), time.get("discount")
+            horizon, discount = (_scalar(fields.get(name)) for name in ("horizon", "discount"))
             if horizon is None and discount is None:
                 raise MDPError(f"{path}: holds neither horizon nor discount; give one")
         name = str(fields["name"]) if "name" in fields else Path(path).stem
@@ -329,6 +331,11 @@ def load_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
         zipfile.BadZipFile,
     ) as error:
         raise MDPError(f"{path}: not a readable .npz file ({error})") from None
+
+
+def _scalar(array: NDArray[Any] | None) -> Any:
+    """The number in an array of any shape, such as MATLAB's (1, 1); other arrays as they are."""
+    return array.item() if array is not None and array.size == 1 else array
 
 
 def _number(value: Any, name: str) -> float:

@@ -46,7 +46,8 @@ examples:
 An .npz MDP holds transitions (S, A, S) (or CSR data, indices, indptr of (S·A, S)), rewards (S, A),
 start (S,), and horizon or discount. A policy is an .npy of shape (S, A) or (H, S, A), or of actions
 (S,) or (H, S); or a .txt or .csv with a line per state: its probabilities, or its action.
-The exit code is 0 if every bound held, 1 if one was violated, 2 if the input was refused.
+The exit code is 0 if every bound held, 1 if one was violated, 2 if the input was refused, 130 after
+Ctrl-C.
 """
 
 #: Errors of bad user input; their messages are written for the user.
@@ -55,9 +56,9 @@ REFUSALS = (ValueError, OSError, MemoryError, ArithmeticError)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    out = console()  # before the help is printed, whose characters an encoding may lack
     parser = make_parser()
     args = parser.parse_args(argv)
-    out = console()
     if args.list:
         table = Table("statement", "requires", "source", "id, and where it is written")
         for bound in REGISTRY:
@@ -85,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except REFUSALS as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted, nothing was checked", file=sys.stderr)
+        return 130
     try:
         return run(args, out, report, updates, {"problem": facts} if facts else {})
     except (OSError, MemoryError, ArithmeticError) as error:  # a full disk; numbers too large

@@ -52,10 +52,17 @@ def _distance(u: Update) -> float:
 
 
 def _kl_max(u: Update) -> float:
-    """max_s KL(π ‖ π_new); infinite where π_new drops an action of π."""
+    """max_s KL(π ‖ π_new); infinite where π_new drops an action of π.
+
+    It is summed as Σ [new − old − old log(new/old)], because Σ (new − old) = 0. For small changes,
+    where that would lose all digits, x − log(1 + x) is a series in x = (new − old)/old.
+    """
     old, new = u.base.policy, u.new.policy
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(old > 0, old * np.log(old / new), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        x = (new - old) / old
+        series = old * x**2 * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x / 5)))
+        plain = new - old - old * (np.log(new) - np.log(old))
+    terms = np.where(old > 0, np.where(np.abs(x) < 1e-3, series, plain), new)
     return float(terms.sum(axis=-1).max())
 
 

@@ -155,8 +155,8 @@ def mixture(
 def load_policy(mdp: TabularMDP, path: str | Path) -> FloatArray:
     """Read a policy of `mdp` from `.npy`, or from `.npz` with an array named `policy`.
 
-    A `.txt` or `.csv` file holds a line per state: its probabilities, or its action. It has no
-    heading; numbers are separated by white space or commas.
+    A `.txt` or `.csv` file, in UTF-8, holds a line per state: its probabilities, or its action. It
+    has no heading; numbers are separated by white space or commas.
 
     `envs.gym.mdp_from_env` adds a terminal state to an environment. If only the row of that state
     is missing, one is added: no action matters there.
@@ -187,12 +187,12 @@ def load_policy(mdp: TabularMDP, path: str | Path) -> FloatArray:
 def _read_text(path: str | Path, mdp: TabularMDP) -> NDArray[Any]:
     """Probabilities (S, A), or a column of actions (S,) as whole numbers."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").replace(",", " ").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
         array = np.array([line.split() for line in lines if line.strip()], dtype=np.float64)
     except ValueError as error:  # text that is no number, or lines of different lengths
         raise PolicyError(f"{path}: policy: not a table of numbers ({error})") from None
     column = array.shape[1:] == (1,) and mdp.num_actions > 1
-    if column and (array == np.floor(array)).all():
+    if column and (array == np.floor(array)).all() and (np.abs(array) < 2**53).all():
         return array[:, 0].astype(np.intp)
     return array
 

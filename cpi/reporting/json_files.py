@@ -12,13 +12,29 @@ def check_writable(path: Path) -> None:
     """Raise OSError if `path` cannot be written; called before the work starts."""
     if path.is_dir():
         raise IsADirectoryError(f"--json: {path} is a folder; name a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    places = [path]
+    if not _is_stream(path):
+        file = path.resolve()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        places = [file, file.parent] if file.exists() else [file.parent]
+    if not all(os.access(place, os.W_OK) for place in places):
         raise PermissionError(f"--json: {path} cannot be written")
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Atomic write: a reader never sees a partial file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    part.replace(path)
+    """Write UTF-8. A file is replaced atomically: a reader never sees a part of it."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Half of a surrogate pair, as in names of files that are no UTF-8, becomes JSON's escape.
+    data = text.encode("utf-8", errors="backslashreplace")
+    if _is_stream(path):
+        path.write_bytes(data)
+        return
+    file = path.resolve()
+    part = file.with_name(file.name + ".part")
+    part.write_bytes(data)
+    part.replace(file)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether `path` is a pipe or a device, which a file must not replace."""
+    return path.exists() and not path.is_file()

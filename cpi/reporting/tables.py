@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,9 +16,12 @@ PIPE_WIDTH = 150  # a pipe or a file has no width of its own; this fits every st
 def console(file: TextIO | None = None) -> Console:
     """A console as wide as the terminal; `PIPE_WIDTH` wide for a pipe or a file.
 
-    Text is printed as it is: a name or path with [brackets] or :colons: is no markup.
+    Text is printed as it is: a name or path with [brackets] or :colons: is no markup. Characters
+    that the encoding of the stream lacks are escaped.
     """
     stream = sys.stdout if file is None else file
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
     width = shutil.get_terminal_size().columns if stream.isatty() else PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 

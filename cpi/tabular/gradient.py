@@ -32,12 +32,15 @@ from cpi.core.episodes import Episode, Prefix
 from cpi.core.plans import GroupPlan
 from cpi.core.resets import ResetRule
 from cpi.exact.policies import check_policy, check_rows
+from cpi.tabular.simulator import least_success
 from envs.tabular import FloatArray, TabularMDP
 
 #: Largest number of trajectories; larger problems are refused.
 MAX_PATHS = 100_000
 #: Largest number of combinations of returns within a group.
 MAX_TERMS = 200_000
+#: Digits of the largest return to which returns are told apart.
+DIGITS = 12
 
 
 def _check_stationary(policy: FloatArray) -> None:
@@ -101,14 +104,21 @@ class Paths:
         return float(self.probability @ [len(steps) for steps in self.steps])
 
     @cached_property
+    def rounded(self) -> FloatArray:
+        """Returns to twelve digits of the largest one, shape (T,)."""
+        largest = float(np.abs(self.returns).max())
+        unit = 10.0 ** math.floor(math.log10(largest)) if largest else 1.0
+        return np.asarray(np.round(self.returns / unit, DIGITS - 1) * unit)
+
+    @cached_property
     def values(self) -> FloatArray:
-        """Distinct returns to nine decimals, shape (m,)."""
-        return np.unique(np.round(self.returns, 9))
+        """Distinct returns but for rounding, shape (m,)."""
+        return np.unique(self.rounded)
 
     @cached_property
     def joint(self) -> FloatArray:
         """P(path and return), shape (m, T): each path in the row of its return."""
-        matches = np.round(self.returns, 9) == self.values[:, None]
+        matches = self.rounded == self.values[:, None]
         return np.asarray(matches * self.probability)
 
     @cached_property
@@ -323,7 +333,8 @@ class _StartMoments:
     ) -> None:
         self.plan, self.scale = plan, scale
         self.paths = paths = enumerate_paths(mdp, policy, start)
-        failed = paths.values < success - 1e-9
+        least = least_success(mdp, success)
+        failed = paths.values < least
         self.eligible = failed if plan.seeds == "failed" else np.ones_like(failed)
         if not plan.resets:
             return
@@ -331,7 +342,7 @@ class _StartMoments:
         self.fallback = (*_fresh_moments(paths, plan.per_reset, scale), paths.mean_length)
         origin = Prefix(start)
         episodes = [
-            Episode(origin, steps, float(ret), bool(ret < success - 1e-9), len(steps))
+            Episode(origin, steps, float(ret), bool(ret < least), len(steps))
             for steps, ret in zip(paths.steps, paths.returns, strict=True)
         ]
         cache: dict[tuple[int, int], tuple[FloatArray, float, float]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,11 @@ from cpi.core.episodes import Episode, Prefix
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import check_policy
 from cpi.exact.values import Evaluation, evaluate, rounding_of
+from envs.checks import check_number
 from envs.tabular import FloatArray, TabularMDP
+
+#: Rounding of a return, relative to the largest reward and to the return itself.
+RETURN_ROUNDING = 1e-9
 
 
 class Walk(NamedTuple):
@@ -102,6 +107,20 @@ class TabularOracle:
         return np.asarray(self.wrong[np.arange(len(states)), states, actions])
 
 
+def least_success(mdp: TabularMDP, success: float) -> float:
+    """Smallest return of an episode that is not a failure: `success`, but for rounding.
+
+    Raises
+    ------
+    ValueError
+        If `success` is NaN.
+    """
+    check_number("success", success, -math.inf)
+    if math.isinf(success):
+        return success
+    return success - RETURN_ROUNDING * max(abs(success), float(np.abs(mdp.rewards).max()))
+
+
 class TabularSimulator:
     """Simulator of a policy in a finite-horizon MDP.
 
@@ -134,7 +153,8 @@ class TabularSimulator:
     ) -> None:
         if mdp.horizon is None:
             raise ValueError(f"{mdp!r}: simulation needs a horizon; use mdp.with_time(horizon=H)")
-        self.mdp, self.horizon, self.success = mdp, mdp.horizon, success
+        self.mdp, self.horizon = mdp, mdp.horizon
+        self.least_success = least_success(mdp, success)
         self.policy = check_policy(mdp, policy)
         self._actions = self._rows(self.policy)
         self._first = self._actions if first is None else self._rows(check_policy(mdp, first))
@@ -242,7 +262,7 @@ class TabularSimulator:
                 walk.rewards,
                 walk.ends.tolist(),
                 returns.tolist(),
-                (returns < self.success - 1e-9).tolist(),
+                (returns < self.least_success).tolist(),
                 (walk.ends - begin).tolist(),
                 strict=True,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -175,6 +176,15 @@ def test_main__writes_no_file_without_json_option(
     assert signal.main([]) == 0
     assert list(tmp_path.iterdir()) == []
     assert "Written" not in capsys.readouterr().out
+
+
+def test_main__ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signal, "split_map", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(signal, "signal_map", Mock(return_value=[]))
+    assert signal.main([]) == 130
+    assert capsys.readouterr() == ("", "python -m cpi.signal: interrupted\n")
 
 
 def test_main__help_explains_a_cell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,21 @@ def test_load_under_another_time(tmp_path: Path) -> None:
         TabularMDP.load(tmp_path / "world.npz", horizon=2, discount=0.5)
 
 
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_load__time_in_an_array_of_one(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """As scipy reads every number from a file of MATLAB's."""
+    mdp = world()
+    arrays = {"transitions": mdp.transitions, "rewards": mdp.rewards, "start": mdp.start}
+    path = tmp_path / "theirs.npz"
+    np.savez(path, **arrays, horizon=np.full(shape, 4.0))
+    assert TabularMDP.load(path).horizon == 4
+    np.savez(path, **arrays, discount=np.full(shape, 0.5))
+    assert TabularMDP.load(path).discount == 0.5
+    np.savez(path, **arrays, horizon=np.array([4, 5]))
+    with pytest.raises(MDPError, match=r"horizon: array\(\[4, 5\]\) is not a number"):
+        TabularMDP.load(path)
+
+
 @both_kinds
 def test_load__file_without_a_name(tmp_path: Path, sparse: bool) -> None:
     path = tmp_path / "theirs.npz"

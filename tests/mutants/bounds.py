@@ -66,7 +66,12 @@ CONSTANTS = (
         "_trpo(u, float(u.tv.max()) ** 2)",
         "_trpo(u, float(u.tv.max()))",
     ),
-    Mutant(DISCOUNTED, "KL with its arguments swapped", "np.log(old / new)", "np.log(new / old)"),
+    Mutant(
+        DISCOUNTED,
+        "KL with its arguments swapped",
+        "old, new = u.base.policy, u.new.policy",
+        "new, old = u.base.policy, u.new.policy",
+    ),
     Mutant(
         DISCOUNTED,
         "CPO constant 2 → 1.9",

@@ -35,9 +35,11 @@ def test_main__draws_a_file_of_cpi_bounds(
     path.write_text(json.dumps({"theorem1": data}))
     assert t1.main([str(path)]) == 0
     assert (tmp_path / "bounds.png").read_bytes().startswith(PNG)
-    path.write_text("{}")
-    assert t1.main([str(path)]) == 2
-    assert "no experiment on Theorem 1 in it" in capsys.readouterr().err
+    rr = {"theorem1": {**data, "rr": {"resets_interval": []}}}
+    for other in ({}, [], {"theorem1": None}, {"theorem1": {}}, rr):
+        path.write_text(json.dumps(other))
+        assert t1.main([str(path)]) == 2
+        assert "no experiment on Theorem 1 in it" in capsys.readouterr().err
     assert t1.main([str(tmp_path / "none.json")]) == 2
 
 

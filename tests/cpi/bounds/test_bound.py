@@ -207,6 +207,30 @@ def test_sharper_bounds_are_sharper(larger: str, smaller: str) -> None:
     assert compared > 20
 
 
+@pytest.mark.parametrize("discount", [0.9, 1 - 1e-6, 1 - 1e-9])
+def test_kl_form__holds_for_the_smallest_steps(discount: float) -> None:
+    """KL is O(α²), of which a sum of logarithms keeps no digit. Values of 0 leave no rounding."""
+    rewards = np.array([[1.0, -1.0, -1.0]])
+    mdp = envs.TabularMDP(np.eye(1)[[[0, 0, 0]]], rewards, [1.0], discount=discount)
+    base = cpi.evaluate(mdp, np.array([[0.5, 0.3, 0.2]]))
+    bound = BY_NAME["TRPO, KL form"]
+    for alpha in 10.0 ** np.arange(-14, -1):
+        update = Update(base, np.array([[0.1, 0.1, 0.8]]), alpha)
+        change = update.new.policy - base.policy
+        expected = float((change**2 / base.policy).sum()) / 2
+        assert discounted._kl_max(update) == pytest.approx(expected, rel=10 * alpha, abs=0)
+        check = bound.check(update)
+        assert check is not None and not check.violated
+
+
+def test_kl_form__drops_and_rare_actions() -> None:
+    mdp = envs.TabularMDP(np.eye(1)[[[0, 0, 0]]], np.zeros((1, 3)), [1.0], discount=0.5)
+    base = cpi.evaluate(mdp, np.array([[0.5, 0.5 - 5e-324, 5e-324]]))
+    moved = Update(base, np.array([[0.25, 0.25, 0.5]]))
+    assert discounted._kl_max(moved) == pytest.approx(np.log(2), rel=1e-14)
+    assert discounted._kl_max(Update(base, np.array([[1.0, 0.0, 0.0]]))) == np.inf
+
+
 def test_precision_recall_and_coverage_agree() -> None:
     checked = 0
     for _, update in random_instances(2, 20):

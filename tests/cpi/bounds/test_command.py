@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -339,6 +340,16 @@ def test_ctrl_c_keeps_what_was_checked(tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     assert record["interrupted"] is True
     assert sum(row["instances"] for row in record["checks"]) > 0
+
+
+@pytest.mark.parametrize("part", ["load_problem", "problem_facts"])
+def test_main__ctrl_c_before_the_first_check(
+    part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A large MDP takes long to load and to solve."""
+    monkeypatch.setattr(command, part, Mock(side_effect=KeyboardInterrupt))
+    assert command.main(["--env", "resets/Needle-v0"]) == 130
+    assert capsys.readouterr().err == ("python -m cpi.bounds: interrupted, nothing was checked\n")
 
 
 def test_help_teaches() -> None:

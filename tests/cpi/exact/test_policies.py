@@ -90,6 +90,15 @@ def test_check_policy__an_array_of_rows_is_no_array_of_actions() -> None:
     np.testing.assert_array_equal(check_policy(mdp, [[1, 0], [0, 1]]), np.eye(2))
 
 
+def test_check_policy__masked_numbers_are_refused() -> None:
+    """The mask would be lost, and the numbers under it taken for the policy."""
+    policy = np.ma.masked_array(uniform_policy(FINITE), mask=False)
+    np.testing.assert_array_equal(check_policy(FINITE, policy), uniform_policy(FINITE))
+    policy[0, 0] = np.ma.masked
+    with pytest.raises(PolicyError, match=r"policy: not an array of real numbers .*masked"):
+        check_policy(FINITE, policy)
+
+
 def test_check_policy__complex_numbers_are_refused() -> None:
     with pytest.raises(PolicyError, match=r"policy: not an array of real numbers .*complex"):
         check_policy(FINITE, uniform_policy(FINITE) + 0j)
@@ -326,6 +335,8 @@ def test_load_policy__text(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     np.savetxt(path, policy, delimiter="," if name.endswith("csv") else " ", fmt="%.10f")
     np.testing.assert_allclose(load_policy(FINITE, path), policy, atol=1e-10)
+    path.write_text(path.read_text(), encoding="utf-8-sig")  # as spreadsheets save it
+    np.testing.assert_allclose(load_policy(FINITE, path), policy, atol=1e-10)
     path.write_text("2\n0\n\n1\n1\n2\n")
     np.testing.assert_array_equal(load_policy(FINITE, path), np.eye(3)[[2, 0, 1, 1, 2]])
     for text, message in (
@@ -334,6 +345,7 @@ def test_load_policy__text(tmp_path: Path, name: str) -> None:
         ("", r"shape \(0,\), expected"),
         ("0.5\n" * 5, r"shape \(5, 1\), expected"),
         ("3\n" * 5, "state 0 has action 3"),
+        ("1e30\n" * 5, r"shape \(5, 1\), expected"),
         ("0.6 0.6 0\n" * 5, "state 0 has probabilities"),
     ):
         path.write_text(text)

@@ -240,6 +240,18 @@ def test_an_offset_of_the_rewards_changes_no_gradient() -> None:
     assert_same(ours, exact_moments(mdp, policy, plan, rule))
 
 
+@pytest.mark.parametrize("unit", [1e-60, 1e-12, 1e12, 1e60])
+def test_exact_moments__scale_with_the_unit_of_reward(unit: float) -> None:
+    mdp, policy = envs.first_error_chain(4), np.tile([0.6, 0.4], (8, 1))
+    plan, rule = GroupPlan(4, 1, 4), RandomReset()
+    expected = exact_moments(mdp, policy, plan, rule, scale="none")
+    scaled = replace(mdp, rewards=unit * mdp.rewards)
+    ours = exact_moments(scaled, policy, plan, rule, scale="none", success=unit)
+    np.testing.assert_allclose(ours.mean, unit * expected.mean, rtol=1e-12)
+    assert ours.variance == pytest.approx(unit**2 * expected.variance, rel=1e-12)
+    assert ours.steps == pytest.approx(expected.steps, rel=1e-12)
+
+
 @pytest.mark.parametrize("size", [2, 3, 8])
 @pytest.mark.parametrize("mdp", [TINY, chain()[0]], ids=["tiny", "chain"])
 def test_the_group_mean_takes_a_share_of_the_gradient(mdp: TabularMDP, size: int) -> None:
@@ -365,10 +377,18 @@ def test_exact_moments__too_many_group_outcomes_are_refused() -> None:
 
 
 def test_paths__close_returns_are_counted_once() -> None:
-    rewards = np.array([[5e-9, 1e-9], [0.0, 0.0]])
+    rewards = np.array([[1.0, 1.0 + 1e-14], [0.0, 0.0]])
     mdp = TabularMDP(np.eye(2)[[[1, 1], [1, 1]]], rewards, np.eye(2)[0], horizon=1)
     paths = enumerate_paths(mdp, np.full((2, 2), 0.5), 0)
-    assert paths.value_probability.sum() == pytest.approx(1.0)
+    assert paths.value_probability.tolist() == [1.0]
+
+
+def test_paths__small_differences_are_returns_of_their_own() -> None:
+    rewards = np.array([[5e-10, 1e-10], [0.0, 0.0]])
+    mdp = TabularMDP(np.eye(2)[[[1, 1], [1, 1]]], rewards, np.eye(2)[0], horizon=1)
+    paths = enumerate_paths(mdp, np.full((2, 2), 0.5), 0)
+    assert paths.values.tolist() == [1e-10, 5e-10]
+    assert paths.value_probability.tolist() == [0.5, 0.5]
 
 
 def test_exact_moments__time_dependent_policy_is_refused() -> None:

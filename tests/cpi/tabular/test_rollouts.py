@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -110,6 +113,19 @@ def test_success_is_a_return_up_to_rounding(success: float, failed: bool) -> Non
         mdp = TabularMDP(np.ones((1, 1, 1)), rewards, np.ones(1), horizon=3)
         simulator = TabularSimulator(mdp, np.ones((1, 1)), success=success)
         assert only(simulator, Prefix(0)).failed == failed
+
+
+@pytest.mark.parametrize("unit", [1e-90, 1e-12, 1.0, 1e12, 1e90])
+def test_simulator__success_in_any_unit_of_reward(unit: float) -> None:
+    mdp = envs.lock_chain(2, 2)
+    mdp = replace(mdp, rewards=unit * mdp.rewards)
+    for action, returned in ((0, unit), (1, 0.0)):
+        for success in (unit, unit * (1 + 1e-12), unit / 2, math.inf, -math.inf):
+            simulator = TabularSimulator(mdp, always(mdp, 0, action), success=success)
+            failed = returned < success / (1 + 1e-9)
+            assert only(simulator, Prefix(0)).failed == failed
+    with pytest.raises(ValueError, match=r"success: nan is not a number"):
+        TabularSimulator(mdp, always(mdp, 0, 0), success=math.nan)
 
 
 def test_simulator__default_success_is_a_return_of_1() -> None:

@@ -1,0 +1,31 @@
+"""Consoles on streams of any encoding."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cpi.reporting.tables import console
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_console__escapes_what_the_encoding_lacks(encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console(stream).print("p_π ≥ 1, \udcff")
+    stream.flush()
+    stream.seek(0)
+    expected = r"p_π ≥ 1, \udcff" if encoding == "utf-8" else r"p_\u03c0 \u2265 1, \udcff"
+    assert stream.read().strip() == expected
+
+
+@pytest.mark.parametrize("option", ["--list", "--help"])
+def test_bounds_command__prints_in_ascii(option: str) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "cpi.bounds", option]
+    result = subprocess.run(command, capture_output=True, timeout=60, env=environment)
+    assert result.returncode == 0 and not result.stderr
+    assert result.stdout.isascii() and rb"\u" in result.stdout
