@@ -15,7 +15,7 @@ from llm.algorithms.algorithm import Algorithm, Setup
 from llm.algorithms.batch import Batch
 from llm.algorithms.dynamic_sampling import sample_with_signal
 from llm.algorithms.metrics import collection_metrics
-from llm.chain.readout import ExactOracle
+from llm.chain.readout import ExactOracle, check_sampling, exact_task
 from llm.common.progress import Staged
 from llm.common.random_streams import (
     LOCALIZE,
@@ -50,14 +50,22 @@ class PlanAndRuleAlgorithm(Algorithm):
 
     @classmethod
     def check_task(cls, config: TrainConfig, task: Task) -> None:
-        """Refuse a task without a step checker where the rule needs one."""
+        """Refuse a task without a step checker, or without exact values, if the rule needs them."""
         if config.needs("oracle") and not task.has_checker:
             raise ValueError(
                 f"algorithm: {config.algorithm} needs a step checker, and {task} has none; use "
                 "rrpo or srpo"
             )
+        if _needs_values(config):
+            exact_task(task)
         if config.needs("localizer"):
             check_localizer(config.localizer, task)
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse sampling options under which the oracle's exact values are wrong."""
+        if _needs_values(self.config):
+            task, tokenizer = exact_task(self.task), self.simulator.tokenizer
+            check_sampling(self.config.sampling, tokenizer, task, prompts)
 
     def batch(self, step: int, indices: Sequence[int], rng: np.random.Generator) -> Batch:
         """Sample fresh groups of the problems, and reset groups from their failures."""
@@ -121,7 +129,7 @@ class PlanAndRuleAlgorithm(Algorithm):
     def _oracle(self, prompts: Sequence[Prompt]) -> OracleReset | None:
         """Oracle resets: by the task's step checker, or by exact values on chain reasoning."""
         mask, tau = self.config.oracle.mask, self.config.oracle.tau
-        if mask == "first_error":
+        if not _needs_values(self.config):
             return checker_rule(self.task)
         return OracleReset(ExactOracle(self.task, self.read_out(prompts), prompts), mask, tau)
 
@@ -147,3 +155,8 @@ class PlanAndRuleAlgorithm(Algorithm):
                 "step, and those resets are random: RRPO for more tokens. Raise "
                 "--localization.max_tokens if replies are cut, or take --localizer surprisal"
             )
+
+
+def _needs_values(config: TrainConfig) -> bool:
+    """Whether the reset rule needs exact values of the policy."""
+    return config.needs("oracle") and config.oracle.mask != "first_error"

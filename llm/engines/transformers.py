@@ -72,7 +72,7 @@ class TransformersEngine:
             model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype or "auto")
         else:
             model = copy.deepcopy(model)
-        check_cache(type(model))
+        check_cache(type(model), model.config)
         self._model = model.to(device=device or model.device, dtype=dtype or model.dtype)
         self._model.eval().requires_grad_(False)
         self.dtype: torch.dtype = self._model.dtype

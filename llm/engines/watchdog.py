@@ -3,15 +3,17 @@
 A process that is killed cannot clean up. vLLM's processes would then run, and hold their memory,
 for minutes. So a small process of its own, `python watchdog.py`, waits for the end of its standard
 input, which the kernel closes. Then it kills the processes and removes the folders that it was told
-of, a line each.
+of, a line each. Forked processes close their copies of that pipe, as they may live longer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 
@@ -24,9 +26,10 @@ class Watchdog:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            text=True,
+            bufsize=0,  # a buffer has a lock, which another thread may hold at a fork
             start_new_session=True,  # signals of a terminal do not reach it
         )
+        _watchdogs.add(self)
 
     def add_process(self, pid: int) -> None:
         """Watch a process from now on."""
@@ -46,8 +49,20 @@ class Watchdog:
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it was killed
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
+            self._process.stdin.write(f"{line}\n".encode())
+
+
+_watchdogs: weakref.WeakSet[Watchdog] = weakref.WeakSet()
+
+
+def _close_inherited() -> None:
+    """Close the pipes of a forked process to the watchdogs of its parent."""
+    for watchdog in _watchdogs:
+        assert watchdog._process.stdin is not None
+        watchdog._process.stdin.close()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
 
 
 def watch() -> None:

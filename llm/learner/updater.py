@@ -261,7 +261,8 @@ class PolicyUpdater:
     ) -> LossInputs:
         per_row = torch.tensor([weight[i] for i in batch.members], device=self.device)
         ref_logprobs = beta = None
-        if any(betas.values()):  # of all micro-batches: the pass is a collective of all ranks
+        # Of all micro-batches: the pass is a collective of all ranks.
+        if self.loss.beta > 0 or any(betas.values()):
             ref_logprobs = self._reference_logprobs(batch)
             row_betas = [betas[i] for i in batch.members] or [0.0]
             beta = torch.tensor(row_betas, dtype=torch.float64, device=self.device)

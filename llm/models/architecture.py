@@ -11,6 +11,9 @@ LENGTH_NAMES = ("max_position_embeddings", "max_seq_len", "max_sequence_length",
 #: The length of a model without a limit, such as one with relative positions (Bloom).
 UNLIMITED = 2**31 - 1
 
+#: Transformers' names of layers with a state that is not keys and values of tokens.
+RECURRENT_LAYERS = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba"}
+
 
 def context_length(config: Any) -> int:
     """Maximum number of tokens of a sequence, from a model's configuration."""
@@ -28,8 +31,8 @@ def position_ids(module: Any, positions: Any) -> dict[str, Any]:
     return {"position_ids": positions} if takes else {}
 
 
-def check_cache(model: type) -> None:
-    """Refuse a model with recurrent layers.
+def check_cache(model: type, config: Any) -> None:
+    """Refuse a model with recurrent layers, by its class and its configuration.
 
     Their state cannot be cut back to a token, nor selected row by row as keys and values can.
 
@@ -38,7 +41,8 @@ def check_cache(model: type) -> None:
     ValueError
         The message names the model's class.
     """
-    if getattr(model, "_is_stateful", False):
+    layers = getattr(config.get_text_config(), "layer_types", None) or ()
+    if getattr(model, "_is_stateful", False) or RECURRENT_LAYERS & set(layers):
         raise ValueError(
             f"model: {model.__name__} has recurrent layers, but --engine transformers needs "
             "a cache of keys and values; use a model with attention layers alone, or --engine vllm"

@@ -225,11 +225,15 @@ class CompletionLogprobs(torch.nn.Module):
 
 def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
     """Decoder and head of a model; raises if other parts change its logits."""
+    from transformers import PreTrainedModel
+
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise ValueError("model: prompt learning adds tokens that the decoder alone does not see")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder, head = base.get_decoder(), base.get_output_embeddings()
-    if decoder is base or base.config.is_encoder_decoder:
+    # A head within another module follows further layers (BERT).
+    direct = isinstance(decoder, PreTrainedModel) and head in base.children()
+    if decoder is base or not direct or base.config.is_encoder_decoder:
         raise ValueError(f"model: {type(base).__name__} is not a decoder with a head")
     # Subclasses (LoRA on the head, quantized weights) do not compute weight · x + bias.
     if type(head) is not torch.nn.Linear:

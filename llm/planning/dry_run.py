@@ -96,7 +96,7 @@ def dry_run(config: TrainConfig, options: DryRunOptions, console: Console | None
     checks = Checks()
     policy = footprint(config)
     if config.engine == "transformers":
-        check_cache(policy.model_class)
+        check_cache(policy.model_class, architecture)
     known_lengths = _check_inputs(config, policy, hardware, checks)
     lengths = _check_lengths(config, policy, known_lengths)
     host = None

@@ -13,7 +13,7 @@ import pytest
 psutil = pytest.importorskip("psutil")  # comes with vLLM
 
 PARENT = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 from llm.engines.watchdog import Watchdog
 
 watchdog = Watchdog()
@@ -21,6 +21,9 @@ watchdog.add_folder(sys.argv[1])
 child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
 watchdog.add_process(child.pid)
 print(child.pid, flush=True)
+if os.fork() == 0:  # as a pool of processes: it lives until its own parent's end, or longer
+    time.sleep(15)
+    os._exit(0)
 if sys.argv[2] == "close":
     watchdog.close()
     watchdog.close()
@@ -48,7 +51,8 @@ def test_watchdog__processes_and_folders_end_with_their_parent(how: str, tmp_pat
         parent.kill()
     elif how == "close":
         assert int(parent.stdout.readline()) == -signal.SIGKILL
-    parent.communicate(timeout=30)
+    parent.wait(timeout=10)
+    assert parent.stdout.close() is None
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     end = time.monotonic() + 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -379,6 +380,14 @@ def test_kl__reference_model_equals_policy_without_adapters(policy: Any, adapted
     assert min(after) > 1e-5
     assert after[1] == pytest.approx(after[2], rel=1e-3)
     assert moved(before, frozen) == set()
+
+
+def test_kl__rows_without_term_beside_a_loss_with_one(adapted: Any) -> None:
+    without = [row._replace(beta=0.0) for row in rows()]
+    plain = updater(copy.deepcopy(adapted))(rows(), rng())
+    measured = updater(adapted, dataclasses.replace(PLAIN, beta=0.1))(without, rng())
+    assert measured.pop("kl") == 0.0
+    assert measured == pytest.approx(plain, rel=1e-6)
 
 
 def test_kl__decreases_over_steps(policy: Any) -> None:

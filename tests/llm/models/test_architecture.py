@@ -112,12 +112,30 @@ def test_engine_and_trainer__agree_on_padded_rows(name: str, folder: Callable[..
     assert_close(completion_logprobs(policy, ids, present, mask), sampled, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["Mamba", "RecurrentGemma", "Jamba", "Rwkv"])
-def test_check_cache__recurrent_layers_are_refused_by_name(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        *(("Mamba", None), ("RecurrentGemma", None), ("Jamba", None), ("Rwkv", None)),
+        ("Lfm2", ["conv", "full_attention"]),
+        ("MiniMax", ["full_attention", "linear_attention"]),
+    ],
+)
+def test_check_cache__recurrent_layers_are_refused_by_name(
+    name: str, layers: list[str] | None
+) -> None:
     kind = getattr(transformers, f"{name}ForCausalLM")
+    config = kind.config_class(
+        **({"num_hidden_layers": 2, "layer_types": layers} if layers else {})
+    )
     with pytest.raises(ValueError, match=f"model: {name}ForCausalLM has recurrent layers, but"):
-        check_cache(kind)
-    check_cache(transformers.MixtralForCausalLM)
+        check_cache(kind, config)
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "Gemma3", "GptOss", "MiniMax", "Lfm2", "Bloom"])
+def test_check_cache__attention_layers_are_accepted(name: str) -> None:
+    kind = getattr(transformers, f"{name}ForCausalLM")
+    layers = {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    check_cache(kind, kind.config_class(**(layers if name in ("MiniMax", "Lfm2") else {})))
 
 
 @pytest.mark.filterwarnings("ignore:The following .* keys did not match:RuntimeWarning")  # of PEFT

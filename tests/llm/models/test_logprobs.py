@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
+    BertConfig,
+    BertLMHeadModel,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -23,6 +25,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     PreTrainedModel,
@@ -537,6 +541,14 @@ def test_completion_logprobs__no_tensor_of_all_logits() -> None:
             "prompt learning adds tokens",
         ),
         (lambda: build("tied").model, "Qwen2Model is not a decoder with a head"),
+        (
+            lambda: BertLMHeadModel(BertConfig(**SMALL, is_decoder=True)),
+            "BertLMHeadModel is not a decoder with a head",  # layers between the two
+        ),
+        (
+            lambda: ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**SMALL)),
+            "ModernBertDecoderForCausalLM is not a decoder with a head",
+        ),
         (
             lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8)),
             r"final_logit_softcapping = 30\.0 changes its logits",

@@ -32,6 +32,10 @@ CASES = {
         ["--task_args.verify=answer", "--algorithm=oracle", "--oracle.mask=largest"],
         "exact values need 'steps'",
     ),
+    "exact values of a nucleus": (
+        ["--sampling.top_p=0.9", "--algorithm=oracle", "--oracle.mask=improvable"],
+        "sampling.top_p: 0.9 samples from a truncated distribution",
+    ),
     "a binary file": ([f"--config={sys.executable}"], f"{sys.executable} is not YAML"),
     "steps without rows": (["--update.steps_per_generation=99"], "a training step has 64 rollouts"),
     "no budget": (["--token_budget=0"], "token_budget: 0 is not a whole number ≥ 1"),
