@@ -308,7 +308,9 @@ def test_a_pair_that_kills_every_worker_is_a_crash(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_worker_that_cannot_start_again_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = "print('{\"ready\": true}', flush=True)\ninput()\nprint('{\"equal\": true}', flush=True)"
+    once = (
+        'print(\'{"ready": true}\', flush=True)\ninput()\nprint(\'{"equal": true, "last": true}\')'
+    )
     monkeypatch.setattr("llm.verifiers.maths._WORKER", once)
     worker = Worker(timeout=20.0, memory=1 << 30)
     assert worker.judge(Pair("1", "1", True)) == RIGHT_VERDICT
