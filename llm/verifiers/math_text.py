@@ -59,7 +59,7 @@ _TIDY = [
     (r"\((\d[\dA-F]*)\)(?=\s*_)", r"\1"),
     (r"^\s*(?=[<>]|\\(?:leq?|geq?|neq?)(?![a-zA-Z]))", "x "),  # \\neq 17 is not 17
     (r"\\varnothing", r"\\emptyset"),
-    (r"[£€¥]", ""),
+    (r"[£€¥¢]", ""),
     (r"(?<=\d)[eE]([+-]?\d+)(?![\d.])", r"\\times 10^{\1}"),
     (r"^(-?)\s*(\d+) +(\d+)/(\d+)(?=$| +[a-zA-Z\\])", r"\1\2\\frac{\3}{\4}"),
     (r"\s*[.,;]\s*$", ""),
@@ -90,7 +90,9 @@ STRUCTURE = re.compile(
     r"|(?P<word>\\(?:forall|exists)(?![a-zA-Z])"
     r"|\b(?:if|when|unless|for|where|otherwise|except|not|but)\b)"
 )
-_MORE_THAN_A_UNIT = re.compile(rf"\d|\b(?:or|and|{'|'.join(_POWERS)})s?\b|{STRUCTURE.pattern}")
+_MORE_THAN_A_UNIT = re.compile(
+    rf"\d|\b(?:or|and|{'|'.join(_POWERS)})s?\b|^[A-Z]\b.*,|{STRUCTURE.pattern}"
+)
 
 
 def tidy(text: str) -> str:

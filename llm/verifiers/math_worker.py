@@ -203,6 +203,12 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
                 return False
             pairs = zip(golds, answers, strict=True)
             return all(a == b or (a != "" != b and equal(a, b)) for a, b in pairs)
+        unions = [r"\cup" in text for text in (gold, answer)]
+        if unions[0] != unions[1] and re.search(r"\bor\b", answer if unions[0] else gold):
+            parts = [re.split(r"\bor\b|\\cup", text) for text in (gold, answer)]
+            return len(parts[0]) == len(parts[1]) and all(
+                any(equal(part, other) for other in parts[1]) for part in parts[0]
+            )
         if "=" in answer and "=" not in gold and _sides(answer) != [answer]:
             return all(equal(gold, side) for side in _sides(answer))
         bases = [list(map(number_word, _BASE.findall(text))) for text in (gold, answer)]

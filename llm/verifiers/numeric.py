@@ -14,7 +14,7 @@ _POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 
 _WORD = rf"({'|'.join(_POWERS)})s?(?![\w-])"
 _DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)|\d+)(?:\.\d*(?!\d))?|\.\d+"
 _TIMES_TEN = r"\s?(?:\\times|\\cdot|[*×·⋅x])\s?10"
-_EXPONENT = r"\s?(?:(?:\^|\*\*)\s?\{?\s?[-+−]?\d+\s?\}?|[⁻¹²³⁰⁴-⁹]+)"
+_EXPONENT = r"\s?(?:(?:\^|\*\*)\s?(?:\{\s?[-+−]?\d+\s?\}|[-+−]?\d++)|[⁻¹²³⁰⁴-⁹]+)"
 _SIGNED = (
     rf"[-+−]?\s?(?:\\?\$|[£€¥])?\s?(?:{_DIGITS})"
     rf"(?:[eE][-+]?\d+\b|(?:{_TIMES_TEN})?{_EXPONENT}|\s?{_WORD.replace('(', '(?:', 1)})?"
@@ -108,7 +108,7 @@ class Numeric(AnswerVerifier):
 
     _statement = re.compile(
         r"\\(?P<box>boxed|fbox)\s*\{|(?P<hashes>####)"
-        r"|\b(?i:answer)\b[*_]*(?:\s+(?i:is)\b\s*:?|\s*[:=])"
+        r"|\b(?i:answer)\b[*_]*(?:\s+(?i:is)\b(?!\s+not\b)\s*:?|\s*[:=])"
     )
 
     def __init__(

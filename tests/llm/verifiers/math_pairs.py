@@ -124,6 +124,8 @@ RIGHT = [
     (r"(1,2),(3,4)", r"(3,4),(1,2)"),
     (r"(x,y)=(2,3)", r"(2,3)"),
     (r"(-\infty, 2) \cup (3, \infty)", r"(3,\infty)\cup(-\infty,2)"),
+    (r"x<-1 \text{ or } x>3", r"(-\infty,-1) \cup (3,\infty)"),
+    (r"[5,6) \cup [7,8]", r"7 \le x \le 8 \text{ or } 5 \le x < 6"),
     (r"\emptyset", r"\varnothing"),
     (
         r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
@@ -163,6 +165,7 @@ RIGHT = [
     (r"15\pi", r"15π cm³"),
     (r"\ln 2", r"\log_e 2"),
     (r"\text{B}", r"(B)"),
+    (r"\text{A, C}", r"A, C"),
     (r"k\pi, k \in \mathbb{Z}", r"n\pi,\ n\in\mathbb Z"),
     (r"\text{no solution}", r"No solutions"),
     (r"\text{DNE}", r"\text{does not exist}"),
@@ -337,6 +340,8 @@ WRONG = [
     (r"2 \pm \sqrt{3}", r"2+\sqrt{3}"),
     (r"1,2", r"12"),
     (r"1,2", r"1.2"),
+    (r"x<-1 \text{ or } x>3", r"(-\infty,-1) \cup (4,\infty)"),
+    (r"x<-1 \text{ or } x>3", r"(-\infty,-1) \cup (-\infty,-1)"),
     # order and brackets
     (r"(1,2)", r"(2,1)"),
     (r"(1,2)", r"2,1"),

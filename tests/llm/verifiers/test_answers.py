@@ -300,6 +300,8 @@ NUMERIC: list[tuple[float | str, str, bool]] = [
     (3, "It is 5*10^3.", False),
     (10, r"The answer is 2^{10}.", False),
     (50, r"The answer is 5 \times 10 = 50", True),
+    (25, "The answer is 5^{2} = 25", True),
+    (5, "The answer is 5, since the answer is not 4", True),
     (5, "The answer is 5 million.", False),
     (5, r"\boxed{2^{99999}}", False),
     (56, r"\boxed{5 6}", False),

@@ -307,6 +307,18 @@ def test_a_pair_that_kills_every_worker_is_a_crash(monkeypatch: pytest.MonkeyPat
     assert worker.process is None
 
 
+def test_a_worker_that_cannot_start_again_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = (
+        'print(\'{"ready": true}\', flush=True)\ninput()\nprint(\'{"equal": true, "last": true}\')'
+    )
+    monkeypatch.setattr("llm.verifiers.maths._WORKER", once)
+    worker = Worker(timeout=20.0, memory=1 << 30)
+    assert worker.judge(Pair("1", "1", True)) == RIGHT_VERDICT
+    monkeypatch.setattr("llm.verifiers.maths._WORKER", "raise MemoryError")
+    assert worker.judge(Pair("1", "1", True)) == Verification(0.0, "crash")
+    worker.close()
+
+
 def test_ctrl_c_leaves_no_stale_reply(hasty: MathVerifier) -> None:
     hasty._pool[0].timeout = 60.0
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
