@@ -112,10 +112,13 @@ def read_text_rows(path: Path, cell_delimiter: str | None = None) -> Rows:
 def _skip_mark(file: IO[bytes]) -> None:
     """Move to the first character; refuse other encodings than UTF-8."""
     file.seek(0)
-    encoding = json.detect_encoding(file.read(4))
+    head = file.read(4000)
+    encoding = json.detect_encoding(head)
     if not encoding.startswith("utf-8"):
-        name = encoding.upper()
-        raise ValueError(f"it is {name}, not UTF-8; convert it: iconv -f {name} -t UTF-8")
+        text = head.decode(encoding, errors="replace").lstrip("\ufeff")
+        if all(character.isprintable() or character.isspace() for character in text):
+            name = encoding.upper()
+            raise ValueError(f"it is {name}, not UTF-8; convert it: iconv -f {name} -t UTF-8")
     file.seek(3 if encoding == "utf-8-sig" else 0)
 
 

@@ -101,24 +101,22 @@ def _local(path: Path, name: str = "") -> Source:
     """Load the rows of a file."""
     suffix = _suffix(path)
     try:
-        rows = _parquet(path) if suffix == "parquet" else _text(path, suffix)
+        if suffix == "parquet":
+            rows = _parquet(path)
+        else:
+            rows = read_text_rows(path, CELL_DELIMITERS.get(suffix))
     except Exception as error:
         if "corresponds to no data" in str(error):  # of a Parquet file
-            raise ValueError(f"task: {name or path} has no rows") from error
-        cause = str(error) if type(error) is ValueError else f": {_cause(error)}"
+            raise ValueError(f"task: {name or path} has no rows") from None
+        about_text = suffix != "parquet" and isinstance(error, ValueError)
+        cause = str(error) if about_text else _cause(error)
+        place = ", " if cause.startswith("row ") else ": "
         raise ValueError(
-            f"task: {name or path} cannot be read as {FORMATS[suffix]}{cause}"
-        ) from error
+            f"task: {name or path} cannot be read as {FORMATS[suffix]}{place}{cause}"
+        ) from None  # a dry run takes an OSError for a source that cannot be reached
     if not len(rows):
         raise ValueError(f"task: {name or path} has no rows")
     return Source(name or str(path), path.name.partition(".")[0], rows)
-
-
-def _text(path: Path, suffix: str) -> Rows:
-    try:
-        return read_text_rows(path, CELL_DELIMITERS.get(suffix))
-    except ValueError as error:
-        raise ValueError(f"{', ' if str(error).startswith('row ') else ': '}{error}") from None
 
 
 def _parquet(path: Path) -> Rows:
