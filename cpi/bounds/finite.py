@@ -30,12 +30,6 @@ def _plain_surrogate(u: Update) -> float:
     return u.alpha * u.H * u.advantage
 
 
-def _timed_penalty(u: Update) -> float:
-    t = np.arange(u.H)
-    accepted = u.H * (u.d * u.w).sum(axis=1)  # E_{d_t} w_t
-    return float(u.alpha**2 * u.r_max * (accepted * (u.H - t) * (u.H + t - 1)).sum()) / 2
-
-
 def _count(u: Update) -> float:
     """H(H−1) p_w: accepted states times the steps that each can disturb."""
     return u.H * (u.H - 1) * u.p_w
@@ -89,6 +83,11 @@ def _certified_step(u: Update, advantage: float) -> float:
     return advantage / (u.H**2 * u.r_max)
 
 
+def _accepted_advantage(u: Update) -> float:
+    """H p_w 𝔸_w = Σ_t E[w_t a_t]."""
+    return u.H * u.p_w * u.masked_advantage
+
+
 def _stepwise_ratio(u: Update) -> FloatArray:
     """‖d*_h / μ_h‖_∞ for each h, where μ_h is the state distribution of π from the restart."""
     return u.density_ratio(u.restarted).max(axis=1)
@@ -123,7 +122,7 @@ BOUNDS: tuple[Bound, ...] = (
         source="ours",
         sense=">=",
         left=lambda u: u.gain,
-        right=lambda u: _surrogate(u) - _timed_penalty(u),
+        right=lambda u: _surrogate(u) - u.alpha**2 * u.r_max * u.disturbance / 2,
         first_order=_surrogate,
     ),
     Bound(
@@ -173,6 +172,16 @@ BOUNDS: tuple[Bound, ...] = (
         right=lambda u: u.p_w * u.masked_advantage**2 / (2 * u.H * u.r_max),
         hypothesis=lambda u: u.masked_advantage > u.rounding,
         requires="𝔸_w > 0",
+    ),
+    Bound(
+        name="masked step, step by step",
+        statement="gain ≥ (H p_w 𝔸_w)²/(2rD) at α = H p_w 𝔸_w/(rD), D = Σ_t E[w_t] (H−t)(H+t−1)",
+        source="ours",
+        sense=">=",
+        left=lambda u: u.gain_at(_accepted_advantage(u) / (u.r_max * u.disturbance), u.weights),
+        right=lambda u: _accepted_advantage(u) ** 2 / (2 * u.r_max * u.disturbance),
+        hypothesis=lambda u: u.masked_advantage > u.rounding and u.H > 1,
+        requires="𝔸_w > 0, H > 1",
     ),
     Bound(
         name="masked step, bounded returns",

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cpi.conservative.choosers import Chooser, exact_greedy
-from cpi.conservative.step_sizes import StepRule, step_size
+from cpi.conservative.step_sizes import StepRule, masked_penalty, step_size
 from cpi.exact.improvement import check_tau, coverage, improvable_mask
 from cpi.exact.policies import check_policy, mixture
 from cpi.exact.update import Update
@@ -168,8 +168,8 @@ def run_cpi(
         `random_resets`, `oracle_resets(tau)`, `self_resets(tau, precision, recall)`, or another.
     chooser : Chooser
     step : str or function, optional
-        A rule of `cpi.conservative.step_sizes`; by default the certified one ("masked", or "kl" if
-        discounted).
+        A rule of `cpi.conservative.step_sizes`; by default the one with the largest
+        certificate ("certified", or "kl" if discounted).
     iterations : int
     tau : float, optional
         Threshold at which p_π is recorded; by default that of the reset rule, or 0.
@@ -187,7 +187,7 @@ def run_cpi(
     check_number("epsilon", epsilon)
     rng = np.random.default_rng(seed)
     threshold = getattr(resets, "tau", 0.0) if tau is None else tau
-    rule = step if step is not None else ("masked" if mdp.horizon else "kl")
+    rule = step if step is not None else ("certified" if mdp.horizon else "kl")
     evaluation = evaluate(mdp, check_policy(mdp, policy))
     rows: list[Iteration] = []
     stopped = f"all {iterations} iterations done"
@@ -235,16 +235,13 @@ def run_cpi(
 def certificate(update: Update, alpha: float, advantage: float) -> float:
     """Largest gain of the step α that a bound guarantees if 𝔸_w ≥ `advantage`.
 
-    Finite horizon: the masked bound or the one for bounded returns, at the exact p_w,
-    p_w (αH𝔸_w − α²H(H−1) min(Hr/2, R)). Discounted, w ≡ 1: the span form of K&L's Thm 4.1,
-    Pirotta's bound or CPO's along the mixture. ε, Δ, D and TV are exact. The result is negative
-    where the step is longer than any bound allows.
+    Finite horizon: the bound step by step or the one for bounded returns, at the exact p_w,
+    αH p_w 𝔸_w − α² min(½ r Σ_t E[w_t] (H−t)(H+t−1), H(H−1) p_w R). Discounted, w ≡ 1: the span
+    form of K&L's Thm 4.1, Pirotta's bound or CPO's along the mixture. ε, Δ, D and TV are exact. The
+    result is negative where the step is longer than any bound allows.
     """
     if update.mdp.horizon is not None:
-        h = update.H
-        spread = float(update.base.Q.max() - update.base.Q.min())
-        worst = min(h * update.r_max / 2, spread)
-        return update.p_w * (alpha * h * advantage - alpha**2 * h * (h - 1) * worst)
+        return alpha * update.H * update.p_w * advantage - alpha**2 * masked_penalty(update)
     g = update.gamma
     span = float(np.ptp(update.a))
     moved = np.abs(update.candidate - update.base.policy).sum(axis=-1)

@@ -120,6 +120,13 @@ class Update:
         return coverage(self.base, self.w)
 
     @cached_property
+    def disturbance(self) -> float:
+        """Σ_t E[w_t] (H−t)(H+t−1): accepted states, weighted by what a switch there can disturb."""
+        t = np.arange(self.H)
+        accepted = self.H * (self.d * self.w).sum(axis=1)
+        return float((accepted * (self.H - t) * (self.H + t - 1)).sum())
+
+    @cached_property
     def masked_advantage(self) -> float:
         """𝔸_w = E_{ν_w} a; 0 where no state is accepted."""
         return expectation(self.base, self.w * self.a) / self.p_w if self.p_w > 0 else 0.0

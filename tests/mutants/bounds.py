@@ -121,10 +121,23 @@ CONSTANTS = (
         "(u.H - 1) ** 2 * u.p_w",
     ),
     Mutant(
-        FINITE,
+        "cpi/exact/update.py",
         "step-by-step penalty one step off",
-        "(u.H - t) * (u.H + t - 1)",
-        "(u.H - t) * (u.H + t - 2)",
+        "(self.H - t) * (self.H + t - 1)",
+        "(self.H - t) * (self.H + t - 2)",
+        ("tests/cpi/bounds/test_hand_computed.py",),
+    ),
+    Mutant(
+        FINITE,
+        "gain of the step-by-step step ½ → 0.52",
+        "_accepted_advantage(u) ** 2 / (2 * u.r_max",
+        "_accepted_advantage(u) ** 2 / (1.92 * u.r_max",
+    ),
+    Mutant(
+        "cpi/conservative/step_sizes.py",
+        "the certified step is the shorter one",
+        "return min(u.r_max * u.disturbance / 2,",
+        "return max(u.r_max * u.disturbance / 2,",
     ),
     Mutant(
         FINITE,

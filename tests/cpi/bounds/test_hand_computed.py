@@ -140,6 +140,7 @@ FINITE = {
     "masked CPI, span form": (masked_update("fixture"), 0.75, 0.75),
     "masked step": (masked_update("fixture"), 0.75, 0.5),  # α = ½
     "masked step, bounded returns": (masked_update("fixture"), 7 / 16, 0.25),  # α = ¼
+    "masked step, step by step": (masked_update("fixture"), 1.0, 1.0),  # D = 2, α = 1
     "first switch": (masked_update("first only"), 1.0, 1.0),
     "full oracle step": (masked_update("all", tau=1.5), 2.0, 1.5),
     "CPI-RR": (masked_update("partial", tau=1.5), 0.375, 9 / 64),  # p = ½, α = 3/16

@@ -90,11 +90,11 @@ class Recorder:
 
 
 #: A recorded certificate is the best of these bounds.
-FINITE = ("masked CPI", "masked CPI, bounded returns")
+FINITE = ("masked CPI", "masked CPI, step by step", "masked CPI, bounded returns")
 DISCOUNTED = ("CPI, span form", "safe policy iteration", "CPO, span form")
 
 
-@pytest.mark.parametrize("step", ["masked", "masked-max", "returns"])
+@pytest.mark.parametrize("step", ["masked", "masked-max", "returns", "stepwise", "certified"])
 @each_reset
 @each_problem
 def test_every_gain_is_at_least_its_certificate(
@@ -103,7 +103,11 @@ def test_every_gain_is_at_least_its_certificate(
     chooser = Recorder()
     run = run_cpi(mdp, policy, resets=resets, chooser=chooser, step=step, iterations=6, tau=TAU)
     assert len(run.iterations) == 6 and run.stopped == "all 6 iterations done"
-    quoted = {"masked": "masked step", "returns": "masked step, bounded returns"}
+    quoted = {
+        "masked": "masked step",
+        "returns": "masked step, bounded returns",
+        "stepwise": "masked step, step by step",
+    }
     for row, update in zip(run.iterations, chooser.updates(run), strict=True):
         assert row.gain > 0
         assert row.gain == pytest.approx(update.gain, abs=rounding(mdp))
@@ -164,14 +168,14 @@ def test_oracle_resets_are_certified_more_than_random_ones() -> None:
 
 
 def test_certificate__by_hand() -> None:
-    """p_w (α H 𝔸 − ½ α² H² (H−1) r) with p_w = 0.3, H = 3, r = 1."""
+    """α H p_w 𝔸 − ½ α² r D: p_w = 0.3, H = 3, r = 1, D = 0.3 (3·2 + 2·3 + 1·4)."""
     mdp, policy = PROBLEMS["needle"]
     base = evaluate(mdp, policy)
     weights = np.tile([1.0, 0.0, 0.0], (3, 1))
     update = Update(base, greedy_policy(base.Q), weights=weights)
-    assert certificate(update, 0.1, 0.5) == pytest.approx(0.3 * (0.15 - 0.09))
+    assert certificate(update, 0.1, 0.5) == pytest.approx(0.3 * (0.15 - 0.08))
     assert certificate(update, 0.0, 0.5) == 0.0
-    assert certificate(update, 0.5, 0.5) == pytest.approx(0.3 * (0.75 - 2.25))
+    assert certificate(update, 0.5, 0.5) == pytest.approx(0.3 * (0.75 - 2.0))
 
 
 @pytest.mark.parametrize("resets", [oracle_resets(0.4), self_resets(0.4, 0.8, 0.6)])
@@ -231,7 +235,7 @@ def test_the_default_steps_are_the_certified_ones() -> None:
     np.testing.assert_array_equal(ours, theirs)
     mdp, policy = PROBLEMS["any"]
     ours, theirs = (
-        run_cpi(mdp, policy, step=step, iterations=2).iterations for step in (None, "masked")
+        run_cpi(mdp, policy, step=step, iterations=2).iterations for step in (None, "certified")
     )
     assert ours == theirs
 
@@ -340,8 +344,9 @@ def test_run_cpi__step_uses_the_lower_bound() -> None:
         return replace(exact_greedy(evaluation, weights, rng), lower=0.09)
 
     (row,) = run_cpi(mdp, policy, chooser=careful, iterations=1).iterations
-    assert row.alpha == pytest.approx(0.09 / 9)
-    assert row.certificate == pytest.approx(0.01 * 3 * 0.09 - 0.5 * 1e-4 * 9 * 2)
+    # H 𝔸 = 0.27, and ½ D = ½ (3·2 + 2·3 + 1·4).
+    assert row.alpha == pytest.approx(0.27 / 16)
+    assert row.certificate == pytest.approx(0.27**2 / 32)
 
 
 def test_run_cpi__step_may_be_a_function() -> None:

@@ -109,6 +109,7 @@ def sampled_run(seed: int, resets: ResetWeights = random_resets, iterations: int
         policy,
         resets=resets,
         chooser=sampled(4000, "shared", delta=0.05),
+        step="masked",
         iterations=iterations,
         tau=0.5,
         seed=seed,

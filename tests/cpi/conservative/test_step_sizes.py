@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 import envs
 from cpi.bounds import REGISTRY
 from cpi.bounds.bound import Bound
+from cpi.conservative.loop import certificate
 from cpi.conservative.step_sizes import (
     ANYWHERE,
     DISCOUNTED,
@@ -66,6 +67,7 @@ MAXIMISERS = {
     "uspi": "safe policy iteration",
     "cpo-max": "CPO",
     "masked-max": "masked CPI",
+    "stepwise": "masked CPI, step by step",
 }
 
 
@@ -100,6 +102,7 @@ QUOTED = {
     "kl": "CPI step",
     "uspi": "USPI step",
     "masked": "masked step",
+    "stepwise": "masked step, step by step",
     "returns": "masked step, bounded returns",
 }
 
@@ -171,7 +174,8 @@ def test_step_size__full_without_penalty() -> None:
     myopic = update(world(3, discount=0.0))
     for rule in ("kl-max", "span-max", "uspi", "cpo-max"):
         assert step_size(rule, myopic, 0.01) == 1.0
-    assert step_size("masked-max", update(world(3, horizon=1)), 0.01) == 1.0
+    for rule in ("masked-max", "stepwise", "certified"):
+        assert step_size(rule, update(world(3, horizon=1)), 0.01) == 1.0
     base = evaluate(world(3, discount=0.9), uniform_policy(world(3, discount=0.9)))
     for rule in ("kl-max", "span-max", "uspi", "cpo-max"):
         assert step_size(rule, Update(base, base.policy), 1e-3) == 1.0
@@ -198,10 +202,34 @@ def test_step_size__finite_rules_are_refused_when_discounted(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", [*DISCOUNTED, "nonsense"])
 def test_step_size__discounted_rules_are_refused_with_a_horizon(rule: str) -> None:
-    message = rf"step: '{rule}' is none of full, masked, masked-max, returns for .* horizon=3"
+    message = rf"'{rule}' is none of full, masked, masked-max, stepwise, certified, returns for .*"
     with pytest.raises(ValueError, match=message):
         step_size(rule, update(world(2, horizon=3)), 0.1)
 
 
 def test_every_name_belongs_to_one_kind() -> None:
     assert not set(DISCOUNTED) & set(FINITE) and set(ANYWHERE) == {"full"}
+
+
+def test_certified_maximiser__no_step_of_any_rule_certifies_more() -> None:
+    """A chain's returns are bounded by r; on a Garnet their width is near Hr."""
+    problems = (
+        envs.lock_chain(6, 3),
+        envs.garnet(num_states=10, seed=1, horizon=5),
+        *(world(seed, horizon=5) for seed in range(2)),
+    )
+    better = set()
+    for mdp in problems:
+        base = evaluate(mdp, interior_policy(mdp, 1))
+        greedy = np.broadcast_to(greedy_policy(base.Q), base.A.shape)
+        for weights in (np.ones(base.A.shape[:2]), (base.A.max(axis=-1) > 0.1).astype(float)):
+            u = Update(base, greedy, weights=weights * ~mdp.terminal)
+            gains = {}
+            for rule in FINITE:
+                alpha = step_size(rule, u, u.masked_advantage)
+                gains[rule] = certificate(u, alpha, u.masked_advantage)
+                assert u.gain_at(alpha, u.weights) >= gains[rule] > 0
+            assert gains["certified"] == pytest.approx(max(gains.values()), rel=1e-12)
+            assert gains["stepwise"] > gains["masked"]
+            better.add(gains["returns"] > gains["stepwise"])
+    assert better == {True, False}
