@@ -105,7 +105,7 @@ def _squeezed(text: str) -> str:
 
 def _units(text: str) -> list[str]:
     """Known units at the end of an answer."""
-    last = _UNIT.search(re.sub(r"\^\s*\{?\s*\\circ\s*\}?\s*$", " degree", text))
+    last = _UNIT.search(re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*$", " degree", text))
     names = re.findall("[a-zA-Z]+", last["unit"]) if last else []
     return [_UNIT_OF[name] for name in names if name in _UNIT_OF]
 
@@ -226,7 +226,8 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
             return True  # 12.5% may be written 12.5
         gold, answer = (_TEXT_AFTER_NUMBER.sub(r" \1", text) for text in (gold, answer))
         units = [_units(text) for text in (gold, answer)]
-        if all(units) and units[0] != units[1]:
+        in_degrees = r"\pi" in gold and ["degree"] in units  # then none is radians
+        if units[0] != units[1] and (all(units) or in_degrees):
             return False
         letters = set(_COMMAND.sub("", TEXT.sub("", _UNIT.sub("", gold))))
         gold, answer = (_without_unit(text, letters) for text in (gold, answer))

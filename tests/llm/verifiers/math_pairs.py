@@ -289,6 +289,8 @@ WRONG = [
     (r"5\text{ cm}", r"5\text{ m}"),
     (r"5 \text{ hours}", r"5 minutes"),
     (r"60 \text{ km/h}", r"60 \text{ miles/hour}"),
+    (r"30^\circ", r"30 \text{ radians}"),
+    (r"\frac{\pi}{3}", r"\frac{\pi}{3}^\circ"),
     (r"1011_2", r"1011_3"),
     (r"4210_{5}", r"4210_{\text{six}}"),
     (r"17", r"17 \text{ million}"),
