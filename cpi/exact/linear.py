@@ -4,6 +4,7 @@
 |-------------------------------------|----------------------------------------|------------------|
 | dense, or sparse with S ≤ 300       | LAPACK LU                              | direct           |
 | sparse, narrow band (chains, grids) | LAPACK banded LU                       | direct           |
+| … in another order of the states    | the same, in reverse Cuthill–McKee's   | direct           |
 | sparse otherwise                    | BiCGSTAB, refined to machine precision | residual checked |
 | … where BiCGSTAB stalls             | SuperLU                                | direct           |
 
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from scipy.linalg import lapack
+from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
 from envs.tabular import ROUNDING, FloatArray
@@ -37,6 +39,7 @@ THREAD_STATES = 2000
 BAND_ENTRIES = 5e7  # 400 MB of band storage
 BAND_WIDTH = 64  # to either side; LAPACK's code for wider bands goes to BLAS threads
 RESIDUAL_ULPS = 8.0
+COUNTED_STEPS = 200  # enough for the states of a grid to be too many for a band
 REFINED_DISCOUNT = 1.0 - 1e-6
 
 #: solve(b, transposed) for a vector b of shape (S,)
@@ -162,22 +165,62 @@ def _without(alone: Any, matrix: Any, diagonal: FloatArray, discount: float) -> 
 
 
 def _sparse(matrix: Any, discount: float) -> Resolvent:
+    solver = _banded(matrix, discount)
+    if solver is None and _may_have_a_band(matrix):
+        solver = _reordered(matrix, discount)
+    if solver is not None:
+        return Resolvent("banded LU", solver)
+    return Resolvent("BiCGSTAB", _krylov(matrix, discount))
+
+
+def _may_have_a_band(matrix: Any) -> bool:
+    """Whether some order of the states may give a band of at most `BAND_WIDTH` to either side.
+
+    Such an order puts at most 2ℓ · BAND_WIDTH others within ℓ steps of a state. The states within
+    ℓ steps of one of them are counted until they are too many: soon, for random sparsity.
+    """
+    middle = matrix.shape[0] // 2  # of a grid, whose corners have fewer states around them
+    seen = np.zeros(matrix.shape[0], dtype=bool)
+    seen[middle] = True
+    frontier, reached = np.array([middle]), 1
+    for steps in range(1, COUNTED_STEPS + 1):
+        following = np.unique(matrix[frontier].indices)
+        frontier = following[~seen[following]]
+        seen[frontier] = True
+        reached += len(frontier)
+        if reached > 1 + 2 * steps * BAND_WIDTH:
+            return False
+    return True
+
+
+def _reordered(matrix: Any, discount: float) -> Solver | None:
+    """`_banded` in the reverse Cuthill–McKee order of the states (George 1971)."""
+    pattern = sparse.csr_array((np.ones(matrix.nnz, dtype=np.int8), matrix.indices, matrix.indptr))
+    order = csgraph.reverse_cuthill_mckee(pattern + pattern.T, symmetric_mode=True)
+    banded = _banded(sparse.csr_array(matrix[order][:, order]), discount)
+    if banded is None:
+        return None
+
+    def solver(b: FloatArray, transposed: bool) -> FloatArray:
+        x = np.empty_like(b, dtype=np.float64)
+        x[order] = banded(b[order], transposed)
+        return x
+
+    return solver
+
+
+def _banded(matrix: Any, discount: float) -> Solver | None:
+    """Banded LU; None if the band is too wide."""
     num_states = matrix.shape[0]
     rows = np.repeat(np.arange(num_states, dtype=np.int64), np.diff(matrix.indptr))
     offsets = matrix.indices - rows
     lower = int(max(-offsets.min(initial=0), 0))
     upper = int(max(offsets.max(initial=0), 0))
-    narrow = max(lower, upper) <= BAND_WIDTH
-    if narrow and num_states * (2 * lower + upper + 1) <= BAND_ENTRIES:
-        return Resolvent("banded LU", _banded(matrix, rows, offsets, lower, upper, discount))
-    return Resolvent("BiCGSTAB", _krylov(matrix, discount))
-
-
-def _banded(
-    matrix: Any, rows: Any, offsets: Any, lower: int, upper: int, discount: float
-) -> Solver:
+    entries = num_states * (2 * lower + upper + 1)
+    if max(lower, upper) > BAND_WIDTH or entries > BAND_ENTRIES:
+        return None
     # LAPACK's band storage with `lower` extra rows for the fill-in of pivoting.
-    band = np.zeros((2 * lower + upper + 1, matrix.shape[0]), order="F")
+    band = np.zeros((2 * lower + upper + 1, num_states), order="F")
     band[lower + upper - offsets, matrix.indices] = -discount * matrix.data
     band[lower + upper] += 1.0
     factors, pivots, info = lapack.dgbtrf(band, lower, upper, overwrite_ab=True)

@@ -196,4 +196,11 @@ WORLDS = (
         "if int(following) != following:",
         "if False:",
     ),
+    Mutant(
+        "cpi/exact/linear.py",
+        "a solution in another order of the states stays in that order",
+        "x[order] = banded(b[order], transposed)",
+        "x[:] = banded(b[order], transposed)",
+        ("tests/cpi/exact/test_linear.py",),
+    ),
 )
