@@ -80,6 +80,18 @@ class Rows:
         return self.outcomes[place]
 
 
+class Actions:
+    """Vectorised draws of actions from a policy, shape (S, A) or (H, S, A)."""
+
+    def __init__(self, policy: FloatArray) -> None:
+        self.rows = Rows(policy.reshape(-1, policy.shape[-1]))
+        self.stride = policy.shape[1] if policy.ndim == 3 else 0
+
+    def draw(self, step: int, states: NDArray[np.intp], u: FloatArray) -> NDArray[np.int32]:
+        """One action per state, given u in [0, 1)."""
+        return self.rows.draw(step * self.stride + states, u)
+
+
 class TabularOracle:
     """Oracle from the exact values of a policy, for `cpi.core.resets.OracleReset`.
 
@@ -156,14 +168,10 @@ class TabularSimulator:
         self.mdp, self.horizon = mdp, mdp.horizon
         self.least_success = least_success(mdp, success)
         self.policy = check_policy(mdp, policy)
-        self._actions = self._rows(self.policy)
-        self._first = self._actions if first is None else self._rows(check_policy(mdp, first))
+        self._actions = Actions(self.policy)
+        self._first = self._actions if first is None else Actions(check_policy(mdp, first))
         self._next = Rows(mdp.flat)
         self._terminal = mdp.terminal
-
-    def _rows(self, policy: FloatArray) -> Rows:
-        shape = (self.horizon, *self.mdp.rewards.shape)
-        return Rows(np.broadcast_to(policy, shape).reshape(-1, self.mdp.num_actions))
 
     def draw_starts(self, n: int, rng: np.random.Generator) -> list[int]:
         """`n` start states from ρ."""
@@ -209,11 +217,10 @@ class TabularSimulator:
         for h in range(int(begin.min(initial=self.horizon)), self.horizon):
             live = np.flatnonzero(alive & (begin <= h))
             current = state[live]
-            rows = h * self.mdp.num_states + current
-            action = self._actions.draw(rows, uniform[live, h, 0])
+            action = self._actions.draw(h, current, uniform[live, h, 0])
             if self._first is not self._actions:
                 first = begin[live] == h
-                action[first] = self._first.draw(rows[first], uniform[live[first], h, 0])
+                action[first] = self._first.draw(h, current[first], uniform[live[first], h, 0])
             visited[live, h], taken[live, h] = current, action
             rewards[live, h] = self.mdp.rewards[current, action]
             pairs = current * self.mdp.num_actions + action
