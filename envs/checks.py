@@ -16,7 +16,8 @@ def check_number(name: str, value: Any, least: float = 0.0) -> None:
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise ValueError(f"{name}: {value} is not a number ≥ {least:g}")
+        limit = "" if least == -np.inf else f" ≥ {least:g}"
+        raise ValueError(f"{name}: {value} is not a number{limit}")
 
 
 def check_whole(name: str, value: Any, least: int = 0) -> int:

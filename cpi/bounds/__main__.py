@@ -44,7 +44,8 @@ examples:
   python -m cpi.bounds --mdp mine.npz --policy policy.npy --horizon 20
 
 An .npz MDP holds transitions (S, A, S) (or CSR data, indices, indptr of (S·A, S)), rewards (S, A),
-start (S,), and horizon or discount. A policy is an .npy of shape (S, A) or (H, S, A).
+start (S,), and horizon or discount. A policy is an .npy of shape (S, A) or (H, S, A), or of actions
+(S,) or (H, S); or a .txt or .csv with a line per state: its probabilities, or its action.
 The exit code is 0 if every bound held, 1 if one was violated, 2 if the input was refused, 130 after
 Ctrl-C.
 """

@@ -136,8 +136,8 @@ class BoundReport:
         empty = sum(row.without_power for row in self.rows)
         if empty:
             verdict += (
-                f" Of these, {empty} were checked without power: all that they compare is within "
-                "the rounding of this problem's values."
+                f" No power in {empty} of them: all that these compare is within the rounding of "
+                "this problem's values."
             )
         return verdict
 

@@ -50,6 +50,17 @@ def check_policy(mdp: TabularMDP, policy: ArrayLike, what: str = "policy") -> Fl
             return frozen(deterministic_policy(array.astype(np.intp), mdp.num_actions, what))
         expected = " or ".join(map(str, shapes))
         raise PolicyError(f"{what}: shape {array.shape}, expected {expected} for {mdp!r}")
+    return _distributions(array, dtype, what)
+
+
+def check_rows(policy: ArrayLike, what: str = "policy") -> FloatArray:
+    """`check_policy` without an MDP: rows of any number of states and actions that sum to 1."""
+    return _distributions(*real_array(policy, what, PolicyError), what)
+
+
+def _distributions(array: FloatArray, dtype: np.dtype[Any], what: str) -> FloatArray:
+    if array.size and array.min() >= 0 and np.abs(array.sum(axis=-1) - 1.0).max() <= ROUNDING:
+        return frozen(array)  # as nearly always: the rest would take longer than small values do
     with np.errstate(invalid="ignore"):
         sums = array.sum(axis=-1)
         off = np.abs(sums - 1.0)
@@ -129,8 +140,11 @@ def mixture(
     Raises
     ------
     ValueError
-        If α or a weight is out of range.
+        If α or a weight is out of range, or the policies differ in states or actions.
     """
+    ours, theirs = np.shape(policy)[-2:], np.shape(candidate)[-2:]
+    if len(ours) != 2 or ours != theirs:
+        raise PolicyError(f"candidate: rows of shape {theirs}, those of the policy have {ours}")
     share = alpha * check_fractions("weights", weights)[..., None]
     mixed = np.asarray((1.0 - share) * policy + share * candidate)
     if not (alpha <= 1 and (mixed >= 0).all()):

@@ -31,7 +31,7 @@ from cpi.core.collect import Group
 from cpi.core.episodes import Episode, Prefix
 from cpi.core.plans import GroupPlan
 from cpi.core.resets import ResetRule, check_weights
-from cpi.exact.policies import check_policy
+from cpi.exact.policies import check_policy, check_rows
 from cpi.tabular.simulator import least_success
 from envs.tabular import FloatArray, TabularMDP
 
@@ -74,6 +74,7 @@ def group_gradient(
     policy: FloatArray, groups: Sequence[Group], scale: Scale = "group"
 ) -> FloatArray:
     """The estimate g of shape (S, A) from one collection."""
+    policy = check_rows(policy)
     _check_stationary(policy)
     gradient = np.zeros_like(policy)
     total = sum(len(group.episodes) for group in groups)
@@ -145,6 +146,7 @@ def enumerate_paths(mdp: TabularMDP, policy: FloatArray, state: int, step: int =
     """
     if mdp.horizon is None:
         raise ValueError(f"{mdp!r}: trajectories need a horizon; use mdp.with_time(horizon=H)")
+    policy = check_rows(policy)
     _check_stationary(policy)
     probability: list[float] = []
     returns: list[float] = []

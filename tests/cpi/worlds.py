@@ -95,6 +95,20 @@ def world(
     )
 
 
+def endless_chain(discount: float) -> TabularMDP:
+    """Four states in a row; action 1 moves on, and the last step pays 1 and ends; thirds slip."""
+    moves = np.zeros((5, 2, 5))
+    for s in range(4):
+        for following in (0, s, s):
+            moves[s, 0, following] += 1 / 3
+        for following in (0, s, s + 1):
+            moves[s, 1, following] += 1 / 3
+    moves[4, :, 4] = 1.0
+    rewards = np.zeros((5, 2))
+    rewards[3, 1] = 1 / 3
+    return TabularMDP(moves, rewards, np.eye(5)[0], discount=discount)
+
+
 def interior_policy(mdp: TabularMDP, seed: int) -> Any:
     """A policy of positive probabilities; time-dependent on a finite horizon."""
     rng = np.random.default_rng(seed)

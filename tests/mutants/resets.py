@@ -99,6 +99,12 @@ RESETS = (
     ),
     Mutant(
         "cpi/tabular/simulator.py",
+        "rounding of a return is a failure",
+        "(returns < self.success - 1e-9).tolist()",
+        "(returns < self.success).tolist()",
+    ),
+    Mutant(
+        "cpi/tabular/simulator.py",
         "rewards of the prefix are dropped",
         "walk.rewards[rows, : len(prefix.rewards)] = prefix.rewards",
         "walk.rewards[rows, : len(prefix.rewards)] = 0.0",

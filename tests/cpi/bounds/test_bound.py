@@ -21,6 +21,7 @@ from cpi.bounds.instances import (
     random_mdp,
     tight_instances,
 )
+from tests.cpi.worlds import endless_chain
 
 BY_NAME = {bound.name: bound for bound in REGISTRY}
 
@@ -85,6 +86,7 @@ FALSE = Bound("false", "gain ≥ 1 + gain", "nobody", ">=", lambda u: u.gain, la
         (Bound("unequal", "", "", "=", lambda u: 1.0, lambda u: 1.0 + 1e-9), True),
         (Bound("unequal too", "", "", "=", lambda u: 1.0 + 1e-9, lambda u: 1.0), True),
         (Bound("equal", "", "", "=", lambda u: 1.0, lambda u: 1.0 + 1e-15), False),
+        (Bound("large", "", "", "=", lambda u: 1e6, lambda u: 1e6 + 1e-8), False),  # 10 ulp of 1e6
     ],
 )
 def test_a_false_statement_is_a_violation(
@@ -107,6 +109,8 @@ def test_slack_and_ratios() -> None:
     )
     assert check is not None
     assert (check.slack, check.tightness, check.penalty_ratio) == (0.5, 0.75, 1.5)
+    tiny = made_check(1e-12, 2e-12, 3e-12)  # ratios of rounding are noise
+    assert np.isnan(tiny.tightness) and np.isnan(tiny.penalty_ratio)
     check = Bound("y", "", "", "<=", lambda u: 2.0, lambda u: 3.0).check(update)
     assert check is not None
     assert (check.slack, check.tightness) == (1.0, 1.5) and np.isnan(check.penalty_ratio)
@@ -157,6 +161,18 @@ def test_report__every_failure_is_listed() -> None:
     ]
     assert report.violations == 4
     assert report.verdict().startswith("4 violations of 2 of 2 bounds in 6 checks")
+
+
+def test_report__says_which_checks_have_no_power() -> None:
+    """Near γ = 1 two policies that differ by 1e-6 in value differ by less than the rounding."""
+    mdp = endless_chain(1 - 1e-12)
+    policy = np.tile([0.5, 0.5], (5, 1))
+    report = cpi.check_bounds(mdp, policy, np.tile([0.5 - 1e-9, 0.5 + 1e-9], (5, 1)))
+    assert report["performance difference"].without_power
+    assert "No power in" in report.verdict() and "no power" in str(report)
+    near = cpi.check_bounds(mdp.with_time(discount=0.9), policy, np.tile([0.1, 0.9], (5, 1)))
+    assert not any(row.without_power for row in near.rows)
+    assert near.verdict().endswith("no violation.")
 
 
 def some_updates() -> Iterator[tuple[str, Update]]:
@@ -239,6 +255,20 @@ def test_a_longer_run_starts_with_the_shorter_one() -> None:
     assert longer[: len(short)] == short
 
 
+def test_random_instances__every_kind_of_weights_and_restarts() -> None:
+    """Random resets, oracle resets, a noisy localizer of two weights, and any weights."""
+    kinds = set()
+    for _, update in random_instances(0, 10):
+        assert update.restart is not None and update.restart.std() > 0
+        finite_kind = update.mdp.horizon is not None
+        values = 1 if update.weights is None else len(np.unique(update.weights))
+        binary = update.weights is not None and set(np.unique(update.weights)) <= {0.0, 1.0}
+        kinds.add((finite_kind, update.weights is None, binary, min(values, 3)))
+    expected = {(True, True, False, 1), (True, False, True, 2), (True, False, False, 2)}
+    assert {*expected, (True, False, False, 3), (False, True, False, 1)} <= kinds
+    assert not any(kind[:2] == (False, False) for kind in kinds)
+
+
 def test_random_mdps_have_zeros_and_both_signs() -> None:
     worlds = [random_mdp(np.random.default_rng(seed), finite=True) for seed in range(30)]
     assert all((world.flat == 0).any() for world in worlds[:5])
@@ -288,6 +318,10 @@ def test_check_bounds__step_bounds_do_not_apply_to_an_optimal_policy() -> None:
     report = cpi.check_bounds(mdp, best, best)
     assert report.violations == 0
     assert report["CPI-RR"].instances == 0 and report["masked step"].instances == 0
+    used = sum(row.instances > 0 for row in report.rows)
+    skipped = len(report.rows) - used
+    assert f"All {used} bounds hold in " in report.verdict()
+    assert f" checks ({skipped} did not apply): no violation." in report.verdict()
 
 
 def test_check_bounds__constant_rewards() -> None:

@@ -169,6 +169,12 @@ def test_own_mdp_and_policy(tmp_path: Path) -> None:
         result = run("--mdp", path, "--policy", str(tmp_path / name))
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout.splitlines()
+    numbers = []
+    for seed in ("0", "0", "1"):  # of the random candidate
+        out = tmp_path / "out.json"
+        assert command.main(["--mdp", path, "--seed", seed, "--json", str(out)]) == 0
+        numbers.append([row["min_slack"] for row in json.loads(out.read_text())["checks"]])
+    assert numbers[0] == numbers[1] != numbers[2]
     uniform = run("--mdp", path, "--horizon", "9", "--tau", "0.01")
     assert uniform.returncode == 0, uniform.stderr
     assert "horizon=9" in uniform.stdout and "τ: 0.01" in uniform.stdout
@@ -292,6 +298,22 @@ def test_main__a_violation_is_reported_and_exits_with_1(
     rows = {row["name"]: row for row in json.loads(path.read_text())["checks"]}
     assert rows["too good"]["violations"] == rows["too good"]["instances"] > 0
     assert rows["CPI"]["violations"] == 0
+
+
+def test_run__a_step_that_gains_less_than_certified_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, few in (("COVERAGES", (0.4, 0.3)), ("PRECISIONS", (0.5, 1.0)), ("RECALLS", (1.0,))):
+        monkeypatch.setattr(f"cpi.bounds.theorem1.{name}", few)
+    experiment = theorem1(0, repeats=6, bootstrap=2)
+    row = {**experiment.localizer[0], "true_gain": 0.0}
+    short = replace(experiment, localizer=[row])
+    args = command.make_parser().parse_args([])
+    for result, code in ((experiment, 0), (short, 1)):
+        monkeypatch.setattr(command, "run_theorem1", lambda seed, quick, result=result: result)
+        report = command.BoundReport([])
+        assert command.run(args, command.console(), report, iter(()), {}) == code
+    assert "NOT every step gained" in capsys.readouterr().out
 
 
 def test_ctrl_c_keeps_what_was_checked(tmp_path: Path) -> None:

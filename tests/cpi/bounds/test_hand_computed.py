@@ -58,33 +58,33 @@ def test_discounted_bounds__sides_by_hand(name: str) -> None:
 
 
 def off_the_way_update() -> Update:
-    """γ = ½, α = ½, w = (1, ½), r(j, 2) = −1: the largest |a| is where π never goes.
+    """γ = ½, α = ½, w = (½, 1), r(j, 2) = −1: a, TV and D are largest where π never goes.
 
-    π stays in i: V = 1, d^π = (1, 0), a = (½, −3/2), R = 2, max|A| = 3/2, TV = (½, ¼), D = 1,
-    a_new = (¼, −3/8). π' has D = 2, Δ = 2. The mixture without weights loses 1/6, from V(j) = −½;
-    the weighted one wins 1/12, from V(j) = ¼, and is in j a third of the time.
+    π stays in i: V = 1, d^π = (1, 0), a = (½, −3/2), R = 2, max|A| = 3/2, TV = (¼, ½), D = 1,
+    a_new = (⅛, −¾). π' has D = 2, Δ = 2. In j both mixtures have the value −½. The one without
+    weights loses 1/6; π_new loses 1/10 and is in j a fifth of the time.
     """
     case = envs.tight_cpi(0.5)
     rewards = case.mdp.rewards.copy()
     rewards[1, 1] = -1.0
     base = evaluate(dataclasses.replace(case.mdp, rewards=rewards), case.policy)
-    weights = np.array([1.0, 0.5])
+    weights = np.array([0.5, 1.0])
     return Update(base, case.candidate, 0.5, weights, restart=np.array([0.5, 0.5]))
 
 
 #: The bounds of the mixture π_α have no weights; those of two policies compare π with π_new.
 OFF_THE_WAY = {
-    "performance difference": (1 / 12, 1 / 12),
+    "performance difference": (-1 / 10, -1 / 10),
     "CPI": (-1 / 6, -1 / 2),  # ε of the visited state alone would promise +1/6
     "CPI, span form": (-1 / 6, -1 / 6),
     "CPI step": (61 / 4160, 1 / 128),  # α = 1/64
-    "safe policy iteration": (1 / 12, -1 / 8),
+    "safe policy iteration": (-1 / 10, -5 / 8),
     "USPI step": (5 / 72, 1 / 16),  # α = 1/8
-    "TRPO, TV form": (1 / 12, -5 / 2),
-    "TRPO, KL form": (1 / 12, 0.5 - 12 * math.log(2)),
-    "CPO": (1 / 12, -1 / 4),
-    "CPO, span form": (1 / 12, -1 / 8),
-    "occupancy shift": (2 / 3, 1.0),
+    "TRPO, TV form": (-1 / 10, -11 / 4),
+    "TRPO, KL form": (-1 / 10, 0.25 - 12 * math.log(2)),
+    "CPO": (-1 / 10, -1 / 2),  # ε of the visited state alone would promise +1/8
+    "CPO, span form": (-1 / 10, -3 / 16),
+    "occupancy shift": (2 / 5, 1 / 2),
     "termination": (0.5, 0.5),
     "termination, restart form": (0.5, 1.0),
 }

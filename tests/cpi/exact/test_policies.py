@@ -238,6 +238,14 @@ def test_mixture__step_size_outside_0_1_is_refused(value: float) -> None:
     np.testing.assert_allclose(mixture(old, new, -0.3)[0], [0.1 / 3 * 4, 1.3 / 3, 1.3 / 3])
 
 
+def test_mixture__candidate_of_another_shape_is_refused() -> None:
+    """Such as actions, which numpy would broadcast where S = A."""
+    policy = np.full((3, 3), 1 / 3)
+    for candidate in (np.array([0, 1, 2]), np.ones((1, 3)), np.eye(4)[:, :3]):
+        with pytest.raises(PolicyError, match=r"candidate: rows of shape .* have \(3, 3\)"):
+            mixture(policy, candidate, 0.5)
+
+
 @repeatable
 @given(mdp=worlds(True), data=st.data(), alpha=st.sampled_from([0.0, 0.25, 1.0]))
 def test_a_masked_mixture_moves_each_state_by_its_weight(

@@ -27,6 +27,7 @@ from tests.cpi.worlds import (
     affine,
     as_csr,
     dense_transitions,
+    endless_chain,
     interior_policy,
     layered,
     over_layers,
@@ -429,20 +430,6 @@ def test_bounds_hold_for_policies_of_ten_decimals_and_of_float32(time: dict[str,
     assert check_bounds(single, exact[0], exact[1]).violations == 0
 
 
-def endless_chain(discount: float) -> TabularMDP:
-    """Four states in a row; action 1 moves on, and the last step pays 1 and ends; thirds slip."""
-    moves = np.zeros((5, 2, 5))
-    for s in range(4):
-        for following in (0, s, s):
-            moves[s, 0, following] += 1 / 3
-        for following in (0, s, s + 1):
-            moves[s, 1, following] += 1 / 3
-    moves[4, :, 4] = 1.0
-    rewards = np.zeros((5, 2))
-    rewards[3, 1] = 1 / 3
-    return TabularMDP(moves, rewards, np.eye(5)[0], discount=discount)
-
-
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
 @pytest.mark.parametrize("leave", [1e-7, 1e-9, 1e-12])
 def test_occupancy_sums_to_1_near_discount_1(leave: float, sparse: bool) -> None:
@@ -469,15 +456,3 @@ def test_rounding__follows_the_values_near_discount_1(leave: float) -> None:
     paid_forever = evaluate(replace(mdp, rewards=np.ones((5, 2))), uniform_policy(mdp))
     expected = pytest.approx(ulps / leave**2, rel=1e-3)
     assert rounding_of(paid_forever, evaluation) == tolerance(paid_forever.mdp) == expected
-
-
-def test_report__says_which_checks_have_no_power() -> None:
-    """Near γ = 1 two policies that differ by 1e-6 in value differ by less than the rounding."""
-    mdp = endless_chain(1 - 1e-12)
-    policy = np.tile([0.5, 0.5], (5, 1))
-    report = check_bounds(mdp, policy, np.tile([0.5 - 1e-9, 0.5 + 1e-9], (5, 1)))
-    assert report["performance difference"].without_power
-    assert "checked without power" in report.verdict() and "no power" in str(report)
-    near = check_bounds(mdp.with_time(discount=0.9), policy, np.tile([0.1, 0.9], (5, 1)))
-    assert not any(row.without_power for row in near.rows)
-    assert near.verdict().endswith("no violation.")

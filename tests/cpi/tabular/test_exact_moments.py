@@ -444,3 +444,7 @@ def test_exact_moments__rows_that_do_not_sum_to_1_are_refused() -> None:
         exact_moments(mdp, policy, GroupPlan(4), RandomReset())
     with pytest.raises(PolicyError, match=message):
         policy_gradient(mdp, policy)
+    with pytest.raises(PolicyError, match=message):
+        enumerate_paths(mdp, policy, 0)
+    with pytest.raises(PolicyError, match=message):
+        group_gradient(policy, [])

@@ -236,7 +236,7 @@ def test_learn__unknown_algorithm_is_refused() -> None:
         ("lr", -1.0, "lr: -1.0 is not a finite number > 0"),
         ("iterations", -1, "iterations: -1 is not a whole number ≥ 0"),
         ("starts", 0, "starts: 0 is not a whole number ≥ 1"),
-        ("success", np.nan, "success: nan is not a number"),
+        ("success", np.nan, "success: nan is not a number$"),
     ],
 )
 def test_learn__numbers_out_of_range_are_refused(option: str, value: Any, message: str) -> None:

@@ -301,3 +301,13 @@ def test_rows__comparing_draws_what_searching_draws(
     searched = Rows(table)
     assert not searched.short
     np.testing.assert_array_equal(drawn.draw(rows, u), searched.draw(rows, u))
+
+
+def test_rollout__rounding_of_a_return_is_no_failure() -> None:
+    """0.7 + 0.1 is 0.7999999999999999."""
+    moves = np.eye(3)[[[1], [2], [2]]]
+    mdp = TabularMDP(moves, np.array([[0.7], [0.1], [0.0]]), np.eye(3)[0], horizon=2)
+    for success, failed in ((0.8, False), (0.8 + 1e-6, True)):
+        simulator = TabularSimulator(mdp, np.ones((3, 1)), success=success)
+        ((episode,),) = simulator.rollout([Prefix(0)], 1, np.random.default_rng(0))
+        assert episode.ret < 0.8 and episode.failed == failed
