@@ -25,7 +25,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import WrapperSpec
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import NormalizeReward, TimeLimit
 from scipy import sparse
 
 from envs.deep_sea import deep_sea
@@ -44,6 +44,9 @@ Outcome = tuple[float, int, float, bool]
 
 #: Imported MDPs with more states than this are CSR.
 DENSE_STATES = 500
+
+#: Wrappers whose environment is another MDP than that of `P`.
+OTHER_MDP = (gym.RewardWrapper, gym.ActionWrapper, NormalizeReward)
 
 
 class TabularEnv(gym.Env[int, int]):
@@ -217,7 +220,8 @@ def mdp_from_env(
 
     Repeated successors are added up, and r(s, a) = Σ p·r. A transition that terminates leads to an
     extra state, the last one, which absorbs and pays nothing. Its value is zero, whatever rows the
-    original successor has in `P`. A time limit (`TimeLimit`) is not part of `P` and is ignored.
+    original successor has in `P`. Wrappers are not part of `P`: those of rewards and actions are
+    refused, others, such as `TimeLimit`, are ignored.
 
     Parameters
     ----------
@@ -237,7 +241,8 @@ def mdp_from_env(
     Raises
     ------
     ValueError
-        If the id is unknown, the environment has no `P`, or horizon and discount are missing.
+        If the id is unknown, the environment has no `P`, a wrapper changes rewards or actions, or
+        horizon and discount are missing.
     MDPError
         If `P` is not a transition function; the message names the state and the action.
     """
@@ -247,7 +252,15 @@ def mdp_from_env(
             return mdp_from_env(env, horizon=horizon, discount=discount)
         finally:
             env.close()
-    base: Any = getattr(env_or_id, "unwrapped", env_or_id)
+    base: Any = env_or_id
+    while isinstance(base, gym.Wrapper):
+        if isinstance(base, OTHER_MDP):
+            raise ValueError(
+                f"{type(base).__name__}: this wrapper changes rewards or actions outside P; give "
+                "the environment without it"
+            )
+        base = base.env
+    base = getattr(base, "unwrapped", base)
     if isinstance(base, TabularEnv):
         if horizon is None and discount is None:
             return base.mdp

@@ -24,7 +24,7 @@ import numpy as np
 
 from cpi.conservative.choosers import Chooser, exact_greedy
 from cpi.conservative.step_sizes import StepRule, masked_penalty, step_size
-from cpi.exact.improvement import check_tau, coverage, improvable_mask
+from cpi.exact.improvement import check_tau, check_weights, coverage, improvable_mask
 from cpi.exact.policies import check_policy, mixture
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate, rounding_of
@@ -192,7 +192,7 @@ def run_cpi(
     rows: list[Iteration] = []
     stopped = f"all {iterations} iterations done"
     for number in range(iterations):
-        weights = np.asarray(resets(evaluation), dtype=np.float64)
+        weights = check_weights(evaluation, resets(evaluation), "resets")
         if mdp.horizon is None and (weights != 1).any():
             raise ValueError(f"{mdp!r}: masked resets need a horizon; use mdp.with_time(horizon=H)")
         if mdp.horizon is not None:

@@ -30,7 +30,7 @@ from cpi.core.advantages import Scale, group_advantages
 from cpi.core.collect import Group
 from cpi.core.episodes import Episode, Prefix
 from cpi.core.plans import GroupPlan
-from cpi.core.resets import ResetRule
+from cpi.core.resets import ResetRule, check_weights
 from cpi.exact.policies import check_policy, check_rows
 from cpi.tabular.simulator import least_success
 from envs.tabular import FloatArray, TabularMDP
@@ -194,16 +194,19 @@ class Moments:
     steps: float
 
     def signal(self, gradient: FloatArray) -> float:
-        """First-order gain in J per unit of ‖step‖: E g · ∇J / ‖∇J‖."""
-        return float((self.mean * gradient).sum() / np.linalg.norm(gradient))
+        """First-order gain in J per unit of ‖step‖: E g · ∇J / ‖∇J‖; nan where ∇J is 0."""
+        size = float(np.linalg.norm(gradient))
+        return float((self.mean * gradient).sum()) / size if size > 0 else math.nan
 
     def snr(self, gradient: FloatArray) -> float:
         """Signal over noise, E g · ∇J / (‖∇J‖ sqrt(variance)), of one collection per start.
 
         Averaging over B starts multiplies it by sqrt(B). Two methods are therefore equally reliable
-        when the numbers of their collections have the ratio (snr₁/snr₂)².
+        when the numbers of their collections have the ratio (snr₁/snr₂)². It is nan where ∇J or
+        the noise is 0, as for a policy that never explores.
         """
-        return self.signal(gradient) / math.sqrt(self.variance)
+        noise = math.sqrt(max(self.variance, 0.0))  # rounding can leave −1e−20
+        return self.signal(gradient) / noise if noise > 0 else math.nan
 
 
 def policy_gradient(mdp: TabularMDP, policy: FloatArray) -> FloatArray:
@@ -244,7 +247,7 @@ def exact_moments(
     ValueError
         If the plan chooses the deepest reset or the scale is that of the batch: both make episodes
         dependent in ways that this sum does not cover. Also if there are too many trajectories,
-        or the policy does not fit `mdp`.
+        the policy does not fit `mdp`, or a weight of the rule is not a finite number ≥ 0.
     """
     if plan.choice != "random" or scale == "batch":
         raise ValueError("exact moments cover choice='random' and scale 'group' or 'none'")
@@ -347,10 +350,12 @@ class _StartMoments:
         ]
         cache: dict[tuple[int, int], tuple[FloatArray, float, float]] = {}
         means, squares, costs = [], [], []
-        for seed, w in zip(paths.steps, rule.weights(episodes), strict=True):
+        weights = check_weights(rule.weights(episodes), episodes, type(rule).__name__)
+        for seed, w in zip(paths.steps, weights, strict=True):
             reset_groups = [(1.0, self.fallback)]
-            if len(seed) and w.sum() > 0:
+            if w.any():
                 reset_groups = []
+                w = w / w.max()  # as `pick` does: weights of any size, without overflow
                 for k in np.flatnonzero(w):
                     key = (int(seed[k][0]), int(k))
                     if key not in cache:

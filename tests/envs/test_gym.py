@@ -14,6 +14,12 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import (
+    NormalizeReward,
+    RecordEpisodeStatistics,
+    StickyAction,
+    TransformReward,
+)
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -204,6 +210,25 @@ def test_a_terminal_state_stays_and_pays_nothing() -> None:
     env = TabularEnv(small())
     env.reset(options={"state": 2})
     assert env.step(1) == env.step(0) == (2, 0.0, True, False, {"prob": 1.0})
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        lambda env: TransformReward(env, lambda reward: 5 * reward),
+        lambda env: StickyAction(env, 0.5),
+        NormalizeReward,
+    ],
+    ids=["reward", "action", "normalized"],
+)
+@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "resets/Garnet-v0"])
+def test_mdp_from_env__wrappers_that_change_the_mdp_are_refused(env_id: str, wrapper: Any) -> None:
+    env = gym.make(env_id)
+    expected = mdp_from_env(env, discount=0.9)
+    kept = mdp_from_env(RecordEpisodeStatistics(env), discount=0.9)
+    np.testing.assert_array_equal(kept.rewards, expected.rewards)
+    with pytest.raises(ValueError, match=r"^\w+: this wrapper changes rewards or actions"):
+        mdp_from_env(RecordEpisodeStatistics(wrapper(env)), discount=0.9)
 
 
 def test_ansi_line() -> None:

@@ -66,6 +66,7 @@ CONSTANTS = (
         "_trpo(u, float(u.tv.max()) ** 2)",
         "_trpo(u, float(u.tv.max()))",
     ),
+    Mutant(DISCOUNTED, "KL of small steps by logarithms", "np.abs(x) < 1e-3", "np.abs(x) < 0"),
     Mutant(
         DISCOUNTED,
         "KL with its arguments swapped",

@@ -100,8 +100,23 @@ RESETS = (
     Mutant(
         "cpi/tabular/simulator.py",
         "rounding of a return is a failure",
-        "(returns < self.success - 1e-9).tolist()",
-        "(returns < self.success).tolist()",
+        "return success - RETURN_ROUNDING",
+        "return success - 0",
+        ("tests/cpi/tabular/test_rollouts.py",),
+    ),
+    Mutant(
+        "cpi/tabular/simulator.py",
+        "rounding of a return does not grow with the rewards",
+        "RETURN_ROUNDING * max(abs(success), float(np.abs(mdp.rewards).max()))",
+        "RETURN_ROUNDING",
+        ("tests/cpi/tabular/test_rollouts.py",),
+    ),
+    Mutant(
+        "cpi/tabular/gradient.py",
+        "returns are told apart by decimals, not digits",
+        "np.round(self.returns / unit, DIGITS - 1) * unit",
+        "np.round(self.returns, DIGITS - 1)",
+        ("tests/cpi/tabular/test_exact_moments.py",),
     ),
     Mutant(
         "cpi/tabular/simulator.py",

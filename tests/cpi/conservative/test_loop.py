@@ -273,8 +273,10 @@ def test_run_cpi__invalid_options_are_refused() -> None:
         run_cpi(mdp, policy, step=lambda update, advantage: np.nan)
     with pytest.raises(PolicyError, match="shape"):
         run_cpi(mdp, policy[:2])
-    with pytest.raises(ValueError, match=r"weights: must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"resets: must lie in \[0, 1\]"):
         run_cpi(mdp, policy, resets=lambda evaluation: np.full((3, 3), 1.5))
+    with pytest.raises(ValueError, match=r"resets: shape \(4,\), expected"):
+        run_cpi(mdp, policy, resets=lambda evaluation: np.ones(4))
 
 
 # Stopping.

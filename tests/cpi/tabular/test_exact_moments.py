@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -389,6 +389,45 @@ def test_paths__small_differences_are_returns_of_their_own() -> None:
     paths = enumerate_paths(mdp, np.full((2, 2), 0.5), 0)
     assert paths.values.tolist() == [1e-10, 5e-10]
     assert paths.value_probability.tolist() == [0.5, 0.5]
+
+
+@dataclass
+class Weighted:
+    """A rule of somebody's own, with the weights of a function of the length."""
+
+    function: Callable[[int], Any]
+    cost: int = 0
+
+    def weights(self, episodes: Sequence[Episode]) -> Any:
+        return [self.function(episode.length) for episode in episodes]
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e308, 5e-324])
+def test_exact_moments__weights_of_any_size(weight: float) -> None:
+    mdp, policy = envs.first_error_chain(3), np.tile([0.6, 0.4], (6, 1))
+    plan = GroupPlan(2, 1, 2)
+    ours = exact_moments(mdp, policy, plan, Weighted(lambda n: [weight] * n))
+    assert_same(ours, exact_moments(mdp, policy, plan, RandomReset()))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda n: np.arange(n) - 1.0, lambda n: np.full(n, np.nan), lambda n: np.ones(n - 1)],
+    ids=["negative", "nan", "short"],
+)
+def test_exact_moments__weights_are_checked(function: Any) -> None:
+    mdp, policy = envs.first_error_chain(3), np.tile([0.6, 0.4], (6, 1))
+    with pytest.raises(ValueError, match=r"Weighted: episode 0 has 3 steps, its weights are"):
+        exact_moments(mdp, policy, GroupPlan(2, 1, 2), Weighted(function))
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_snr__nan_for_a_policy_that_never_explores(right: float) -> None:
+    mdp, policy = envs.first_error_chain(3), np.tile([right, 1 - right], (6, 1))
+    moments = exact_moments(mdp, policy, GroupPlan(4), RandomReset())
+    gradient = policy_gradient(mdp, policy)
+    assert np.isnan(moments.signal(gradient)) and np.isnan(moments.snr(gradient))
+    assert np.isnan(Moments(np.ones(2), -1e-20, 1.0).snr(np.ones(2)))
 
 
 def test_exact_moments__time_dependent_policy_is_refused() -> None:
