@@ -71,11 +71,11 @@ def compare(
     """
     import torch
 
-    from llm.learner.parity import BFLOAT16_MEAN, FLOAT32_MAX
+    from llm.learner.parity import BFLOAT16_MEAN, FLOAT32
 
     difference = (torch.cat(list(expected)) - torch.cat(list(actual))).abs()
     mean, largest = float(difference.mean()), float(difference.max())
-    if not (largest <= FLOAT32_MAX if exact else mean <= BFLOAT16_MEAN):  # refuses NaN as well
+    if not (largest <= FLOAT32 if exact else mean <= BFLOAT16_MEAN):  # refuses NaN as well
         raise ExportError(
             f"parity: log-probs of the written model differ by {mean:.1e} nats in the mean, "
             f"{largest:.1e} at most; nothing is exported"

@@ -17,9 +17,12 @@ from llm.common.errors import ReportedError
 from llm.engines.engine import Engine, SamplingParams
 from llm.learner.rows import MicroBatch, Row, micro_batches
 
-#: Limits on the largest difference in float32, and on the mean difference in bfloat16. Bfloat16 has
-#: eight bits of mantissa, which move single log-probs by tenths.
-FLOAT32_MAX, BFLOAT16_MEAN = 1e-4, 0.05
+#: Limit on the largest difference in float32. With top-p it is one on the mean: rounding may move a
+#: token of probability p in or out of a nucleus, which changes a log-prob by p.
+FLOAT32 = 1e-4
+
+#: Limit on the mean difference in bfloat16, whose eight bits of mantissa move log-probs by tenths.
+BFLOAT16_MEAN = 0.05
 
 #: Limits on the mean importance ratio of a step whose rollouts are on-policy.
 RATIO_LIMITS = 0.8, 1.25
@@ -40,18 +43,23 @@ class Parity:
     mean: float
     max: float
     dtype: torch.dtype
+    top_p: float = 1.0
 
     @property
     def holds(self) -> bool:
         """Whether the differences are within rounding."""
+        statistic, limit = self._limit
+        return bool(getattr(self, statistic) <= limit)
+
+    @property
+    def _limit(self) -> tuple[str, float]:
+        """The statistic that is limited, and its limit."""
         if self.dtype == torch.float32:
-            return self.max <= FLOAT32_MAX
-        return self.mean <= BFLOAT16_MEAN
+            return "max" if self.top_p == 1 else "mean", FLOAT32
+        return "mean", BFLOAT16_MEAN
 
     def __str__(self) -> str:
-        limit = (
-            f"max ≤ {FLOAT32_MAX:g}" if self.dtype == torch.float32 else f"mean ≤ {BFLOAT16_MEAN:g}"
-        )
+        limit = "{} ≤ {:g}".format(*self._limit)
         result = "ok" if self.holds else "FAILED"
         return (
             f"parity {result}: engine against trainer over {self.tokens} tokens, |Δ log-prob| "
@@ -103,7 +111,7 @@ def check_parity(
     (batch,) = micro_batches(rows, range(len(rows)), len(rows), device)
     difference = (batch.logprobs - logprobs(batch)).abs().double()
     parity = Parity(
-        difference.numel(), float(difference.mean()), float(difference.max()), engine.dtype
+        difference.numel(), float(difference.mean()), float(difference.max()), engine.dtype, top_p
     )
     if not parity.holds:  # a NaN does not hold either
         raise ParityError(

@@ -227,8 +227,8 @@ LLM = (
     Mutant(
         "llm/learner/parity.py",
         "NaN passes the check",
-        "return self.max <= FLOAT32_MAX",
-        "return not self.max > FLOAT32_MAX",
+        "return bool(getattr(self, statistic) <= limit)",
+        "return not getattr(self, statistic) > limit",
     ),
     Mutant(
         "llm/learner/parity.py",

@@ -13,7 +13,7 @@ import torch
 from llm.engines.transformers import TransformersEngine
 from llm.learner.parity import (
     BFLOAT16_MEAN,
-    FLOAT32_MAX,
+    FLOAT32,
     PROBE_TOKENS,
     Parity,
     ParityError,
@@ -32,12 +32,15 @@ PROMPTS = [[(7 * i + 3 * t) % VOCABULARY for t in range(30 - 9 * i)] for i in ra
 Logprobs = Callable[[MicroBatch], torch.Tensor]
 
 
-def trainer(model: Any, temperature: float = 1.0, bf16: bool = False) -> Logprobs:
+def trainer(
+    model: Any, temperature: float = 1.0, bf16: bool = False, top_p: float = 1.0
+) -> Logprobs:
     def logprobs(batch: MicroBatch) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             return completion_logprobs(
-                model, batch.input_ids, batch.attention_mask, batch.mask, temperature=temperature
-            )
+                model, batch.input_ids, batch.attention_mask, batch.mask,
+                temperature=temperature, top_p=top_p,
+            )  # fmt: skip
 
     return logprobs
 
@@ -130,24 +133,52 @@ def test_check_parity__differences_and_engine_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "largest", "dtype", "holds"),
+    ("mean", "largest", "dtype", "top_p", "holds"),
     [
-        (0.0, FLOAT32_MAX, torch.float32, True),
-        (0.0, 1.01 * FLOAT32_MAX, torch.float32, False),
-        (BFLOAT16_MEAN, 3.0, torch.bfloat16, True),
-        (1.01 * BFLOAT16_MEAN, 0.06, torch.bfloat16, False),
-        (math.nan, math.nan, torch.float32, False),
-        (math.nan, math.nan, torch.bfloat16, False),
+        (0.0, FLOAT32, torch.float32, 1.0, True),
+        (0.0, 1.01 * FLOAT32, torch.float32, 1.0, False),
+        (FLOAT32, 1.0, torch.float32, 0.9, True),
+        (1.01 * FLOAT32, 1.0, torch.float32, 0.9, False),
+        (BFLOAT16_MEAN, 3.0, torch.bfloat16, 1.0, True),
+        (1.01 * BFLOAT16_MEAN, 0.06, torch.bfloat16, 0.9, False),
+        (math.nan, math.nan, torch.float32, 0.9, False),
+        (math.nan, math.nan, torch.bfloat16, 1.0, False),
     ],
 )
-def test_parity__bounds_max_in_float32_and_mean_in_bfloat16(
-    mean: float, largest: float, dtype: torch.dtype, holds: bool
+def test_parity__bounds_max_in_float32_and_mean_with_top_p_or_in_bfloat16(
+    mean: float, largest: float, dtype: torch.dtype, top_p: float, holds: bool
 ) -> None:
-    parity = Parity(10, mean, largest, dtype)
+    parity = Parity(10, mean, largest, dtype, top_p)
     assert parity.holds == holds
     assert str(parity).startswith(f"parity {'ok' if holds else 'FAILED'}: ")
-    limit = "max ≤ 0.0001 for float32" if dtype == torch.float32 else "mean ≤ 0.05 for bfloat16"
+    limit = "mean ≤ 0.05 for bfloat16"
+    if dtype == torch.float32:
+        limit = f"{'max' if top_p == 1 else 'mean'} ≤ 0.0001 for float32"
     assert str(parity).endswith(f"({limit})")
+
+
+def test_check_parity__token_at_the_edge_of_a_nucleus() -> None:
+    engine = ScriptedEngine(lambda prompt, params, j: [1] * PROBE_TOKENS)
+    edge = torch.zeros(PROBE_TOKENS * len(PROMPTS))
+    edge[7] = 1e-3
+
+    def differing(batch: MicroBatch) -> torch.Tensor:
+        return batch.logprobs + edge
+
+    parity = check_parity(engine, differing, PROMPTS, temperature=1.0, top_p=0.9, device=CPU)
+    assert parity.max > FLOAT32
+    with pytest.raises(ParityError, match=r"max ≤ 0\.0001"):
+        check(engine, differing)
+
+
+@pytest.mark.parametrize("change", STALE)
+def test_check_parity__stale_weights_detected_with_top_p(change: str) -> None:
+    model = STALE[change](tiny_qwen2())
+    with pytest.raises(ParityError, match=r"mean ≤ 0\.0001 for float32"):
+        check_parity(
+            TransformersEngine(tiny_qwen2()), trainer(model, top_p=0.9), PROMPTS, temperature=1.0,
+            top_p=0.9, device=CPU,
+        )  # fmt: skip
 
 
 def test_check_parity__bfloat16_agrees_within_rounding() -> None:
@@ -157,7 +188,7 @@ def test_check_parity__bfloat16_agrees_within_rounding() -> None:
             parameter.mul_(0.5)
     engine = TransformersEngine(model, dtype=torch.bfloat16)
     parity = check(engine, trainer(model, bf16=True))
-    assert FLOAT32_MAX < parity.mean < BFLOAT16_MEAN
+    assert FLOAT32 < parity.mean < BFLOAT16_MEAN
     with pytest.raises(ParityError, match=r"mean ≤ 0\.05 for bfloat16"):
         check(engine, trainer(tiny_qwen2(seed=1), bf16=True))
 
