@@ -33,6 +33,8 @@ from envs.tabular import FloatArray
 
 #: Expected draws above which they are announced, and their progress shown, if most are refused.
 MANY_DRAWS = 1_000_000
+#: Largest number of episodes that are simulated at once, and of their steps (32 bytes each).
+BATCH, BATCH_STEPS = 200_000, 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +138,7 @@ def _draw(
 ) -> Resets:
     """The loop of `draw_resets`; `show` is called with the number accepted so far."""
     mdp = onpolicy.mdp
+    largest = min(BATCH, max(BATCH_STEPS // onpolicy.horizon, 1))
     parts: list[Resets] = []
     kept = drawn = steps = 0
     while kept < accepted:
@@ -145,7 +148,7 @@ def _draw(
                 "p_w is too small: lower tau, or ask for fewer"
             )
         expected = (accepted - kept) / max((kept + 1) / (drawn + 1), 1e-3)
-        batch = int(np.clip(1.1 * expected, 64, 200_000))
+        batch = int(np.clip(1.1 * expected, 64, largest))
         starts = rng.choice(mdp.num_states, size=batch, p=mdp.start)
         walk = onpolicy.walk(starts, np.zeros(batch, dtype=np.intp), rng)
         w = np.where(walk.states >= 0, table[np.arange(onpolicy.horizon), walk.states], 0.0)

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import chisquare
 
 import envs
+from cpi.conservative import choosers
 from cpi.conservative.choosers import (
     Choice,
     Resets,
@@ -30,6 +31,7 @@ from cpi.exact.policies import (
     uniform_policy,
 )
 from cpi.exact.values import Evaluation, evaluate
+from cpi.tabular.simulator import TabularSimulator
 from envs import TabularMDP
 from tests.cpi.worlds import interior_policy, world
 
@@ -198,6 +200,24 @@ def test_draw_resets__many_refused_draws_are_announced(
     p_w = float(accepted_mass(evaluation, seldom).sum())
     expected = f"with p_w = {p_w:.3g}, 100 accepted resets take about {100 / p_w:,.0f} draws"
     assert expected in capsys.readouterr().err and resets.drawn > 1000
+
+
+def test_draw_resets__long_episodes_come_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand episodes of ten thousand steps at once would need gigabytes."""
+    base = evaluate(mdp := envs.lock_chain(50, 2), uniform_policy(mdp))
+    monkeypatch.setattr(choosers, "BATCH_STEPS", 1000)
+    sizes: list[int] = []
+    walk = TabularSimulator.walk
+
+    def counted(self: TabularSimulator, states: Any, steps: Any, rng: Any) -> Any:
+        sizes.append(len(states))
+        return walk(self, states, steps, rng)
+
+    monkeypatch.setattr(TabularSimulator, "walk", counted)
+    weights = np.zeros((50, 51))
+    weights[:5] = 1.0
+    assert len(draw_resets(base, weights, np.random.default_rng(0), accepted=30)) == 30
+    assert max(sizes) == 20
 
 
 def test_draw_resets__needs_a_horizon() -> None:
