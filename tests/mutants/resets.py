@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
+MOMENTS = ("tests/cpi/tabular/test_exact_moments.py",)
+
 RESETS = (
     Mutant(
         "cpi/core/episodes.py",
@@ -28,12 +30,14 @@ RESETS = (
         "covariance of seed and reset group dropped",
         "square += 2 * p * used * float(share @ with_seed)",
         "square += 0 * p * used * float(share @ with_seed)",
+        MOMENTS,
     ),
     Mutant(
         "cpi/tabular/gradient.py",
         "seeds drawn with replacement",
         "used * (used - 1) * pairs / (total * (total - 1))",
         "used * (used - 1) * pairs / (total * total)",
+        MOMENTS,
     ),
     Mutant(
         "cpi/core/resets.py",
@@ -165,12 +169,14 @@ RESETS = (
         "cost of fallbacks omitted",
         "+ unused * self.fallback[2]",
         "+ 0 * unused * self.fallback[2]",
+        MOMENTS,
     ),
     Mutant(
         "cpi/tabular/gradient.py",
         "picks uniformly in the exact sum",
         "reset_groups.append((w[k] / w.sum(), cache[key]))",
         "reset_groups.append((1 / np.count_nonzero(w), cache[key]))",
+        MOMENTS,
     ),
     Mutant(
         "cpi/tabular/gradient.py",
@@ -270,10 +276,10 @@ RESETS = (
     ),
     Mutant(
         "cpi/tabular/gradient.py",
-        "moments of rows that do not sum to 1",
-        "    checked = check_policy(mdp, policy)\n",
-        "    checked = policy\n",
-        ("tests/cpi/tabular/test_exact_moments.py",),
+        "gradients of rows that do not sum to 1",
+        "    policy = check_rows(policy)\n    _check_stationary(policy)\n    gradient =",
+        "    _check_stationary(policy)\n    gradient =",
+        MOMENTS,
     ),
     Mutant(
         "cpi/bounds/theorem1.py",
