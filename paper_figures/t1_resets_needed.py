@@ -222,7 +222,7 @@ FIGURE = Figure(
     caption=(
         "Left: resets, each with one random action, until the best-looking action is the right one "
         "in nine of ten repeats; right: gain of one step that is certified (plug-in, from the "
-        "estimate itself) from as many resets as make its error alike at every p. Points: "
+        "estimate itself), measured with more resets where p is small. Points: "
         "measured, with 95 % bootstrap intervals; lines through them: fitted powers of p, "
         "exponents with intervals in the legend; thin lines: what theory guarantees, with our "
         "constants (H = {setting[horizon]}, |A| = "

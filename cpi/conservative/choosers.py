@@ -27,6 +27,9 @@ from cpi.tabular.simulator import TabularSimulator
 from envs.checks import check_whole
 from envs.tabular import FloatArray
 
+#: Largest number of steps that are simulated at once (32 bytes each).
+BATCH_STEPS = 10_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class Resets:
@@ -94,11 +97,15 @@ def draw_resets(
     drawn = accepted + int(rng.negative_binomial(accepted, min(p_w, 1.0)))
     cells = rng.choice(mass.size, size=accepted, p=mass.ravel() / p_w)
     step, state = np.divmod(cells, mdp.num_states)
-    tail = probe.walk(state, step, rng)
-    action = tail.actions[np.arange(accepted), step].astype(np.intp)
-    length = probe.horizon * float(going_on.sum())
-    steps = round(drawn * length) + int((tail.ends - step).sum())
-    return Resets(step, state, action, tail.rewards.sum(axis=1), drawn, steps)
+    action, ret = np.empty(accepted, dtype=np.intp), np.empty(accepted)
+    steps = round(drawn * probe.horizon * float(going_on.sum()))
+    batch = max(1, BATCH_STEPS // probe.horizon)
+    for part in (slice(at, at + batch) for at in range(0, accepted, batch)):
+        tail = probe.walk(state[part], step[part], rng)
+        action[part] = np.take_along_axis(tail.actions, step[part, None], axis=1)[:, 0]
+        ret[part] = tail.rewards.sum(axis=1)
+        steps += int((tail.ends - step[part]).sum())
+    return Resets(step, state, action, ret, drawn, steps)
 
 
 @dataclass(frozen=True, eq=False)

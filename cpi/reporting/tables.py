@@ -17,9 +17,12 @@ def console(file: TextIO | None = None) -> Console:
     """A console as wide as the terminal; `PIPE_WIDTH` wide for a pipe or a file.
 
     Text is printed as it is: a name or path with [brackets] or :colons: is no markup. Characters
-    that the encoding of the stream lacks are escaped.
+    that the encoding of the stream lacks are escaped. Where the standard streams are closed, which
+    Python tells by None, nothing is shown.
     """
     stream = sys.stdout if file is None else file
+    if stream is None:
+        stream = io.StringIO()
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     width = shutil.get_terminal_size().columns if stream.isatty() else PIPE_WIDTH

@@ -404,6 +404,7 @@ class _StartMoments:
     def from_seeds(self) -> tuple[FloatArray, float, float]:
         """E h, E‖h‖² and cost of a plan without a fresh group; seed episodes add only to cost."""
         paths, plan = self.paths, self.plan
+        _check_size(plan.resets, paths)
         mean, square = np.zeros(paths.features.shape[1]), 0.0
         cost = plan.resets * paths.mean_length
         for counts in compositions(plan.resets, len(paths.values)):

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import chi2_contingency, chisquare
 
 import envs
+from cpi.conservative import choosers
 from cpi.conservative.choosers import (
     Choice,
     Resets,
@@ -198,6 +199,24 @@ def test_draw_resets__are_those_of_a_simulation(evaluation: Evaluation) -> None:
     assert abs(resets.drawn - episodes) <= 4 * math.sqrt(2) * error
     length = 4 * float(accepted_mass(evaluation, 1.0).sum())
     assert abs(walk.ends.mean() - length) <= 4 * walk.ends.std() / math.sqrt(episodes)
+
+
+def test_draw_resets__long_episodes_come_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand episodes of ten thousand steps at once would need gigabytes."""
+    base = evaluate(mdp := envs.lock_chain(50, 2), uniform_policy(mdp))
+    monkeypatch.setattr(choosers, "BATCH_STEPS", 1000)
+    sizes: list[int] = []
+    walk = TabularSimulator.walk
+
+    def counted(self: TabularSimulator, states: Any, steps: Any, rng: Any) -> Any:
+        sizes.append(len(states))
+        return walk(self, states, steps, rng)
+
+    monkeypatch.setattr(TabularSimulator, "walk", counted)
+    weights = np.zeros((50, 51))
+    weights[:5] = 1.0
+    assert len(draw_resets(base, weights, np.random.default_rng(0), accepted=30)) == 30
+    assert max(sizes) == 20
 
 
 def test_draw_resets__needs_a_horizon() -> None:

@@ -22,6 +22,14 @@ def test_console__escapes_what_the_encoding_lacks(encoding: str) -> None:
     assert stream.read().strip() == expected
 
 
+def test_console__closed_streams_show_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `>&-` in a shell, and in programs without a terminal."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    for shown in (console(), console(sys.stderr)):
+        shown.print("p_π ≥ 1")
+
+
 @pytest.mark.parametrize("option", ["--list", "--help"])
 def test_bounds_command__prints_in_ascii(option: str) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

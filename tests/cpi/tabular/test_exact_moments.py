@@ -374,6 +374,8 @@ def test_exact_moments__too_many_group_outcomes_are_refused() -> None:
     mdp = envs.garnet(num_states=3, num_actions=2, branching=2, seed=1, horizon=3)
     with pytest.raises(ValueError, match=r"a group of 8 with .* distinct returns has"):
         exact_moments(mdp, np.full((3, 2), 0.5), GroupPlan(8), RandomReset())
+    with pytest.raises(ValueError, match=r"a group of 8 with .* distinct returns has"):
+        exact_moments(mdp, np.full((3, 2), 0.5), GroupPlan(0, 8, 1), RandomReset())
 
 
 def test_paths__close_returns_are_counted_once() -> None:
