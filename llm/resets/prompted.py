@@ -35,7 +35,7 @@ then end your reply with the number of that one step, from 1 to {n}, as \\boxed{
 
 #: Start of the box with the number of the step.
 _BOX = re.compile(r"\\boxed\s*\{")
-_MARKS = r"(?:\\text(?:bf|it)?|\\math(?:rm|bf)|[\s{}$*_#])*+"
+_MARKS = r"(?:\\(?:text(?:bf|it)?|math(?:rm|bf))|[\s{}$*_#~:()\\])*+"
 #: Content of a box with the number of a step.
 _NUMBER = re.compile(rf"(?i){_MARKS}(?:step{_MARKS}(?:no\.|number)?)?{_MARKS}(\d+){_MARKS}\.?")
 _MENTION = re.compile(rf"(?i)\bstep{_MARKS}(?:no\.|number\b)?{_MARKS}(\d+)")

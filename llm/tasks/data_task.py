@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +15,7 @@ from llm.tasks.schema import Schema, value
 from llm.tasks.source import Source, load
 from llm.tasks.task import Example, PromptText, Split, Task
 from llm.verifiers import Verification, make_verifier
+from llm.verifiers.math_text import without_unicode
 
 #: Names of whitespace delimiters in an instruction.
 BLANKS = {"\n": "a line break", "\n\n": "an empty line"}
@@ -246,5 +246,8 @@ class DataTask(Task):
 
 
 def _key(text: str) -> str:
-    """Normalise a problem's text: blanks, case and Unicode forms do not distinguish problems."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Normalise a problem's text: blanks, case and Unicode forms do not distinguish problems.
+
+    10² differs from 102, of which it is a form in Unicode.
+    """
+    return " ".join(without_unicode(text).casefold().split())

@@ -2,7 +2,7 @@ r"""Verifiers of short answers: a letter, yes or no, a text (numbers: `llm.verif
 
 A completion can state its answer in three ways, tried in this order:
 
-1. explicitly: `\boxed{B}`, "the answer is (B)", "Answer: B",
+1. explicitly: `\boxed{B}`, "the answer is (B)", "Answer: B", `<answer>B</answer>`,
 2. in bold, `**B**` (letters, yes and no),
 3. alone, as described in each class.
 
@@ -30,8 +30,9 @@ _STATED = r"answer|verdict|(?:correct|right|best|final|my|answer)\s++(?:option|c
 
 def _states(subject: str) -> str:
     """Pattern up to the beginning of an answer: "the answer is", "Answer:", "option is thus"."""
-    return (
+    return (  # "the answer is", `<answer>`, and a heading "Answer"
         rf"\b(?i:(?:{subject})\b[*_]*+(?:\s++(?:is|would\s+be|must\s+be|should\s+be)\b|\s*+[:=])"
+        r"|(?<=<)answer>"
         r"|answer\b(?=[^\S\n]*+[*_]*+[^\S\n]*+\n))[*_]*+"
         r"(?:\s*+(?:(?i:therefore|thus|hence|clearly|indeed|simply|probably|definitely|option|choice"
         rf"|letter)\b[,:]?|:)){{0,6}}+\s*+"
@@ -70,13 +71,16 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return max(pattern.finditer(text), key=re.Match.start, default=None)
 
 
-_STATEMENT = re.compile(r"\b(?i:answer)\b[*_]*+(?:\s++(?i:is)\b\s*+:?|\s*+:)[*_]*[ \t]*+(?=\S)")
+_STATEMENT = re.compile(
+    r"\b(?i:answer)\b[*_]*+(?:\s++(?i:is)\b\s*+:?|\s*+:)[*_]*[ \t]*+(?=\S)|<(?i:answer)>\s*+"
+)
 
 
 def last_statement(text: str) -> str | None:
-    """Text after the last "the answer is" or "Answer:", up to the end of the line."""
+    """Text after the last "the answer is", "Answer:" or `<answer>`, up to the end of the line."""
     match = last_match(_STATEMENT, text)
-    return text[match.end() :].partition("\n")[0] if match else None
+    line = text[match.end() :].partition("\n")[0] if match else None
+    return line and re.sub(r"\s*</(?i:answer)>.*", "", line)
 
 
 class Choice(AnswerVerifier):

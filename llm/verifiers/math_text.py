@@ -26,6 +26,9 @@ _NAMES = (
 #: Forms that are rewritten first, in this order.
 _PLAIN = [
     (r"^\s*(\*{1,2}|_{2})([^*]+)\1\s*$", r"\2"),  # bold
+    (r"\\(?:text)?color\s*\{[a-zA-Z]+\}|\\[hv]?phantom\s*\{[^{}]*\}", ""),
+    (r"\\(?:boldsymbol|bm|pmb|underline)\s*(?=\{)", ""),
+    (r"\\mathbf\s*\{([a-zA-Z])\}", r" \1"),  # math-verify drops 2\mathbf{j} to 2
     (r"\*\*", "^"),
     (r"\*", r"\\cdot "),
     (r"<=>", r"\\iff "),
@@ -47,15 +50,33 @@ _POWERS = {
     "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12,
 }  # fmt: skip
 _POWER = re.compile(rf"(?<=[\d}}])\s*({'|'.join(_POWERS)})s?(?![a-zA-Z])")
+#: Words for fractions; a quarter after a number may be a coin.
+_PARTS = {
+    "half": 2, "halve": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+    "eighth": 8, "ninth": 9, "twelfth": 12,
+}  # fmt: skip
+_PART = re.compile(rf"(?<=[\d}}])\s*({'|'.join(_PARTS)})s?(?![a-zA-Z])")
 _SMALL = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
     "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 ]  # fmt: skip
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_COMMA = r"(?:,\s*\\!\s*|\{,\}\s*)"
+_SET = (
+    r"(?:\\left\s*)?\\\{\s*([a-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?"
+    r"(?:\\mid(?![a-zA-Z])|:|(?:\\middle\s*)?\|)\s*"
+    r"(?=[^{}]*(?:[<>]|\\[lg]eq?(?![a-zA-Z])))(?=[^{}]*\1)([^{},]+?)\s*(?:\\right\s*)?\\\}"
+)
 _TIDY = [
-    (r"(?<=\d)(?:,\s*\\!\s*|\{,\}\s*|(?:\\[,;:! ]|~)(?=\d{3}(?!\d)))", ""),  # 1\,234
+    (rf"(?<=\d){_COMMA}(?=(?:\d{{2,3}}{_COMMA})*\d{{3}}(?!\d))", ""),  # 1{,}234, 1{,}23{,}456
+    (r"(?<=\d)(?:\\[,;:! ]|~)(?=\d{3}(?!\d))", ""),  # 1\,234
+    (r"(?<=\d)\{,\}(?=\d+(?![\d{]))", "."),  # 3{,}14
     (r"\\\\\s*\[[\d.]+\s*[a-z]{2}\]", r"\\\\"),  # a matrix row's \\[1ex]
     (r"~|(?<!\\)\\[,;:! ]", " "),
+    (r"\\langle(?![a-zA-Z])", "("),
+    (r"\\rangle(?![a-zA-Z])", ")"),
+    (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
+    (r"(?<=\d)\s*\^\s*\{?\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),  # 5th
     (r"\((\d[\dA-F]*)\)(?=\s*_)", r"\1"),
     (r"^\s*(?=[<>]|\\(?:leq?|geq?|neq?)(?![a-zA-Z]))", "x "),  # \\neq 17 is not 17
     (r"\\varnothing", r"\\emptyset"),
@@ -70,6 +91,7 @@ _TIDY = [
     (r"\s*(?:%|\\%|\\text\s*\{\s*percent\s*\}|\bpercent\b)$", r"\\%"),
     (r"(\d*\.\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\1\\overline{\2\3\4}"),
     (r"^(-?\d*\.\d*)\((\d+)\)$", r"\1\\overline{\2}"),
+    (rf"^{_SET}$", r"\2"),  # {x : x > 1}
 ]
 _PLAIN_PATTERNS = [(re.compile(pattern), text) for pattern, text in _PLAIN]
 _TIDY_PATTERNS = [(re.compile(pattern), text) for pattern, text in _TIDY]
@@ -82,7 +104,7 @@ _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _GREATER = re.compile(r"(>|\\geq?(?:slant)?(?![a-zA-Z]))")
 
-TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
+TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt)?|emph|math(?:rm|sf|tt)|mbox)\s*\{([^{}]*)\}")
 #: Words and signs that change the meaning of what stands beside them.
 STRUCTURE = re.compile(
     r"(?P<dots>\\[lcd]?dots[a-z]?(?![a-zA-Z])|\.{3,})"
@@ -91,7 +113,7 @@ STRUCTURE = re.compile(
     r"|\b(?:if|when|unless|for|where|otherwise|except|not|but)\b)"
 )
 _MORE_THAN_A_UNIT = re.compile(
-    rf"\d|\b(?:or|and|{'|'.join(_POWERS)})s?\b|^[A-Z]\b.*,|{STRUCTURE.pattern}"
+    rf"\d|\b(?:or|and|{'|'.join((*_POWERS, *_PARTS))})s?\b|^[A-Z]\b.*,|{STRUCTURE.pattern}"
 )
 
 
@@ -101,7 +123,7 @@ def tidy(text: str) -> str:
     These are Unicode signs; plain text such as `sqrt(2)/2` and `x**2`; thousands separators; 1.2e3,
     1 3/4 and 5 million; recurring decimals; number words; currency signs, percents, and a final
     full stop. ± is expanded to the two answers. Text that math-verify would drop like a unit is
-    kept: `17 \text{ or 18}`.
+    kept: `17 \text{ or 18}`. Commands of style and colour are dropped.
     """
     text = without_unicode(text)
     text = TEXT.sub(
@@ -116,6 +138,7 @@ def tidy(text: str) -> str:
     if re.search(r",\s|;|\b(?:and|or)\b", text) or not re.search(r"[(\[{]", text):
         text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     text = _POWER.sub(lambda match: rf"\times 10^{{{_POWERS[match[1]]}}}", text)
+    text = _PART.sub(lambda match: rf"\cdot \frac{{1}}{{{_PARTS[match[1]]}}}", text)
     text = _RECURRING.sub(_fraction, text)
     if _TRIGONOMETRIC.search(text):
         text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
@@ -191,11 +214,13 @@ def _ascending(text: str) -> str:
 
 
 def number_word(text: str) -> str:
-    """Write the number of an answer that is one in words, below a hundred."""
+    """Write the number of an answer that is one in words: below a hundred, or two thirds."""
     word = TEXT.sub(r"\1", text).strip().lower()
     tens, _, ones = word.replace("-", " ").partition(" ")
     if word in _SMALL:
         return str(_SMALL.index(word))
+    if tens in _SMALL and (below := (_PARTS | {"quarter": 4}).get(ones.removesuffix("s"))):
+        return rf"\frac{{{_SMALL.index(tens)}}}{{{below}}}"
     if tens in _TENS and (not ones or ones in _SMALL[1:10]):
         return str(10 * _TENS.index(tens) + 20 + (_SMALL.index(ones) if ones else 0))
     return text
@@ -205,11 +230,12 @@ def words(text: str) -> str:
     r"""Return an answer in words in lower case and in the singular; "" if it is not words.
 
     math-verify would read `Monday` as the product m·o·n·d·a·y, equal to any order of its letters.
-    Words stand in `\text{}` or have four letters or more; `abc` may be a product.
+    Words stand in `\text{}` or have four letters or more, or are no, yes or odd; `abc` may be a
+    product.
     """
     plain = TEXT.sub(r"\1", text)
     if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", plain):
         return ""
-    has_words = plain != text or re.search("[A-Za-z]{4}", plain)
+    has_words = plain != text or re.search(r"(?i)[a-z]{4}|^(?:no|yes|odd)$", plain)
     normal = " ".join(re.sub(r"(?<=[a-z]{3})s$", "", plain.lower()).split()) if has_words else ""
     return _SYNONYMS.get(normal, normal)

@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 from fractions import Fraction
+from string import ascii_lowercase
 from typing import IO, Any
 
 from llm.verifiers.math_text import STRUCTURE, TEXT, number_word, tidy, without_domain, words
@@ -77,6 +78,14 @@ _BASE = re.compile(r"(?<![\w\\])\d[\dA-F]*\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(?:bas
 _PLAIN = re.compile(
     r"([+-]?)(?:\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}|(\d+(?:\.\d+)?|\.\d+)(?:(?<!\.)/(\d+))?)"
 )
+#: The end of an answer that breaks off; 0^+ and Z_+ are complete.
+_UNFINISHED = re.compile(
+    r"(?:(?<![\^_{\s])\s*[-+*/=<>^_]|\\(?:cdot|times|div|pm|mp|leq?|geq?|neq?|in|cup|cap)\s*)$"
+)
+_CASES = re.compile(r"\\begin\s*\{d?cases\}(.*)\\end\s*\{d?cases\}", re.DOTALL)
+_CONDITION = re.compile(r"^\s*(?:if|when|for)\b")
+_NAMED = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?)\s*=([^=<>]+)")
+_PRIMES = re.compile(r"(?<=[a-zA-Z)}])\s*('+|\^\s*\{?\s*(?:\\prime\s*)+\}?)")
 _VALUE = re.compile(
     r"(?=.*\d)(?:[\d\s.,+\-*/^(){}!_|]|\\(?:[dt]?frac|sqrt|cdot|times|div|left|right|pi|log|ln|sin"
     r"|cos|tan|binom)(?![a-zA-Z]))+"
@@ -143,6 +152,50 @@ def _pieces(text: str) -> tuple[list[str], list[tuple[str | None, str | None]]]:
     return ordered, [(mark.lastgroup, mark["word"]) for mark in marks]
 
 
+def _cases(text: str) -> list[list[str]]:
+    """Rows of a function by cases, each a value and its condition."""
+    cases = _CASES.search(text)
+    rows = [row.split("&") for row in re.split(r"\\\\", cases[1])] if cases else []
+    return [[_CONDITION.sub("", cell).strip(" ,;.") for cell in row] for row in rows if any(row)]
+
+
+def _same_rows(gold: list[list[str]], answer: list[list[str]]) -> bool:
+    """Whether two functions by cases have the same rows, in any order."""
+
+    def same(one: list[str], other: list[str]) -> bool:
+        return len(one) == len(other) and all(map(_same_cell, one, other))
+
+    return len(gold) == len(answer) and all(any(same(g, a) for a in answer) for g in gold)
+
+
+def _same_cell(gold: str, answer: str) -> bool:
+    """Whether two values or conditions agree; words, which math-verify drops, as text."""
+    gold, answer = (" ".join(TEXT.sub(r" \1 ", cell).split()) for cell in (gold, answer))
+    if re.search(r"(?<![\\a-zA-Z])[a-z]{2,}", gold + " " + answer):
+        return _squeezed(gold) == _squeezed(answer)
+    return gold == answer or equal(gold, answer)
+
+
+def _primes(text: str) -> list[int]:
+    """Orders of the derivatives f', f'' of an answer, or numbers of the primes of its names."""
+    return sorted(p.count("'") + p.count("prime") for p in _PRIMES.findall(text))
+
+
+def _named(text: str) -> dict[str, str]:
+    """Values by name of an answer such as x = 1, y = 2; {} of another, or if a name is repeated."""
+    parts = [_NAMED.fullmatch(part) for part in re.split(r"[,;]|\band\b", text) if part.strip()]
+    values = {part[1]: part[2] for part in parts if part}
+    return values if len(values) == len(parts) > 1 else {}
+
+
+def _point(values: dict[str, str]) -> str:
+    """Write x = 1, y = 2 as the point (1, 2); neighbours in the alphabet stand in its order."""
+    letters = sorted(values)
+    if "".join(letters) in ascii_lowercase:
+        values = {letter: values[letter] for letter in letters}
+    return f"({', '.join(values.values())})"
+
+
 def _exact(parsed: Any) -> Any:
     """Replace decimals by fractions, and the symbol i by √−1.
 
@@ -197,6 +250,11 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
             return bool(gold)
         if words(gold):
             return words(gold) == words(r"\text{" + TEXT.sub(r"\1", answer) + "}")
+        if _UNFINISHED.search(answer):
+            return False
+        rows = [_cases(gold), _cases(answer)]
+        if any(rows):
+            return _same_rows(*rows)
         if STRUCTURE.search(gold) or STRUCTURE.search(answer):
             (golds, marks), (answers, others) = _pieces(gold), _pieces(answer)
             if marks != others:
@@ -209,8 +267,20 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
             return len(parts[0]) == len(parts[1]) and all(
                 any(equal(part, other) for other in parts[1]) for part in parts[0]
             )
+        named = [_named(gold), _named(answer)]
+        if all(named):
+            return named[0].keys() == named[1].keys() and all(
+                equal(value, named[1][name]) for name, value in named[0].items()
+            )
+        if named[0] or (named[1] and _bracket(gold) == "("):
+            points = [_point(n) if n else t for n, t in zip(named, (gold, answer), strict=True)]
+            return equal(*points)
         if "=" in answer and "=" not in gold and _sides(answer) != [answer]:
             return all(equal(gold, side) for side in _sides(answer))
+        both = "=" in gold and "=" in answer
+        sides = [text if both else text.rpartition("=")[2] for text in (gold, answer)]
+        if _primes(sides[0]) != _primes(sides[1]):
+            return False  # math-verify drops them
         bases = [list(map(number_word, _BASE.findall(text))) for text in (gold, answer)]
         if all(bases) and bases[0] != bases[1]:
             return False

@@ -23,13 +23,14 @@ _FRAC = r"\\[dt]?frac\s*\{?[-−]?\d+\}?\s*\{?\d+\}?"
 _BEGIN = r"(?<![\w.^])(?<!\^\{)"  # an exponent is no number by itself
 _NUMBER = re.compile(
     rf"[-+−]?\s?{_FRAC}|{_BEGIN}[-+−]?\s?\d++(?:\s?{_FRAC}|\s[1-9]\d*+/\d+)"  # 1 1/2
-    rf"|{_BEGIN}[-+−]?\s?\d*+[¼-¾⅐-⅞]|{_BEGIN}(?:{_SIGNED})(?:/\d+)?"
+    rf"|{_BEGIN}[-+−]?\s?\d*+[¼-¾⅐-⅞]|{_BEGIN}(?:{_SIGNED})(?:[,:/]\d+)*+"  # 3,5 is none
 )
 # A number near the beginning, unless it begins a calculation ("is 3 + 4 = 7").
 _FIRST = re.compile(
     rf"[^\d\n.\\$+−¼-¾⅐-⅞-]{{0,40}}(?P<number>{_NUMBER.pattern})"
     r"(?!\s*(?:[+*/=×·÷^−]|-\s?\d|\\(?:times|cdot|div))|\.?\d)"
 )
+_SECOND = re.compile(rf"\s*,?\s*(?:or|and|to)\s+(?:{_NUMBER.pattern})")
 _POWER = re.compile(r"([-+]?)([\d.]+)\^([-+]?\d+)")
 _FRACTION = re.compile(
     r"([-+]?)(\d*) ?\\[dt]?frac ?(?:\{([-]?\d+)\}|(\d)) ?(?:\{([-]?\d+)\}|(\d))"
@@ -90,7 +91,8 @@ class Numeric(AnswerVerifier):
     without any of these, the last number of the text. A number may be a fraction (3/4, `\frac34`)
     or a power (`5 \times 10^3`, `2^{10}`, 5 million), and may have thousands separators (1,234),
     an exponent, a currency, units and percent signs.
-    Percent signs are dropped: 10% is 10. A box or `####` with no number, or several, is wrong.
+    Percent signs are dropped: 10% is 10. A box or `####` with no number, or several, is wrong, and
+    so are "the answer is 7 or 8", 7,5 and 5:30.
 
     Parameters
     ----------
@@ -109,6 +111,7 @@ class Numeric(AnswerVerifier):
     _statement = re.compile(
         r"\\(?P<box>boxed|fbox)\s*\{|(?P<hashes>####)"
         r"|\b(?i:answer)\b[*_]*(?:\s+(?i:is)\b(?!\s+not\b)\s*:?|\s*[:=])"
+        r"|<(?i:answer)>"
     )
 
     def __init__(
@@ -131,7 +134,7 @@ class Numeric(AnswerVerifier):
         return number(text.rpartition("####")[2] if "####" in text else text)
 
     def stated(self, completion: str) -> str | None:
-        """Return the text of the stated number; None if there is none."""
+        """Return the text of the stated number; "" for two at once, None for none."""
         end = len(completion)
         for statement in reversed(list(self._statement.finditer(completion))):
             if statement["box"]:
@@ -140,7 +143,7 @@ class Numeric(AnswerVerifier):
                 return completion[statement.end() :].partition("\n")[0]
             first = _FIRST.match(completion, statement.end())
             if first is not None:
-                return first["number"]
+                return "" if _SECOND.match(completion, first.end()) else first["number"]
             if _NUMBER.search(completion, statement.end(), end):
                 break  # a calculation
             end = statement.start()

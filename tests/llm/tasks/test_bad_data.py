@@ -184,6 +184,24 @@ def test_examples__no_training_problems_left_and_repeated_rows(tmp_path: Path) -
     )
 
 
+def test_examples__powers_distinguish_problems(tmp_path: Path) -> None:
+    problems = [
+        "Compute 10² + 1.",
+        "Compute 102 + 1.",
+        "Compute 1½.",
+        "Find x₁.",
+        "Find x1.",
+        "１?",
+    ]
+    rows = [{"q": q, "a": str(n)} for n, q in enumerate(problems)]
+    path = write(tmp_path / "a.jsonl", [*rows, {"q": "1?", "a": "5"}])  # in full-width digits above
+    task = DataTask(
+        Declaration("mine", path=str(path), prompt="q", answer="a", verifier="exact", test=2)
+    )
+    examples = [*task.examples("test"), *task.examples("train")]
+    assert {example.problem for example in examples} >= set(problems[:5]) and len(examples) == 6
+
+
 def test_delimiter__an_unexpanded_backslash_n_is_refused() -> None:
     with pytest.raises(ValueError, match="holds a backslash and an n, not the end of a line"):
         Declaration("mine", path="a", prompt="q", answer="a", test=1, delimiter="\\n\\n")

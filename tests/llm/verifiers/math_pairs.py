@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+CASES = (
+    r"f(n) = \begin{cases} \frac{n}{2} & \text{if } n \text{ even} \\ 1 & n \text{ odd} \end{cases}"
+)
+SYSTEM = r"\begin{cases} x=1 \\ y=2 \end{cases}"
+
 RIGHT = [
     # fractions and decimals
     (r"\frac14", r"0.25"),
@@ -210,7 +215,38 @@ RIGHT = [
     (r"|x|", r"\sqrt{x^2}"),
     (r"10^{30}+1", r"1+10^{30}"),
     (r"17", r"x = \frac{34}{2} = 17"),
+    # decimal commas, groups of two digits
+    (r"3.14", r"3{,}14"),
+    (r"-3.25", r"-3{,}25"),
+    (r"12345678", r"1{,}23{,}45{,}678"),
+    # functions by cases, derivatives
+    (CASES, r"\begin{cases} n/2, & n \text{ even}, \\ 1, & n \text{ odd}. \end{cases}"),
+    (SYSTEM, r"\begin{cases} y=2 \\ x=1 \end{cases}"),
+    (r"f'(x) = 2x", r"2x"),
+    (r"2x", r"y' = 2x"),
+    (r"y''+y=0", r"y + y'' = 0"),
+    # values by name
+    (r"x=1, y=2", r"y=2, x=1"),
+    (r"x=1, y=2", r"(1,2)"),
+    (r"x=1, y=2", r"x = 1 \text{ and } y = 2"),
+    (r"m=1, b=2", r"(1,2)"),
+    (r"(1,2)", r"m=1, b=2"),
+    # style, vectors, sets
+    (r"7", r"\boldsymbol{7}"),
+    (r"7", r"\textcolor{blue}{7}"),
+    (r"7", r"\underline{\underline{7}}"),
+    (r"7", r"\texttt{7}"),
+    (r"7", r"7^{\text{th}}"),
+    (r"\mathbf{i}+2\mathbf{j}", r"2\mathbf{j}+\mathbf{i}"),
+    (r"\langle 1,2,3\rangle", r"(1,2,3)"),
+    (r"(0,\infty)", r"\{x : x > 0\}"),
+    (r"(0,\infty)", r"\left\{ x \in \mathbb{R} \,\middle|\, x > 0 \right\}"),
+    (r"\mathbb{R}\setminus\{0\}", r"\mathbb{R} \backslash \{0\}"),
+    # fractions in words
+    (r"\frac{2}{3}", r"two thirds"),
+    (r"\frac{5}{2}", r"5 \text{ halves}"),
     # words
+    (r"\text{Yes}", r"yes"),
     (r"\text{Monday}", r"Monday"),
     (r"\text{no solution}", r"\text{No  solution}"),
     (r"\text{(B)}", r"B"),
@@ -359,7 +395,45 @@ WRONG = [
     (r"1 < x < 2", r"[1,2]"),
     (r"1 < x < 2", r"1 \le x < 2"),
     (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"),
+    # decimal commas, groups of two digits
+    (r"314", r"3{,}14"),
+    (r"15", r"1{,}5"),
+    (r"12.5", r"1{,}25"),
+    # functions by cases, derivatives
+    (CASES, r"1"),
+    (CASES, r"0"),
+    (CASES, r"\begin{cases} n/2 & n \text{ odd} \\ 1 & n \text{ even} \end{cases}"),
+    (CASES, r"\begin{cases} n/2 & n \text{ even} \end{cases}"),
+    (
+        r"\begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases}",
+        r"\begin{cases} 1 & x \ge 0 \\ 0 & x < 0 \end{cases}",
+    ),
+    (SYSTEM, r"\begin{cases} x=2 \\ y=1 \end{cases}"),
+    (r"f'(x)", r"f(x)"),
+    (r"y''+y=0", r"y'+y=0"),
+    # values by name
+    (r"x=1, y=2", r"(2,1)"),
+    (r"x=1, y=2", r"2,1"),
+    (r"x=1, y=2", r"\{1,2\}"),
+    (r"x=1, y=2", r"x=2, y=1"),
+    (r"a=1,b=2,c=3", r"(3,2,1)"),
+    (r"(1,2)", r"y=1, x=2"),
+    # answers that break off
+    (r"\frac{1}{2}", r"\frac{1}{2}+"),
+    (r"\frac{1}{2}", r"\frac{1}{2}\cdot"),
+    (r"2x", r"2x="),
+    # style, vectors, sets
+    (r"7", r"\underline{7}8"),
+    (r"2", r"2\mathbf{j}"),
+    (r"2", r"2\mathbf{j}+\mathbf{i}"),
+    (r"\langle 1,2\rangle", r"\{1,2\}"),
+    (r"(0,\infty)", r"\{x : x \ge 0\}"),
+    (r"(0,\infty)", r"\{n \in \mathbb{Z} : n > 0\}"),
+    # fractions in words
+    (r"5", r"5 \text{ thirds}"),
+    (r"5", r"5 halves"),
     # words
+    (r"no", r"on"),
     (r"\text{Monday}", r"\text{Tuesday}"),
     (r"\text{east}", r"seat"),
     (r"even", r"neve"),
