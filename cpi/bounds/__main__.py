@@ -59,15 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = console()  # before the help is printed, whose characters an encoding may lack
     parser = make_parser()
     args = parser.parse_args(argv)
-    if args.list:
-        table = Table("statement", "requires", "source", "id, and where it is written")
-        for bound in REGISTRY:
-            row = (bound.requires or "nothing", bound.source, f"{bound.id}\n{place(bound)}")
-            table.add_row(bound, *row)
-        out.print(table)
-        return 0
     facts: dict[str, Any] = {}
     try:
+        if args.list:
+            out.print(statements())
+            return 0
         if args.json is not None:
             check_writable(args.json)
         if args.mdp is None and args.env is None:
@@ -139,6 +135,15 @@ def run(
     if interrupted:
         return 130
     return int(report.violations > 0 or (experiment is not None and not experiment.certified))
+
+
+def statements() -> Table:
+    """The table of `--list`."""
+    table = Table("statement", "requires", "source", "id, and where it is written")
+    for bound in REGISTRY:
+        row = (bound.requires or "nothing", bound.source, f"{bound.id}\n{place(bound)}")
+        table.add_row(bound, *row)
+    return table
 
 
 def place(bound: Bound) -> str:

@@ -62,3 +62,9 @@ def test_check_writable__file_and_folder(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
     with pytest.raises(PermissionError, match=r"out\.json cannot be written"):
         check_writable(tmp_path / "out.json")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_write_json__full_disk_names_the_file() -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        write_json(Path("/dev/full"), RECORD)
