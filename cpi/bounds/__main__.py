@@ -27,7 +27,12 @@ from cpi.bounds.instances import (
     tight_instances,
 )
 from cpi.bounds.theorem1 import Experiment, theorem1
-from cpi.exact.improvement import coverage, visit_probability, visited_improvable
+from cpi.exact.improvement import (
+    coverage,
+    largest_advantage,
+    visit_probability,
+    visited_improvable,
+)
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import load_policy, uniform_policy
 from cpi.exact.values import Evaluation, evaluate
@@ -175,7 +180,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--instances", type=whole, metavar="N", help="random MDPs of each kind (default 400)")
     add("--seed", type=whole, default=0, metavar="N", help="seed of the random MDPs (default 0)")
-    add("--tau", type=float, help="threshold τ ≥ 0 (default: half the largest advantage)")
+    add(
+        "--tau",
+        type=float,
+        help="threshold τ ≥ 0 (default: half the largest advantage in the states that π visits)",
+    )
     problem = parser.add_argument_group("your own problem")
     add = problem.add_argument
     source = problem.add_mutually_exclusive_group()
@@ -243,6 +252,7 @@ def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
         "J(π)": base.J,
         "J*": float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0]),
         "largest advantage": float(base.A.max()),
+        "largest advantage where π goes": largest_advantage(base),
     }
     if tau is not None:
         mask = visited_improvable(base, tau)
