@@ -14,7 +14,7 @@ def check_writable(path: Path) -> None:
         raise IsADirectoryError(f"--json: {path} is a folder; name a file")
     places = [path]
     if not _is_stream(path):
-        file = path.resolve()
+        file = Path(os.path.realpath(path))
         file.parent.mkdir(parents=True, exist_ok=True)
         places = [file, file.parent] if file.exists() else [file.parent]
     if not all(os.access(place, os.W_OK) for place in places):
@@ -36,7 +36,7 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
         if _is_stream(path):
             path.write_bytes(data)
             return
-        file = path.resolve()
+        file = Path(os.path.realpath(path))
         part = file.with_name(file.name + ".part")
         part.write_bytes(data)
         part.replace(file)
