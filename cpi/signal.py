@@ -144,11 +144,7 @@ def _equal_steps(wins: list[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the maps and the conclusions; returns the exit code."""
-    from rich.table import Table
-
-    from cpi.reporting.tables import console
-
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         prog="python -m cpi.signal",
@@ -160,17 +156,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     args = parser.parse_args(argv)
-    if args.json is not None:
-        try:
-            check_writable(args.json)
-        except OSError as error:
-            print(f"{parser.prog}: {error}", file=sys.stderr)
-            return 2
     try:
-        rows, splits = signal_map(), split_map()
+        if args.json is not None:
+            check_writable(args.json)
+        report(args.json)
+    except OSError as error:  # the file, or a full disk
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
+    return 0
+
+
+def report(path: Path | None) -> None:
+    """Print the maps and the conclusions; write the numbers to `path` if it is given."""
+    from rich.table import Table
+
+    from cpi.reporting.tables import console
+
+    rows, splits = signal_map(), split_map()
     out = console()
     table = Table(
         title="worth of one collection, in GRPO collections: equal rollouts / equal steps"
@@ -190,10 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.print(table)
     for line in conclusions(rows):
         out.print(line)
-    if args.json is not None:
-        write_json(args.json, {"map": rows, "splits": splits})
-        out.print(f"Written to {args.json}")
-    return 0
+    if path is not None:
+        write_json(path, {"map": rows, "splits": splits})
+        out.print(f"Written to {path}")
 
 
 if __name__ == "__main__":

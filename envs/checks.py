@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.tabular import real_array
+
 
 def check_number(name: str, value: Any, least: float = 0.0) -> None:
     """Raise ValueError unless `value` is a number ≥ `least`."""
@@ -33,7 +35,7 @@ def check_whole(name: str, value: Any, least: int = 0) -> int:
 
 def check_fractions(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """`values` as a float array; raise ValueError unless all lie in [0, 1]."""
-    array = np.asarray(values, dtype=np.float64)
+    array, _ = real_array(values, name, ValueError)
     outside = ~((array >= 0) & (array <= 1))  # true of NaN too
     if outside.any():
         raise ValueError(f"{name}: must lie in [0, 1], found {array[outside].flat[0]:g}")

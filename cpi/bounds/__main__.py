@@ -27,7 +27,12 @@ from cpi.bounds.instances import (
     tight_instances,
 )
 from cpi.bounds.theorem1 import Experiment, theorem1
-from cpi.exact.improvement import coverage, visit_probability, visited_improvable
+from cpi.exact.improvement import (
+    coverage,
+    largest_advantage,
+    visit_probability,
+    visited_improvable,
+)
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import load_policy, uniform_policy
 from cpi.exact.values import Evaluation, evaluate
@@ -59,15 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = console()  # before the help is printed, whose characters an encoding may lack
     parser = make_parser()
     args = parser.parse_args(argv)
-    if args.list:
-        table = Table("statement", "requires", "source", "id, and where it is written")
-        for bound in REGISTRY:
-            row = (bound.requires or "nothing", bound.source, f"{bound.id}\n{place(bound)}")
-            table.add_row(bound, *row)
-        out.print(table)
-        return 0
     facts: dict[str, Any] = {}
     try:
+        if args.list:
+            out.print(statements())
+            return 0
         if args.json is not None:
             check_writable(args.json)
         if args.mdp is None and args.env is None:
@@ -141,6 +142,15 @@ def run(
     return int(report.violations > 0 or (experiment is not None and not experiment.certified))
 
 
+def statements() -> Table:
+    """The table of `--list`."""
+    table = Table("statement", "requires", "source", "id, and where it is written")
+    for bound in REGISTRY:
+        row = (bound.requires or "nothing", bound.source, f"{bound.id}\n{place(bound)}")
+        table.add_row(bound, *row)
+    return table
+
+
 def place(bound: Bound) -> str:
     """File and line of a bound's definition, "cpi/bounds/finite.py:123"; "" if it is elsewhere."""
     for module in (discounted, finite):
@@ -171,7 +181,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--instances", type=whole, metavar="N", help="random MDPs of each kind (default 400)")
     add("--seed", type=whole, default=0, metavar="N", help="seed of the random MDPs (default 0)")
-    add("--tau", type=float, help="threshold τ ≥ 0 (default: half the largest advantage)")
+    add(
+        "--tau",
+        type=float,
+        help="threshold τ ≥ 0 (default: half the largest advantage in the states that π visits)",
+    )
     problem = parser.add_argument_group("your own problem")
     add = problem.add_argument
     source = problem.add_mutually_exclusive_group()
@@ -239,6 +253,7 @@ def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
         "J(π)": base.J,
         "J*": float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0]),
         "largest advantage": float(base.A.max()),
+        "largest advantage where π goes": largest_advantage(base),
     }
     if tau is not None:
         mask = visited_improvable(base, tau)

@@ -242,7 +242,8 @@ def check_bounds(
     weights : array (S,) or (H, S), optional
         Reset weights in [0, 1]; by default both random and oracle resets are checked.
     tau : float, optional
-        Threshold of the improvable set; by default half the largest advantage.
+        Threshold of the improvable set; by default half the largest advantage in the states that
+        the policy visits.
     restart : array (S,), optional
         Restart distribution μ of the coverage bounds; by default the start distribution.
 

@@ -116,7 +116,7 @@ def random_mdp(rng: np.random.Generator, *, finite: bool) -> TabularMDP:
 
 
 def threshold(base: Evaluation, tau: float | None) -> float | None:
-    """`tau` if given, else half the largest advantage."""
+    """`tau` if given, else half the largest advantage in the states that the policy visits."""
     return default_tau(base) if tau is None else tau
 
 

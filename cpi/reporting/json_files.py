@@ -14,7 +14,7 @@ def check_writable(path: Path) -> None:
         raise IsADirectoryError(f"--json: {path} is a folder; name a file")
     places = [path]
     if not _is_stream(path):
-        file = path.resolve()
+        file = Path(os.path.realpath(path))
         file.parent.mkdir(parents=True, exist_ok=True)
         places = [file, file.parent] if file.exists() else [file.parent]
     if not all(os.access(place, os.W_OK) for place in places):
@@ -22,17 +22,27 @@ def check_writable(path: Path) -> None:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write UTF-8. A file is replaced atomically: a reader never sees a part of it."""
+    """Write UTF-8. A file is replaced atomically: a reader never sees a part of it.
+
+    Raises
+    ------
+    OSError
+        If that fails; the message names the file.
+    """
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # Half of a surrogate pair, as in names of files that are no UTF-8, becomes JSON's escape.
     data = text.encode("utf-8", errors="backslashreplace")
-    if _is_stream(path):
-        path.write_bytes(data)
-        return
-    file = path.resolve()
-    part = file.with_name(file.name + ".part")
-    part.write_bytes(data)
-    part.replace(file)
+    try:
+        if _is_stream(path):
+            path.write_bytes(data)
+            return
+        file = Path(os.path.realpath(path))
+        part = file.with_name(file.name + ".part")
+        part.write_bytes(data)
+        part.replace(file)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # unknown where a write fails: a full disk
+        raise
 
 
 def _is_stream(path: Path) -> bool:

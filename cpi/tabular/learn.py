@@ -34,8 +34,8 @@ RECALL, FALSE_POSITIVE = 0.8, 0.1
 def tabular_world(evaluation: Evaluation) -> World:
     """Oracle and localizer of the tabular world, for the current policy.
 
-    The oracle resets at states with an advantage above half the largest. The localizer is the
-    first-error oracle with noise.
+    The oracle resets at states with an advantage above half the largest where the policy goes. The
+    localizer is the first-error oracle with noise.
     """
     oracle = TabularOracle(evaluation)
     return World(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,6 +226,13 @@ class TabularSimulator:
             ended = live[self._terminal[following]]
             alive[ended], ends[ended] = False, h + 1
 
+    def _is_state(self, number: Any) -> bool:
+        """Whether it is a whole number in 0 … S−1; 1.5 would be taken for 1."""
+        try:
+            return 0 <= operator.index(number) < self.mdp.num_states
+        except TypeError:
+            return False
+
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
     ) -> list[list[Episode]]:
@@ -233,19 +241,21 @@ class TabularSimulator:
         Raises
         ------
         ValueError
-            If a prefix keeps steps but not the state that they led to, or starts in no state of
-            the MDP.
+            If a prefix keeps steps but not the state that they led to, keeps more than the
+            horizon, or starts in no state of the MDP.
         """
         for number, prefix in enumerate(prefixes):
             if prefix.length and prefix.state is None:
                 raise ValueError(
                     f"prefix {number}: keeps {prefix.length} steps but not the state they led to"
                 )
+            if prefix.length > self.horizon:
+                raise ValueError(f"prefix {number}: keeps {prefix.length} steps of {self.horizon}")
         origins = [p.start if p.state is None else p.state for p in prefixes]
         for number, state in enumerate(origins):
-            if not 0 <= state < self.mdp.num_states:
+            if not self._is_state(state):
                 raise ValueError(
-                    f"prefix {number}: state {state} is not in 0 … S−1 of {self.mdp!r}"
+                    f"prefix {number}: state {state!r} is not in 0 … S−1 of {self.mdp!r}"
                 )
         begin = np.repeat([p.length for p in prefixes], n).astype(np.intp)
         walk = self.walk(np.repeat(np.asarray(origins, dtype=np.intp), n), begin, rng)

@@ -187,6 +187,18 @@ def test_main__ctrl_c_is_one_line(
     assert capsys.readouterr() == ("", "python -m cpi.signal: interrupted\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_main__full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = signal.signal_map([2], [0.5])
+    monkeypatch.setattr(signal, "signal_map", lambda: rows)
+    monkeypatch.setattr(signal, "split_map", lambda: [{**rows[0], "plan": "4+1×4"}])
+    assert signal.main(["--json", "/dev/full"]) == 2
+    message = "python -m cpi.signal: [Errno 28] No space left on device: '/dev/full'\n"
+    assert capsys.readouterr().err == message
+
+
 def test_main__help_explains_a_cell(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         signal.main(["--help"])

@@ -205,7 +205,10 @@ def test_main__default_tau_of_an_environment_with_unreachable_states(
     args = ["--env", "CliffWalking-v1", "--horizon", "30", "--json", str(finite_path)]
     assert command.main(args) == 0
     for file in (path, finite_path):
-        assert json.loads(file.read_text())["problem"]["p_π(τ)"] > 1e-3
+        facts = json.loads(file.read_text())["problem"]
+        assert facts["p_π(τ)"] > 1e-3
+        assert facts["τ"] == facts["largest advantage where π goes"] / 2
+        assert facts["τ"] < facts["largest advantage"] / 3
     checks = {row["name"]: row for row in json.loads(finite_path.read_text())["checks"]}
     for bound in ("CPI-RR", "CPI-CARO", "full oracle step", "localizer"):
         assert checks[bound]["instances"] > 0 and checks[bound]["powerless"] == 0

@@ -487,6 +487,13 @@ def test_weights_outside_0_1_are_refused(time: dict[str, Any], bad: float) -> No
             function(evaluation, weights)
         with pytest.raises(ValueError, match=rf"{name}: shape \(4,\), expected"):
             function(evaluation, np.ones(4))
+        half = np.full(evaluation.V.shape, 0.5)
+        for no_numbers, reason in (
+            (half + 1j, "complex"),
+            (np.ma.masked_equal(half, 0.5), "masked"),
+        ):
+            with pytest.raises(ValueError, match=rf"{name}: not an array of real .*{reason}"):
+                function(evaluation, no_numbers)
     with pytest.raises(ValueError, match=r"weights: must lie in \[0, 1\]"):
         policy_advantage(evaluation, uniform_policy(mdp), weights)
 

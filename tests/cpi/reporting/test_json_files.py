@@ -37,6 +37,15 @@ def test_write_json__follows_a_link(tmp_path: Path) -> None:
     assert link.is_symlink() and json.loads(file.read_text(encoding="utf-8")) == RECORD
 
 
+def test_write_json__a_link_to_itself_is_replaced(tmp_path: Path) -> None:
+    """Path.resolve would raise RuntimeError, which no command expects."""
+    link = tmp_path / "link.json"
+    link.symlink_to(link)
+    check_writable(link)
+    write_json(link, RECORD)
+    assert json.loads(link.read_text(encoding="utf-8")) == RECORD
+
+
 def test_write_json__a_pipe_stays_one(tmp_path: Path) -> None:
     """As /dev/null and /dev/stdout do."""
     pipe = tmp_path / "pipe"
@@ -62,3 +71,9 @@ def test_check_writable__file_and_folder(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
     with pytest.raises(PermissionError, match=r"out\.json cannot be written"):
         check_writable(tmp_path / "out.json")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_write_json__full_disk_names_the_file() -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        write_json(Path("/dev/full"), RECORD)

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +38,12 @@ def test_bounds_command__prints_in_ascii(option: str) -> None:
     result = subprocess.run(command, capture_output=True, timeout=60, env=environment)
     assert result.returncode == 0 and not result.stderr
     assert result.stdout.isascii() and rb"\u" in result.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_bounds_command__full_disk_is_one_line() -> None:
+    command = [sys.executable, "-m", "cpi.bounds", "--list"]
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr == b"python -m cpi.bounds: [Errno 28] No space left on device\n"

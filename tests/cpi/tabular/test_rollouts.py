@@ -90,6 +90,20 @@ def test_rollout__prefix_with_steps_needs_a_state() -> None:
         TabularSimulator(MDP, POLICY).rollout([Prefix(0, np.array([(0, 1)]))], 1, rng(0))
 
 
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        (Prefix(1.5), r"prefix 1: state 1\.5 is not in 0 … S−1"),
+        (Prefix("1"), r"prefix 1: state '1' is not in 0 … S−1"),
+        (Prefix(0, (), MDP.num_states), r"prefix 1: state \d is not in 0 … S−1"),
+        (Prefix(0, [(0, 0)] * 5, 0), r"prefix 1: keeps 5 steps of 4"),
+    ],
+)
+def test_rollout__impossible_prefixes_are_refused(prefix: Prefix, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TabularSimulator(MDP, POLICY).rollout([Prefix(np.int32(0)), prefix], 1, rng(0))
+
+
 def test_rollout__episodes_are_consistent_with_the_mdp() -> None:
     mdp = envs.lock_chain(5, 2)
     simulator = TabularSimulator(mdp, np.tile([0.8, 0.2], (6, 1)))
