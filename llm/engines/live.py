@@ -7,7 +7,7 @@ from typing import Any
 
 from llm.engines.engine import Completion, EngineStats, SamplingParams
 from llm.engines.transformers import TransformersEngine
-from llm.models.architecture import context_length
+from llm.models.architecture import check_cache, context_length, without_adapters
 
 
 class LiveEngine(TransformersEngine):
@@ -19,10 +19,16 @@ class LiveEngine(TransformersEngine):
         A causal language model; samples always use its current weights.
     max_num_seqs : int
         Maximum number of samples in a batch; more are split into several batches.
+
+    Raises
+    ------
+    ValueError
+        If the model has recurrent layers.
     """
 
     def __init__(self, model: Any, *, max_num_seqs: int = 256) -> None:
         # super().__init__ is skipped because it copies the model.
+        check_cache(type(without_adapters(model)), model.config)
         self._model = model
         self.dtype = model.dtype
         self.max_num_seqs = max_num_seqs

@@ -28,7 +28,12 @@ from llm.engines.engine import (
     check_requests,
     check_state,
 )
-from llm.models.architecture import check_cache, context_length, position_ids
+from llm.models.architecture import (
+    check_cache,
+    context_length,
+    position_ids,
+    without_adapters,
+)
 from llm.models.logprobs import nucleus_floor
 
 #: Completed rows are removed once they are this share of the batch, as removal copies the cache.
@@ -72,7 +77,7 @@ class TransformersEngine:
             model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype or "auto")
         else:
             model = copy.deepcopy(model)
-        check_cache(type(model), model.config)
+        check_cache(type(without_adapters(model)), model.config)
         self._model = model.to(device=device or model.device, dtype=dtype or model.dtype)
         self._model.eval().requires_grad_(False)
         self.dtype: torch.dtype = self._model.dtype

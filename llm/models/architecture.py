@@ -22,12 +22,18 @@ def context_length(config: Any) -> int:
     return next((int(length) for length in lengths if length), UNLIMITED)
 
 
+def without_adapters(model: Any) -> Any:
+    """The Transformers model within a PEFT model; any other model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def position_ids(module: Any, positions: Any) -> dict[str, Any]:
     """Keyword argument with the positions, if the module's forward pass takes one.
 
-    Models with relative positions (Bloom, MPT) derive them from the attention mask.
+    Models with relative positions (Bloom, MPT) derive them from the attention mask. A PEFT model
+    passes on what its base model takes.
     """
-    takes = "position_ids" in inspect.signature(module.forward).parameters
+    takes = "position_ids" in inspect.signature(without_adapters(module).forward).parameters
     return {"position_ids": positions} if takes else {}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from llm.models.architecture import position_ids
+from llm.models.architecture import position_ids, without_adapters
 
 #: Bytes of the float32 logits of a chunk, at the default chunk size.
 CHUNK_BYTES = 64 * 2**20
@@ -229,7 +229,7 @@ def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
 
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise ValueError("model: prompt learning adds tokens that the decoder alone does not see")
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapters(model)
     decoder, head = base.get_decoder(), base.get_output_embeddings()
     # A head within another module follows further layers (BERT).
     direct = isinstance(decoder, PreTrainedModel) and head in base.children()

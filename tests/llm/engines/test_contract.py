@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from llm.engines import Completion, Engine, EngineError, SamplingParams
+from llm.engines.live import LiveEngine
 from llm.engines.transformers import TransformersEngine
 from llm.engines.vllm import VLLMEngine
 from llm.learner.parity import ParityError, check_parity
 from llm.learner.rows import MicroBatch
 from llm.models.logprobs import completion_logprobs
-from llm.models.lora import LoraOptions
+from llm.models.lora import LoraOptions, adapt
 from llm.models.policy import (
     load_policy,
     load_trainable,
@@ -662,7 +663,10 @@ def test_its_model_is_a_copy(tiny_model: Callable[[bool], Path]) -> None:
     assert greedy(engine) == before
 
 
-def test_absolute_positions_count_no_padding() -> None:
+@pytest.mark.parametrize("engine_class", [TransformersEngine, LiveEngine])
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+def test_absolute_positions_count_no_padding(engine_class: Any, adapted: bool) -> None:
     # Rotary embeddings, as in Qwen2, look the same if all positions of a row are shifted.
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -674,7 +678,9 @@ def test_absolute_positions_count_no_padding() -> None:
         model = GPT2LMHeadModel(config).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-    engine = TransformersEngine(model)
+    if adapted:
+        model = adapt(model, LoraOptions(r=2, target_modules=["c_fc"])).eval()
+    engine = engine_class(model)
     params = [SamplingParams(20 - 6 * i, n=2, seed=i) for i in range(len(PROMPTS))]
     for prompt, completions in zip(PROMPTS, engine.generate(PROMPTS, params), strict=True):
         for c in completions:

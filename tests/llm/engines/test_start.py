@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+from transformers import MambaConfig, MambaForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from llm.engines import EngineError, SamplingParams
+from llm.engines.live import LiveEngine
 from llm.engines.transformers import TransformersEngine
 from llm.engines.vllm import _advice, _first_line
 from llm.engines.vllm_process import devices, environment, starting
+from llm.models.lora import LoraOptions, adapt
 
 
 def test_transformers_engine__model_without_cache_is_an_error() -> None:
@@ -24,6 +26,16 @@ def test_transformers_engine__model_without_cache_is_an_error() -> None:
     engine = TransformersEngine(model)
     with pytest.raises(EngineError, match="OpenAIGPTLMHeadModel keeps no cache of keys and values"):
         engine.generate([[1, 2]], [SamplingParams(2)])
+
+
+@pytest.mark.parametrize("engine_class", [TransformersEngine, LiveEngine])
+@pytest.mark.parametrize("adapters", [0, 2])
+def test_transformers_engine__recurrent_layers_are_an_error(
+    engine_class: Any, adapters: int
+) -> None:
+    model = MambaForCausalLM(MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1))
+    with pytest.raises(ValueError, match="MambaForCausalLM has recurrent layers"):
+        engine_class(adapt(model, LoraOptions(r=adapters, target_modules=["in_proj"])))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
