@@ -73,11 +73,12 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 _STATEMENT = re.compile(
     r"\b(?i:answer)\b[*_]*+(?:\s++(?i:is)\b\s*+:?|\s*+:)[*_]*[ \t]*+(?=\S)|<(?i:answer)>\s*+"
+    r"|(?m:^)[#*_ \t]*+(?i:(?:final )?answer)\b[*_: \t]*+\n\s*+(?=\S)[*_]*"  # a heading
 )
 
 
 def last_statement(text: str) -> str | None:
-    """Text after the last "the answer is", "Answer:" or `<answer>`, up to the end of the line."""
+    """Rest of the line after the last "answer is", "Answer:", `<answer>` or heading "Answer"."""
     match = last_match(_STATEMENT, text)
     line = text[match.end() :].partition("\n")[0] if match else None
     return line and re.sub(r"\s*</(?i:answer)>.*", "", line)

@@ -82,6 +82,11 @@ _PLAIN = re.compile(
 _UNFINISHED = re.compile(
     r"(?:(?<![\^_{\s])\s*[-+*/=<>^_]|\\(?:cdot|times|div|pm|mp|leq?|geq?|neq?|in|cup|cap)\s*)$"
 )
+_RELATION = re.compile(r"[<>]|\\[lg]eq?(?:slant)?(?![a-zA-Z])")
+#: A greatest common divisor or least common multiple of something unknown.
+_GCD = re.compile(
+    r"\\(?:gcd|lcm|operatorname\s*\{(?:gcd|lcm)\})\s*(?:\\left\s*)?\([^()]*?(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])"
+)
 _CASES = re.compile(r"\\begin\s*\{d?cases\}(.*)\\end\s*\{d?cases\}", re.DOTALL)
 _CONDITION = re.compile(r"^\s*(?:if|when|for)\b")
 _NAMED = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?)\s*=([^=<>]+)")
@@ -107,6 +112,11 @@ def _bracket(text: str) -> str:
     return plain[0] if re.fullmatch(r"[{(\[][^{}()\[\]]*[})\]]", plain) else ""
 
 
+def _is_list(text: str) -> bool:
+    """Whether an answer is a list of single values, perhaps in braces."""
+    return "," in text and (_bracket(text) == "{" or not re.search(r"[(\[]", text))
+
+
 def _squeezed(text: str) -> str:
     """Remove white space, except between digits."""
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
@@ -129,6 +139,18 @@ def _without_unit(text: str, letters: set[str]) -> str:
     return text[: unit.start()] if unit and not re.search(r"\b(?:or|and)\b", text) else text
 
 
+def _split(text: str) -> list[str]:
+    r"""Sides of an equation; the sign in \sum_{k=1} makes none."""
+    sides, depth = [""], 0
+    for token in re.findall(r"\\.|[^\\]", text, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(token, 0)
+        if token == "=" and depth == 0:
+            sides.append("")
+        else:
+            sides[-1] += token
+    return sides
+
+
 def _sides(text: str) -> list[str]:
     """Values of a chain of equalities, each of which must be the answer; the answer if it is none.
 
@@ -136,7 +158,7 @@ def _sides(text: str) -> list[str]:
     """
     if re.search(r"[,;<>]|\\(?:le|ge|ne|leq|geq|neq|approx)(?![a-zA-Z])|\b(?:or|and)\b", text):
         return [text]
-    sides = [side.strip() for side in text.split("=") if side.strip()] or [text]
+    sides = [side.strip() for side in _split(text) if side.strip()] or [text]
     values = [side for side in sides if not re.fullmatch(r"\\?[a-zA-Z]+", side)]
     if len(values) == len(sides) > 1 and not _VALUE.fullmatch(sides[0]):
         return sides[1:]  # the first is a longer name
@@ -275,10 +297,10 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
         if named[0] or (named[1] and _bracket(gold) == "("):
             points = [_point(n) if n else t for n, t in zip(named, (gold, answer), strict=True)]
             return equal(*points)
-        if "=" in answer and "=" not in gold and _sides(answer) != [answer]:
+        equations = [len(_split(text)) > 1 for text in (gold, answer)]
+        if equations == [False, True] and _sides(answer) != [answer]:
             return all(equal(gold, side) for side in _sides(answer))
-        both = "=" in gold and "=" in answer
-        sides = [text if both else text.rpartition("=")[2] for text in (gold, answer)]
+        sides = [text if all(equations) else _split(text)[-1] for text in (gold, answer)]
         if _primes(sides[0]) != _primes(sides[1]):
             return False  # math-verify drops them
         bases = [list(map(number_word, _BASE.findall(text))) for text in (gold, answer)]
@@ -287,6 +309,11 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
         kinds = [_bracket(gold), _bracket(answer)]
         if all(kinds) and kinds[0] != kinds[1]:
             return False  # sets, points and closed intervals differ
+        relations = [_RELATION.search(text) is not None for text in (gold, answer)]
+        if relations[0] != relations[1] and _is_list(answer if relations[0] else gold):
+            return False  # math-verify takes 2, 3 for 2 < x < 3
+        if any(_GCD.search(text) for text in (gold, answer)):
+            return False  # math-verify takes n for a polynomial: gcd(6, n) would be 1
         if kinds == ["", "("] and re.fullmatch(
             r"[^=()\[\]]*,[^=()\[\]]*", gold
         ):  # a list is ordered if the answer is

@@ -32,6 +32,7 @@ TAIL = 1000
 START = 300.0
 
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
+_DISPLAY = re.compile(r"^\\[\[(]\s*(.*?)\s*\\[\])]$", re.DOTALL)
 _SENTENCE = re.compile(
     r"(?i)(?<![a-z\\])(?:because|since|as|which|so|then|thus|that|this|we|is|are|the|i)(?![a-z])"
 )
@@ -168,7 +169,8 @@ class MathVerifier:
     forms: an answer may be unsimplified. Decimals are exact: 0.333 is not 1/3. Units, degree signs
     and currency signs are dropped. 10% equals both 0.1 and 10. A list `1, 2` is a set, in any
     order. (1, 2) is a point or an interval; (1, 2), [1, 2] and {1, 2} all differ. If the gold
-    answer is no equation, `x = 3` counts as its right-hand side.
+    answer is no equation, `x = 3` counts as its right-hand side; `x = 1, y = 2` equals the point
+    (1, 2).
 
     On an answer like `9^{9^{9^9}}` sympy can hang or exhaust memory. math-verify therefore runs in
     worker processes, which are killed when a pair takes too long. Such a pair has reward 0 and a
@@ -185,9 +187,9 @@ class MathVerifier:
         MiB of address space of each worker.
     require_box : bool
         Count a completion without a box as wrong. If false, the answer is what follows the last
-        "answer is" or "Answer:", up to the end of the line, or else the last text in bold, or else
-        the whole completion. If that is a sentence, math-verify searches the last 1,000 characters
-        for the last formula or number.
+        "answer is", "Answer:" or `<answer>` up to the end of the line, or the line below a heading
+        "Answer", or else the last text in bold, or else the whole completion. If that is a
+        sentence, math-verify searches the last 1,000 characters for the last formula or number.
 
     Raises
     ------
@@ -272,6 +274,7 @@ class MathVerifier:
         bold = last_match(_BOLD, completion)
         text = last_statement(completion) or (bold[1] if bold else completion)
         text = text.strip("*_$ \n").rstrip(".*_$")
+        text = _DISPLAY.sub(r"\1", text)
         is_answer = len(text) < 200 and "\n" not in text and not _SENTENCE.search(text)
         return Pair(_gold(answer), text if is_answer else completion[-TAIL:], is_answer)
 

@@ -231,6 +231,11 @@ RIGHT = [
     (r"x=1, y=2", r"x = 1 \text{ and } y = 2"),
     (r"m=1, b=2", r"(1,2)"),
     (r"(1,2)", r"m=1, b=2"),
+    # sums, divisors
+    (r"\frac{137}{60}", r"\sum_{k=1}^{5} \frac{1}{k}"),
+    (r"\frac{n(n+1)}{2}", r"\sum_{k=1}^{n} k"),
+    (r"6", r"\prod_{k=1}^{3} k = 6"),
+    (r"6", r"\gcd(12, 18)"),
     # style, vectors, sets
     (r"7", r"\boldsymbol{7}"),
     (r"7", r"\textcolor{blue}{7}"),
@@ -422,6 +427,14 @@ WRONG = [
     (r"\frac{1}{2}", r"\frac{1}{2}+"),
     (r"\frac{1}{2}", r"\frac{1}{2}\cdot"),
     (r"2x", r"2x="),
+    # sums, divisors
+    (r"5", r"\sum_{k=5}^{6} k"),
+    (r"1", r"\gcd(6, n)"),
+    (r"\gcd(6, n)", r"\gcd(5, n)"),
+    # lists and inequalities
+    (r"5, -5", r"|x| < 5"),
+    (r"\{5, 6\}", r"5 < x < 6"),
+    (r"5 < x < 6", r"\{5, 6\}"),
     # style, vectors, sets
     (r"7", r"\underline{7}8"),
     (r"2", r"2\mathbf{j}"),
