@@ -24,7 +24,7 @@ from llm.config.train import TrainConfig
 from llm.models.architecture import check_cache, remove_noise
 from llm.models.policy import load_tokenizer
 from llm.models.shipped import locate
-from llm.planning.demand import REQUEST, Lengths
+from llm.planning.demand import Lengths
 from llm.planning.dry_run_report import advice, cost_table, heading, memory_table, notes
 from llm.planning.fitting import smallest_change
 from llm.planning.footprint import Footprint, load_architecture
@@ -196,7 +196,7 @@ def _lengths(
     request = algorithm_class(config).request
     request_tokens = check_two_attempts(tokenizer, task, train, request, longest, room)
     checks.done.append("room for two attempts")
-    return Lengths(prompt, max(REQUEST, request_tokens))
+    return Lengths(prompt, request_tokens)
 
 
 def _tokenizer(model: str) -> Any:

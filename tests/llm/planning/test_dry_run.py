@@ -119,6 +119,20 @@ def test_two_attempts_have_to_fit_where_prompts_are_not_known(
     assert main([*argv, "--critique_grpo.refinements=0"]) == 0
 
 
+def test_known_requests_for_second_attempts_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--prompts_per_step=1", "--score.attempts=2", "--sampling.max_completion_length=20"]
+    assert main(["--config=chain", "--algorithm=score", *flags, "--dry-run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    (prompt,) = re.findall(r"prompts of (\d+) tokens", shown)
+    (bound,) = re.findall(r"tokens through the update [\d,]+ ([\d,]+)", shown)
+    # Two first attempts, and two second ones after prompt, first attempt and request.
+    request = (int(bound.replace(",", "")) - 4 * int(prompt) - 2 * 20 - 2 * 40) / 2
+    assert 0 < request < 20
+
+
 def test_the_way_to_several_gpus_is_shown() -> None:
     assert (
         advice({"gpus": 8}) == "8 GPUs (torchrun --nproc_per_node 8 -m llm.train --config …) fits"
