@@ -53,7 +53,8 @@ def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float
         return float("nan"), float("nan")
     resamples = np.random.default_rng(seed).choice(values, (10_000, n))
     errors = resamples.std(axis=1, ddof=1) / np.sqrt(n)
-    varied = errors > 1e-12  # a resample of n equal values has standard error 0
+    # A resample of n equal values has standard error 0, or rounding.
+    varied = errors > 1e-14 * np.abs(values).max()
     if not varied.any():
         return float(values.mean()), float(values.mean())
     t = (resamples.mean(axis=1)[varied] - values.mean()) / errors[varied]

@@ -82,7 +82,7 @@ def parse(
     parser.add_argument("--config", action="config", help=help_)
     parser.add_class_arguments(settings, None)
     try:
-        arguments = _files_first(sys.argv[1:] if argv is None else argv)
+        arguments = _files_first(sys.argv[1:] if argv is None else argv, settings)
         arguments = _switched_on(arguments, set(_switches(settings)))
         values = parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
@@ -97,7 +97,7 @@ def _numpydoc() -> Any:
     return DocstringStyle.NUMPYDOC
 
 
-def _files_first(argv: Sequence[str]) -> list[str]:
+def _files_first(argv: Sequence[str], settings: Any) -> list[str]:
     """The arguments, with all `--config` first and presets replaced by their paths."""
     files: list[str] = []
     others: list[str] = []
@@ -110,34 +110,52 @@ def _files_first(argv: Sequence[str]) -> list[str]:
         else:
             others.append(argument)
     paths = [path for file in files for named in _files_of(file) for path in _with_parents(named)]
-    return [part for path in paths for part in ("--config", _content(path))] + others
+    contents = [content for path in paths if (content := _content(path, settings))]
+    return [part for content in contents for part in ("--config", content)] + others
 
 
 #: Sections that earlier versions wrote and this one has not; all were off unless `file` was given.
 REMOVED = ("rehearsal",)
 
 
-def _content(path: Path) -> str:
-    """The path of a file for the parser, or its text without sections that are no options any more.
+def _content(path: Path, settings: Any) -> str:
+    """The path of a file for the parser, or its text without empty and removed sections.
+
+    It is "" for a file without settings, such as one of comments only.
 
     Raises
     ------
     ValueError
-        If such a section was in use.
+        If the file is not a mapping, a section is not one, or a removed section was in use.
     """
     import yaml
 
-    settings = read_yaml(path)
-    removed = [name for name in REMOVED if isinstance(settings, Mapping) and name in settings]
-    if not removed:
+    values = read_yaml(path)
+    if values is None:
+        return ""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"--config: {path} holds {values!r:.40}, not settings, `name: value`")
+    sections = {
+        name for name, kind in get_type_hints(settings).items() if dataclasses.is_dataclass(kind)
+    }
+    for name in sections & values.keys():
+        if not isinstance(values[name], Mapping | str | None):  # a text names a file
+            raise ValueError(
+                f"--config: {path}: {name} is a section of options, `name: value`, not "
+                f"{values[name]!r:.40}"
+            )
+    removed = [name for name in REMOVED if name in values]
+    empty = [name for name in sections & values.keys() if values[name] is None]
+    if not removed and not empty:
         return str(path)
     for name in removed:
-        if (settings[name] or {}).get("file"):
+        if (values[name] or {}).get("file"):
             raise ValueError(
                 f"--config: {path} uses {name}, which this version has not; take the section out "
                 "for a run without it, or go on with the version that made the file"
             )
-    return str(yaml.safe_dump({k: v for k, v in settings.items() if k not in removed}))
+    kept = {name: value for name, value in values.items() if name not in (*removed, *empty)}
+    return str(yaml.safe_dump(kept)) if kept else ""
 
 
 def _switches(settings: Any, prefix: str = "--") -> Iterator[str]:

@@ -140,10 +140,10 @@ def _without_unit(text: str, letters: set[str]) -> str:
 
 
 def _split(text: str) -> list[str]:
-    r"""Sides of an equation; the sign in \sum_{k=1} makes none."""
+    r"""Sides of an equation; the signs in \sum_{k=1} and P(X=1) make none."""
     sides, depth = [""], 0
     for token in re.findall(r"\\.|[^\\]", text, re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(token, 0)
+        depth += (token in "{([") - (token in "})]")
         if token == "=" and depth == 0:
             sides.append("")
         else:
@@ -295,8 +295,10 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
                 equal(value, named[1][name]) for name, value in named[0].items()
             )
         if named[0] or (named[1] and _bracket(gold) == "("):
-            points = [_point(n) if n else t for n, t in zip(named, (gold, answer), strict=True)]
-            return equal(*points)
+            gold, answer = (
+                _point(n) if n else t for n, t in zip(named, (gold, answer), strict=True)
+            )
+            return equal(gold, answer)
         equations = [len(_split(text)) > 1 for text in (gold, answer)]
         if equations == [False, True] and _sides(answer) != [answer]:
             return all(equal(gold, side) for side in _sides(answer))

@@ -91,6 +91,9 @@ def test_interval_of_a_mean() -> None:
     assert high - skewed.mean() > skewed.mean() - low
     assert np.isnan(interval([1.0])).all()
     assert interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
+    assert interval([0.1, 0.1, 0.1]) == pytest.approx((0.1, 0.1), rel=1e-14)
+    # It scales with the values.
+    assert interval(1e-15 * skewed) == pytest.approx((1e-15 * low, 1e-15 * high))
 
 
 def test_only_what_an_arm_is_differs() -> None:

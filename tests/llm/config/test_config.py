@@ -42,6 +42,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "two.yaml": "steps: 7\nsampling: {temperature: 0.6}\n",
         "sampling.yaml": "temperature: 0.8\nmax_thoughts: 3\n",
         "folder/three.yaml": "config: ../one.yaml\nsteps: 9\nsampling: ../sampling.yaml\n",
+        "comments.yaml": "# steps: 3\n",
+        "empty_section.yaml": "optimizer:\n  # learning_rate: 1\nsteps: 7\n",
+        "sequence.yaml": "- steps: 3\n",
+        "no_section.yaml": "sampling: [1]\n",
+        "switch.yaml": "evaluation: true\n",
         "list.yaml": "config: [one.yaml, two.yaml]\nprompts_per_step: 9\n",
         "folder/child.yaml": "config: ../list.yaml\nsampling: {temperature: 0.7}\n",
         "orphan.yaml": "config: [one.yaml, gone.yaml]\n",
@@ -90,6 +95,12 @@ def test_parse_config__flags_win_wherever_they_stand(at: int, flags: list[str]) 
 
 
 @pytest.mark.usefixtures("files")
+def test_parse_config__empty_files_and_sections_change_nothing() -> None:
+    assert parsed("--config=comments.yaml") == parsed()
+    assert parsed("--config=empty_section.yaml") == parsed("--steps=7")
+
+
+@pytest.mark.usefixtures("files")
 def test_parse_config__parents_and_section_files() -> None:
     config = parsed("--config=folder/three.yaml")
     assert (config.steps, config.seed) == (9, 1)
@@ -115,6 +126,9 @@ def test_parse_config__file_wins_over_its_parents(file: str, temperature: float)
         (["--config=broken.yaml"], "broken.yaml is not YAML: "),
         (["--config=text.yaml"], "steps"),
         (["--config=unknown.yaml"], "stepz"),
+        (["--config=sequence.yaml"], "sequence.yaml holds [{'steps': 3}], not settings"),
+        (["--config=no_section.yaml"], "sampling is a section of options, `name: value`, not [1]"),
+        (["--config=switch.yaml"], "evaluation is a section of options, `name: value`, not True"),
         (["--config=nowhere.yaml"], "'nowhere.yaml' is neither a file nor a preset; presets: ch"),
         (["--config=folder"], "'folder' is neither a file nor a preset"),
         (["--config"], "'' is neither a file nor a preset"),

@@ -236,6 +236,7 @@ RIGHT = [
     (r"\frac{n(n+1)}{2}", r"\sum_{k=1}^{n} k"),
     (r"6", r"\prod_{k=1}^{3} k = 6"),
     (r"6", r"\gcd(12, 18)"),
+    (r"0.25", r"P(X=2) = \frac{1}{4}"),
     # style, vectors, sets
     (r"7", r"\boldsymbol{7}"),
     (r"7", r"\textcolor{blue}{7}"),
@@ -429,6 +430,7 @@ WRONG = [
     (r"2x", r"2x="),
     # sums, divisors
     (r"5", r"\sum_{k=5}^{6} k"),
+    (r"2", r"P(X=2) = \frac{1}{4}"),
     (r"1", r"\gcd(6, n)"),
     (r"\gcd(6, n)", r"\gcd(5, n)"),
     # lists and inequalities
