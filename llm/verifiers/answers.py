@@ -77,11 +77,13 @@ _STATEMENT = re.compile(
 )
 
 
+_CLOSING = re.compile(r"</(?i:answer)>")
+
+
 def last_statement(text: str) -> str | None:
     """Rest of the line after the last "answer is", "Answer:", `<answer>` or heading "Answer"."""
     match = last_match(_STATEMENT, text)
-    line = text[match.end() :].partition("\n")[0] if match else None
-    return line and re.sub(r"\s*</(?i:answer)>.*", "", line)
+    return _CLOSING.split(text[match.end() :].partition("\n")[0], 1)[0] if match else None
 
 
 class Choice(AnswerVerifier):

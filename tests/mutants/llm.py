@@ -153,7 +153,7 @@ LLM = (
     Mutant(
         "llm/tasks/data_task.py",
         "texts that differ in white space are different problems",
-        'return " ".join(unicodedata.normalize("NFKC", text).casefold().split())',
+        'return " ".join(without_unicode(text).casefold().split())',
         "return text",
         ("tests/llm/tasks/test_declarations.py",),
     ),
@@ -338,8 +338,8 @@ LLM = (
     Mutant(
         "llm/config/command_line.py",
         "config files override earlier flags",
-        'return [part for path in paths for part in ("--config", _content(path))] + others',
-        'return others + [part for path in paths for part in ("--config", str(path))]',
+        'return [part for content in contents for part in ("--config", content)] + others',
+        'return others + [part for content in contents for part in ("--config", content)]',
         ("tests/llm/config/test_config.py",),
     ),
     Mutant(

@@ -143,8 +143,8 @@ RESETS = (
     Mutant(
         "cpi/conservative/loop.py",
         "certificate without p_w",
-        "return update.p_w * (alpha * h",
-        "return 1.0 * (alpha * h",
+        "return alpha * update.H * update.p_w * advantage",
+        "return alpha * update.H * advantage",
     ),
     Mutant(
         "cpi/conservative/step_sizes.py",

@@ -27,13 +27,6 @@ SCALE = (
     ),
     Mutant(
         "llm/tasks/data_task.py",
-        "problems that differ in white space are different ones",
-        'return " ".join(unicodedata.normalize("NFKC", text).casefold().split())',
-        "return text",
-        DATA,
-    ),
-    Mutant(
-        "llm/tasks/data_task.py",
         "problems in file order, not shuffled",
         "for i in np.random.default_rng(self.declaration.seed).permutation(len(chosen)):",
         "for i in range(len(chosen)):",
