@@ -30,6 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run what needs a GPU, and nothing else")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: tests that wait for others leave a core idle."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # A shell starts background jobs with Ctrl-C ignored, and tests send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -238,6 +238,7 @@ def test_tensor_parallel(tiny_model: Callable[[bool], Path]) -> None:
         family = psutil.Process(child.pid).children(recursive=True)
         assert len(family) >= 2
         engine.watchdog.close()
+        child.join(10)
         assert child.exitcode == -signal.SIGKILL
         _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive
