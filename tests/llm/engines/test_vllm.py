@@ -238,13 +238,14 @@ def test_tensor_parallel(tiny_model: Callable[[bool], Path]) -> None:
         family = psutil.Process(child.pid).children(recursive=True)
         assert len(family) >= 2
         engine.watchdog.close()
-        child.join(10)
+        end = time.monotonic() + 10
+        while child.exitcode is None and time.monotonic() < end:  # vLLM waits for it as well
+            time.sleep(0.01)
         assert child.exitcode == -signal.SIGKILL
         _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive
-        with pytest.raises(EngineError, match=died(child)) as raised:
+        with pytest.raises(EngineError, match=died(child)):
             engine.sync_weights(new_weights(tied=False))
-        remove_log(str(raised.value))
     finally:
         engine.close()
 
