@@ -345,7 +345,7 @@ def test_compute__model_data_are_reproducible(
     for module, settings in (
         (l2_localization, {"step": 1, "problems": {"base": 4, "trained": 4}, "samples": 4}),
         (l3_signal, {"steps": [0], "by_position_at": 0, "tree": {"seed": 0, "step": 0},
-                     "problems": 64}),
+                     "problems": 16}),
         (l5_model, {"problems": 4, "samples": 4, "localized_at": [0], "localizers": ["checker"]}),
     ):  # fmt: skip
         full_settings = {**module.SETTINGS, **small, **settings}  # type: ignore[attr-defined]

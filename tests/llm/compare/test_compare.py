@@ -239,9 +239,9 @@ def test_few_has_arms_of_its_own() -> None:
 def test_a_quick_comparison_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A quarter of its tokens, one run after the other in this process; below, one in a worker.
+    # An eighth of its tokens, one run after the other in this process; below, one in a worker.
     for name, regime in REGIMES.items():
-        budget = regime.token_budget // 4
+        budget = regime.token_budget // 8
         monkeypatch.setitem(REGIMES, name, dataclasses.replace(regime, token_budget=budget))
     flags = ["--quick", "--output", str(tmp_path)]
     assert main([*flags, "--jobs", "1"]) == 0
