@@ -1,7 +1,7 @@
 r"""Worker process that runs math-verify: JSON lines in, JSON lines out.
 
-`llm.verifiers.maths` limits time by killing this process. The time limit of math-verify is off: its
-alarm cannot interrupt arithmetic of very large integers.
+`llm.verifiers.maths` limits time by having this process killed. The time limit of math-verify is
+off: its alarm cannot interrupt arithmetic of very large integers.
 
 math-verify 0.9 misreads a few forms of answers. `llm.verifiers.math_text` rewrites them first,
 `equal` compares some by itself, and `llm.verifiers.math_values` compares values.
@@ -361,10 +361,10 @@ def judge(request: dict[str, Any]) -> dict[str, Any]:
         return {"failure": "nested too deeply"}
 
 
-def _requests(parent: int) -> Any:
-    """Requests from standard input, until it ends or the parent has exited."""
+def _requests(supervisor: int) -> Any:
+    """Requests from standard input, until it ends or the supervisor has exited."""
     pending = b""
-    while os.getppid() == parent:
+    while os.getppid() == supervisor:
         if not select.select([0], [], [], LOOK)[0]:
             continue
         data = os.read(0, 1 << 16)
@@ -390,25 +390,56 @@ def serve(timeout: float, memory: int, replies: IO[str]) -> None:
     Parameters
     ----------
     timeout : float
-        Seconds for a pair. The parent enforces it; without a parent, an alarm ends this process.
+        Seconds for a pair. `maths` enforces it; if that has ended, an alarm ends this process.
     memory : int
         Maximum bytes of address space.
     replies : text file
     """
-    parent = os.getppid()
-    for gold, answer in WARM:
-        equal(gold, answer)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    print(json.dumps({"ready": True}), file=replies, flush=True)
-    for request in _requests(parent):
+    print(json.dumps({"ready": os.getpid()}), file=replies, flush=True)
+    for request in _requests(os.getppid()):
         signal.alarm(int(timeout) + 2)
         reply = judge(request)
         signal.alarm(0)
         is_large = _resident() > memory // 2
-        reply["last"] = is_large or reply.get("failure") == "memory"  # restart with empty caches
-        print(json.dumps(reply), file=replies, flush=True)
-        if reply["last"]:
+        # Then a new process with empty caches follows.
+        last = is_large or reply.get("failure") == "memory"
+        print(json.dumps(reply | {"id": request["id"], "last": last}), file=replies, flush=True)
+        if last:
+            os._exit(1)
+
+
+def supervise(timeout: float, memory: int, replies: IO[str]) -> None:
+    """Fork a process that serves, and another whenever one has died.
+
+    A fork takes milliseconds, loading sympy seconds. SIGUSR1 kills the process that serves. It and
+    this one end with their parent, or when standard input ends.
+    """
+    parent, child = os.getppid(), 0
+
+    def kill(*_: Any) -> None:
+        if child:
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGUSR1, kill)
+    for gold, answer in WARM:
+        equal(gold, answer)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while os.getppid() == parent:
+        ended, alive = os.pipe()  # the child holds `alive`, so that its end can be read
+        child = os.fork()
+        if child == 0:
+            os.close(ended)
+            serve(timeout, memory, replies)
+            os._exit(0)
+        os.close(alive)
+        while not select.select([ended], [], [], LOOK)[0]:
+            if os.getppid() != parent:
+                kill()
+        died, child = child, 0
+        _, status = os.waitpid(died, 0)
+        os.close(ended)
+        if status == 0:
             return
 
 
@@ -420,4 +451,4 @@ def main() -> None:
 
     logging.disable(logging.CRITICAL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the parent may ignore this signal
-    serve(float(sys.argv[1]), int(sys.argv[2]), replies)
+    supervise(float(sys.argv[1]), int(sys.argv[2]), replies)

@@ -9,6 +9,7 @@ import os
 import queue
 import re
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ LONGEST = 1000
 TAIL = 1000
 #: Maximum seconds to start a worker, which loads sympy, perhaps from a slow disk.
 START = 300.0
+#: Number of the message of a server that is ready; requests count from 1.
+GREETING = 0
 
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _DISPLAY = re.compile(r"^\\[\[(]\s*(.*?)\s*\\[\])]$", re.DOTALL)
@@ -65,6 +68,9 @@ class Worker:
     def __init__(self, timeout: float, memory: int) -> None:
         self.timeout, self.memory = timeout, memory
         self.process: subprocess.Popen[bytes] | None = None
+        #: Process that serves, a child of `process`; 0 until it is known.
+        self.server = 0
+        self.requests, self.unread = 0, b""
         self.cancelled = self.has_worked = False
 
     def judge(self, pair: Pair) -> Verification:
@@ -75,11 +81,10 @@ class Worker:
         RuntimeError
             If the first worker does not start. Later, as when memory is short, that is a "crash".
         """
-        request = json.dumps(pair._asdict()).encode() + b"\n"
         reply: dict[str, Any] | None = {}
         for _ in range(2):  # a second try: the worker may have been killed from outside
             try:
-                reply = self._ask(request)
+                reply = self._ask(pair)
             except (OSError, RuntimeError):
                 if not self.has_worked:
                     raise
@@ -90,36 +95,42 @@ class Worker:
         failure = reply.get("failure", "") if reply else "crash"
         return Verification(float(reply.get("equal", False)), failure)
 
-    def _ask(self, request: bytes) -> dict[str, Any] | None:
-        """Send a request; see `_reply`. Close the process if it failed or the reply is its last."""
+    def _ask(self, pair: Pair) -> dict[str, Any] | None:
+        """Reply to a pair; {} if the server has died, None after `timeout` seconds."""
         process = self._started()
         assert process.stdin is not None
+        self.requests += 1  # a server may answer what its killed predecessor left unread
+        request = pair._asdict() | {"id": self.requests}
         try:
-            process.stdin.write(request)
-            process.stdin.flush()
-            reply = _reply(process, self.timeout)
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            reply = self._reply(self.timeout, self.requests)
         except BrokenPipeError:
             reply = {}
-        if not reply or reply["last"]:
-            self.close()
+        if reply is None:
+            process.send_signal(signal.SIGUSR1)
+        if reply is None or reply.get("last"):
+            self.server = 0  # another follows
         return reply
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self.process is not None and self.process.poll() is None:
-            return self.process
+        """The process, with a server that is ready."""
+        process = self.process
+        if process is not None and process.poll() is None:
+            if self.server or self._reply(START, GREETING):
+                return process
         self.close()
         path = [_ROOT, *(os.path.abspath(entry) for entry in sys.path if entry)]
         limits = [str(self.timeout), str(self.memory)]
         with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _WORKER, *limits, *path],
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,  # Ctrl-C must reach only the run, which may finish its step
             )
-            self.process = process
-            if not _reply(process, START):
+            if not self._reply(START, GREETING):
                 self.close()
                 errors.seek(0)
                 last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -127,39 +138,48 @@ class Worker:
                     f"math: a worker did not start: {' '.join(last) or 'no message'}"
                 )
         self.has_worked = True
-        return process
+        return self.process
+
+    def _reply(self, timeout: float, number: int) -> dict[str, Any] | None:
+        """Read the reply to a request; {} if the server has died, None after `timeout` seconds."""
+        assert self.process is not None and self.process.stdout is not None
+        pipe, end = self.process.stdout, time.monotonic() + timeout
+        while True:
+            line, newline, rest = self.unread.partition(b"\n")
+            if not newline:
+                if not select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+                    return None
+                data = os.read(pipe.fileno(), 1 << 16)
+                if not data:
+                    self.close()
+                    return {}
+                self.unread += data
+                continue
+            self.unread, reply = rest, json.loads(line)
+            if "ready" in reply:
+                self.server = reply["ready"]
+                return reply if number == GREETING else {}
+            if reply["id"] == number:
+                return dict(reply)
 
     def cancel(self) -> None:
-        """Kill the process; a thread that waits for its reply then stops waiting."""
+        """Kill the server; a thread that waits for its reply then stops waiting."""
         self.cancelled = True
         process = self.process  # another thread may close it concurrently
         if process is not None:
-            process.kill()
+            process.send_signal(signal.SIGUSR1)
 
     def close(self) -> None:
-        """Kill the process and wait until it has ended."""
+        """Kill the process and its server, and wait until the process has ended."""
         if self.process is None:
             return
-        self.process.kill()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
-        self.process = None
-
-
-def _reply(process: subprocess.Popen[bytes], timeout: float) -> dict[str, Any] | None:
-    """Read the next reply; {} if the process has ended, None after `timeout` seconds."""
-    assert process.stdout is not None
-    end, line = time.monotonic() + timeout, b""
-    while not line.endswith(b"\n"):
-        if not select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-            return None
-        data = os.read(process.stdout.fileno(), 1 << 16)
-        if not data:
-            return {}
-        line += data
-    return dict(json.loads(line))
+        self.process, self.server, self.unread = None, 0, b""
 
 
 class MathVerifier:

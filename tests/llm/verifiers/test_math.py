@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,11 @@ def hasty(short_of_time: MathVerifier) -> MathVerifier:
     return short_of_time
 
 
-def worker_of(verifier: MathVerifier) -> int:
+def server_of(verifier: MathVerifier) -> int:
+    return verifier._pool[0].server
+
+
+def supervisor_of(verifier: MathVerifier) -> int:
     process = verifier._pool[0].process
     assert process is not None
     return process.pid
@@ -259,7 +263,7 @@ def test_long_answers_never_reach_a_worker(hasty: MathVerifier) -> None:
 
 
 def test_memory_is_limited(hasty: MathVerifier) -> None:
-    limits = Path(f"/proc/{worker_of(hasty)}/limits")
+    limits = Path(f"/proc/{server_of(hasty)}/limits")
     if not limits.exists():
         pytest.skip("only Linux shows the limits of a process")
     (line,) = [line for line in limits.read_text().splitlines() if "address space" in line]
@@ -267,10 +271,11 @@ def test_memory_is_limited(hasty: MathVerifier) -> None:
 
 
 def test_a_worker_that_has_grown_is_replaced() -> None:
-    worker = Worker(timeout=20.0, memory=128 << 20)  # sympy fills half of it
+    worker = Worker(timeout=20.0, memory=96 << 20)  # sympy fills more than half of it
     for _ in range(2):
         assert worker.judge(Pair("1", "1", True)) == RIGHT_VERDICT
-        assert worker.process is None
+        assert worker.server == 0
+    worker.close()
 
 
 def test_a_large_parent_does_not_make_its_workers_large() -> None:
@@ -280,27 +285,41 @@ def test_a_large_parent_does_not_make_its_workers_large() -> None:
         "large = b'x' * (400 << 20)\n"
         "worker = Worker(timeout=60.0, memory=600 << 20)\n"
         "assert worker.judge(Pair('1', '1', True)).reward == 1.0\n"
-        "assert worker.process is not None\n"
+        "assert worker.server\n"
         "worker.close()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_worker_that_was_killed_is_started_again(hasty: MathVerifier) -> None:
-    first = worker_of(hasty)
+@pytest.mark.parametrize("victim", [server_of, supervisor_of])
+def test_a_worker_that_was_killed_is_started_again(
+    hasty: MathVerifier, victim: Callable[[MathVerifier], int]
+) -> None:
+    first = victim(hasty)
     os.kill(first, signal.SIGKILL)
+    if victim is supervisor_of:
+        process = hasty._pool[0].process
+        assert process is not None and process.wait(10) == -signal.SIGKILL
     assert hasty(["1", "2"], [r"\boxed{1}", r"\boxed{2}"]) == [RIGHT_VERDICT] * 2
-    assert worker_of(hasty) != first
+    assert victim(hasty) != first
 
 
 def test_a_worker_killed_at_work_gets_the_pair_once_more(hasty: MathVerifier) -> None:
-    threading.Timer(0.5, os.kill, (worker_of(hasty), signal.SIGKILL)).start()
+    threading.Timer(0.5, os.kill, (server_of(hasty), signal.SIGKILL)).start()
     assert hasty(["1"], [ENDLESS]) == [TIMEOUT]
     assert hasty(["1"], [r"\boxed{1}"]) == [RIGHT_VERDICT]
 
 
+def test_a_timeout_starts_no_process_anew(hasty: MathVerifier) -> None:
+    hasty._pool[0].timeout = 0.3
+    before = supervisor_of(hasty), server_of(hasty)
+    assert hasty(["1", "1"], [ENDLESS, r"\boxed{1}"]) == [TIMEOUT, RIGHT_VERDICT]
+    assert supervisor_of(hasty) == before[0]
+    assert server_of(hasty) != before[1]
+
+
 def test_a_pair_that_kills_every_worker_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    killer = "import os\nprint('{\"ready\": true}', flush=True)\ninput()\nos.abort()"
+    killer = "import os\nprint('{\"ready\": 1}', flush=True)\ninput()\nos.abort()"
     monkeypatch.setattr("llm.verifiers.maths._WORKER", killer)
     worker = Worker(timeout=20.0, memory=1 << 30)
     assert worker.judge(Pair("1", "1", True)) == Verification(0.0, "crash")
@@ -309,7 +328,8 @@ def test_a_pair_that_kills_every_worker_is_a_crash(monkeypatch: pytest.MonkeyPat
 
 def test_a_worker_that_cannot_start_again_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     once = (
-        'print(\'{"ready": true}\', flush=True)\ninput()\nprint(\'{"equal": true, "last": true}\')'
+        "print('{\"ready\": 1}', flush=True)\ninput()\n"
+        'print(\'{"id": 1, "equal": true, "last": true}\')'
     )
     monkeypatch.setattr("llm.verifiers.maths._WORKER", once)
     worker = Worker(timeout=20.0, memory=1 << 30)
@@ -371,13 +391,13 @@ from llm.verifiers import make_verifier
 verifier = make_verifier('math', workers=1)
 def ask(n): return verifier([str(n)] * 2, [r'\boxed{%d}' % n, r'\boxed{x}'])
 ask(1)
-pid = verifier._pool[0].process.pid
+pid = verifier._pool[0].server
 child = os.fork()
 if child == 0:
-    right = ask(2)[0].reward == 1 and verifier._pool[0].process.pid != pid
+    right = ask(2)[0].reward == 1 and verifier._pool[0].server != pid
     verifier.close()
     sys.exit(0 if right else 1)  # with finalisers: they must not end the parent's worker
-print(os.waitpid(child, 0)[1], ask(3)[0].reward, verifier._pool[0].process.pid == pid)
+print(os.waitpid(child, 0)[1], ask(3)[0].reward, verifier._pool[0].server == pid)
 """
     before = processes()
     ran = in_python(script)
