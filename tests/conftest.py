@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run what needs a GPU, and nothing else")
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which may be missing
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores: tests that wait for others leave a core idle."""
     return (os.cpu_count() or 1) + 1

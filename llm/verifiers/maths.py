@@ -115,9 +115,9 @@ class Worker:
     def _started(self) -> subprocess.Popen[bytes]:
         """The process, with a server that is ready."""
         process = self.process
-        if process is not None and process.poll() is None:
-            if self.server or self._reply(START, GREETING):
-                return process
+        alive = process is not None and process.poll() is None
+        if process is not None and alive and (self.server or self._reply(START, GREETING)):
+            return process
         self.close()
         path = [_ROOT, *(os.path.abspath(entry) for entry in sys.path if entry)]
         limits = [str(self.timeout), str(self.memory)]
