@@ -17,6 +17,7 @@ import torch
 from llm.runs.checkpoints import latest, load
 from llm.runs.rollout_records import read_rollouts, rollout_files
 from llm.train.__main__ import main
+from tests.llm.forked import Forked
 
 #: Metrics that tell the time.
 CLOCKS = ("step_time", "time/", "tokens_per_second/")
@@ -94,7 +95,7 @@ def wait_for_step(output: Path, step: int, seconds: float = 120) -> None:
     raise TimeoutError(f"step {step} of {output} did not come")
 
 
-def kill(run: subprocess.Popen[str]) -> None:
+def kill(run: subprocess.Popen[str] | Forked) -> None:
     """As a cluster would that runs out of memory."""
     run.send_signal(signal.SIGKILL)
     run.communicate()

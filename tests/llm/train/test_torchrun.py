@@ -1,11 +1,13 @@
-"""`torchrun -m llm.train`: the run of one process, whoever resumes it, and however it ends."""
+"""`torchrun -m llm.train`: the run of one process, whoever resumes it, and however it ends.
+
+torchrun itself starts the jobs in which it has a part: those with a killed process.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 from torch.testing import assert_close
 
 from llm.runs.checkpoints import latest
+from tests.llm.forked import ranks
 from tests.llm.training_runs import (
+    arguments,
     final,
     kill,
     metrics,
@@ -40,10 +44,10 @@ def runs(chain_base: Path, chain_args: dict[str, Any], tmp_path: Path) -> Runs:
 def together(runs: Runs, name: str, *more: str) -> str:
     """Run it as two processes; returns what they print."""
     model, task, folder = runs
-    run = torchrun(model, folder / name, task, *FLAGS, *more)
-    out, err = run.communicate(timeout=600)
-    assert run.returncode == 0, out + err
-    return out
+    job = ranks("llm.train", arguments(model, folder / name, task, *FLAGS, *more))
+    printed = [process.communicate(timeout=600) for process in job]
+    assert [process.returncode for process in job] == [0, 0], printed
+    return "".join(out for out, _ in printed)
 
 
 def alone(runs: Runs, name: str, *more: str) -> None:
@@ -84,22 +88,17 @@ def test_any_number_of_processes_runs_and_resumes_the_same_run(more: list[str], 
         assert_like(folder / "one", folder / name)
 
 
-def started(runs: Runs, *more: str) -> tuple[subprocess.Popen[str], Path]:
-    """A run of two processes after its second step."""
-    model, task, folder = runs
-    run = torchrun(model, folder / "run", task, *FLAGS, "--steps=999", *more)
-    wait_for_step(folder / "run", 1, seconds=600)
-    return run, folder / "run"
-
-
 def said(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("python -m llm.train: ")]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_job(rank: int, runs: Runs) -> None:
-    run, output = started(runs, "--save_steps=1")
+    model, task, folder = runs
+    output = folder / "run"
+    run = torchrun(model, output, task, *FLAGS, "--steps=999", "--save_steps=1")
     try:
+        wait_for_step(output, 1, seconds=600)
         os.kill(of_rank(run, rank), signal.SIGKILL)
         _, err = run.communicate(timeout=300)
     finally:
@@ -111,7 +110,6 @@ def test_a_killed_process_ends_the_job(rank: int, runs: Runs) -> None:
     assert f"another process of this job ended; {saved.name} is saved, go on with torchrun" in line
     assert f"--nproc_per_node 2 -m llm.train --config {output / 'config.yaml'} --resume" in line
     step = int(saved.name.removeprefix("step-"))
-    model, task, _ = runs
     more = [f"--steps={step + 1}", "--resume=auto"]
     assert train(model, output, task, *FLAGS, *more) == 0
     assert metrics(output)[-1]["step"] == step + 1
@@ -119,15 +117,21 @@ def test_a_killed_process_ends_the_job(rank: int, runs: Runs) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_one_process_ends_the_step_of_all(number: signal.Signals, runs: Runs) -> None:
-    run, output = started(runs, "--save_steps=999")
+    model, task, folder = runs
+    output = folder / "run"
+    flags = [*FLAGS, "--steps=999", "--save_steps=999"]
+    first, second = ranks("llm.train", arguments(model, output, task, *flags))
     try:
-        os.kill(of_rank(run, 1), number)
-        out, err = run.communicate(timeout=300)
+        wait_for_step(output, 1, seconds=600)
+        second.send_signal(number)
+        printed = [process.communicate(timeout=300) for process in (first, second)]
     finally:
-        kill(run)
-    assert not said(err)
+        kill(first)
+        kill(second)
+    assert first.returncode == second.returncode == 130
+    assert not said("".join(err for _, err in printed))
     done = int(metrics(output)[-1]["step"])
-    assert f"stopped after step {done}, which is saved; go on with" in out
+    assert f"stopped after step {done}, which is saved; go on with" in printed[0][0]
     saved = latest(output / "checkpoints")
     assert saved is not None and saved.name == f"step-{done:06}"
 
@@ -135,8 +139,9 @@ def test_a_signal_to_one_process_ends_the_step_of_all(number: signal.Signals, ru
 def test_a_bad_input_is_said_once(runs: Runs) -> None:
     model, task, folder = runs
     flags = [*FLAGS, "--optimizer.lr_scheduler_type=none such"]
-    run = torchrun(model, folder / "run", task, *flags)
-    _, err = run.communicate(timeout=300)
-    (line,) = said(err)
+    job = ranks("llm.train", arguments(model, folder / "run", task, *flags))
+    complaints = "".join(process.communicate(timeout=300)[1] for process in job)
+    assert {process.returncode for process in job} == {2}
+    (line,) = said(complaints)
     assert "optimizer.lr_scheduler_type: " in line
     assert not (folder / "run").exists()
