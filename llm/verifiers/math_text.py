@@ -6,6 +6,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from llm.verifiers.math_notation import with_braces, with_counts, with_values, without_and
+
 _SIGNS = {
     "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "-", "−": "-", "⁄": "/", "∕": "/", "÷": "/",
     "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ",
@@ -15,6 +17,7 @@ _SIGNS = {
     "∖": r"\setminus ", "→": r"\to ", "⟶": r"\to ", "⇒": r"\Rightarrow ", "∀": r"\forall ",
     "∃": r"\exists ", "…": r"\ldots ", "⋯": r"\cdots ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
     "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}",
+    "µ": r" \mu ", "\N{OHM SIGN}": r"\Omega ", "℃": r"^\circ C", "℉": r"^\circ F",
 }  # fmt: skip
 _SIGNS_TABLE = str.maketrans(_SIGNS)
 _FORMS = re.compile("[²³¹⁰⁴-ⁿⁱ]+|[₀-₎]+|[¼-¾⅐-⅞]|[Α-Ωα-ω]")
@@ -76,10 +79,14 @@ _TIDY = [
     (r"\\langle(?![a-zA-Z])", "("),
     (r"\\rangle(?![a-zA-Z])", ")"),
     (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
-    (r"(?<=\d)\s*\^\s*\{?\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),  # 5th
     (r"\((\d[\dA-F]*)\)(?=\s*_)", r"\1"),
     (r"^\s*(?=[<>]|\\(?:leq?|geq?|neq?)(?![a-zA-Z]))", "x "),  # \\neq 17 is not 17
-    (r"\\varnothing", r"\\emptyset"),
+    (r"\\varnothing|^\\(?:left\s*\\)?\{\s*\\(?:right\s*\\)?\}$", r"\\emptyset"),
+    (r"^[a-z]\s*\\in\s*(?=\\emptyset$)", ""),
+    (r"(?<=\d)\s*(?:\\(?:text|mathrm)\s*\{)?\s*([kM]?)\s*\}?\s*\\Omega$", r" \\text{\1ohm}"),
+    (r"(?<=\d)(?:\s+\\mu\s*|\s*\\mu\s*(?=\\))(?:\\(?:text|mathrm)\s*\{)?\s*([a-zA-Z])\s*\}?$", r" \\text{u\1}"),
+    (r"(?<=\d)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm)\s*\{)?\s*C\s*\}?$", " celsius"),
+    (r"(?<=\d)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm)\s*\{)?\s*F\s*\}?$", " fahrenheit"),
     (r"[£€¥¢]", ""),
     (r"(?<=\d)[eE]([+-]?\d+)(?![\d.])", r"\\times 10^{\1}"),
     (r"^(-?)\s*(\d+) +(\d+)/(\d+)(?=$| +[a-zA-Z\\])", r"\1\2\\frac{\3}{\4}"),
@@ -95,11 +102,20 @@ _TIDY = [
 ]
 _PLAIN_PATTERNS = [(re.compile(pattern), text) for pattern, text in _PLAIN]
 _TIDY_PATTERNS = [(re.compile(pattern), text) for pattern, text in _TIDY]
-_SYNONYMS = {"dne": "does not exist", "infinitely many solution": "infinitely many"}
+_SYNONYMS = {
+    r"\emptyset": "no solution",
+    "none": "no solution",
+    "dne": "does not exist",
+    "infinitely many solution": "infinitely many",
+}
+_NO_SOLUTION = re.compile(r"(?:there (?:is|are) |has )?no (?:real )?(?:solution|root)(?: exist)?")
 _DOMAIN = re.compile(r"[,;]?\s*\(?\s*\b(?P<name>[a-z])\s*\\in\s*\\mathbb\{(?P<set>[ZN])\}\)?$")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,]*\d)")
 _SPACED = re.compile(r"^-?\d{1,3}(?: \d{3})+(?![\d/])")
 _RECURRING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
+_BASE_WORD = re.compile(
+    rf"(?<=\d)\s*_\s*\{{?\s*(?:\\text\s*\{{)?\s*(?:base\s*\}}?\s*)?({'|'.join(_SMALL)}|\d+)\s*\}}{{0,2}}(?![a-z])"
+)
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _GREATER = re.compile(r"(>|\\geq?(?:slant)?(?![a-zA-Z]))")
@@ -113,7 +129,7 @@ STRUCTURE = re.compile(
     r"|\b(?:if|when|unless|for|where|otherwise|except|not|but)\b)"
 )
 _MORE_THAN_A_UNIT = re.compile(
-    rf"\d|\b(?:or|and|{'|'.join((*_POWERS, *_PARTS))})s?\b|^[A-Z]\b.*,|{STRUCTURE.pattern}"
+    rf"\d|\\(?:Omega|mu)|\b(?:or|and|{'|'.join((*_POWERS, *_PARTS))})s?\b|^[A-Z]\b.*,|{STRUCTURE.pattern}"
 )
 
 
@@ -131,7 +147,7 @@ def tidy(text: str) -> str:
     ).strip()
     for pattern, replacement in _PLAIN_PATTERNS:
         text = pattern.sub(replacement, text)
-    text = _braces(text.strip())
+    text = with_values(with_counts(with_braces(_braces(text.strip()))))
     for pattern, replacement in _TIDY_PATTERNS:
         text = pattern.sub(replacement, text)
     text = _SPACED.sub(lambda match: match[0].replace(" ", ""), text)
@@ -140,12 +156,13 @@ def tidy(text: str) -> str:
     text = _POWER.sub(lambda match: rf"\times 10^{{{_POWERS[match[1]]}}}", text)
     text = _PART.sub(lambda match: rf"\cdot \frac{{1}}{{{_PARTS[match[1]]}}}", text)
     text = _RECURRING.sub(_fraction, text)
+    text = _BASE_WORD.sub(lambda match: f"_{{{number_word(match[1])}}}", text)
     if _TRIGONOMETRIC.search(text):
         text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     if r"\pm" in text and "," not in text:
         upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
         text = f"{upper}, " + text.replace(r"\pm", "-").replace(r"\mp", "+")
-    return number_word(_ascending(text))
+    return number_word(_ascending(without_and(text)))
 
 
 def without_domain(gold: str, answer: str) -> tuple[str, str]:
@@ -233,9 +250,9 @@ def words(text: str) -> str:
     Words stand in `\text{}` or have four letters or more, or are no, yes or odd; `abc` may be a
     product.
     """
-    plain = TEXT.sub(r"\1", text)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", plain):
+    plain = TEXT.sub(r"\1", text).strip()
+    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*|\\emptyset", plain):
         return ""
     has_words = plain != text or re.search(r"(?i)[a-z]{4}|^(?:no|yes|odd)$", plain)
     normal = " ".join(re.sub(r"(?<=[a-z]{3})s$", "", plain.lower()).split()) if has_words else ""
-    return _SYNONYMS.get(normal, normal)
+    return "no solution" if _NO_SOLUTION.fullmatch(normal) else _SYNONYMS.get(normal, normal)

@@ -9,6 +9,7 @@ compared so at several points.
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 #: Digits to which a difference that seems to be zero is evaluated.
@@ -18,9 +19,12 @@ POINTS = 4
 
 
 def use_exact_values() -> None:
-    """Make math-verify compare values with `same_value`."""
-    from math_verify import grader
+    """Make math-verify compare values with `same_value`, and tell capital from small letters."""
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+    from math_verify import grader, parser
 
+    case = ConversionConfig(lowercase_symbols=False)
+    parser.latex2sympy = partial(latex2sympy, conversion_config=case)
     grader.sympy_numeric_eq = lambda gold, answer, *_: same_value(gold, answer)
     grader.sympy_symbolic_eq = lambda gold, answer: False
 

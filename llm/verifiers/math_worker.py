@@ -17,11 +17,12 @@ import resource
 import select
 import signal
 import sys
-from fractions import Fraction
-from string import ascii_lowercase
 from typing import IO, Any
 
+from llm.verifiers.math_names import formulas, named, point, primes, sides_of
+from llm.verifiers.math_notation import number
 from llm.verifiers.math_text import STRUCTURE, TEXT, number_word, tidy, without_domain, words
+from llm.verifiers.math_units import UNIT, plain_unit, same_time, units, without_unit
 from llm.verifiers.math_values import use_exact_values
 
 #: Seconds between two checks that the parent process is alive.
@@ -30,54 +31,8 @@ LOOK = 5.0
 #: Compared at the start: the first pair of each kind loads modules, which must not count as time.
 WARM = [("0.5", r"\sqrt{2}"), ("(x+1)^2", "x^2+1"), ("[1,2)", "1 < x < 2"), (r"\sin x", "y=3")]
 
-#: Units that are compared. Other words after a number are dropped.
-_UNITS = """
-mm millimeter millimeters millimetre millimetres
-cm centimeter centimeters centimetre centimetres
-m meter meters metre metres
-km kilometer kilometers kilometre kilometres
-in inch inches
-ft foot feet
-yd yard yards
-mi mile miles
-mg milligram milligrams
-g gram grams
-kg kilogram kilograms
-lb lbs pound pounds
-oz ounce ounces
-s sec second seconds
-min minute minutes
-h hr hrs hour hours
-day days
-week weeks
-month months
-year years yr
-l liter liters litre litres
-ml milliliter milliliters millilitre millilitres
-cent cents
-dollar dollars
-degree degrees
-radian radians rad
-"""
-_UNIT_OF = {name: names.split()[0] for names in _UNITS.split("\n") for name in names.split()}
-_KNOWN = "|".join(sorted(_UNIT_OF, key=len, reverse=True))
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_POWER = r"\.?(?:\s*\^\s*\{?[23]\}?)?$"
-_AFTER = r"(?:(?<=[\d})])|(?<=\\pi))"
-_TEXT_AFTER_NUMBER = re.compile(
-    rf"{_AFTER}\s*{TEXT.pattern.replace('[^{}]', '[a-zA-Z ./]')}(?={_POWER})"
-)
-_LAST_LETTERS = re.compile(r"(?<=[\d}])\s*([a-zA-Z]{1,2})$")
-_NO_UNIT = "squared|cubed|factorial|plus|minus|times|over|choose|divided|point"
-#: Words after a number, up to the end. Unknown ones have four letters or more: abc is a product.
-_UNIT = re.compile(
-    rf"{_AFTER}(?:\s*(?=[a-zA-Z]{{2}}|\w\s*/)|\s+)(?P<unit>(?:(?:square|cubic|sq|cu)\.?\s+)?"
-    rf"(?:(?:{_KNOWN})(?![a-zA-Z])|(?<=\s)(?!{_NO_UNIT})[a-zA-Z]{{4,}})(?:(?:\s+|\s*/\s*)[a-zA-Z]+)*){_POWER}"
-)
 _BASE = re.compile(r"(?<![\w\\])\d[\dA-F]*\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(?:base\s*)?(\w+)")
-_PLAIN = re.compile(
-    r"([+-]?)(?:\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}|(\d+(?:\.\d+)?|\.\d+)(?:(?<!\.)/(\d+))?)"
-)
 #: The end of an answer that breaks off; 0^+ and Z_+ are complete.
 _UNFINISHED = re.compile(
     r"(?:(?<![\^_{\s])\s*[-+*/=<>^_]|\\(?:cdot|times|div|pm|mp|leq?|geq?|neq?|in|cup|cap)\s*)$"
@@ -89,21 +44,10 @@ _GCD = re.compile(
 )
 _CASES = re.compile(r"\\begin\s*\{d?cases\}(.*)\\end\s*\{d?cases\}", re.DOTALL)
 _CONDITION = re.compile(r"^\s*(?:if|when|for)\b")
-_NAMED = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?)\s*=([^=<>]+)")
-_PRIMES = re.compile(r"(?<=[a-zA-Z)}])\s*('+|\^\s*\{?\s*(?:\\prime\s*)+\}?)")
 _VALUE = re.compile(
     r"(?=.*\d)(?:[\d\s.,+\-*/^(){}!_|]|\\(?:[dt]?frac|sqrt|cdot|times|div|left|right|pi|log|ln|sin"
     r"|cos|tan|binom)(?![a-zA-Z]))+"
 )
-
-
-def _number(text: str) -> Fraction | None:
-    """Value of a plain number; most answers are, and math-verify takes 20 ms for each."""
-    match = _PLAIN.fullmatch(text)
-    if match is None or (match[3] or match[5] or "1").strip("0") == "":
-        return None
-    value = Fraction(match[2] or match[4]) / int(match[3] or match[5] or 1)
-    return -value if match[1] == "-" else value
 
 
 def _bracket(text: str) -> str:
@@ -122,35 +66,6 @@ def _squeezed(text: str) -> str:
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
-def _units(text: str) -> list[str]:
-    """Known units at the end of an answer."""
-    last = _UNIT.search(re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*$", " degree", text))
-    names = re.findall("[a-zA-Z]+", last["unit"]) if last else []
-    return [_UNIT_OF[name] for name in names if name in _UNIT_OF]
-
-
-def _without_unit(text: str, letters: set[str]) -> str:
-    """Drop words after a number; mark a variable, as in 3t, so that it is not dropped like one."""
-    last = _LAST_LETTERS.search(text)
-    variable = last is not None and set(last[1]) <= letters
-    if last is not None and variable and (len(last[1]) == 1 or last[1] not in _UNIT_OF):
-        return text[: last.start()] + "{" + last[1] + "}"
-    unit = _UNIT.search(text)
-    return text[: unit.start()] if unit and not re.search(r"\b(?:or|and)\b", text) else text
-
-
-def _split(text: str) -> list[str]:
-    r"""Sides of an equation; the signs in \sum_{k=1} and P(X=1) make none."""
-    sides, depth = [""], 0
-    for token in re.findall(r"\\.|[^\\]", text, re.DOTALL):
-        depth += (token in "{([") - (token in "})]")
-        if token == "=" and depth == 0:
-            sides.append("")
-        else:
-            sides[-1] += token
-    return sides
-
-
 def _sides(text: str) -> list[str]:
     """Values of a chain of equalities, each of which must be the answer; the answer if it is none.
 
@@ -158,7 +73,7 @@ def _sides(text: str) -> list[str]:
     """
     if re.search(r"[,;<>]|\\(?:le|ge|ne|leq|geq|neq|approx)(?![a-zA-Z])|\b(?:or|and)\b", text):
         return [text]
-    sides = [side.strip() for side in _split(text) if side.strip()] or [text]
+    sides = [side.strip() for side in sides_of(text) if side.strip()] or [text]
     values = [side for side in sides if not re.fullmatch(r"\\?[a-zA-Z]+", side)]
     if len(values) == len(sides) > 1 and not _VALUE.fullmatch(sides[0]):
         return sides[1:]  # the first is a longer name
@@ -196,26 +111,6 @@ def _same_cell(gold: str, answer: str) -> bool:
     if re.search(r"(?<![\\a-zA-Z])[a-z]{2,}", gold + " " + answer):
         return _squeezed(gold) == _squeezed(answer)
     return gold == answer or equal(gold, answer)
-
-
-def _primes(text: str) -> list[int]:
-    """Orders of the derivatives f', f'' of an answer, or numbers of the primes of its names."""
-    return sorted(p.count("'") + p.count("prime") for p in _PRIMES.findall(text))
-
-
-def _named(text: str) -> dict[str, str]:
-    """Values by name of an answer such as x = 1, y = 2; {} of another, or if a name is repeated."""
-    parts = [_NAMED.fullmatch(part) for part in re.split(r"[,;]|\band\b", text) if part.strip()]
-    values = {part[1]: part[2] for part in parts if part}
-    return values if len(values) == len(parts) > 1 else {}
-
-
-def _point(values: dict[str, str]) -> str:
-    """Write x = 1, y = 2 as the point (1, 2); neighbours in the alphabet stand in its order."""
-    letters = sorted(values)
-    if "".join(letters) in ascii_lowercase:
-        values = {letter: values[letter] for letter in letters}
-    return f"({', '.join(values.values())})"
 
 
 def _exact(parsed: Any) -> Any:
@@ -289,21 +184,27 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
             return len(parts[0]) == len(parts[1]) and all(
                 any(equal(part, other) for other in parts[1]) for part in parts[0]
             )
-        named = [_named(gold), _named(answer)]
-        if all(named):
-            return named[0].keys() == named[1].keys() and all(
-                equal(value, named[1][name]) for name, value in named[0].items()
+        if (same := same_time(gold, answer)) is not None:
+            return same
+        values = [named(gold), named(answer)]
+        if all(values):
+            return values[0].keys() == values[1].keys() and all(
+                equal(value, values[1][name]) for name, value in values[0].items()
             )
-        if named[0] or (named[1] and _bracket(gold) == "("):
+        if values[0] and not re.search("[,;]", gold) and not re.search("[,;=]", answer):
+            return equal(next(iter(values[0].values())), answer)  # x = y = 3 is 3
+        if values[0] or (values[1] and _bracket(gold) == "("):
             gold, answer = (
-                _point(n) if n else t for n, t in zip(named, (gold, answer), strict=True)
+                point(v) if v else t for v, t in zip(values, (gold, answer), strict=True)
             )
             return equal(gold, answer)
-        equations = [len(_split(text)) > 1 for text in (gold, answer)]
+        if formula := formulas(gold, answer):
+            return equal(*formula)
+        equations = [len(sides_of(text)) > 1 for text in (gold, answer)]
         if equations == [False, True] and _sides(answer) != [answer]:
             return all(equal(gold, side) for side in _sides(answer))
-        sides = [text if all(equations) else _split(text)[-1] for text in (gold, answer)]
-        if _primes(sides[0]) != _primes(sides[1]):
+        sides = [text if all(equations) else sides_of(text)[-1] for text in (gold, answer)]
+        if primes(sides[0]) != primes(sides[1]):
             return False  # math-verify drops them
         bases = [list(map(number_word, _BASE.findall(text))) for text in (gold, answer)]
         if all(bases) and bases[0] != bases[1]:
@@ -314,6 +215,8 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
         relations = [_RELATION.search(text) is not None for text in (gold, answer)]
         if relations[0] != relations[1] and _is_list(answer if relations[0] else gold):
             return False  # math-verify takes 2, 3 for 2 < x < 3
+        if ("!!" in gold) != ("!!" in answer):
+            return False  # math-verify takes n!! for (n!)!
         if any(_GCD.search(text) for text in (gold, answer)):
             return False  # math-verify takes n for a polynomial: gcd(6, n) would be 1
         if kinds == ["", "("] and re.fullmatch(
@@ -323,14 +226,14 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
         bare = [text.replace(r"\%", "").rstrip() for text in (gold, answer)]
         if bare != [gold, answer] and equal(bare[0], bare[1]):
             return True  # 12.5% may be written 12.5
-        gold, answer = (_TEXT_AFTER_NUMBER.sub(r" \1", text) for text in (gold, answer))
-        units = [_units(text) for text in (gold, answer)]
-        in_degrees = r"\pi" in gold and ["degree"] in units  # then none is radians
-        if units[0] != units[1] and (all(units) or in_degrees):
+        gold, answer = map(plain_unit, (gold, answer))
+        known = [units(text) for text in (gold, answer)]
+        in_degrees = r"\pi" in gold and ["degree"] in known  # then none is radians
+        if known[0] != known[1] and (all(known) or in_degrees):
             return False
-        letters = set(_COMMAND.sub("", TEXT.sub("", _UNIT.sub("", gold))))
-        gold, answer = (_without_unit(text, letters) for text in (gold, answer))
-        numbers = [_number(text) for text in (gold, answer)]
+        letters = set(_COMMAND.sub("", TEXT.sub("", UNIT.sub("", gold))))
+        gold, answer = (without_unit(text, letters) for text in (gold, answer))
+        numbers = [number(text) for text in (gold, answer)]
         if None not in numbers:
             return numbers[0] == numbers[1]
         answer = rf"\boxed{{{answer}}}"
