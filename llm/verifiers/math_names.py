@@ -1,4 +1,4 @@
-r"""Names that an answer gives to values: x = 1, y = 2; f'(x) = 2x."""
+r"""Names that an answer gives to values: x = 1, y = 2; f'(x) = 2x; (B) 12."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ _NAME = r"\s*\\?[a-zA-Z]+(?:_\{?\w+\}?)?\s*"
 _NAMED = re.compile(rf"((?:{_NAME}=)+)([^=<>]+)")
 _PRIMES = re.compile(r"(?<=[a-zA-Z)}])\s*('+|\^\s*\{?\s*(?:\\prime\s*)+\}?)")
 _OF_X = r"(?:\s*\(\s*[a-z]\s*\))"
-_FUNCTION = re.compile(rf"([a-zA-Z])({_PRIMES.pattern[_PRIMES.pattern.index('('):]})?{_OF_X}?")
+_FUNCTION = re.compile(rf"([a-zA-Z])({_PRIMES.pattern[_PRIMES.pattern.index('(') :]})?{_OF_X}?")
 _LEIBNIZ = re.compile(
     rf"\\[dt]?frac\s*\{{\s*d\s*(?:\^\s*\{{?(\d)\}}?)?\s*([a-zA-Z])?{_OF_X}?\s*\}}"
     rf"\s*\{{\s*d\s*[a-z]\s*(?:\^\s*\{{?\d\}}?)?\s*\}}\s*([a-zA-Z]?){_OF_X}?"
+)
+
+_LABELLED = re.compile(  # (B) 12, \\textbf{(B)} 12, B. 12
+    r"(?:\\(?:text|math)[a-z]*\s*\{\s*)?(?:\(([A-J])\)(?=[\s}])|([A-J])[.:)](?=\s))\s*\}?\s*"
+    r"(?!\W*\(?[A-J]\b)((?:[\w$]|-?\\[a-z]|-\d)(?:(?!\b(?:or|and)\b|\([A-J]\)).)*)"
 )
 
 
@@ -36,9 +41,7 @@ def primes(text: str) -> list[int]:
 def named(text: str) -> dict[str, str]:
     """Values by name of x = 1, y = 2 or x = y = 1; {} of another, or if a name is repeated."""
     parts = [_NAMED.fullmatch(part) for part in re.split(r"[,;]|\band\b", text) if part.strip()]
-    pairs = [
-        (name.strip(), part[2]) for part in parts if part for name in part[1].split("=")[:-1]
-    ]
+    pairs = [(name.strip(), part[2]) for part in parts if part for name in part[1].split("=")[:-1]]
     values = dict(pairs)
     return values if None not in parts and len(values) == len(pairs) > 1 else {}
 
@@ -82,3 +85,22 @@ def formulas(gold: str, answer: str) -> tuple[str, str] | None:
     if not (name and other and order == other_order) or (order == 0 and "y" not in (name, other)):
         return None
     return None if name != other and name.lower() == other.lower() else (one, two)
+
+
+def choices(gold: str, answer: str) -> list[tuple[str, str]]:
+    """Parts to compare if an answer is a choice with its text, as (B) 12: letters, texts or both.
+
+    The other answer may be either of the two. The list is empty if there is no such answer.
+    """
+    labelled = [_LABELLED.fullmatch(text) for text in (gold, answer)]
+    letters = [
+        match[1] or match[2] if match else text if re.fullmatch("[A-J]", text) else ""
+        for match, text in zip(labelled, (gold, answer), strict=True)
+    ]
+    texts = [
+        match[3] if match else text for match, text in zip(labelled, (gold, answer), strict=True)
+    ]
+    if not any(labelled):
+        return []
+    pairs = [letters] * all(letters) + [texts] * (all(labelled) or not all(letters))
+    return [(one, other) for one, other in pairs]

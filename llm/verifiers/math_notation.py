@@ -32,6 +32,31 @@ _HALF_LINES = {
     r"\ge0": r"[0,\infty)", r"\le0": r"(-\infty,0]",
 }  # fmt: skip
 
+_ALL_REALS = r"(?:[a-z] is )?(?:all|any) reals?(?: (?:numbers?|values?))?(?: of [a-z])?"
+_IN_TEXT = r"(?:\\(?:text|mathrm)\s*\{\s*)?"
+_CIRCLE = r"(?<=\d)\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*"
+_PLAIN_WORDS = [
+    (r"\\varnothing|^\\(?:left\s*\\)?\{\s*\\(?:right\s*\\)?\}$", r"\\emptyset"),
+    (r"^[a-z]\s*\\in\s*(?=\\emptyset$)", ""),
+    (rf"^{_IN_TEXT}{_ALL_REALS}\s*\}}?$", r"\\mathbb{R}"),
+    (rf"^{_ALL_REALS}\s+(?:except|but)(?: for)?\s+([^{{}}]+)$", r"\\mathbb{R}\\setminus\\{\1\\}"),
+    (
+        rf"(?:,|\bfor\b|\bwhere\b)\s*(?:any |all |every )?([a-z])\s*{_IN_TEXT}(?:is |are )?"
+        r"(?:an |any )?integers?\s*\}?$",
+        r", \1 \\in \\mathbb{Z}",
+    ),
+    (rf"^(\d+)\s+{_IN_TEXT}to(?![a-z])\s*\}}?\s*(\d+)$", r"\1:\2"),
+    (rf"(?<=\d)\s*{_IN_TEXT}([kM]?)\s*\}}?\s*\\Omega$", r" \\text{\1ohm}"),
+    # 3 µm; 3\mu m is a product
+    (rf"(?<=\d)(?:\s+\\mu\s*|\s*\\mu\s*(?=\\)){_IN_TEXT}([a-zA-Z])\s*\}}?$", r" \\text{u\1}"),
+    (rf"{_CIRCLE}{_IN_TEXT}C\s*\}}?$", " celsius"),
+    (rf"{_CIRCLE}{_IN_TEXT}F\s*\}}?$", " fahrenheit"),
+]
+_PLAIN_WORDS_PATTERNS = [(re.compile(pattern), text) for pattern, text in _PLAIN_WORDS]
+_CHOICES = re.compile(
+    r"(?:\\text[a-z]*\s*\{\s*)?\(?[A-J]\)?(?:\s*(?:,?\s*\band\b|,)\s*\(?[A-J]\)?)+\s*\}?"
+)
+
 _AND = re.compile(r"(,?\s*(?:\band\b|\\land(?![a-z])|\\wedge(?![a-z]))|[,;])")
 _RELATION = re.compile(r"(.*?)(<|>|\\[lg]eq?(?:slant)?(?![a-zA-Z]))(.*)")
 _VARIABLE = re.compile(r"[a-zA-Z]|\\(?:alpha|beta|gamma|theta|lambda|phi|omega)")
@@ -133,6 +158,16 @@ def _half_line(match: re.Match[str]) -> str:
     if match[1] == "Z" and sign in ("+", ">0"):
         return r"\mathbb{N}"
     return _HALF_LINES.get(sign, match[0]) if match[1] == "R" else match[0]
+
+
+def with_plain_words(text: str) -> str:
+    r"""Write an empty set as `\emptyset`, "all real numbers" as ℝ, 3 to 4 as 3:4, µ and Ω as units.
+
+    "(A) and (C)" becomes the list A, C.
+    """
+    for pattern, replacement in _PLAIN_WORDS_PATTERNS:
+        text = pattern.sub(replacement, text)
+    return ", ".join(re.findall("[A-J]", text)) if _CHOICES.fullmatch(text) else text
 
 
 def without_and(text: str) -> str:

@@ -6,7 +6,13 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from llm.verifiers.math_notation import with_braces, with_counts, with_values, without_and
+from llm.verifiers.math_notation import (
+    with_braces,
+    with_counts,
+    with_plain_words,
+    with_values,
+    without_and,
+)
 
 _SIGNS = {
     "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "-", "−": "-", "⁄": "/", "∕": "/", "÷": "/",
@@ -81,19 +87,12 @@ _TIDY = [
     (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
     (r"\((\d[\dA-F]*)\)(?=\s*_)", r"\1"),
     (r"^\s*(?=[<>]|\\(?:leq?|geq?|neq?)(?![a-zA-Z]))", "x "),  # \\neq 17 is not 17
-    (r"\\varnothing|^\\(?:left\s*\\)?\{\s*\\(?:right\s*\\)?\}$", r"\\emptyset"),
-    (r"^[a-z]\s*\\in\s*(?=\\emptyset$)", ""),
-    (r"(?<=\d)\s*(?:\\(?:text|mathrm)\s*\{)?\s*([kM]?)\s*\}?\s*\\Omega$", r" \\text{\1ohm}"),
-    (r"(?<=\d)(?:\s+\\mu\s*|\s*\\mu\s*(?=\\))(?:\\(?:text|mathrm)\s*\{)?\s*([a-zA-Z])\s*\}?$", r" \\text{u\1}"),
-    (r"(?<=\d)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm)\s*\{)?\s*C\s*\}?$", " celsius"),
-    (r"(?<=\d)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm)\s*\{)?\s*F\s*\}?$", " fahrenheit"),
     (r"[£€¥¢]", ""),
     (r"(?<=\d)[eE]([+-]?\d+)(?![\d.])", r"\\times 10^{\1}"),
     (r"^(-?)\s*(\d+) +(\d+)/(\d+)(?=$| +[a-zA-Z\\])", r"\1\2\\frac{\3}{\4}"),
     (r"\s*[.,;]\s*$", ""),
     (r"^(?:\\text(?:bf|rm)?\s*\{\s*)?\(([A-Z])\)\s*\}?$", r"\1"),  # a choice
     (r"^\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\)$", r"\\mathbb{R}"),
-    (r"^(?:\\text\s*\{\s*)?all real numbers\s*\}?$", r"\\mathbb{R}"),
     (r"(?<=\d)\s*\(?\s*base\s+(\w+)\s*\)?$", r"_{\1}"),
     (r"\s*(?:%|\\%|\\text\s*\{\s*percent\s*\}|\bpercent\b)$", r"\\%"),
     (r"(\d*\.\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\1\\overline{\2\3\4}"),
@@ -109,7 +108,10 @@ _SYNONYMS = {
     "infinitely many solution": "infinitely many",
 }
 _NO_SOLUTION = re.compile(r"(?:there (?:is|are) |has )?no (?:real )?(?:solution|root)(?: exist)?")
-_DOMAIN = re.compile(r"[,;]?\s*\(?\s*\b(?P<name>[a-z])\s*\\in\s*\\mathbb\{(?P<set>[ZN])\}\)?$")
+_DOMAIN = re.compile(
+    r"(?:[,;]|\b(?:for|where)\b(?: (?:any|all|every|some)\b)?)?"
+    r"\s*\(?\s*\b(?P<name>[a-z])\s*\\in\s*\\mathbb\{(?P<set>[ZN])\}\)?$"
+)
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,]*\d)")
 _SPACED = re.compile(r"^-?\d{1,3}(?: \d{3})+(?![\d/])")
 _RECURRING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
@@ -129,7 +131,8 @@ STRUCTURE = re.compile(
     r"|\b(?:if|when|unless|for|where|otherwise|except|not|but)\b)"
 )
 _MORE_THAN_A_UNIT = re.compile(
-    rf"\d|\\(?:Omega|mu)|\b(?:or|and|{'|'.join((*_POWERS, *_PARTS))})s?\b|^[A-Z]\b.*,|{STRUCTURE.pattern}"
+    r"\d|\\(?:Omega|mu)"
+    rf"|\b(?:or|and|{'|'.join((*_POWERS, *_PARTS))})s?\b|^[A-Z]\b.*,|{STRUCTURE.pattern}"
 )
 
 
@@ -150,6 +153,7 @@ def tidy(text: str) -> str:
     text = with_values(with_counts(with_braces(_braces(text.strip()))))
     for pattern, replacement in _TIDY_PATTERNS:
         text = pattern.sub(replacement, text)
+    text = with_plain_words(text)
     text = _SPACED.sub(lambda match: match[0].replace(" ", ""), text)
     if re.search(r",\s|;|\b(?:and|or)\b", text) or not re.search(r"[(\[{]", text):
         text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
@@ -255,4 +259,5 @@ def words(text: str) -> str:
         return ""
     has_words = plain != text or re.search(r"(?i)[a-z]{4}|^(?:no|yes|odd)$", plain)
     normal = " ".join(re.sub(r"(?<=[a-z]{3})s$", "", plain.lower()).split()) if has_words else ""
+    normal = re.sub("^(?:an?|the) ", "", normal)
     return "no solution" if _NO_SOLUTION.fullmatch(normal) else _SYNONYMS.get(normal, normal)

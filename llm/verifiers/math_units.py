@@ -54,15 +54,18 @@ _UNIT_OF |= {name: names.split()[0] for names in _UNITS.split("\n") for name in 
 _KNOWN = "|".join(sorted(_UNIT_OF, key=len, reverse=True))
 _POWER = r"\.?(?:\s*\^\s*\{?[23]\}?)?$"
 _AFTER = r"(?:(?<=[\d})])|(?<=\\pi))"
+_TEXT = TEXT.pattern.replace("([^{}]*)", "[a-zA-Z ./]*")
+_EXPONENT = r"\s*\^\s*(?:-?\d|\{\s*-?\d\s*\})"
+#: A unit in \text{}, perhaps of several parts: \mathrm{kg} \cdot \mathrm{m} / \mathrm{s}^2.
 _TEXT_UNIT = re.compile(
-    rf"{_AFTER}\s*{TEXT.pattern.replace('[^{}]', '[a-zA-Z ./]')}(?={_POWER})"
+    rf"{_AFTER}\s*{_TEXT}(?:(?:{_EXPONENT})?\s*(?:/|\\cdot(?![a-zA-Z]))?\s*{_TEXT})*(?={_POWER})"
 )
 _LAST_LETTERS = re.compile(r"(?<=[\d}])\s*([a-zA-Z]{1,2})$")
 _NO_UNIT = "squared|cubed|factorial|plus|minus|times|over|choose|divided|point"
 #: Words after a number, up to the end. Unknown ones have four letters or more: abc is a product.
 UNIT = re.compile(
     rf"{_AFTER}(?:\s*(?=[a-zA-Z]{{2}}|\w\s*/)|\s+)(?P<unit>(?:(?:square|cubic|sq|cu)\.?\s+)?"
-    rf"(?:(?:{_KNOWN})(?![a-zA-Z])|(?<=\s)(?!{_NO_UNIT})[a-zA-Z]{{4,}})(?:(?:\s+|\s*/\s*)[a-zA-Z]+)*){_POWER}"
+    rf"(?:(?:of|{_KNOWN})(?![a-zA-Z])|(?<=\s)(?!{_NO_UNIT})[a-zA-Z]{{4,}})(?:(?:\s+|\s*/\s*)[a-zA-Z]+)*){_POWER}"
 )
 
 #: A time of day. Without minutes, a blank or stops tell 6 am from the product 6am.
@@ -97,16 +100,25 @@ def _minutes(hour: int, minute: int, half: str) -> set[int]:
 
 def plain_unit(text: str) -> str:
     r"""Write a unit in `\text{}` after a number as plain words, and its symbol as its name."""
-    return _TEXT_UNIT.sub(
-        lambda match: " " + re.sub("[a-zA-Z]+", lambda m: _SYMBOLS.get(m[0], m[0]), match[1]), text
-    )
+
+    def plain(unit: re.Match[str]) -> str:
+        words = re.sub(rf"{_EXPONENT}|\\cdot(?![a-zA-Z])", " ", TEXT.sub(r" \1 ", unit[0]))
+        words = re.sub("[a-zA-Z]+", lambda name: _SYMBOLS.get(name[0], name[0]), words)
+        return " " + " ".join(words.split())
+
+    return _TEXT_UNIT.sub(plain, text)
 
 
 def units(text: str) -> list[str]:
-    """Known units at the end of an answer."""
+    """Known units at the end of an answer and the power of the last; else a dollar sign before."""
     last = UNIT.search(re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*$", " degree", text))
     names = re.findall("[a-zA-Z]+", last["unit"]) if last else []
-    return [part for name in names if name in _UNIT_OF for part in _UNIT_OF[name].split("/")]
+    known = [part for name in names if name in _UNIT_OF for part in _UNIT_OF[name].split("/")]
+    if last is None or not known:
+        return ["dollar"] if text.startswith(r"\$") else []
+    power = re.search(r"\^\s*\{?([23])", last[0])
+    words = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+    return [*known, *filter(None, [power[1] if power else words.get(names[0])])]
 
 
 def without_unit(text: str, letters: set[str]) -> str:

@@ -19,9 +19,16 @@ import signal
 import sys
 from typing import IO, Any
 
-from llm.verifiers.math_names import formulas, named, point, primes, sides_of
+from llm.verifiers.math_names import choices, formulas, named, point, primes, sides_of
 from llm.verifiers.math_notation import number
-from llm.verifiers.math_text import STRUCTURE, TEXT, number_word, tidy, without_domain, words
+from llm.verifiers.math_text import (
+    STRUCTURE,
+    TEXT,
+    number_word,
+    tidy,
+    without_domain,
+    words,
+)
 from llm.verifiers.math_units import UNIT, plain_unit, same_time, units, without_unit
 from llm.verifiers.math_values import use_exact_values
 
@@ -163,8 +170,11 @@ def equal(gold: str, answer: str, boxed: bool = True) -> bool:
     config = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     if boxed:
         gold, answer = without_domain(gold, tidy(answer))
-        if _squeezed(gold) == _squeezed(answer):
+        plain = [_squeezed(TEXT.sub(r" \1 ", text)) for text in (gold, answer)]
+        if plain[0] == plain[1]:
             return bool(gold)
+        if compared := choices(gold, answer):
+            return all(equal(*pair) for pair in compared)
         if words(gold):
             return words(gold) == words(r"\text{" + TEXT.sub(r"\1", answer) + "}")
         if _UNFINISHED.search(answer):
