@@ -45,7 +45,7 @@ _PLAIN_WORDS = [
         r"(?:an |any )?integers?\s*\}?$",
         r", \1 \\in \\mathbb{Z}",
     ),
-    (rf"^(\d+)\s+{_IN_TEXT}to(?![a-z])\s*\}}?\s*(\d+)$", r"\1:\2"),
+    (r"^(\d+)\s*(?:\s|\\text\s*\{\s*)to(?![a-z])\s*\}?\s*(\d+)$", r"\1:\2"),
     (rf"(?<=\d)\s*{_IN_TEXT}([kM]?)\s*\}}?\s*\\Omega$", r" \\text{\1ohm}"),
     # 3 µm; 3\mu m is a product
     (rf"(?<=\d)(?:\s+\\mu\s*|\s*\\mu\s*(?=\\)){_IN_TEXT}([a-zA-Z])\s*\}}?$", r" \\text{u\1}"),

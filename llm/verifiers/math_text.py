@@ -37,7 +37,11 @@ _PLAIN = [
     (r"^\s*(\*{1,2}|_{2})([^*]+)\1\s*$", r"\2"),  # bold
     (r"\\(?:text)?color\s*\{[a-zA-Z]+\}|\\[hv]?phantom\s*\{[^{}]*\}", ""),
     (r"\\(?:boldsymbol|bm|pmb|underline)\s*(?=\{)", ""),
-    (r"\\mathbf\s*\{([a-zA-Z])\}", r" \1"),  # math-verify drops 2\mathbf{j} to 2
+    (r"\\hat\s*\{?\s*\\?([ijk])(?:math)?\s*\}?", r"\\mathbf{\1}"),
+    (
+        r"\\mathbf\s*\{\s*(?:\\mathbf\s*\{)?\s*([a-zA-Z])\s*\}{1,2}",
+        r" \1",
+    ),  # math-verify drops 2\mathbf{j} to 2
     (r"\*\*", "^"),
     (r"\*", r"\\cdot "),
     (r"<=>", r"\\iff "),
@@ -254,10 +258,10 @@ def words(text: str) -> str:
     Words stand in `\text{}` or have four letters or more, or are no, yes or odd; `abc` may be a
     product.
     """
-    plain = TEXT.sub(r"\1", text).strip()
+    plain = TEXT.sub(r"\1", text).strip(" .")
     if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*|\\emptyset", plain):
         return ""
     has_words = plain != text or re.search(r"(?i)[a-z]{4}|^(?:no|yes|odd)$", plain)
     normal = " ".join(re.sub(r"(?<=[a-z]{3})s$", "", plain.lower()).split()) if has_words else ""
-    normal = re.sub("^(?:an?|the) ", "", normal)
+    normal = " and ".join(sorted(re.sub("^(?:an?|the|all) ", "", normal).split(" and ")))
     return "no solution" if _NO_SOLUTION.fullmatch(normal) else _SYNONYMS.get(normal, normal)

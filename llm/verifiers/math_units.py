@@ -30,8 +30,8 @@ day days
 week weeks
 month months
 year years yr
-l liter liters litre litres
-ml milliliter milliliters millilitre millilitres
+l L liter liters litre litres
+ml mL milliliter milliliters millilitre millilitres
 cent cents
 dollar dollars
 degree degrees
@@ -68,10 +68,16 @@ UNIT = re.compile(
     rf"(?:(?:of|{_KNOWN})(?![a-zA-Z])|(?<=\s)(?!{_NO_UNIT})[a-zA-Z]{{4,}})(?:(?:\s+|\s*/\s*)[a-zA-Z]+)*){_POWER}"
 )
 
+_NOON = re.compile(r"(?<=\d)\s*(noon|midnight)$")
 #: A time of day. Without minutes, a blank or stops tell 6 am from the product 6am.
 _CLOCK = re.compile(
-    r"(\d{1,2})(?::(\d\d)(?:\s*([ap])\.?\s*m\.?)?|(?:\s+([ap])\.?\s*m\.?|([ap])\.\s*m\.?)?)", re.I
+    r"(\d{1,2})(?:\s*:\s*(\d\d)(?:\s*([ap])\.?\s*m\.?)?|(?:\s+([ap])\.?\s*m\.?|([ap])\.\s*m\.?)?)",
+    re.I,
 )
+
+
+def _half(noon: re.Match[str]) -> str:
+    return " pm" if noon[1] == "noon" else " am"
 
 
 def same_time(gold: str, answer: str) -> bool | None:
@@ -80,7 +86,7 @@ def same_time(gold: str, answer: str) -> bool | None:
     A time without them agrees with both, as a number without its unit does. 18:30 is 6:30 p.m.
     """
     clocks = [
-        _CLOCK.fullmatch(TEXT.sub(r"\1", text).replace("{:}", ":").strip())
+        _CLOCK.fullmatch(_NOON.sub(_half, TEXT.sub(r" \1", text).replace("{:}", ":").strip()))
         for text in (gold, answer)
     ]
     halves = [(c[3] or c[4] or c[5] or "").lower() if c else "" for c in clocks]

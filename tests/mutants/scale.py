@@ -89,10 +89,10 @@ SCALE = (
         MATH,
     ),
     Mutant(
-        "llm/verifiers/math_worker.py",
+        "llm/verifiers/math_equal.py",
         "of a chain of equalities the last side counts",
-        "return all(equal(gold, side) for side in _sides(answer))",
-        "return equal(gold, _sides(answer)[-1])",
+        "return all(_equal(gold, side) for side in _sides(answer))",
+        "return _equal(gold, _sides(answer)[-1])",
         MATH,
     ),
     Mutant(
