@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm.verifiers import Verification, make_verifier
+from llm.verifiers.math_equal import equal
 from llm.verifiers.math_text import tidy, words
-from llm.verifiers.math_worker import equal, judge
+from llm.verifiers.math_worker import judge
 from llm.verifiers.maths import LONGEST, MathVerifier, Pair, Worker
 from tests.llm.verifiers.math_pairs import DEVIATIONS, RIGHT, WRONG
 from tests.llm.verifiers.programs import none_left, processes
