@@ -92,9 +92,10 @@ def same_time(gold: str, answer: str) -> bool | None:
     halves = [(c[3] or c[4] or c[5] or "").lower() if c else "" for c in clocks]
     if not any(halves):
         return None
-    if clocks[0] is None or clocks[1] is None:
-        return False
-    possible = [_minutes(int(c[1]), int(c[2] or 0), h) for c, h in zip(clocks, halves, strict=True)]
+    possible = [
+        _minutes(int(c[1]), int(c[2] or 0), half) if c else set()
+        for c, half in zip(clocks, halves, strict=True)
+    ]
     return bool(possible[0] & possible[1])
 
 

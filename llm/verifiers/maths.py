@@ -186,11 +186,12 @@ class MathVerifier:
     r"""Reward 1 for a mathematical answer equal to the gold answer: `0.25` for `\frac14`.
 
     The stated answer is the last `\boxed{…}` (`llm.verifiers.boxed`). Values are compared, not
-    forms: an answer may be unsimplified. Decimals are exact: 0.333 is not 1/3. Units, degree signs
-    and currency signs are dropped. 10% equals both 0.1 and 10. A list `1, 2` is a set, in any
-    order. (1, 2) is a point or an interval; (1, 2), [1, 2] and {1, 2} all differ. If the gold
-    answer is no equation, `x = 3` counts as its right-hand side; `x = 1, y = 2` equals the point
-    (1, 2).
+    forms: an answer may be unsimplified. Decimals are exact: 0.333 is not 1/3. A and a are two
+    letters. A unit may be missing but not wrong; the same holds for degree, dollar, a.m. and p.m.
+    10% equals 0.1, and also 10: graders of MATH drop the sign, which many of its gold answers to
+    "what percent" lack. A list `1, 2` is a set, in any order. (1, 2) is a point or an interval;
+    (1, 2), [1, 2] and {1, 2} all differ. If the gold answer is no equation, `x = 3` counts as its
+    right-hand side; `x = 1, y = 2` equals the point (1, 2).
 
     On an answer like `9^{9^{9^9}}` sympy can hang or exhaust memory. math-verify therefore runs in
     worker processes, which are killed when a pair takes too long. Such a pair has reward 0 and a

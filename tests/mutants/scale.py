@@ -9,6 +9,7 @@ ANSWERED = ("tests/llm/tasks/test_declarations.py",)
 ROWS = ("tests/llm/tasks/test_rows.py",)
 ANSWERS = ("tests/llm/verifiers/test_answers.py",)
 MATH = ("tests/llm/verifiers/test_math.py::test_the_table",)
+FORMS = ("tests/llm/verifiers/test_math_forms.py",)
 SANDBOX = ("tests/llm/verifiers/test_sandbox.py", "tests/llm/verifiers/test_programs.py")
 SCORE = ("tests/llm/algorithms/test_score.py",)
 CRITIQUE = ("tests/llm/algorithms/test_critique_grpo.py", "tests/llm/algorithms/test_rows.py")
@@ -94,6 +95,55 @@ SCALE = (
         "return all(_equal(gold, side) for side in _sides(answer))",
         "return _equal(gold, _sides(answer)[-1])",
         MATH,
+    ),
+    Mutant(
+        "llm/verifiers/math_values.py",
+        "capital and small letters are one symbol",
+        "ConversionConfig(lowercase_symbols=False)",
+        "ConversionConfig(lowercase_symbols=True)",
+        MATH,
+    ),
+    Mutant(
+        "llm/verifiers/math_notation.py",
+        "n!! is the product of all numbers below n",
+        "range(int(m[1]), 0, -2)",
+        "range(int(m[1]), 0, -1)",
+        FORMS,
+    ),
+    Mutant(
+        "llm/verifiers/math_notation.py",
+        "permutations are counted without their order",
+        'if match[2] == "C" else rf"\\frac',
+        'if True else rf"\\frac',
+        FORMS,
+    ),
+    Mutant(
+        "llm/verifiers/math_notation.py",
+        "a lower bound after and is read as closed",
+        'sign = "<" if sign == ">" else sign',
+        'sign = r"\\le" if sign == ">" else sign',
+        FORMS,
+    ),
+    Mutant(
+        "llm/verifiers/math_names.py",
+        "a function and its derivative are one",
+        "name and other and order == other_order",
+        "name and other",
+        FORMS,
+    ),
+    Mutant(
+        "llm/verifiers/math_units.py",
+        "noon is midnight",
+        'half in ("", "p" if h >= 12 else "a")',
+        'half in ("", "p" if h > 12 else "a")',
+        FORMS,
+    ),
+    Mutant(
+        "llm/verifiers/math_units.py",
+        "square and cubic units are one",
+        "[power[1] if power else words.get(names[0])]",
+        "[]",
+        FORMS,
     ),
     Mutant(
         "llm/verifiers/program_runner.py",
