@@ -39,6 +39,7 @@ _PLAIN_WORDS = [
     (r"\\varnothing|^\\(?:left\s*\\)?\{\s*\\(?:right\s*\\)?\}$", r"\\emptyset"),
     (r"^[a-z]\s*\\in\s*(?=\\emptyset$)", ""),
     (rf"^{_IN_TEXT}{_ALL_REALS}\s*\}}?$", r"\\mathbb{R}"),
+    (rf"^{_IN_TEXT}(?:all |any )integers?\s*\}}?$", r"\\mathbb{Z}"),
     (rf"^{_ALL_REALS}\s+(?:except|but)(?: for)?\s+([^{{}}]+)$", r"\\mathbb{R}\\setminus\\{\1\\}"),
     (
         rf"(?:,|\bfor\b|\bwhere\b)\s*(?:any |all |every )?([a-z])\s*{_IN_TEXT}(?:is |are )?"

@@ -308,6 +308,7 @@ RIGHT = [
     (r"n\pi, n\in\mathbb{Z}", r"k\pi \text{ where } k \text{ is an integer}"),
     (r"\text{all real numbers except } 2", r"x \ne 2"),
     (r"3\mathbf{i}-4\mathbf{j}", r"3\hat{i}-4\hat{j}"),
+    (r"\mathbb{Z}", r"\text{all integers}"),
     (r"\frac56", r"\frac{5}{6} \text{ of the cake}"),
     (r"\text{Alice and Bob}", r"\text{Bob and Alice}"),
     (r"\text{ellipse}", r"an ellipse"),
