@@ -25,7 +25,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec, WrapperSpec, load_env_creator
+from gymnasium.envs.registration import WrapperSpec, load_env_creator
 from gymnasium.wrappers import NormalizeReward, TimeLimit
 from scipy import sparse
 
@@ -39,6 +39,9 @@ from envs.reasoning import ChainTask, Problem
 from envs.tabular import FloatArray, MDPError, TabularMDP
 from envs.tight import tight_cpi, tight_divergence, tight_masked, tight_returns
 from envs.tree import tree
+
+#: Stands for any name of an argument.
+ANY = "…"
 
 #: One outcome of an action: probability, next state, reward, terminated.
 Outcome = tuple[float, int, float, bool]
@@ -298,22 +301,19 @@ def _make(env_id: str, env_args: dict[str, Any]) -> gym.Env[Any, Any]:
     try:
         if module:
             importlib.import_module(module)
-        if bare_id not in gym.registry:
-            similar = difflib.get_close_matches(bare_id, gym.registry, n=3)
-            hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
-            raise ValueError(f"{env_id}: no such environment{hint}")
-        known = _argument_names(gym.registry[bare_id])
-        unknown = [] if known is None else [name for name in env_args if name not in known]
-        if known is not None and unknown:
-            raise ValueError(
-                f"{env_id}: no argument {', '.join(unknown)}; it takes {', '.join(known)}"
-            )
-        return gym.make(bare_id, **{"disable_env_checker": True, **env_args})
+        known = _argument_names(bare_id)
     except (ImportError, TypeError, gym.error.Error) as error:
-        raise ValueError(_failure(env_id, env_args, error)) from None
-    except Exception as error:  # of the environment's own code
-        if not env_args or isinstance(error, ValueError) and str(error).startswith(env_id):
-            raise
+        raise ValueError(_failure(env_id, {}, error)) from None
+    if known is None:
+        similar = difflib.get_close_matches(bare_id, gym.registry, n=3)
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+        raise ValueError(f"{env_id}: no such environment{hint}")
+    unknown = [name for name in env_args if name not in known and ANY not in known]
+    if unknown:
+        raise ValueError(f"{env_id}: no argument {', '.join(unknown)}; it takes {', '.join(known)}")
+    try:
+        return gym.make(bare_id, **{"disable_env_checker": True, **env_args})
+    except Exception as error:  # also of the environment's own code
         raise ValueError(_failure(env_id, env_args, error)) from None
 
 
@@ -326,17 +326,20 @@ def _failure(env_id: str, env_args: dict[str, Any], error: Exception) -> str:
     return f"{env_id}: cannot be made{f' with {given}' if given else ''} ({reason})"
 
 
-def _argument_names(spec: EnvSpec) -> list[str] | None:
-    """Names that `gym.make` takes for an environment; None if it takes any."""
+def _argument_names(env_id: str) -> list[str] | None:
+    """Names that `gym.make` takes for an environment, or `ANY`; None if the id is unknown."""
+    if env_id not in gym.registry:
+        return None
+    spec = gym.registry[env_id]
     world = spec.kwargs.get("world")
     creator: Any = WORLDS[world][0] if world in WORLDS else spec.entry_point
     if isinstance(creator, str):
         creator = load_env_creator(creator)
     own = inspect.signature(creator).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
-        return None
-    common = ["max_episode_steps", "disable_env_checker"]
-    return [*(parameter.name for parameter in own), *common]
+    names = [
+        ANY if parameter.kind is parameter.VAR_KEYWORD else parameter.name for parameter in own
+    ]
+    return [*names, "max_episode_steps", "disable_env_checker"]
 
 
 def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatArray]:
