@@ -136,7 +136,7 @@ OWN = [
     ("FrozenLake-v1", "--gamma", "0.99"),
     ("CliffWalking-v1", "--gamma", "0.9"),
     ("Taxi-v4", "--horizon", "15"),
-    ("resets/LockChain-v0",),
+    ("resets/LockChain-v0", "--env_args.length", "6"),
     ("envs.gym:resets/KLChain-v0", "--gamma", "0.5"),
 ]
 
