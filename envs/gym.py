@@ -1,7 +1,7 @@
 """Gymnasium environments `resets/…` of the worlds, and tabular MDPs of toy-text environments.
 
     gym.make("envs.gym:resets/LockChain-v0", length=8)      # the prefix imports this module
-    mdp_from_env("FrozenLake-v1", discount=0.99)
+    mdp_from_env("FrozenLake-v1", discount=0.99, env_args={"is_slippery": False})
 
 Environments follow Gymnasium's toy-text convention: `P[s][a]` lists (probability, next state,
 reward, terminated), `initial_state_distrib` is ρ, infos hold {"prob": p}. In addition
@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import WrapperSpec
+from gymnasium.envs.registration import WrapperSpec, load_env_creator
 from gymnasium.wrappers import NormalizeReward, TimeLimit
 from scipy import sparse
 
@@ -38,6 +39,9 @@ from envs.reasoning import ChainTask, Problem
 from envs.tabular import FloatArray, MDPError, TabularMDP
 from envs.tight import tight_cpi, tight_divergence, tight_masked, tight_returns
 from envs.tree import tree
+
+#: Stands for any name of an argument.
+ANY = "…"
 
 #: One outcome of an action: probability, next state, reward, terminated.
 Outcome = tuple[float, int, float, bool]
@@ -215,13 +219,14 @@ def mdp_from_env(
     *,
     horizon: int | None = None,
     discount: float | None = None,
+    env_args: Mapping[str, Any] | None = None,
 ) -> TabularMDP:
     """The tabular MDP of an environment with known transitions.
 
     Repeated successors are added up, and r(s, a) = Σ p·r. A transition that terminates leads to an
     extra state, the last one, which absorbs and pays nothing. Its value is zero, whatever rows the
     original successor has in `P`. Wrappers are not part of `P`: those of rewards and actions are
-    refused, others, such as `TimeLimit`, are ignored.
+    refused, others are ignored.
 
     Parameters
     ----------
@@ -231,7 +236,10 @@ def mdp_from_env(
         a `TabularEnv`, whose MDP is returned as it is, or have `P` and `initial_state_distrib`,
         as Gymnasium's toy-text environments do.
     horizon, discount : int, float, optional
-        Give at most one. Required unless the environment is a `TabularEnv`, which has its own.
+        Give at most one. By default a `TabularEnv` has its own, and the horizon of another
+        environment is its limit of steps, `max_episode_steps`; one of them is needed without.
+    env_args : mapping, optional
+        Arguments of `gymnasium.make`, where an id is given.
 
     Returns
     -------
@@ -241,17 +249,22 @@ def mdp_from_env(
     Raises
     ------
     ValueError
-        If the id is unknown, the environment has no `P`, a wrapper changes rewards or actions, or
-        horizon and discount are missing.
+        If the id or an argument is unknown, the environment has no `P`, a wrapper changes rewards
+        or actions, or horizon and discount are missing.
     MDPError
         If `P` is not a transition function; the message names the state and the action.
     """
     if isinstance(env_or_id, str):
-        env = _make(env_or_id)
+        env = _make(env_or_id, dict(env_args or {}))
+        if env_args and horizon is None and discount is None:
+            horizon = env_args.get("max_episode_steps")
         try:
             return mdp_from_env(env, horizon=horizon, discount=discount)
         finally:
             env.close()
+    if env_args:
+        raise ValueError("env_args: the environment is already made; give its id instead")
+    limit = getattr(getattr(env_or_id, "spec", None), "max_episode_steps", None)
     base: Any = env_or_id
     while isinstance(base, gym.Wrapper):
         if isinstance(base, OTHER_MDP):
@@ -275,25 +288,58 @@ def mdp_from_env(
     if getattr(base, "fickle_passenger", False):  # Taxi: step() may change the destination
         raise ValueError(f"{name}: fickle_passenger changes states outside P; make it without")
     if horizon is None and discount is None:
+        horizon = limit
+    if horizon is None and discount is None:
         raise ValueError(f"{name}: P has no horizon or discount; give horizon (H) or discount (γ)")
     transitions, rewards, start = _read(base.P, base.initial_state_distrib, name)
     return TabularMDP(transitions, rewards, start, horizon, discount, name)
 
 
-def _make(env_id: str) -> gym.Env[Any, Any]:
-    """`gym.make` whose errors are one line that names the id."""
+def _make(env_id: str, env_args: dict[str, Any]) -> gym.Env[Any, Any]:
+    """`gym.make` whose errors are one line that names the id and the arguments."""
     module, _, bare_id = env_id.rpartition(":")
     try:
         if module:
             importlib.import_module(module)
-        if bare_id not in gym.registry:
-            similar = difflib.get_close_matches(bare_id, gym.registry, n=3)
-            hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
-            raise ValueError(f"{env_id}: no such environment{hint}")
-        return gym.make(bare_id, disable_env_checker=True)
+        known = _argument_names(bare_id)
     except (ImportError, TypeError, gym.error.Error) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{env_id}: cannot be made ({reason})") from None
+        raise ValueError(_failure(env_id, {}, error)) from None
+    if known is None:
+        similar = difflib.get_close_matches(bare_id, gym.registry, n=3)
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+        raise ValueError(f"{env_id}: no such environment{hint}")
+    unknown = [name for name in env_args if name not in known and ANY not in known]
+    if unknown:
+        raise ValueError(f"{env_id}: no argument {', '.join(unknown)}; it takes {', '.join(known)}")
+    try:
+        return gym.make(bare_id, **{"disable_env_checker": True, **env_args})
+    except Exception as error:  # also of the environment's own code
+        raise ValueError(_failure(env_id, env_args, error)) from None
+
+
+def _failure(env_id: str, env_args: dict[str, Any], error: Exception) -> str:
+    """Why an environment cannot be made, in one line."""
+    given = ", ".join(f"{name}={value!r}" for name, value in env_args.items())
+    reason = str(error).partition("\n")[0].partition(" was raised from the environment creator")[0]
+    if isinstance(error, KeyError):
+        reason = f"no {reason}"
+    return f"{env_id}: cannot be made{f' with {given}' if given else ''} ({reason})"
+
+
+def _argument_names(env_id: str) -> list[str] | None:
+    """Names that `gym.make` takes for an environment, or `ANY`; None if the id is unknown."""
+    if env_id not in gym.registry:
+        return None
+    spec = gym.registry[env_id]
+    world = spec.kwargs.get("world")
+    creator: Any = WORLDS[world][0] if world in WORLDS else spec.entry_point
+    if isinstance(creator, str):
+        creator = load_env_creator(creator)
+    own = inspect.signature(creator).parameters.values()
+    names = [
+        ANY if parameter.kind is parameter.VAR_KEYWORD else parameter.name for parameter in own
+    ]
+    return [*names, "max_episode_steps", "disable_env_checker"]
 
 
 def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatArray]:

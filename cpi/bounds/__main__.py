@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -27,20 +25,21 @@ from cpi.bounds.instances import (
     tight_instances,
 )
 from cpi.bounds.theorem1 import Experiment, theorem1
-from cpi.exact.improvement import (
-    coverage,
-    largest_advantage,
-    visit_probability,
-    visited_improvable,
+from cpi.exact.values import Evaluation
+from cpi.problem import (
+    FILES,
+    REFUSALS,
+    add_problem_options,
+    load_problem,
+    parse,
+    problem_facts,
+    versions,
+    whole,
 )
-from cpi.exact.optimal import optimal
-from cpi.exact.policies import load_policy, uniform_policy
-from cpi.exact.values import Evaluation, evaluate
 from cpi.reporting.json_files import check_writable, write_json
 from cpi.reporting.tables import console
-from envs.tabular import TabularMDP
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   python -m cpi.bounds                                  every bound, on every kind of instance
   python -m cpi.bounds --list                           the statements, with their hypotheses
@@ -48,22 +47,17 @@ examples:
   python -m cpi.bounds --env resets/LockChain-v0 --tau 0.1
   python -m cpi.bounds --mdp mine.npz --policy policy.npy --horizon 20
 
-An .npz MDP holds transitions (S, A, S) (or CSR data, indices, indptr of (S·A, S)), rewards (S, A),
-start (S,), and horizon or discount. A policy is an .npy of shape (S, A) or (H, S, A), or of actions
-(S,) or (H, S); or a .txt or .csv with a line per state: its probabilities, or its action.
+{FILES}\
 The exit code is 0 if every bound held, 1 if one was violated, 2 if the input was refused, 130 after
 Ctrl-C.
 """
-
-#: Errors of bad user input; their messages are written for the user.
-REFUSALS = (ValueError, OSError, MemoryError, ArithmeticError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     out = console()  # before the help is printed, whose characters an encoding may lack
     parser = make_parser()
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     facts: dict[str, Any] = {}
     try:
         if args.list:
@@ -186,23 +180,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         help="threshold τ ≥ 0 (default: half the largest advantage in the states that π visits)",
     )
-    problem = parser.add_argument_group("your own problem")
-    add = problem.add_argument
-    source = problem.add_mutually_exclusive_group()
-    source.add_argument("--mdp", type=Path, metavar="FILE.npz", help="an MDP saved as arrays")
-    source.add_argument("--env", metavar="ID", help="a Gymnasium toy-text or resets/… environment")
-    add("--policy", type=Path, metavar="FILE", help="the policy π (default: uniform)")
-    time_kind = problem.add_mutually_exclusive_group()
-    time_kind.add_argument("--gamma", type=float, help="discount factor in [0, 1)")
-    time_kind.add_argument("--horizon", type=whole, metavar="H", help="steps of an episode")
+    add_problem_options(parser)
     return parser
-
-
-def whole(text: str) -> int:
-    """Argument type: a whole number ≥ 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number ≥ 0")
-    return int(text)
 
 
 def refuse_problem_options(args: argparse.Namespace) -> None:
@@ -223,44 +202,11 @@ def suite(seed: int, instances: int, tau: float | None) -> Iterator[tuple[str, U
     )
 
 
-def load_problem(args: argparse.Namespace) -> Evaluation:
-    """The user's MDP and policy, evaluated."""
-    if args.mdp is not None:
-        mdp = TabularMDP.load(args.mdp, horizon=args.horizon, discount=args.gamma)
-    else:
-        from envs.gym import mdp_from_env  # gymnasium is imported only where needed
-
-        mdp = mdp_from_env(args.env, horizon=args.horizon, discount=args.gamma)
-    return evaluate(
-        mdp, uniform_policy(mdp) if args.policy is None else load_policy(mdp, args.policy)
-    )
-
-
 def problem_updates(base: Evaluation, seed: int, tau: float | None) -> Iterator[tuple[str, Update]]:
     """Updates of the user's policy towards greedy, partly greedy and random candidates."""
     for candidate in candidates(base, tau, np.random.default_rng(seed)):
         for update in variations(base, candidate, STEPS, None, threshold(base, tau)):
             yield base.mdp.name, update
-
-
-def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
-    """Quantities that the bounds depend on, for the header and the JSON."""
-    mdp = base.mdp
-    low, high = mdp.reward_range
-    facts: dict[str, Any] = {
-        "problem": repr(mdp),
-        "reward range used by the bounds": [low, high],
-        "J(π)": base.J,
-        "J*": float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0]),
-        "largest advantage": float(base.A.max()),
-        "largest advantage where π goes": largest_advantage(base),
-    }
-    if tau is not None:
-        mask = visited_improvable(base, tau)
-        facts["τ"] = tau
-        facts["p_π(τ)"] = coverage(base, mask)
-        facts["visit probability of I_τ"] = visit_probability(base, mask)
-    return facts
 
 
 def check(report: BoundReport, updates: Iterator[tuple[str, Update]]) -> bool:
@@ -285,15 +231,6 @@ def run_theorem1(seed: int, quick: bool) -> Experiment | None:
             return theorem1(seed, repeats=60 if quick else 450, progress=status.update)
         except KeyboardInterrupt:
             return None
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and the numerical libraries."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-    }
 
 
 if __name__ == "__main__":

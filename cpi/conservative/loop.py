@@ -155,6 +155,7 @@ def run_cpi(
     tau: float | None = None,
     epsilon: float = 0.0,
     seed: int = 0,
+    on_iteration: Callable[[Iteration, Evaluation], None] = lambda row, after: None,
 ) -> Run:
     """Conservative policy iteration from `policy`.
 
@@ -177,6 +178,8 @@ def run_cpi(
         Kakade & Langford's stopping rule: stop when the measured advantage is below 2ε/3. The run
         also stops when the lower bound is not above 0, up to rounding.
     seed : int
+    on_iteration : function
+        Called after each iteration with its record and the new policy, evaluated.
 
     Raises
     ------
@@ -226,6 +229,7 @@ def run_cpi(
                 choice.steps,
             )
         )
+        on_iteration(rows[-1], after)
         if alpha == 0.0:
             break
         evaluation = after

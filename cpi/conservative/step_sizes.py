@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cpi.exact.update import Update
+from envs.tabular import TabularMDP
 
 StepRule = Callable[[Update, float], float]
 
@@ -118,6 +119,20 @@ FINITE: dict[str, StepRule] = {
 ANYWHERE: dict[str, StepRule] = {"full": full_step}
 
 
+def step_rule(name: str, mdp: TabularMDP) -> StepRule:
+    """The rule of a name.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or belongs to the other kind of MDP.
+    """
+    known = ANYWHERE | (DISCOUNTED if mdp.horizon is None else FINITE)
+    if name not in known:
+        raise ValueError(f"step: {name!r} is none of {', '.join(known)} for {mdp!r}")
+    return known[name]
+
+
 def step_size(rule: str | StepRule, update: Update, advantage: float) -> float:
     """α in [0, 1] of a rule, by name or as a function.
 
@@ -127,10 +142,7 @@ def step_size(rule: str | StepRule, update: Update, advantage: float) -> float:
         If the name is unknown or belongs to the other kind of MDP, or a function gives NaN.
     """
     if isinstance(rule, str):
-        known = ANYWHERE | (DISCOUNTED if update.mdp.horizon is None else FINITE)
-        if rule not in known:
-            raise ValueError(f"step: {rule!r} is none of {', '.join(known)} for {update.mdp!r}")
-        rule = known[rule]
+        rule = step_rule(rule, update.mdp)
     if not advantage > 0:
         return 0.0
     alpha = float(rule(update, advantage))

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, option: str = "--json") -> None:
     """Raise OSError if `path` cannot be written; called before the work starts."""
     if path.is_dir():
-        raise IsADirectoryError(f"--json: {path} is a folder; name a file")
+        raise IsADirectoryError(f"{option}: {path} is a folder; name a file")
     places = [path]
     if not _is_stream(path):
         file = Path(os.path.realpath(path))
         file.parent.mkdir(parents=True, exist_ok=True)
         places = [file, file.parent] if file.exists() else [file.parent]
     if not all(os.access(place, os.W_OK) for place in places):
-        raise PermissionError(f"--json: {path} cannot be written")
+        raise PermissionError(f"{option}: {path} cannot be written")
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -100,6 +100,7 @@ def learn(
     scale: Scale = "group",
     success: float | None = None,
     seed: int = 0,
+    on_iteration: Callable[[Progress, Evaluation], None] = lambda row, after: None,
 ) -> LearningRun:
     """Train a softmax policy.
 
@@ -125,6 +126,8 @@ def learn(
     success : float, optional
         Smallest return of an episode that is not a failure; by default the optimum J*.
     seed : int
+    on_iteration : function
+        Called after each update with its record and the new policy, evaluated.
 
     Raises
     ------
@@ -159,8 +162,10 @@ def learn(
         gradient = group_gradient(policy, groups, scale)
         theta = theta + lr * gradient
         ledger = ledger + groups.ledger
-        J = evaluate(mdp, softmax_policy(theta)).J
-        progress.append(Progress(number + 1, J, float(np.linalg.norm(gradient)), ledger))
+        after = evaluate(mdp, softmax_policy(theta))
+        norm = float(np.linalg.norm(gradient))
+        progress.append(Progress(number + 1, after.J, norm, ledger))
+        on_iteration(progress[-1], after)
     run = LearningRun(progress, theta)
     if run.note and ledger.resets_drawn:
         warnings.warn(f"{algorithm}: {run.note}", RuntimeWarning, stacklevel=2)

@@ -393,11 +393,48 @@ def test_mdp_from_env__fickle_passenger_is_refused() -> None:
 
 
 def test_mdp_from_env__needs_exactly_one_time() -> None:
-    with pytest.raises(ValueError, match=r"FrozenLake-v1: .* give horizon \(H\) or discount"):
-        mdp_from_env("FrozenLake-v1")
+    with pytest.raises(ValueError, match=r"CliffWalking-v1: .* give horizon \(H\) or discount"):
+        mdp_from_env("CliffWalking-v1")
     for env in (gym.make("FrozenLake-v1"), TabularEnv(lock_chain(3))):
         with pytest.raises(MDPError, match="exactly one of horizon and discount"):
             mdp_from_env(env, horizon=3, discount=0.9)
+
+
+def test_mdp_from_env__the_limit_of_steps_is_the_default_horizon() -> None:
+    assert mdp_from_env("FrozenLake-v1").horizon == 100
+    assert mdp_from_env("FrozenLake-v1", discount=0.9).horizon is None
+    assert mdp_from_env(gym.make("FrozenLake-v1", max_episode_steps=7)).horizon == 7
+    limit = {"max_episode_steps": 9}
+    for env_id in ("CliffWalking-v1", "resets/Needle-v0"):
+        assert mdp_from_env(env_id, env_args=limit).horizon == 9
+        assert mdp_from_env(env_id, env_args=limit, horizon=5).horizon == 5
+
+
+def test_mdp_from_env__arguments_of_the_environment() -> None:
+    slippery = mdp_from_env("FrozenLake-v1")
+    sure = mdp_from_env("FrozenLake-v1", env_args={"is_slippery": False})
+    assert set(np.unique(sure.transitions)) == {0.0, 1.0} < set(np.unique(slippery.transitions))
+    assert mdp_from_env("FrozenLake-v1", env_args={"desc": ["SF", "FG"]}).num_states == 5
+    assert mdp_from_env("resets/LockChain-v0", env_args={"length": 3}).horizon == 3
+
+
+@pytest.mark.parametrize(
+    ("env_id", "env_args", "message"),
+    [
+        ("FrozenLake-v1", {"is_slipery": False}, "no argument is_slipery; it takes .*is_slippery"),
+        ("resets/Tree-v0", {"dept": 3}, "no argument dept; it takes depth, branching, seed"),
+        ("FrozenLake-v1", {"map_name": "9x9"}, r"made with map_name='9x9' \(no '9x9'\)$"),
+        ("FrozenLake-v1", {"success_rate": "x"}, r"success_rate='x' \(unsupported .* 'str'\)$"),
+        ("resets/Needle-v0", {"p": 2}, r"p=2 \(p: 2 is not in"),
+    ],
+)
+def test_mdp_from_env__bad_arguments_are_named(
+    env_id: str, env_args: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{env_id}: .*{message}"):
+        mdp_from_env(env_id, env_args=env_args)
+    with pytest.raises(ValueError, match="env_args: the environment is already made"):
+        mdp_from_env(make("resets/Tree-v0"), env_args=env_args)
 
 
 @pytest.mark.parametrize(

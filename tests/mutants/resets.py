@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 MOMENTS = ("tests/cpi/tabular/test_exact_moments.py",)
+RUN = ("tests/cpi/run/test_command.py",)
 
 RESETS = (
     Mutant(
@@ -286,5 +287,44 @@ RESETS = (
         "ties count as the right action",
         "means[0] > means[1:].max(axis=0)",
         "means[0] >= means[1:].max(axis=0)",
+    ),
+    Mutant(
+        "cpi/run/methods.py",
+        "left and right exchanged",
+        'plain["left"], plain["right"] = plain.pop("gain"), plain.pop("certificate")',
+        'plain["right"], plain["left"] = plain.pop("gain"), plain.pop("certificate")',
+        RUN,
+    ),
+    Mutant(
+        "cpi/run/methods.py",
+        "environment steps of the last iteration alone",
+        "steps = record.steps[-1] + row.steps",
+        "steps = row.steps",
+        RUN,
+    ),
+    Mutant(
+        "cpi/run/methods.py",
+        "steps below their certificate are counted as held",
+        'row["left"] < row["right"] - rounding',
+        'row["left"] < 0 * row["right"] - rounding',
+        RUN,
+    ),
+    Mutant(
+        "cpi/run/own_theorem1.py",
+        "theory from p_π of all steps, those after the end included",
+        "p = oracle.p_w / random.p_w\n",
+        "p = oracle.p_w\n",
+    ),
+    Mutant(
+        "cpi/run/own_theorem1.py",
+        "certified gain without its factor ½",
+        "squared / (2 * update.H * update.r_max)",
+        "squared / (update.H * update.r_max)",
+    ),
+    Mutant(
+        "cpi/run/own_theorem1.py",
+        "refused draws are not counted",
+        "self.needed / self.p_w",
+        "self.needed * 1.0",
     ),
 )

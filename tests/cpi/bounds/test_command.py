@@ -136,7 +136,7 @@ OWN = [
     ("FrozenLake-v1", "--gamma", "0.99"),
     ("CliffWalking-v1", "--gamma", "0.9"),
     ("Taxi-v4", "--horizon", "15"),
-    ("resets/LockChain-v0",),
+    ("resets/LockChain-v0", "--env_args.length", "6"),
     ("envs.gym:resets/KLChain-v0", "--gamma", "0.5"),
 ]
 
@@ -245,7 +245,7 @@ def test_bad_input_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:
         (["--mdp", path, "--horizon", "0"], "horizon: 0"),
         (["--mdp", path, "--tau", "-0.1"], "tau: -0.1"),
         (["--mdp", path, "--tau", "1e9"], "no state has an advantage above 1e+09"),
-        (["--env", "FrozenLake-v1"], "horizon"),
+        (["--env", "CliffWalking-v1"], "horizon"),
         (["--gamma", "0.9"], "--gamma needs a problem"),
         (["--policy", "x.npy"], "--policy needs a problem"),
         (["--tau", "-1"], "tau: -1"),

@@ -1,0 +1,1 @@
+"""`python -m cpi.run`: methods and Theorem 1's experiment on the user's own problem."""
