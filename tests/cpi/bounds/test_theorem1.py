@@ -22,8 +22,9 @@ from cpi.bounds.theorem1 import (
     shared_correct,
     theorem1,
 )
-from cpi.conservative.choosers import Resets, draw_resets
+from cpi.conservative import measure as measurement
 from cpi.conservative.loop import random_resets
+from cpi.conservative.resets import Resets, draw_resets
 from cpi.exact.policies import uniform_policy
 from cpi.exact.values import evaluate
 from cpi.reporting.tables import plain
@@ -163,7 +164,7 @@ def test_the_record_has_the_keys_of_the_issue(experiment: Experiment) -> None:
     record = json.loads(json.dumps(experiment.to_json(), allow_nan=False))
     found = record["theorem1"]
     assert found["p"] == [0.4, 0.2, 0.1]
-    assert found["setting"] == {"horizon": 3, "num_actions": 3, "tau": 0.5}
+    assert found["setting"] == {"horizon": 3, "num_actions": 3, "tau": 0.5, "delta": 0.05}
     for arm in ("rr", "caro", "caro_total", "rr_per_state"):
         assert len(found[arm]["resets"]) == 3 and min(found[arm]["resets"]) > 0
         low, high = found[arm]["resets_slope_interval"]
@@ -221,10 +222,10 @@ def test_the_baseline_comes_from_the_other_half(monkeypatch: pytest.MonkeyPatch)
             halves[name] = tuple(args[position].ret)
             return function(*args)
 
-        monkeypatch.setattr(module, name, recorded)
+        monkeypatch.setattr(measurement, name, recorded)
 
-    spy("mean_returns", module.mean_returns, 1)
-    spy("advantage_samples", module.advantage_samples, 2)
+    spy("mean_returns", measurement.mean_returns, 0)
+    spy("advantage_samples", measurement.advantage_samples, 2)
     drawn: list[Resets] = []
 
     def draw(*args: Any, **options: Any) -> Resets:
