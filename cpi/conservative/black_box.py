@@ -69,7 +69,7 @@ class BlackBox:
     def __post_init__(self) -> None:
         check_whole("horizon", self.horizon, 1)
         check_whole("most_draws", self.most_draws, 1)
-        check_number("rewards", self.rewards[1] - self.rewards[0])
+        check_number("rewards: high", self.rewards[1], self.rewards[0])
 
     def draw_resets(
         self, policy: FloatArray, weights: FloatArray, rng: np.random.Generator, *, accepted: int

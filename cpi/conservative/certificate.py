@@ -223,7 +223,7 @@ def resets_needed(mean: float, variance: float, width: float, delta: float) -> i
     log = math.log(2 / delta)
     root = math.sqrt(variance) * (math.sqrt(2 * log) + float(ndtri(SURE)))
     linear = 7 * width * log / 3
-    if mean <= 0:
-        return None
+    if mean <= math.ulp(width):
+        return None  # not above 0, up to rounding
     n = ((root + math.sqrt(root**2 + 4 * mean * linear)) / (2 * mean)) ** 2 + 1
-    return 2 * math.ceil(n) if math.isfinite(n) else None
+    return 2 * math.ceil(n)

@@ -177,6 +177,7 @@ def test_the_record_has_the_keys_of_the_issue(experiment: Experiment) -> None:
         for value, (low, high) in zip(found[arm]["gain"], found[arm]["gain_interval"], strict=True):
             assert low < value < high
         assert len(found[arm]["gain"]) == len(found[arm]["true_gain"]) == 3
+        assert len(found[arm]["gain_at_delta"]) == len(found[arm]["true_gain_at_delta"]) == 3
         low, high = found[arm]["gain_slope_interval"]
         assert low <= found[arm]["gain_slope"] <= high
     assert isinstance(record["localizer"], list) and len(record["localizer"]) == 4
@@ -248,6 +249,17 @@ def test_the_gain_is_that_of_the_step_taken(experiment: Experiment) -> None:
             assert point.gain == pytest.approx(point.advantage / 9 * 3 * p * 2 / 3)
 
 
+def test_the_gain_at_delta_is_that_of_the_measurement(experiment: Experiment) -> None:
+    """It is close to p_w 𝔸_w²/(4B), B = 8/3 at random steps, when 𝔸_w is known well."""
+    for arm in ("rr", "caro"):
+        for p, point in zip(experiment.p, experiment.arms[arm], strict=True):
+            best = 3 * point.p_w * point.advantage**2 / (4 * 8 / 3)
+            assert 0.3 * best < point.certified < best
+            # A step α towards action 0 in all states gains α H p a: nothing changes the future.
+            largest = point.advantage / (2 * 8 / 3) * 3 * p * 2 / 3
+            assert point.certified < point.certified_gain < largest
+
+
 def test_the_localizer_formula(experiment: Experiment) -> None:
     """gain p t q a²/(2Hr), advantage q a, accepted share p t / q, at p = 1/8 and a = 2/3."""
     rows = {(row["precision"], row["recall"]): row for row in experiment.localizer}
@@ -279,6 +291,13 @@ def test_every_step_gained_what_was_certified_or_it_says_so(experiment: Experime
     arms = {**experiment.arms, "caro": [short, *experiment.arms["caro"]]}
     broken = replace(experiment, arms=arms)
     assert not broken.certified and "NOT every step gained" in broken.verdict()
+    short = replace(point, certified_gain=0.99 * point.certified)
+    arms = {**experiment.arms, "caro": [short, *experiment.arms["caro"]]}
+    assert point.certified > 0 and not replace(experiment, arms=arms).certified
+    row = max(experiment.localizer, key=lambda row: row["gain_at_delta"])
+    assert row["gain_at_delta"] > 0
+    short_row = {**row, "true_gain_at_delta": 0.99 * row["gain_at_delta"]}
+    assert not replace(experiment, localizer=[short_row]).certified
     row = experiment.localizer[0]
     rows = [*experiment.localizer, {**row, "true_gain": 0.99 * row["gain"]}]
     assert not replace(experiment, localizer=rows).certified
@@ -292,6 +311,7 @@ def test_the_tables_show_the_numbers(experiment: Experiment) -> None:
     for point in (*experiment.arms["rr"], *experiment.arms["caro"]):
         assert f"{point.certificate:.2g}" in printed and f"{point.gain:.2g}" in printed
         assert f"{point.accepted:,.0f}" in printed
+        assert f"{point.certified:.2g}" in printed and f"{point.certified_gain:.2g}" in printed
     assert "p = 0.4" in printed and "oracle resets, refused draws included" in printed
 
 
