@@ -249,7 +249,7 @@ def test_run_cpi__sampled_steps_stop_where_resets_certify_nothing() -> None:
     with pytest.raises(ValueError, match="step: 'sampled' needs a chooser that samples resets"):
         run_cpi(mdp, policy, step="sampled")
     with pytest.raises(ValueError, match=r"delta: 0 is not in \(0, 1\)"):
-        run_cpi(mdp, policy, delta=0.0)
+        run_cpi(mdp, policy, delta=0)
 
 
 def test_run_cpi__an_exact_choice_is_certified_by_its_certificate() -> None:
