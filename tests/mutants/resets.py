@@ -348,7 +348,6 @@ RESETS = (
         "baseline from the half that is measured",
         "mean_returns(data.part(slice(0, half)), num_states, ranges)",
         "mean_returns(data.part(slice(half, None)), num_states, ranges)",
-        ("tests/cpi/bounds/test_theorem1.py",),
     ),
     Mutant(
         "cpi/tabular/gradient.py",

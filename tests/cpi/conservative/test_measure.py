@@ -11,7 +11,9 @@ import pytest
 import envs
 from cpi.conservative.measure import (
     advantage_samples,
+    choose_and_measure,
     mean_returns,
+    measure,
     per_state_candidate,
     return_ranges,
     shared_candidate,
@@ -130,3 +132,41 @@ def test_advantage_samples__bounded_with_offset_rewards() -> None:
         mean_returns(few, 3, return_ranges(6, far.reward_range)),
     )
     assert np.abs(samples).max() <= mdp.num_actions * 6 * mdp.reward_width
+
+
+# Evidence.
+
+
+@pytest.mark.parametrize("policy_class", ["shared", "per_state"])
+@each
+def test_choose_and_measure__one_half_chooses_and_the_other_measures(
+    evaluation: Evaluation, policy_class: str
+) -> None:
+    data = draw_resets(evaluation, WEIGHTS, np.random.default_rng(8), accepted=61)
+    first, second = data.part(slice(0, 30)), data.part(slice(30, None))
+    policy, rewards = rows_of(evaluation), ENDING.reward_range
+    found = choose_and_measure(data, policy, policy_class, rewards)
+    candidate_from = shared_candidate if policy_class == "shared" else per_state_candidate
+    candidate = candidate_from(policy, first)
+    baseline = mean_returns(first, 5, return_ranges(4, rewards))
+    np.testing.assert_array_equal(found.candidate, candidate)
+    expected = advantage_samples(policy, candidate, second, baseline)
+    np.testing.assert_array_equal(found.samples, expected)
+    np.testing.assert_array_equal(found.step, data.step)
+    assert (found.accepted, found.drawn, found.steps) == (61, data.drawn, data.steps)
+    assert (found.horizon, found.reward_width) == (4, ENDING.reward_width)
+    assert np.ptp(found.samples) <= found.width
+
+
+def test_return_ranges__by_hand() -> None:
+    np.testing.assert_array_equal(return_ranges(3, (-1.0, 2.0)), [[-3, 6], [-2, 4], [-1, 2]])
+    narrow = return_ranges(3, (-1.0, 2.0), (0.0, 3.0))
+    np.testing.assert_array_equal(narrow, [[0, 3], [0, 3], [0, 2]])
+
+
+def test_measure__returns_outside_their_range_are_refused() -> None:
+    data = made([0, 1, 1, 0], [0, 1, 2, 0], [0, 1, 0, 1], [1.0, 0.5, 1.5, 2.0])
+    policy = np.full((2, 3, 2), 0.5)
+    with pytest.raises(ValueError, match=r"returns: 1\.5 from step 1 on is outside the range"):
+        measure(data, policy, policy, (0.0, 1.0))
+    assert len(measure(data, policy, policy, (0.0, 2.0)).samples) == 2
