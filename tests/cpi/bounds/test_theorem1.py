@@ -258,6 +258,8 @@ def test_the_gain_at_delta_is_that_of_the_measurement(experiment: Experiment) ->
             # A step α towards action 0 in all states gains α H p a: nothing changes the future.
             largest = point.advantage / (2 * 8 / 3) * 3 * p * 2 / 3
             assert point.certified < point.certified_gain < largest
+            # The step of the plug-in is shorter: 𝔸̂/(H² r), not about 𝔸̂/(2B).
+            assert point.certified_gain > 1.1 * point.gain
 
 
 def test_the_localizer_formula(experiment: Experiment) -> None:
