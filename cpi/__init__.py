@@ -12,12 +12,18 @@
 """
 
 from cpi.bounds import REGISTRY, Bound, Update, check_bounds
+from cpi.conservative.black_box import BlackBox
+from cpi.conservative.certificate import Certificate
+from cpi.conservative.certify import certify
+from cpi.conservative.choosers import Choice, exact_greedy, sampled
 from cpi.conservative.loop import (
     oracle_resets,
     random_resets,
     run_cpi,
     self_resets,
 )
+from cpi.conservative.resets import Resets, draw_resets
+from cpi.conservative.step_sizes import step_size
 from cpi.core.advantages import group_advantages
 from cpi.core.collect import (
     Collection,
@@ -75,7 +81,10 @@ from cpi.tabular.simulator import TabularOracle, TabularSimulator
 __all__ = [
     "ALGORITHMS",
     "REGISTRY",
+    "BlackBox",
     "Bound",
+    "Certificate",
+    "Choice",
     "Collection",
     "Episode",
     "Evaluation",
@@ -89,6 +98,7 @@ __all__ = [
     "Prefix",
     "RandomReset",
     "ResetRule",
+    "Resets",
     "SelfReset",
     "Simulator",
     "TabularOracle",
@@ -98,12 +108,15 @@ __all__ = [
     "accept",
     "backward_induction",
     "candidate_advantage",
+    "certify",
     "check_bounds",
     "check_policy",
     "collect",
     "coverage",
     "deterministic_policy",
+    "draw_resets",
     "evaluate",
+    "exact_greedy",
     "exact_moments",
     "greedy_policy",
     "group_advantages",
@@ -123,8 +136,10 @@ __all__ = [
     "random_policy",
     "random_resets",
     "run_cpi",
+    "sampled",
     "self_resets",
     "softmax_policy",
+    "step_size",
     "switch_free_mass",
     "tolerance",
     "uniform_policy",

@@ -1,7 +1,7 @@
 """Confidence radii: bounds on the distance of a mean of bounded samples from its expectation.
 
 Radii are one-sided at level δ. For statements about a whole class of policies give `members`, and
-for two-sided ones `sides=2`; both divide δ.
+for two-sided ones `sides=2`; both divide δ. `acceptance_interval` bounds a probability.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import betaincinv
 
 from envs.tabular import FloatArray
 
@@ -33,7 +34,31 @@ def empirical_bernstein(
     return math.sqrt(2 * variance * log / n) + 7 * width * log / (3 * (n - 1))
 
 
-def _inverse(delta: float, parts: int) -> float:
+def acceptance_interval(
+    accepted: int, drawn: int, delta: float, *, exhausted: bool = False
+) -> tuple[float, float]:
+    """Exact interval of a probability of acceptance (Clopper & Pearson 1934), each end at level δ.
+
+    Draws stop at the acceptance with number `accepted`, so their number is negative binomial. With
+    `exhausted` they stopped at a limit of `drawn` instead, before that acceptance.
+
+    The lower end is the same either way: at least `accepted` of the `drawn` were accepted. For the
+    upper end, the last draw of the first kind says nothing: it was accepted for certain.
+    """
+    check_delta(delta)
+    last = 0 if exhausted else 1
+    refused = drawn - accepted
+    low = float(betaincinv(accepted, refused + 1, delta)) if accepted else 0.0
+    high = float(betaincinv(accepted + 1 - last, refused, 1 - delta)) if refused else 1.0
+    return low, high
+
+
+def check_delta(delta: float) -> None:
+    """Raise ValueError unless δ is in (0, 1)."""
     if not 0 < delta < 1:
         raise ValueError(f"delta: {delta} is not in (0, 1)")
+
+
+def _inverse(delta: float, parts: int) -> float:
+    check_delta(delta)
     return parts / delta

@@ -15,14 +15,16 @@ steps.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpi.conservative.choosers import Chooser, exact_greedy
+from cpi.conservative.choosers import Choice, Chooser, exact_greedy
+from cpi.conservative.confidence import check_delta
 from cpi.conservative.step_sizes import StepRule, masked_penalty, step_size
 from cpi.exact.improvement import check_tau, check_weights, coverage, improvable_mask
 from cpi.exact.policies import check_policy, mixture
@@ -96,8 +98,10 @@ class Iteration(NamedTuple):
 
     J is the return before the update, `gain` the true change. `p` is the coverage p_π(τ), `p_w` the
     accepted fraction. `advantage` is the chooser's measurement of 𝔸_w, `lower` its lower confidence
-    bound. `certificate` is the gain guaranteed by `lower` at the exact p_w. An episode costs all
-    its steps even if only one state is used, because language models are sampled that way.
+    bound. `certificate` is the gain guaranteed by `lower` at the exact p_w. `certified` is the gain
+    guaranteed by the sampled resets alone, for all iterations of the run together with probability
+    1 − δ; with an exact chooser it is `certificate`. An episode costs all its steps even if only
+    one state is used, because language models are sampled that way.
     """
 
     iteration: int
@@ -108,6 +112,7 @@ class Iteration(NamedTuple):
     lower: float
     alpha: float
     certificate: float
+    certified: float
     gain: float
     accepted: int
     drawn: int
@@ -154,6 +159,7 @@ def run_cpi(
     iterations: int = 50,
     tau: float | None = None,
     epsilon: float = 0.0,
+    delta: float = 0.05,
     seed: int = 0,
     on_iteration: Callable[[Iteration, Evaluation], None] = lambda row, after: None,
 ) -> Run:
@@ -170,13 +176,17 @@ def run_cpi(
     chooser : Chooser
     step : str or function, optional
         A rule of `cpi.conservative.step_sizes`; by default the one with the largest
-        certificate ("certified", or "kl" if discounted).
+        certificate ("certified", or "kl" if discounted). "sampled" takes the step, and as `lower`
+        the bound, that sampled resets alone certify at the iteration's part of δ.
     iterations : int
     tau : float, optional
         Threshold at which p_π is recorded; by default that of the reset rule, or 0.
     epsilon : float
         Kakade & Langford's stopping rule: stop when the measured advantage is below 2ε/3. The run
         also stops when the lower bound is not above 0, up to rounding.
+    delta : float
+        All gains `certified` hold together with probability 1 − δ: iteration k = 1, 2, … spends
+        6δ/(π²k²), whatever the number of iterations.
     seed : int
     on_iteration : function
         Called after each iteration with its record and the new policy, evaluated.
@@ -188,9 +198,10 @@ def run_cpi(
     """
     iterations = check_whole("iterations", iterations)
     check_number("epsilon", epsilon)
+    check_delta(delta)
     rng = np.random.default_rng(seed)
     threshold = getattr(resets, "tau", 0.0) if tau is None else tau
-    rule = step if step is not None else ("certified" if mdp.horizon else "kl")
+    asked = step if step is not None else ("certified" if mdp.horizon else "kl")
     evaluation = evaluate(mdp, check_policy(mdp, policy))
     rows: list[Iteration] = []
     stopped = f"all {iterations} iterations done"
@@ -204,6 +215,10 @@ def run_cpi(
             stopped = "no state that π visits is accepted: nothing improvable is left"
             break
         choice = chooser(evaluation, weights, rng)
+        part = 6 * delta / (math.pi * (number + 1)) ** 2
+        rule = asked
+        if asked == "sampled":
+            choice, rule = _sampled_step(choice, part)
         update = Update(evaluation, choice.candidate, weights=weights, tau=threshold)
         if choice.advantage < 2 * epsilon / 3 or choice.lower <= rounding_of(evaluation):
             stopped = f"advantage {choice.advantage:.4g} (at least {choice.lower:.4g}): too small"
@@ -213,6 +228,10 @@ def run_cpi(
             if alpha == 0.0:
                 stopped = f"step size 0 for an advantage of at least {choice.lower:.4g}"
         after = evaluate(mdp, mixture(evaluation.policy, choice.candidate, alpha, weights))
+        guaranteed = certificate(update, alpha, choice.lower)
+        certified = guaranteed
+        if choice.evidence is not None:
+            certified = choice.evidence.certificate(part, alpha).gain
         rows.append(
             Iteration(
                 number,
@@ -222,7 +241,8 @@ def run_cpi(
                 choice.advantage,
                 choice.lower,
                 alpha,
-                certificate(update, alpha, choice.lower),
+                guaranteed,
+                certified,
                 after.J - evaluation.J,
                 choice.accepted,
                 choice.drawn,
@@ -234,6 +254,14 @@ def run_cpi(
             break
         evaluation = after
     return Run(rows, evaluation.policy, evaluation.J, stopped)
+
+
+def _sampled_step(choice: Choice, delta: float) -> tuple[Choice, StepRule]:
+    """The choice with its lower bound at δ, and the step that its resets alone certify."""
+    if choice.evidence is None:
+        raise ValueError("step: 'sampled' needs a chooser that samples resets")
+    best = choice.evidence.certificate(delta)
+    return replace(choice, lower=best.lower), lambda update, advantage: best.alpha
 
 
 def certificate(update: Update, alpha: float, advantage: float) -> float:

@@ -22,8 +22,9 @@ from cpi.bounds.theorem1 import (
     shared_correct,
     theorem1,
 )
-from cpi.conservative.choosers import Resets, draw_resets
+from cpi.conservative import measure as measurement
 from cpi.conservative.loop import random_resets
+from cpi.conservative.resets import Resets, draw_resets
 from cpi.exact.policies import uniform_policy
 from cpi.exact.values import evaluate
 from cpi.reporting.tables import plain
@@ -163,7 +164,7 @@ def test_the_record_has_the_keys_of_the_issue(experiment: Experiment) -> None:
     record = json.loads(json.dumps(experiment.to_json(), allow_nan=False))
     found = record["theorem1"]
     assert found["p"] == [0.4, 0.2, 0.1]
-    assert found["setting"] == {"horizon": 3, "num_actions": 3, "tau": 0.5}
+    assert found["setting"] == {"horizon": 3, "num_actions": 3, "tau": 0.5, "delta": 0.05}
     for arm in ("rr", "caro", "caro_total", "rr_per_state"):
         assert len(found[arm]["resets"]) == 3 and min(found[arm]["resets"]) > 0
         low, high = found[arm]["resets_slope_interval"]
@@ -176,6 +177,7 @@ def test_the_record_has_the_keys_of_the_issue(experiment: Experiment) -> None:
         for value, (low, high) in zip(found[arm]["gain"], found[arm]["gain_interval"], strict=True):
             assert low < value < high
         assert len(found[arm]["gain"]) == len(found[arm]["true_gain"]) == 3
+        assert len(found[arm]["gain_at_delta"]) == len(found[arm]["true_gain_at_delta"]) == 3
         low, high = found[arm]["gain_slope_interval"]
         assert low <= found[arm]["gain_slope"] <= high
     assert isinstance(record["localizer"], list) and len(record["localizer"]) == 4
@@ -221,10 +223,10 @@ def test_the_baseline_comes_from_the_other_half(monkeypatch: pytest.MonkeyPatch)
             halves[name] = tuple(args[position].ret)
             return function(*args)
 
-        monkeypatch.setattr(module, name, recorded)
+        monkeypatch.setattr(measurement, name, recorded)
 
-    spy("mean_returns", module.mean_returns, 1)
-    spy("advantage_samples", module.advantage_samples, 2)
+    spy("mean_returns", measurement.mean_returns, 0)
+    spy("advantage_samples", measurement.advantage_samples, 2)
     drawn: list[Resets] = []
 
     def draw(*args: Any, **options: Any) -> Resets:
@@ -245,6 +247,19 @@ def test_the_gain_is_that_of_the_step_taken(experiment: Experiment) -> None:
     for arm in ("rr", "caro"):
         for p, point in zip(experiment.p, experiment.arms[arm], strict=True):
             assert point.gain == pytest.approx(point.advantage / 9 * 3 * p * 2 / 3)
+
+
+def test_the_gain_at_delta_is_that_of_the_measurement(experiment: Experiment) -> None:
+    """It is close to p_w 𝔸_w²/(4B), B = 8/3 at random steps, when 𝔸_w is known well."""
+    for arm in ("rr", "caro"):
+        for p, point in zip(experiment.p, experiment.arms[arm], strict=True):
+            best = 3 * point.p_w * point.advantage**2 / (4 * 8 / 3)
+            assert 0.3 * best < point.certified < best
+            # A step α towards action 0 in all states gains α H p a: nothing changes the future.
+            largest = point.advantage / (2 * 8 / 3) * 3 * p * 2 / 3
+            assert point.certified < point.certified_gain < largest
+            # The step of the plug-in is shorter: 𝔸̂/(H² r), not about 𝔸̂/(2B).
+            assert point.certified_gain > 1.1 * point.gain
 
 
 def test_the_localizer_formula(experiment: Experiment) -> None:
@@ -278,6 +293,13 @@ def test_every_step_gained_what_was_certified_or_it_says_so(experiment: Experime
     arms = {**experiment.arms, "caro": [short, *experiment.arms["caro"]]}
     broken = replace(experiment, arms=arms)
     assert not broken.certified and "NOT every step gained" in broken.verdict()
+    short = replace(point, certified_gain=0.99 * point.certified)
+    arms = {**experiment.arms, "caro": [short, *experiment.arms["caro"]]}
+    assert point.certified > 0 and not replace(experiment, arms=arms).certified
+    row = max(experiment.localizer, key=lambda row: row["gain_at_delta"])
+    assert row["gain_at_delta"] > 0
+    short_row = {**row, "true_gain_at_delta": 0.99 * row["gain_at_delta"]}
+    assert not replace(experiment, localizer=[short_row]).certified
     row = experiment.localizer[0]
     rows = [*experiment.localizer, {**row, "true_gain": 0.99 * row["gain"]}]
     assert not replace(experiment, localizer=rows).certified
@@ -291,6 +313,7 @@ def test_the_tables_show_the_numbers(experiment: Experiment) -> None:
     for point in (*experiment.arms["rr"], *experiment.arms["caro"]):
         assert f"{point.certificate:.2g}" in printed and f"{point.gain:.2g}" in printed
         assert f"{point.accepted:,.0f}" in printed
+        assert f"{point.certified:.2g}" in printed and f"{point.certified_gain:.2g}" in printed
     assert "p = 0.4" in printed and "oracle resets, refused draws included" in printed
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom, nbinom
 
-from cpi.conservative.confidence import empirical_bernstein, hoeffding
+from cpi.conservative.confidence import acceptance_interval, empirical_bernstein, hoeffding
 
 
 def test_hoeffding_by_hand() -> None:
@@ -123,3 +124,55 @@ def test_empirical_bernstein__smaller_at_low_variance() -> None:
     assert radii.mean() < 0.45 * hoeffding(2000, 1.0, 0.05)
     # Close to the radius by the variance alone, 1.64 standard errors.
     assert radii.mean() < 7 * 1.64 * math.sqrt(0.01 * 0.99 / 2000)
+
+
+# Acceptance intervals.
+
+
+@pytest.mark.parametrize("delta", [0.2, 0.01])
+@pytest.mark.parametrize(("accepted", "drawn"), [(1, 1), (1, 9), (5, 8), (40, 1000), (7, 7)])
+def test_acceptance_interval__exact_for_the_draws_until_an_acceptance(
+    accepted: int, drawn: int, delta: float
+) -> None:
+    """At the ends of the interval, that many refusals or fewer (or more) have probability δ."""
+    low, high = acceptance_interval(accepted, drawn, delta)
+    refused = drawn - accepted
+    assert nbinom.cdf(refused, accepted, low) == pytest.approx(delta)
+    if refused:
+        assert nbinom.sf(refused - 1, accepted, high) == pytest.approx(delta)
+    else:
+        assert high == 1.0
+
+
+@pytest.mark.parametrize("delta", [0.2, 0.01])
+@pytest.mark.parametrize(("accepted", "drawn"), [(0, 9), (1, 9), (5, 8), (40, 1000)])
+def test_acceptance_interval__exact_for_a_fixed_number_of_draws(
+    accepted: int, drawn: int, delta: float
+) -> None:
+    low, high = acceptance_interval(accepted, drawn, delta, exhausted=True)
+    assert binom.cdf(accepted, drawn, high) == pytest.approx(delta)
+    if accepted:
+        assert binom.sf(accepted - 1, drawn, low) == pytest.approx(delta)
+    else:
+        assert low == 0.0
+
+
+@pytest.mark.parametrize("p", [0.03, 0.2, 0.5, 0.9, 0.999])
+def test_acceptance_interval__covers_at_a_limit_of_draws(p: float) -> None:
+    """Until 4 acceptances, or 12 draws: the probability of every outcome is added up."""
+    wanted, limit, delta = 4, 12, 0.1
+    below = above = total = 0.0
+    outcomes = [(wanted, n, nbinom.pmf(n - wanted, wanted, p)) for n in range(wanted, limit + 1)]
+    outcomes += [(k, limit, binom.pmf(k, limit, p)) for k in range(wanted)]
+    for accepted, drawn, chance in outcomes:
+        low, high = acceptance_interval(accepted, drawn, delta, exhausted=accepted < wanted)
+        below += chance * (low > p)
+        above += chance * (high < p)
+        total += chance
+    assert total == pytest.approx(1.0)
+    assert below <= delta and above <= delta
+
+
+def test_acceptance_interval__level_outside_0_1_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"delta: 1 is not in \(0, 1\)"):
+        acceptance_interval(3, 5, 1)

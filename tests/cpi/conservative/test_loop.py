@@ -193,6 +193,72 @@ def test_run_cpi__p_is_recorded_at_the_level_of_its_resets(resets: ResetWeights)
     assert row.p == pytest.approx(coverages[0])  # random resets have no level
 
 
+# Certified from sampled resets alone.
+
+
+class SampledRecorder:
+    """A sampled chooser, with a record of its choices."""
+
+    def __init__(self, **options: Any) -> None:
+        self.chooser = sampled(6000, "per_state", **options)
+        self.choices: list[Choice] = []
+
+    def __call__(self, evaluation: Evaluation, weights: Any, rng: np.random.Generator) -> Choice:
+        self.choices.append(self.chooser(evaluation, weights, rng))
+        return self.choices[-1]
+
+
+@pytest.mark.parametrize("bound", ["bernstein", "none"])
+@each_reset
+def test_run_cpi__certified_from_resets_alone(resets: ResetWeights, bound: Any) -> None:
+    """Whatever the chooser trusts, `certified` is for iteration k at 6δ/(π²k²)."""
+    mdp, policy = PROBLEMS["needle"]
+    chooser = SampledRecorder(bound=bound)
+    run = run_cpi(mdp, policy, resets=resets, chooser=chooser, iterations=3, delta=0.2)
+    assert len(run.iterations) == 3
+    levels = 0.2 * 6 / np.pi**2 / np.array([1, 4, 9])
+    for row, choice, level in zip(run.iterations, chooser.choices, levels, strict=True):
+        assert choice.evidence is not None
+        assert row.certified == pytest.approx(choice.evidence.certificate(level, row.alpha).gain)
+        assert row.lower == choice.lower
+        assert row.certified < row.gain
+    assert 0.2 * 6 / np.pi**2 * (1 / np.arange(1.0, 1e6) ** 2).sum() == pytest.approx(0.2)
+
+
+@each_reset
+def test_run_cpi__sampled_steps_are_those_that_resets_alone_certify(resets: ResetWeights) -> None:
+    mdp, policy = PROBLEMS["needle"]
+    chooser = SampledRecorder(bound="none")
+    run = run_cpi(mdp, policy, resets=resets, chooser=chooser, step="sampled", iterations=3)
+    for number, (row, choice) in enumerate(zip(run.iterations, chooser.choices, strict=True)):
+        assert choice.evidence is not None
+        best = choice.evidence.certificate(0.05 * 6 / np.pi**2 / (number + 1) ** 2)
+        found = row.alpha, row.lower, row.certified
+        assert found == pytest.approx((best.alpha, best.lower, best.gain))
+        assert 0 < row.certified < row.certificate < row.gain
+        assert row.lower < choice.lower == row.advantage
+
+
+def test_run_cpi__sampled_steps_stop_where_resets_certify_nothing() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    chooser = sampled(40, "per_state", bound="none")
+    run = run_cpi(mdp, policy, resets=oracle_resets(TAU), chooser=chooser, step="sampled")
+    (row,) = run.iterations
+    assert row.alpha == row.certified == row.gain == 0 and row.advantage > 0 > row.lower
+    assert "too small" in run.stopped
+    with pytest.raises(ValueError, match="step: 'sampled' needs a chooser that samples resets"):
+        run_cpi(mdp, policy, step="sampled")
+    with pytest.raises(ValueError, match=r"delta: 0 is not in \(0, 1\)"):
+        run_cpi(mdp, policy, delta=0)
+
+
+def test_run_cpi__an_exact_choice_is_certified_by_its_certificate() -> None:
+    for mdp, policy in (PROBLEMS["any"], (world(1, discount=0.9), None)):
+        start = interior_policy(mdp, 1) if policy is None else policy
+        run = run_cpi(mdp, start, iterations=3)
+        assert all(row.certified == row.certificate > 0 for row in run.iterations)
+
+
 # Discounted worlds.
 
 #: Step rule → the bound that certifies it at the α taken.

@@ -1,0 +1,96 @@
+"""Sampled resets of an MDP: on-policy states, accepted with probability w, and an action each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpi.exact.improvement import check_weights
+from cpi.exact.policies import uniform_policy
+from cpi.exact.values import Evaluation
+from cpi.tabular.simulator import TabularSimulator
+from envs.tabular import FloatArray
+
+#: Largest number of steps that are simulated at once (32 bytes each).
+BATCH_STEPS = 10_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Resets:
+    """Accepted resets as arrays (n,): step, state, uniform action, return G from there on.
+
+    `drawn` counts all draws, accepted or refused; `steps` counts the environment steps of all.
+    `exhausted` says that the draws reached their limit before all resets were accepted.
+    """
+
+    step: NDArray[np.intp]
+    state: NDArray[np.intp]
+    action: NDArray[np.intp]
+    ret: FloatArray
+    drawn: int
+    steps: int
+    exhausted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ret)
+
+    def part(self, rows: slice) -> Resets:
+        """The resets in `rows`, with costs of 0."""
+        arrays = (self.step[rows], self.state[rows], self.action[rows], self.ret[rows])
+        return Resets(*arrays, 0, 0)
+
+
+def draw_resets(
+    evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator, *, accepted: int
+) -> Resets:
+    """Draw on-policy states until `accepted` of them are accepted, and probe each.
+
+    A draw is a full episode and a uniformly random step of it, accepted with probability w. The
+    outcome is sampled from its exact distribution, without simulating the draws: accepted (h, s)
+    follow d · w / p_w, and the number of draws is negative binomial. So rare states cost no time.
+    Only the rest of each episode is simulated, from a uniformly random action on.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Evaluated policy of a finite-horizon MDP; its occupancy is used, its values are not.
+    weights : array (S,) or (H, S)
+        w in [0, 1]; terminal states are never accepted.
+    accepted : int
+        Number of resets to return.
+
+    Returns
+    -------
+    Resets
+        `steps` counts the simulated steps, and the expected length of each draw.
+
+    Raises
+    ------
+    ValueError
+        If no state can be accepted.
+    """
+    mdp = evaluation.mdp
+    probe = TabularSimulator(mdp, evaluation.policy, first=uniform_policy(mdp))
+    going_on = evaluation.occupancy * ~mdp.terminal
+    mass = going_on * check_weights(evaluation, weights)
+    p_w = float(mass.sum())
+    if p_w <= 0:
+        raise ValueError(
+            "resets: p_w = 0, so that no state is ever accepted; lower tau, or give the states "
+            "that the policy visits a weight"
+        )
+    # Rounding may leave p_w above 1, where every draw is accepted.
+    drawn = accepted + int(rng.negative_binomial(accepted, min(p_w, 1.0)))
+    cells = rng.choice(mass.size, size=accepted, p=mass.ravel() / p_w)
+    step, state = np.divmod(cells, mdp.num_states)
+    action, ret = np.empty(accepted, dtype=np.intp), np.empty(accepted)
+    steps = round(drawn * probe.horizon * float(going_on.sum()))
+    batch = max(1, BATCH_STEPS // probe.horizon)
+    for part in (slice(at, at + batch) for at in range(0, accepted, batch)):
+        tail = probe.walk(state[part], step[part], rng)
+        action[part] = np.take_along_axis(tail.actions, step[part, None], axis=1)[:, 0]
+        ret[part] = tail.rewards.sum(axis=1)
+        steps += int((tail.ends - step[part]).sum())
+    return Resets(step, state, action, ret, drawn, steps)
