@@ -93,7 +93,7 @@ def scalar(text: str) -> Any:
     if text.lower() in constants:
         return constants[text.lower()]
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=str)  # NaN is no JSON
     except ValueError:
         return text
 

@@ -45,7 +45,8 @@ on. A discounted MDP takes random resets and exact advantages alone; --horizon H
 --output DIR holds run.json, run.png and the last policies, policy-METHOD.npy, which --policy reads.
 In run.json an iteration of CPI has J before the step, the true gain of the step (left) and the gain
 that its certificate guarantees (right), alpha, p (the coverage p_π(τ)) and p_w (the share of steps
-that is accepted); curve has J, p and environment steps after each number of iterations.
+that is accepted); certified is what sampled resets alone guarantee, in all iterations together with
+probability 1 − δ. curve has J, p and environment steps after each number of iterations.
 
 {FILES}\
 The exit code is 0 if all was run, 2 if the input was refused, 130 after Ctrl-C, which keeps and
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         job.show(out)
         if args.output is not None:
             write(args.output, job, record, out)
-    except OSError as error:  # a full disk
+    except (OSError, ValueError) as error:  # a full disk; a number that JSON lacks
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     for refusal in refusals:

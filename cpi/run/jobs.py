@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from rich.console import Console
 
-from cpi.conservative.choosers import Chooser, sampled
+from cpi.conservative.choosers import Choice, Chooser, sampled
 from cpi.exact.values import Evaluation
 from cpi.reporting.tables import table
 from cpi.run.methods import CPI, RULES, Record, below_certificate, method_names, run_method
 from cpi.run.own_theorem1 import Need, OwnExperiment, own_theorem1
+from envs.tabular import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,11 +85,19 @@ class Methods:
 
     def show(self, out: Console) -> None:
         """Print a row for each method, why it ended, and whether certificates held."""
-        headings = ["method", "iterations", "final J", "final p", "Σ gain", "Σ certificate"]
+        headings = [
+            "method",
+            "iterations",
+            "final J",
+            "final p",
+            "Σ gain",
+            "Σ certificate",
+            "Σ certified",
+        ]
         headings += ["resets accepted", "drawn", "environment steps"]
         rows = table("", headings)
         for record in self.records:
-            totals = [record.total("left"), record.total("right")]
+            totals = [record.total(key) for key in ("left", "right", "certified")]
             rows.add_row(
                 record.name,
                 str(len(record.rows)),
@@ -140,9 +150,15 @@ class Theorem1:
         self.needs: list[Need] = []
 
     def chooser(self, resets: int) -> Chooser:
-        """The sampled chooser of the options with a number of resets."""
-        args = self.args
-        return sampled(resets, args.policy_class, delta=args.delta, bound=args.bound)
+        """A sampled chooser whose lower bound is that of `cpi.certify`, from the resets alone."""
+        choose = sampled(resets, self.args.policy_class, bound="none")
+
+        def certified(base: Evaluation, weights: FloatArray, rng: np.random.Generator) -> Choice:
+            choice = choose(base, weights, rng)
+            assert choice.evidence is not None
+            return replace(choice, lower=choice.evidence.certificate(self.args.delta).lower)
+
+        return certified
 
     def run(self, say: Say) -> list[str]:
         """Measure both rules."""

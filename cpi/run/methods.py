@@ -180,7 +180,7 @@ def run_method(
     if base.mdp.horizon is None and (rule != "random" or args.samples is not None):
         what = "sampled advantages need" if rule == "random" else "masked resets need"
         raise ValueError(f"{record.name}: {what} a horizon; add --horizon H")
-    if args.step is not None:
+    if args.step not in (None, "sampled"):
         step_rule(args.step, base.mdp)
     chooser: Chooser = exact_greedy
     if args.samples is not None:
@@ -194,6 +194,7 @@ def run_method(
         iterations=args.iterations,
         tau=record.tau,
         epsilon=args.epsilon,
+        delta=args.delta,
         seed=args.seed,
         on_iteration=add,
     ).stopped

@@ -18,7 +18,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "--method cpi": {"resets": None, "samples": None, "step": None, "epsilon": 0.0},
     "--resets self": {"precision": 0.8, "recall": 0.8},
     "--method grpo, rrpo, srpo or oracle": {"starts": 16, "lr": 1.0},
-    "--samples N or --theorem1": {"policy_class": "per_state", "bound": "bernstein", "delta": 0.05},
+    "--samples N": {"bound": "bernstein"},
+    "--samples N or --theorem1": {"policy_class": "per_state", "delta": 0.05},
     "--theorem1": {"repeats": 30, "max_resets": 100_000},
 }
 
@@ -42,6 +43,7 @@ def settle(args: argparse.Namespace) -> None:
         "--method cpi": cpi,
         "--resets self": cpi and "self" in (args.resets or RULES),
         "--method grpo, rrpo, srpo or oracle": not args.theorem1 and set(method) != {CPI},
+        "--samples N": cpi and args.samples is not None,
         "--samples N or --theorem1": args.theorem1 or (cpi and args.samples is not None),
         "--theorem1": args.theorem1,
     }
@@ -53,8 +55,8 @@ def settle(args: argparse.Namespace) -> None:
                 raise ValueError(f"--{name} has no effect here: it belongs to {where}")
     if args.tau is not None and not 0 <= args.tau < np.inf:
         raise ValueError(f"--tau: {args.tau} is not a number ≥ 0")
-    if args.theorem1 and args.bound == "none":
-        raise ValueError("--bound: none certifies nothing; take bernstein or hoeffding")
+    if args.step == "sampled" and args.samples is None:
+        raise ValueError("--step: sampled is certified by resets; add --samples N")
     if not 0 < args.delta < 1:
         raise ValueError(f"--delta: {args.delta} is not in (0, 1)")
     for name, least in (("repeats", 2), ("max_resets", 8)):
@@ -79,7 +81,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--resets", nargs="+", choices=RULES, metavar="RULE", help=_help(*RULES, default="all"))
     add("--precision", type=float, help="of self resets, in (0, 1] (default 0.8)")
     add("--recall", type=float, help="of self resets, in (0, 1] (default 0.8)")
-    steps = [*FINITE, *DISCOUNTED, *ANYWHERE]
+    steps = [*FINITE, *DISCOUNTED, *ANYWHERE, "sampled"]
     add("--step", choices=steps, metavar="RULE", help=_help(*steps, default="certified, or kl"))
     add("--epsilon", type=float, help="stop at an advantage below 2ε/3 (default 0)")
     add("--samples", type=whole, metavar="N", help="accepted resets per iteration (default: exact)")
@@ -87,7 +89,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--starts", type=whole, metavar="N", help="start states per update (default 16)")
     add("--lr", type=float, help="step along the gradient, above 0 (default 1)")
-    group = parser.add_argument_group("sampled advantages (--samples, --theorem1)")
+    group = parser.add_argument_group("sampled advantages")
     add = group.add_argument
     add(
         "--policy_class",
@@ -97,7 +99,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--bound",
         choices=["bernstein", "hoeffding", "none"],
-        help="confidence bound; none trusts the estimate (default bernstein)",
+        help="behind the step with --samples; none trusts the estimate (default bernstein)",
     )
     add("--delta", type=float, help="a bound fails with probability δ at most (default 0.05)")
     group = parser.add_argument_group("Theorem 1")

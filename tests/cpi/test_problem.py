@@ -24,6 +24,7 @@ from cpi.problem import add_problem_options, load_problem, parse, scalar
         ('["SF", "FG"]', ["SF", "FG"]),
         ("[+4", "[+4"),
         ("", ""),
+        ("NaN", "NaN"),
     ],
 )
 def test_scalar(text: str, value: Any) -> None:

@@ -93,6 +93,22 @@ def test_main__three_reset_rules_are_those_of_run_cpi(
     assert not list((tmp_path / "out").glob("*.part"))
 
 
+def test_main__a_step_that_samples_certify(mine: str, tmp_path: Path) -> None:
+    args = ["--mdp", mine, "--resets", "random", "--iterations", "2", "--step", "sampled"]
+    run(*args, "--samples", "3000", "--delta", "0.2", "--output", str(tmp_path))
+    (written,) = read(tmp_path)["runs"]
+    expected = cpi.run_cpi(
+        MDP,
+        cpi.uniform_policy(MDP),
+        chooser=cpi.sampled(3000, "per_state", delta=0.2),
+        step="sampled",
+        iterations=2,
+        delta=0.2,
+    )
+    for row, iteration in zip(written["iterations"], expected.iterations, strict=True):
+        assert row["alpha"] == iteration.alpha > 0 and row["certified"] == iteration.certified > 0
+
+
 def test_main__policy_gradient_methods_are_those_of_learn(mine: str, tmp_path: Path) -> None:
     methods = [method for method in METHODS if method != "cpi"]
     options = ["--iterations", "2", "--starts", "3", "--lr", "0.5", "--seed", "4"]
@@ -168,7 +184,8 @@ def test_main__bad_input_is_one_line_that_names_it(
         ([*own, "--method", "grpo", "--step", "full"], "--step has no effect here"),
         ([*own, "--repeats", "9"], "--repeats has no effect here: it belongs to --theorem1"),
         ([*own, "--theorem1", "--iterations", "9"], "--iterations has no effect here"),
-        ([*own, "--theorem1", "--bound", "none"], "--bound: none certifies nothing"),
+        ([*own, "--theorem1", "--bound", "none"], "--bound has no effect here"),
+        ([*own, "--step", "sampled"], "--step: sampled is certified by resets; add --samples N"),
         ([*own, "--theorem1", "--repeats", "1"], "--repeats: 1 is below 2"),
         ([*own, "--theorem1", "--max_resets", "7"], "--max_resets: 7 is below 8"),
         ([*own, "--theorem1", "--gamma", "0.5"], "add --horizon H"),

@@ -108,8 +108,8 @@ def test_own_theorem1__an_advantage_out_of_reach() -> None:
 
 def test_main__theorem1_on_ones_own_mdp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     envs.needle(P, 1, 2).save(tmp_path / "mine.npz")
-    args = ["--mdp", str(tmp_path / "mine.npz"), "--theorem1", "--repeats", "6", "--bound"]
-    args += ["hoeffding", "--policy_class", "shared", "--output", str(tmp_path)]
+    args = ["--mdp", str(tmp_path / "mine.npz"), "--theorem1", "--repeats", "6"]
+    args += ["--policy_class", "shared", "--output", str(tmp_path)]
     assert command.main([*args, "--max_resets", "400"]) == 0
     printed = capsys.readouterr().out
     assert "> 400" in printed and "random / oracle" in printed
@@ -118,6 +118,15 @@ def test_main__theorem1_on_ones_own_mdp(tmp_path: Path, capsys: pytest.CaptureFi
     assert [rule["rule"] for rule in record["rules"]] == ["oracle", "random"]
     assert record["p"] == pytest.approx(P) and record["rules"][1]["resets"] is None
     assert record["ratios"]["certified_gain"]["value"] == pytest.approx(P)
+    mdp = envs.needle(P, 1, 2)
+    needed = record["rules"][0]["resets"]
+    for factor, certifies in ((0.5, False), (2, True)):
+        arguments = {"resets": int(factor * needed), "policy_class": "shared"}
+        certificate = cpi.certify(mdp, cpi.uniform_policy(mdp), cpi.oracle_resets(0.2), **arguments)
+        assert (certificate.gain > 0) == certifies
+    assert command.main([*args, "--max_resets", "400", "--delta", "1e-4"]) == 0
+    record = json.loads((tmp_path / "theorem1.json").read_text())["theorem1"]
+    assert record["rules"][0]["resets"] > 1.5 * needed
 
 
 def test_main__ctrl_c_keeps_the_rule_that_is_done(
