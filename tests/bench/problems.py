@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
@@ -13,36 +13,39 @@ from envs.tabular import FloatArray
 
 DISCOUNT = 0.95
 CHAIN_DISCOUNT = 0.99
+GRID_DISCOUNT = 0.9999
 HORIZON = 20
 
-#: The questions. The policy of VALUES is deterministic: the other libraries accept no other.
+#: The questions. The policy of VALUES and BOTH is deterministic: the other libraries accept no
+#: other.
 VALUES = "V"
-MIXED = "V, stochastic π"
 BOTH = "V and d"
 BACKWARD = "backward induction"
-ITERATION = "policy iteration"
+OPTIMUM = "optimal policy"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An MDP, and the (question, library) pairs that are too slow to repeat.
+    """An MDP, the questions asked of it, and the calls that take too long to repeat.
 
     Parameters
     ----------
     title : str
-        Title of its table.
+        First column of the table.
     make : function
         Builds the MDP, discounted.
-    once : set of (question, library)
+    questions : tuple of str
+    once : set of (question, contestant)
         Calls of tens of seconds: made once, in a separate process with a time limit.
-    never : dict of (question, library) to reason
-        Calls that would take too long: omitted.
+    never : set of (question, contestant)
+        Calls that would take much longer, or more memory than there is: omitted.
     """
 
     title: str
     make: Callable[[], TabularMDP]
+    questions: tuple[str, ...] = (VALUES, BOTH, OPTIMUM)
     once: frozenset[tuple[str, str]] = frozenset()
-    never: dict[tuple[str, str], str] = field(default_factory=dict)
+    never: frozenset[tuple[str, str]] = frozenset()
 
 
 def dense(num_states: int) -> TabularMDP:
@@ -50,9 +53,49 @@ def dense(num_states: int) -> TabularMDP:
     return garnet(num_states, 4, num_states // 2, discount=DISCOUNT)
 
 
-def scattered(num_states: int) -> TabularMDP:
+def scattered(num_states: int, discount: float = DISCOUNT) -> TabularMDP:
     """A sparse garnet with three successors anywhere: no state order gives a narrow band."""
-    return garnet(num_states, 4, 3, discount=DISCOUNT, sparse=True)
+    return garnet(num_states, 4, 3, discount=discount, sparse=True)
+
+
+def grid(size: int) -> TabularMDP:
+    """Four moves on `size` × `size` cells; each slips to either side with probability 0.1.
+
+    The last corner pays 1 on entry and ends the episode. Walls stop a move.
+    """
+    cells = np.arange(size * size)
+    place = np.stack(np.divmod(cells, size))[:, :, None]
+    moves = np.array([[0, 1, 0, -1], [1, 0, -1, 0]])[:, None]
+    row, column = np.clip(place + moves, 0, size - 1)
+    after = row * size + column  # (S, 4)
+    after = np.stack([after, np.roll(after, 1, axis=1), np.roll(after, -1, axis=1)], axis=2)
+    after[-1] = cells[-1]
+    chances = np.broadcast_to([0.8, 0.1, 0.1], after.shape)
+    enters = (after == cells[-1]) * chances
+    enters[-1] = 0
+    pairs = 4 * size * size
+    parts = (chances.ravel(), after.ravel(), np.arange(pairs + 1) * 3)
+    return TabularMDP(
+        sparse.csr_array(parts, shape=(pairs, size * size)),
+        enters.sum(axis=2),
+        np.eye(1, size * size)[0],
+        discount=GRID_DISCOUNT,
+        name=f"grid({size})",
+    )
+
+
+def shuffled_chain(num_states: int) -> TabularMDP:
+    """The K&L chain with its states in random order."""
+    chain = kl_chain(num_states, CHAIN_DISCOUNT, sparse=True)
+    order = np.random.default_rng(0).permutation(num_states)
+    rows = (3 * order[:, None] + np.arange(3)).ravel()
+    return TabularMDP(
+        chain.transitions[rows][:, order],
+        chain.rewards[order],
+        chain.start[order],
+        discount=CHAIN_DISCOUNT,
+        name=f"shuffled {chain.name}",
+    )
 
 
 def band(num_states: int, reach: int = 5) -> TabularMDP:
@@ -113,30 +156,61 @@ FAMILIES: dict[
     "garnet, dense": (dense, _uniform, (10**2, 300, 10**3, 2000)),
 }
 
-_DENSE_SOLVE = "each round would solve a dense system of 10⁴ states, as in V"
+
+def _all(questions: tuple[str, ...], *contestants: str) -> frozenset[tuple[str, str]]:
+    return frozenset((question, each) for question in questions for each in contestants)
+
+
+EVALUATIONS = (VALUES, BOTH)
+ALL = (VALUES, BOTH, BACKWARD, OPTIMUM)
+#: pymdptoolbox evaluates a policy by a dense system, whose (S, S) array does not fit or takes
+#: tens of seconds.
+_DENSE = _all((VALUES, BOTH, OPTIMUM), "pymdptoolbox")
+#: The LU factors of random sparsity fill up: tens of seconds at S = 10⁴, no memory at 10⁵.
+_FILLED = _DENSE | _all((VALUES, BOTH, OPTIMUM), "quantecon")
 
 PROBLEMS: dict[str, Problem] = {
-    "dense-100": Problem("S = 100, dense", lambda: dense(100)),
-    "dense-1000": Problem("S = 1000, dense", lambda: dense(1000)),
-    "band": Problem(
-        "S = 10⁴, band: successors at most 5 states away, CSR",
-        lambda: band(10**4),
-        once=frozenset({(VALUES, "pymdptoolbox")}),
-        never={(ITERATION, "pymdptoolbox"): _DENSE_SOLVE},
-    ),
-    "chain": Problem(
-        "S = 10⁴, kl_chain, CSR",
-        lambda: kl_chain(10**4, DISCOUNT, sparse=True),
-        once=frozenset({(ITERATION, "quantecon")}),
-        never={
-            (VALUES, "pymdptoolbox"): "a dense system of 10⁴ states, as above",
-            (ITERATION, "pymdptoolbox"): _DENSE_SOLVE,
-        },
-    ),
-    "scattered": Problem(
-        "S = 10⁴, random sparsity: 3 successors anywhere, CSR",
+    "dense-100": Problem("dense, S = 100", lambda: dense(100), ALL),
+    "dense-1000": Problem("dense, S = 1000", lambda: dense(1000), ALL),
+    "dense-2000": Problem("dense, S = 2000", lambda: dense(2000), ALL),
+    "band": Problem("band of ±5, S = 10⁴", lambda: band(10**4), ALL, never=_DENSE),
+    "sparse-1e4": Problem(
+        "3 successors, S = 10⁴, γ = .95",
         lambda: scattered(10**4),
-        once=frozenset({(VALUES, "quantecon"), (VALUES, "pymdptoolbox"), (ITERATION, "quantecon")}),
-        never={(ITERATION, "pymdptoolbox"): _DENSE_SOLVE},
+        ALL,
+        once=frozenset({(VALUES, "quantecon")}),
+        never=_FILLED - {(VALUES, "quantecon")},
+    ),
+    "sparse-1e4-99": Problem("… γ = .99", lambda: scattered(10**4, 0.99), never=_FILLED),
+    "sparse-1e4-999": Problem("… γ = .999", lambda: scattered(10**4, 0.999), never=_FILLED),
+    "sparse-1e5": Problem(
+        "3 successors, S = 10⁵, γ = .95", lambda: scattered(10**5), ALL, never=_FILLED
+    ),
+    "sparse-1e5-99": Problem("… γ = .99", lambda: scattered(10**5, 0.99), never=_FILLED),
+    "sparse-1e5-999": Problem("… γ = .999", lambda: scattered(10**5, 0.999), never=_FILLED),
+    "chain-4000": Problem(
+        "K&L chain, S = 4000",
+        lambda: kl_chain(4000, CHAIN_DISCOUNT, sparse=True),
+        ALL,
+        once=frozenset({(OPTIMUM, "quantecon")}),
+        never=_DENSE,
+    ),
+    "chain-1e6": Problem(
+        "K&L chain, S = 10⁶",
+        lambda: kl_chain(10**6, CHAIN_DISCOUNT, sparse=True),
+        once=frozenset({(OPTIMUM, "quantecon VI")}),
+        never=_DENSE | _all((OPTIMUM,), "quantecon", "quantecon MPI"),
+    ),
+    "shuffled-1e5": Problem(
+        "shuffled K&L chain, S = 10⁵",
+        lambda: shuffled_chain(10**5),
+        once=frozenset({(OPTIMUM, "quantecon VI")}),
+        never=_DENSE | _all((OPTIMUM,), "quantecon", "quantecon MPI"),
+    ),
+    "grid": Problem(
+        "grid, 300 × 300, γ = .9999",
+        lambda: grid(300),
+        once=_all((OPTIMUM,), "quantecon", "quantecon MPI", "quantecon VI"),
+        never=_DENSE,
     ),
 }
