@@ -5,6 +5,7 @@
 | dense, or sparse with S ≤ 300       | LAPACK LU                              | direct           |
 | sparse, narrow band (chains, grids) | LAPACK banded LU                       | direct           |
 | … in another order of the states    | the same, in reverse Cuthill–McKee's   | direct           |
+| large grids where γ > 0.999         | SuperLU                                | direct           |
 | sparse otherwise                    | BiCGSTAB, refined to machine precision | residual checked |
 | … where BiCGSTAB stalls             | SuperLU                                | direct           |
 
@@ -39,6 +40,7 @@ THREAD_STATES = 2000
 BAND_ENTRIES = 5e7  # 400 MB of band storage
 BAND_WIDTH = 64  # to either side; LAPACK's code for wider bands goes to BLAS threads
 RESIDUAL_ULPS = 8.0
+PLANE_DISCOUNT = 0.999  # up to it, the iteration converges on a grid before the factorisation
 COUNTED_STEPS = 200  # enough for the states of a grid to be too many for a band
 REFINED_DISCOUNT = 1.0 - 1e-6
 
@@ -166,18 +168,35 @@ def _without(alone: Any, matrix: Any, diagonal: FloatArray, discount: float) -> 
 
 def _sparse(matrix: Any, discount: float) -> Resolvent:
     solver = _banded(matrix, discount)
-    if solver is None and _may_have_a_band(matrix):
+    if solver is None and may_have_a_band(matrix):
         solver = _reordered(matrix, discount)
     if solver is not None:
         return Resolvent("banded LU", solver)
+    if discount > PLANE_DISCOUNT and _is_plane(matrix) and _is_plane(_neighbours(matrix)):
+        return Resolvent("SuperLU", _superlu(matrix, discount))
     return Resolvent("BiCGSTAB", _krylov(matrix, discount))
 
 
-def _may_have_a_band(matrix: Any) -> bool:
+def may_have_a_band(matrix: Any) -> bool:
     """Whether some order of the states may give a band of at most `BAND_WIDTH` to either side.
 
-    Such an order puts at most 2ℓ · BAND_WIDTH others within ℓ steps of a state. The states within
-    ℓ steps of one of them are counted until they are too many: soon, for random sparsity.
+    Such an order puts at most 2ℓ · BAND_WIDTH others within ℓ steps of a state.
+    """
+    return _reaches_at_most(matrix, lambda steps: 1 + 2 * steps * BAND_WIDTH)
+
+
+def _is_plane(matrix: Any) -> bool:
+    """Whether as few states are within ℓ steps as on a grid, diagonal steps included.
+
+    The LU factors of a grid have S log S entries; those of random sparsity fill up.
+    """
+    return _reaches_at_most(matrix, lambda steps: (2 * steps + 1) ** 2)
+
+
+def _reaches_at_most(matrix: Any, limit: Callable[[int], int]) -> bool:
+    """Whether at most `limit(steps)` states are within that many steps of the middle one.
+
+    They are counted until they are too many: soon, for random sparsity.
     """
     middle = matrix.shape[0] // 2  # of a grid, whose corners have fewer states around them
     seen = np.zeros(matrix.shape[0], dtype=bool)
@@ -188,15 +207,26 @@ def _may_have_a_band(matrix: Any) -> bool:
         frontier = following[~seen[following]]
         seen[frontier] = True
         reached += len(frontier)
-        if reached > 1 + 2 * steps * BAND_WIDTH:
+        if reached > limit(steps):
             return False
     return True
 
 
+def _neighbours(matrix: Any) -> Any:
+    """The states one step before or after each state, as CSR."""
+    pattern = matrix.astype(bool)
+    return sparse.csr_array(pattern + pattern.T)
+
+
+def _superlu(matrix: Any, discount: float) -> Solver:
+    system = sparse.eye_array(matrix.shape[0]) - discount * matrix
+    factors = sparse_linalg.splu(sparse.csc_array(system))
+    return lambda b, transposed: np.asarray(factors.solve(b, trans="T" if transposed else "N"))
+
+
 def _reordered(matrix: Any, discount: float) -> Solver | None:
     """`_banded` in the reverse Cuthill–McKee order of the states (George 1971)."""
-    pattern = matrix.astype(bool)
-    order = csgraph.reverse_cuthill_mckee(pattern + pattern.T, symmetric_mode=True)
+    order = csgraph.reverse_cuthill_mckee(_neighbours(matrix), symmetric_mode=True)
     banded = _banded(sparse.csr_array(matrix[order][:, order]), discount)
     if banded is None:
         return None
@@ -237,15 +267,15 @@ def _krylov(matrix: Any, discount: float) -> Solver:
     system = sparse.csr_array(sparse.eye_array(matrix.shape[0]) - discount * matrix)
     systems = (system, sparse.csr_array(system.T))
     guess = np.random.default_rng(0).standard_normal(matrix.shape[0])
-    direct: list[Any] = []  # SuperLU's factors, made only if BiCGSTAB falls short
+    direct: list[Solver] = []  # made only if BiCGSTAB falls short
 
     def solver(b: FloatArray, transposed: bool) -> FloatArray:
         x = None if direct else _refined_bicgstab(systems[transposed], b, guess, transposed)
         if x is not None:
             return x
         if not direct:
-            direct.append(sparse_linalg.splu(system.tocsc()))
-        return np.asarray(direct[0].solve(b, trans="T" if transposed else "N"))
+            direct.append(_superlu(matrix, discount))
+        return direct[0](b, transposed)
 
     return solver
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,21 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import linprog
 
-from cpi.exact.linear import REFINED_DISCOUNT, RESIDUAL_ULPS, resolvent
-from cpi.exact.policies import deterministic_policy
+from cpi.exact.linear import REFINED_DISCOUNT, RESIDUAL_ULPS, may_have_a_band, resolvent
+from cpi.exact.policies import (
+    average_transitions,
+    chosen_transitions,
+    deterministic_policy,
+    uniform_policy,
+)
 from cpi.exact.values import action_values
 from envs.tabular import FloatArray, TabularMDP, frozen
 
-LARGE = 300  # with fewer, a factorisation takes no longer than a few sweeps
-ROUNDS = 30
-SWEEPS = 20
-FEW = 0.01  # of the states: improvements spread one by one
+EPS = float(np.finfo(float).eps)
+LARGE = 300  # with fewer states, a factorisation takes no longer than a few sweeps
+ROUNDS = 200
+SWEEPS = 20  # for a tenth of the residual
+FEW = 0.01  # of the states
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +99,12 @@ def policy_iteration(mdp: TabularMDP) -> Optimum:
     states = np.arange(mdp.num_states)
     last = np.full(mdp.num_states, -np.inf)
     while True:
-        V = resolvent(_moves(mdp, actions), mdp.discount).solve(mdp.rewards[states, actions])
+        V = resolvent(chosen_transitions(mdp, actions), mdp.discount).solve(
+            mdp.rewards[states, actions]
+        )
         Q = action_values(mdp, V)
         highest, best = _best(Q)
-        ulps = 8.0 * np.finfo(float).eps * np.abs(Q).max()
+        ulps = 8.0 * EPS * float(np.abs(Q).max())
         better = highest > Q[states, actions] + ulps
         if not better.any() or (V - last).sum() <= 0:
             return _optimum(mdp, V, actions)
@@ -110,21 +119,14 @@ def _optimum(mdp: TabularMDP, V: FloatArray, actions: NDArray[np.intp]) -> Optim
     return Optimum(frozen(V), actions, mdp.num_actions)
 
 
-def _moves(mdp: TabularMDP, actions: NDArray[np.intp]) -> Any:
-    """P_π of a deterministic policy, (S, S)."""
-    states = np.arange(mdp.num_states)
-    if mdp.is_sparse:
-        return mdp.flat[states * mdp.num_actions + actions]
-    return mdp.transitions[states, actions]
-
-
 def _sweeps(
     mdp: TabularMDP, V: FloatArray, actions: NDArray[np.intp]
 ) -> tuple[FloatArray, NDArray[np.intp], bool]:
-    """Modified policy iteration (Puterman & Shin 1978), as long as it converges fast.
+    """Modified policy iteration (Puterman & Shin 1978), while it is cheaper than exact evaluation.
 
     A residual that is the same in every state, c, means an error of c / (1 − γ) in every state,
-    which is removed. What remains shrinks at the rate at which the chain mixes.
+    which is removed. What remains shrinks at the rate at which the chain mixes. Where that is slow,
+    evaluations are left to `resolvent` as soon as the policy settles, or at once if it is fast.
 
     Returns
     -------
@@ -137,29 +139,33 @@ def _sweeps(
     """
     assert mdp.discount is not None
     states = np.arange(mdp.num_states)
-    ulps = RESIDUAL_ULPS * np.finfo(float).eps
-    moves = None
+    moves, patient = None, None
     for _ in range(ROUNDS):
         highest, best = _best(action_values(mdp, V))
         residual = highest - V
-        rounding = ulps * float(np.abs(mdp.rewards).max() + 2.0 * np.abs(V).max())
+        rounding = RESIDUAL_ULPS * EPS * float(np.abs(mdp.rewards).max() + 2.0 * np.abs(V).max())
         if np.abs(residual).max() <= rounding:
             return V, best, True
         settled = moves is not None and (best == actions).all()
         if not settled:
             actions = best
-            moves, rewards = _moves(mdp, actions), mdp.rewards[states, actions]
+            moves, rewards = chosen_transitions(mdp, actions), mdp.rewards[states, actions]
         goal = rounding if settled else max(rounding, 0.1 * np.ptp(residual))
         V = highest
         for _ in range(5 * SWEEPS if settled else SWEEPS):
             following = rewards + mdp.discount * (moves @ V)
             residual, V = following - V, following
             if np.ptp(residual) <= goal:
+                middle = 0.5 * float(residual.min() + residual.max())
+                V = V + middle * mdp.discount / (1.0 - mdp.discount)
                 break
         else:
-            break
-        middle = 0.5 * (residual.min() + residual.max())
-        V = V + middle * mdp.discount / (1.0 - mdp.discount)
+            if patient is None:
+                patient = mdp.is_sparse and not may_have_a_band(
+                    average_transitions(mdp, uniform_policy(mdp))
+                )
+            if settled or not patient:
+                break
     return V, best, False
 
 
@@ -172,33 +178,33 @@ def _spread(
 ) -> None:
     """Improve the predecessors of improved states in turn, each state once, while they are few.
 
-    V and `actions` are changed in place. Where an action is replaced, the values V of its
-    successors only rise later: the new policy is at least as good as V, so this is one step of
-    policy iteration. Along a chain it replaces one round for each state.
+    V and `actions` are changed in place. After an action is chosen by V, V only rises: the new
+    policy is at least as good as V, so that this belongs to one step of policy iteration. Along a
+    chain it replaces a round for each state.
     """
-    into: Any = sparse.csr_array(sparse.csr_array(mdp.flat).T)
-    rows: Any = sparse.csr_array(mdp.flat)
-    # Views give numbers of Python, with which single states are faster than with numpy.
-    data, columns, starts = map(memoryview, (rows.data, rows.indices, rows.indptr))
+    into: Any = sparse.csr_array(mdp.flat.T)
+    # Views give Python's numbers, with which single states are faster than with numpy.
+    data, columns, starts = map(memoryview, (mdp.flat.data, mdp.flat.indices, mdp.flat.indptr))
     pairs, ends, values = map(memoryview, (into.indices, into.indptr, V))
-    rewards = memoryview(mdp.rewards)
-    num_actions, discount = mdp.num_actions, mdp.discount
+    rewards, num_actions = memoryview(mdp.rewards), mdp.num_actions
+    few = FEW * mdp.num_states
     queue = deque(improved.tolist())
     seen = set(queue)
-    while 0 < len(queue) <= FEW * mdp.num_states:
+    while queue and len(queue) <= few:
         state = queue.popleft()
-        for before in {pair // num_actions for pair in pairs[ends[state] : ends[state + 1]]} - seen:
-            highest = values[before] + ulps
+        before = {pair // num_actions for pair in pairs[ends[state] : ends[state + 1]]} - seen
+        for s in before:
+            highest = values[s] + ulps
             for a in range(num_actions):
-                row = slice(starts[before * num_actions + a], starts[before * num_actions + a + 1])
-                following = sum(p * values[t] for p, t in zip(data[row], columns[row], strict=True))
-                if rewards[before, a] + discount * following > highest:
-                    highest = rewards[before, a] + discount * following
-                    actions[before] = a
-                    if before not in seen:
-                        seen.add(before)
-                        queue.append(before)
-            if before in seen: values[before] = highest
+                row = slice(starts[s * num_actions + a], starts[s * num_actions + a + 1])
+                ahead = sum(map(mul, data[row], map(values.__getitem__, columns[row])))
+                value = rewards[s, a] + mdp.discount * ahead
+                if value > highest:
+                    highest, actions[s] = value, a
+                    seen.add(s)
+            if s in seen:
+                values[s] = highest
+                queue.append(s)
 
 
 def _best(Q: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:

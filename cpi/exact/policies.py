@@ -207,10 +207,8 @@ def average_transitions(mdp: TabularMDP, policy: FloatArray) -> Any:
     num_states, num_actions = policy.shape
     actions = policy.argmax(axis=1)
     states = np.arange(num_states)
-    if (policy[states, actions] == 1.0).all():  # deterministic: pick rows, a quarter of the work
-        if mdp.is_sparse:
-            return mdp.flat[states * num_actions + actions]
-        return mdp.transitions[states, actions]
+    if (policy[states, actions] == 1.0).all():  # deterministic: a quarter of the work
+        return chosen_transitions(mdp, actions)
     if not mdp.is_sparse:
         return np.matmul(policy[:, None, :], mdp.transitions)[:, 0]
     pairs = num_states * num_actions
@@ -219,3 +217,9 @@ def average_transitions(mdp: TabularMDP, policy: FloatArray) -> Any:
         shape=(num_states, pairs),
     )
     return choose @ mdp.flat
+
+
+def chosen_transitions(mdp: TabularMDP, actions: NDArray[np.intp]) -> Any:
+    """P_π of the policy that takes `actions`, shape (S,): rows of the MDP."""
+    rows = np.arange(0, mdp.rewards.size, mdp.num_actions) + actions
+    return mdp.flat[rows] if mdp.is_sparse else mdp.flat.take(rows, axis=0)

@@ -129,6 +129,31 @@ VALUES = (
     ),
     Mutant(
         "cpi/exact/optimal.py",
+        "sweeps end before residuals are at rounding level",
+        "if np.abs(residual).max() <= rounding:",
+        "if np.abs(residual).max() <= 1e9 * rounding:",
+    ),
+    Mutant(
+        "cpi/exact/optimal.py",
+        "constant residuals are not extrapolated",
+        "middle * mdp.discount / (1.0 - mdp.discount)",
+        "middle * mdp.discount",
+    ),
+    Mutant(
+        "cpi/exact/optimal.py",
+        "improvements spread by one state only",
+        "                queue.append(s)\n",
+        "",
+    ),
+    Mutant(
+        "cpi/exact/linear.py",
+        "a state that reaches few makes random sparsity a grid",
+        "_is_plane(matrix) and _is_plane(_neighbours(matrix))",
+        "_is_plane(matrix)",
+        ("tests/cpi/exact/test_linear.py",),
+    ),
+    Mutant(
+        "cpi/exact/optimal.py",
         "linear program uses the previous step instead of the next",
         "k=1)",
         "k=-1)",

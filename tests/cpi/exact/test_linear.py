@@ -189,6 +189,35 @@ def test_a_band_is_found_in_any_order_of_the_states(discount: float) -> None:
     assert resolvent(shuffled(grid(150, seed=6), 7), discount).method == "BiCGSTAB"
 
 
+def test_a_band_is_found_where_no_state_leads_to_the_last() -> None:
+    matrix = shuffled(banded(400, 1, 1, seed=2), 3)
+    matrix = sparse.block_array([[matrix, None], [matrix[:1], sparse.csr_array((1, 1))]])
+    check(sparse.csr_array(matrix), 0.9, "banded LU")
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["in rows", "shuffled"])
+def test_a_large_grid_is_factorised_near_a_discount_of_one(mixed: bool) -> None:
+    matrix = shuffled(grid(150, seed=6), 7) if mixed else grid(150, seed=6)
+    solver = resolvent(matrix, 0.9999)
+    assert solver.method == "SuperLU"
+    b = np.random.default_rng(7).uniform(0, 1, 150**2)
+    V, d = solver.solve(b), solver.solve_transposed(b)
+    assert np.abs(V - 0.9999 * (matrix @ V) - b).max() <= 64 * EPS * V.max()
+    assert np.abs(d - 0.9999 * (matrix.T @ d) - b).sum() <= 64 * EPS * d.sum()
+
+
+def test_random_sparsity_is_never_factorised_because_one_state_reaches_few(
+    factorisations: list[tuple[int, int]],
+) -> None:
+    matrix = sparse.lil_array(scattered(2000, 3, seed=12))
+    matrix[1000, :] = 0.0
+    matrix[1000, [1000, 1001]] = 0.5
+    matrix[1001, :] = 0.0
+    matrix[1001, [1000, 1001]] = 0.5
+    check(sparse.csr_array(matrix), 0.9995, "BiCGSTAB")
+    assert not factorisations
+
+
 def test_a_shuffled_chain_has_the_solutions_of_the_chain() -> None:
     chain = banded(100_000, 1, 1, seed=8)
     order = np.random.default_rng(8).permutation(100_000)

@@ -26,6 +26,7 @@ from cpi import (
 )
 from cpi.exact.linear import Resolvent
 from envs import TabularMDP
+from tests.bench.problems import band, grid
 from tests.cpi.worlds import (
     DISCOUNTS,
     affine,
@@ -321,6 +322,120 @@ def test_optimal__copies_of_an_mdp_have_its_optimum(finite: bool, num_actions: i
     ours, theirs = optimal(one), optimal(many)
     np.testing.assert_array_equal(theirs.actions, np.tile(ours.actions, 40))
     np.testing.assert_allclose(theirs.V, np.tile(ours.V, 40), rtol=0, atol=2 * tolerance(one))
+
+
+def howard(mdp: TabularMDP) -> tuple[Any, Any]:
+    """V* and optimal actions by policy iteration on dense systems, one look-ahead a round."""
+    actions = np.zeros(mdp.num_states, dtype=int)
+    while True:
+        V = values_of(mdp, actions)
+        Q = mdp.rewards + mdp.discount * np.asarray(mdp.flat @ V).reshape(mdp.rewards.shape)
+        better = Q.max(axis=1) > Q[np.arange(mdp.num_states), actions] + tolerance(mdp) / 64
+        if not better.any():
+            return V, actions
+        actions = np.where(better, Q.argmax(axis=1), actions)
+
+
+def with_ties(mdp: TabularMDP) -> TabularMDP:
+    """The same transitions, with rewards 0 and 1 and an exact copy of each action."""
+    num_states, num_actions = mdp.rewards.shape
+    rows = np.arange(mdp.rewards.size).reshape(num_states, num_actions)
+    rows = np.concatenate([rows, rows], axis=1).ravel()
+    rewards = np.round(np.tile(mdp.rewards, 2))
+    return replace(mdp, transitions=mdp.flat[rows], rewards=rewards)
+
+
+def large_worlds() -> dict[str, TabularMDP]:
+    """MDPs above the size from which policies are improved before the first exact evaluation."""
+    chain = envs.kl_chain(400, 0.9, sparse=True)
+    order = np.random.default_rng(0).permutation(400)
+    rows = (3 * order[:, None] + np.arange(3)).ravel()
+    quick = envs.garnet(400, 3, 3, seed=1, discount=0.95, sparse=True)
+    return {
+        "chain": chain,
+        "shuffled chain": replace(
+            chain,
+            transitions=chain.transitions[rows][:, order],
+            rewards=chain.rewards[order],
+            start=chain.start[order],
+        ),
+        "band": band(400),
+        "grid": grid(20),
+        "sparse": quick,
+        "sparse, far": replace(quick, discount=0.999),
+        "sparse, near": replace(quick, discount=0.3),
+        "sparse, ties": with_ties(quick),
+        "one reward": replace(quick, rewards=np.eye(1, 1200, 7).reshape(400, 3)),
+        "dense": envs.garnet(400, 3, 200, seed=1, discount=0.95),
+        "two parts": TabularMDP(
+            sparse.block_diag([chain.flat, quick.flat], format="csr"),
+            np.vstack([10 * chain.rewards, quick.rewards]),
+            np.full(800, 1 / 800),
+            discount=0.95,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", large_worlds())
+def test_policy_iteration__large_worlds_have_the_optimum_of_howards_rounds(name: str) -> None:
+    mdp = large_worlds()[name]
+    optimum = policy_iteration(mdp)
+    expected, _ = howard(mdp)
+    np.testing.assert_allclose(optimum.V, expected, rtol=0, atol=tolerance(mdp))
+    exact = values_of(mdp, optimum.actions)
+    np.testing.assert_allclose(exact, expected, rtol=0, atol=tolerance(mdp))
+    V, _ = linear_program(mdp)
+    np.testing.assert_allclose(optimum.V, V, rtol=1e-7, atol=LP_TOLERANCE)
+
+
+@repeatable
+@given(mdp=worlds(False), lone=st.booleans())
+def test_policy_iteration__small_worlds_side_by_side_make_a_large_one(
+    mdp: TabularMDP, lone: bool
+) -> None:
+    copies = 1 + 320 // mdp.num_states
+    rewards = np.tile(mdp.rewards, (copies, 1))
+    if lone:  # one copy with rewards: few states to improve
+        rewards[mdp.num_states :] = 0
+    many = TabularMDP(
+        sparse.block_diag([mdp.flat] * copies, format="csr"),
+        rewards,
+        np.full(len(rewards), 1 / len(rewards)),
+        discount=mdp.discount,
+    )
+    expected = np.tile(optimal(mdp).V, copies)
+    if lone:
+        expected[mdp.num_states :] = 0
+    optimum = policy_iteration(many)
+    np.testing.assert_allclose(optimum.V, expected, rtol=0, atol=2 * tolerance(mdp))
+    V = evaluate(many, optimum.policy).V
+    np.testing.assert_allclose(V, expected, rtol=0, atol=2 * tolerance(mdp))
+
+
+@pytest.mark.parametrize("discount", [0.5, 0.95, 0.999])
+def test_policy_iteration__values_of_fast_mixing_worlds_are_exact_without_evaluations(
+    discount: float, evaluations: list[int]
+) -> None:
+    for mdp in (
+        envs.garnet(2000, 4, 3, discount=discount, sparse=True),
+        envs.garnet(400, 4, 200, discount=discount),
+    ):
+        optimum = policy_iteration(mdp)
+        Q = mdp.rewards + discount * (mdp.flat @ optimum.V).reshape(mdp.rewards.shape)
+        chosen = Q[np.arange(mdp.num_states), optimum.actions]
+        rounding = 8 * np.finfo(float).eps * (1 + 2 * optimum.V.max())
+        np.testing.assert_allclose(optimum.V, chosen, rtol=0, atol=rounding)
+        np.testing.assert_allclose(Q.max(axis=1), chosen, rtol=0, atol=rounding)
+    assert not evaluations
+
+
+def test_policy_iteration__improvements_spread_along_a_chain(evaluations: list[int]) -> None:
+    mdp = envs.kl_chain(3000, discount=0.99, sparse=True)
+    optimum = policy_iteration(mdp)
+    assert len(evaluations) <= 4  # Howard's rounds improve one state each
+    expected = 0.99 ** np.arange(2998, -1, -1)
+    np.testing.assert_allclose(optimum.V[:-1], expected, rtol=0, atol=tolerance(mdp))
+    assert (optimum.actions[:-1][expected > 1e-12] == 2).all()
 
 
 @pytest.mark.parametrize("length", [1, 5, 20])
