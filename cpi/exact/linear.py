@@ -182,7 +182,7 @@ def may_have_a_band(matrix: Any) -> bool:
 
     Such an order puts at most 2ℓ · BAND_WIDTH others within ℓ steps of a state.
     """
-    return _reaches_at_most(matrix, lambda steps: 1 + 2 * steps * BAND_WIDTH)
+    return _reaches_at_most(matrix, COUNTED_STEPS, lambda steps: 1 + 2 * steps * BAND_WIDTH)
 
 
 def _is_plane(matrix: Any) -> bool:
@@ -190,10 +190,10 @@ def _is_plane(matrix: Any) -> bool:
 
     The LU factors of a grid have S log S entries; those of random sparsity fill up.
     """
-    return _reaches_at_most(matrix, lambda steps: (2 * steps + 1) ** 2)
+    return _reaches_at_most(matrix, COUNTED_STEPS // 4, lambda steps: (2 * steps + 1) ** 2)
 
 
-def _reaches_at_most(matrix: Any, limit: Callable[[int], int]) -> bool:
+def _reaches_at_most(matrix: Any, most_steps: int, limit: Callable[[int], int]) -> bool:
     """Whether at most `limit(steps)` states are within that many steps of the middle one.
 
     They are counted until they are too many: soon, for random sparsity.
@@ -202,7 +202,7 @@ def _reaches_at_most(matrix: Any, limit: Callable[[int], int]) -> bool:
     seen = np.zeros(matrix.shape[0], dtype=bool)
     seen[middle] = True
     frontier, reached = np.array([middle]), 1
-    for steps in range(1, COUNTED_STEPS + 1):
+    for steps in range(1, most_steps + 1):
         following = np.unique(matrix[frontier].indices)
         frontier = following[~seen[following]]
         seen[frontier] = True
@@ -220,7 +220,8 @@ def _neighbours(matrix: Any) -> Any:
 
 def _superlu(matrix: Any, discount: float) -> Solver:
     system = sparse.eye_array(matrix.shape[0]) - discount * matrix
-    factors = sparse_linalg.splu(sparse.csc_array(system))
+    # Each row's diagonal exceeds the sum of the others, so elimination is stable without pivoting.
+    factors = sparse_linalg.splu(sparse.csc_array(system), diag_pivot_thresh=0.0)
     return lambda b, transposed: np.asarray(factors.solve(b, trans="T" if transposed else "N"))
 
 

@@ -106,14 +106,14 @@ def deterministic_policy(
         If an action is not one of 0 … A−1.
     """
     chosen = np.asarray(actions)
-    rows = np.arange(num_actions) == chosen[..., None]
-    missing = ~rows.any(axis=-1)
-    if missing.any():
+    rows = (np.arange(num_actions) == chosen[..., None]).astype(np.float64)
+    if np.count_nonzero(rows) < chosen.size:
+        missing = ~rows.any(axis=-1)
         where = tuple(np.argwhere(missing)[0])
         place = f"{_place(where)} has action" if where else "action"
         last = num_actions - 1
         raise PolicyError(f"{what}: {place} {chosen[where]}, not a whole number in 0 … {last}")
-    return rows.astype(np.float64)
+    return rows
 
 
 def greedy_policy(Q: FloatArray) -> FloatArray:
@@ -205,10 +205,9 @@ def policy_transitions(mdp: TabularMDP, policy: ArrayLike) -> Any:
 def average_transitions(mdp: TabularMDP, policy: FloatArray) -> Any:
     """`policy_transitions` of a policy that has been checked."""
     num_states, num_actions = policy.shape
-    actions = policy.argmax(axis=1)
-    states = np.arange(num_states)
-    if (policy[states, actions] == 1.0).all():  # deterministic: a quarter of the work
-        return chosen_transitions(mdp, actions)
+    certain = (policy == 1.0).ravel().nonzero()[0]
+    if len(certain) == num_states:  # deterministic: a quarter of the work
+        return chosen_transitions(mdp, certain % num_actions)
     if not mdp.is_sparse:
         return np.matmul(policy[:, None, :], mdp.transitions)[:, 0]
     pairs = num_states * num_actions

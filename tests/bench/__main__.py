@@ -35,9 +35,9 @@ examples:
   OPENBLAS_NUM_THREADS=1 python -m tests.bench  without BLAS threads: steadier on shared cores
 
 Times are medians of calls taken in turn. A library that has several methods competes with its
-fastest: MPI is modified policy iteration and VI value iteration, to the tolerance that all answers
-are compared with; PI, and everything of ours, is exact. A ratio is our time over the best time of
-the others. A missed target does not change the exit code. The exit code is 1 if two libraries
+fastest: MPI is modified policy iteration and VI value iteration, to 1e-9 or the rounding at which
+answers are compared; PI, and everything of ours, is exact. A ratio is our time over the best time
+of the others. A missed target does not change the exit code. The exit code is 1 if two libraries
 disagree or one fails, and 2 if one is not installed or FILE cannot be written.
 """
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             print(f"{parser.prog}: --json: {error}", file=sys.stderr)
             return 2
-    out = Console(width=max(Console().width, 106))
+    out = Console(width=max(Console().width, 120))
     setting = settings()
     out.print(", ".join(" ".join(item) for item in setting["versions"].items()), highlight=False)
     variables = " ".join(f"{name}={value}" for name, value in setting["environment"].items())

@@ -49,6 +49,7 @@ PAUSE = 0.03  # seconds; longer than OpenBLAS threads spin
 READING = 1e-3  # seconds, least duration of a reading
 TURN = 1e-2  # seconds, least duration of a turn
 LIMIT = 30  # seconds, limit of a single call
+EPSILON = 1e-9  # largest error of optimal values
 
 #: Computes V, shape (S,), or (H, S) for backward induction.
 Answer = Callable[[], FloatArray]
@@ -104,9 +105,11 @@ def quantecon(mdp: TabularMDP) -> dict[tuple[str, str], Answer]:
         d = endless._lineq_solve(system, (1 - endless.beta) * mdp.start)
         return np.stack([endless.evaluate_policy(actions), d])
 
+    # Its default of 250 iterations is too few for a long chain.
+    stop = {"epsilon": min(tolerance(mdp), EPSILON), "max_iter": 10**6}
+
     def optimum(method: str) -> Answer:
-        # Its default of 250 iterations is too few for a long chain.
-        return lambda: endless.solve(method, epsilon=tolerance(mdp), max_iter=10**6).v
+        return lambda: endless.solve(method, **stop).v
 
     return {
         (VALUES, "quantecon"): lambda: endless.evaluate_policy(actions),

@@ -192,7 +192,7 @@ PROBLEMS: dict[str, Problem] = {
         "K&L chain, S = 4000",
         lambda: kl_chain(4000, CHAIN_DISCOUNT, sparse=True),
         ALL,
-        once=frozenset({(OPTIMUM, "quantecon")}),
+        once=_all((OPTIMUM,), "quantecon", "quantecon MPI"),
         never=_DENSE,
     ),
     "chain-1e6": Problem(
@@ -210,7 +210,7 @@ PROBLEMS: dict[str, Problem] = {
     "grid": Problem(
         "grid, 300 × 300, γ = .9999",
         lambda: grid(300),
-        once=_all((OPTIMUM,), "quantecon", "quantecon MPI", "quantecon VI"),
+        once=_all((OPTIMUM,), "quantecon", "quantecon VI"),
         never=_DENSE,
     ),
 }

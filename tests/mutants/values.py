@@ -21,8 +21,8 @@ VALUES = (
     Mutant(
         "cpi/exact/policies.py",
         "nearly deterministic rows count as deterministic",
-        "(policy[states, actions] == 1.0).all()",
-        "(policy[states, actions] >= 1.0 - 1e-5).all()",
+        "certain = (policy == 1.0)",
+        "certain = (policy >= 1.0 - 1e-5)",
     ),
     Mutant(
         "cpi/exact/values.py",

@@ -347,7 +347,7 @@ def with_ties(mdp: TabularMDP) -> TabularMDP:
 
 def large_worlds() -> dict[str, TabularMDP]:
     """MDPs above the size from which policies are improved before the first exact evaluation."""
-    chain = envs.kl_chain(400, 0.9, sparse=True)
+    chain = envs.kl_chain(400, 0.5, sparse=True)
     order = np.random.default_rng(0).permutation(400)
     rows = (3 * order[:, None] + np.arange(3)).ravel()
     quick = envs.garnet(400, 3, 3, seed=1, discount=0.95, sparse=True)
@@ -367,11 +367,11 @@ def large_worlds() -> dict[str, TabularMDP]:
         "sparse, ties": with_ties(quick),
         "one reward": replace(quick, rewards=np.eye(1, 1200, 7).reshape(400, 3)),
         "dense": envs.garnet(400, 3, 200, seed=1, discount=0.95),
-        "two parts": TabularMDP(
+        "chain beside random successors": TabularMDP(
             sparse.block_diag([chain.flat, quick.flat], format="csr"),
             np.vstack([10 * chain.rewards, quick.rewards]),
             np.full(800, 1 / 800),
-            discount=0.95,
+            discount=0.5,
         ),
     }
 
