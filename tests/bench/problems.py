@@ -166,8 +166,9 @@ ALL = (VALUES, BOTH, BACKWARD, OPTIMUM)
 #: pymdptoolbox evaluates a policy by a dense system, whose (S, S) array does not fit or takes
 #: tens of seconds.
 _DENSE = _all((VALUES, BOTH, OPTIMUM), "pymdptoolbox")
-#: The LU factors of random sparsity fill up: tens of seconds at S = 10⁴, no memory at 10⁵.
-_FILLED = _DENSE | _all((VALUES, BOTH, OPTIMUM), "quantecon")
+#: The LU factors of random sparsity fill up: tens of seconds at S = 10⁴, no memory at 10⁵. Value
+#: iteration takes minutes at γ = .999.
+_FILLED = _DENSE | _all((VALUES, BOTH, OPTIMUM), "quantecon") | {(OPTIMUM, "quantecon VI")}
 
 PROBLEMS: dict[str, Problem] = {
     "dense-100": Problem("dense, S = 100", lambda: dense(100), ALL),
