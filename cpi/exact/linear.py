@@ -219,9 +219,9 @@ def _neighbours(matrix: Any) -> Any:
 
 
 def _superlu(matrix: Any, discount: float) -> Solver:
-    system = sparse.eye_array(matrix.shape[0]) - discount * matrix
+    system: Any = sparse.eye_array(matrix.shape[0]) - discount * matrix
     # Each row's diagonal exceeds the sum of the others, so elimination is stable without pivoting.
-    factors = sparse_linalg.splu(sparse.csc_array(system), diag_pivot_thresh=0.0)
+    factors: Any = sparse_linalg.splu(sparse.csc_array(system), diag_pivot_thresh=0.0)
     return lambda b, transposed: np.asarray(factors.solve(b, trans="T" if transposed else "N"))
 
 

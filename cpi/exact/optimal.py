@@ -139,7 +139,8 @@ def _sweeps(
     """
     assert mdp.discount is not None
     states = np.arange(mdp.num_states)
-    moves, patient = None, None
+    moves: Any = None
+    patient: bool | None = None
     for _ in range(ROUNDS):
         highest, best = _best(action_values(mdp, V))
         residual = highest - V
@@ -184,9 +185,10 @@ def _spread(
     """
     into: Any = sparse.csr_array(mdp.flat.T)
     # Views give Python's numbers, with which single states are faster than with numpy.
-    data, columns, starts = map(memoryview, (mdp.flat.data, mdp.flat.indices, mdp.flat.indptr))
-    pairs, ends, values = map(memoryview, (into.indices, into.indptr, V))
-    rewards, num_actions = memoryview(mdp.rewards), mdp.num_actions
+    view: Any = memoryview
+    data, columns, starts = map(view, (mdp.flat.data, mdp.flat.indices, mdp.flat.indptr))
+    pairs, ends, values = map(view, (into.indices, into.indptr, V))
+    rewards, num_actions = view(mdp.rewards), mdp.num_actions
     few = FEW * mdp.num_states
     queue = deque(improved.tolist())
     seen = set(queue)
