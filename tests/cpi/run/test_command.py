@@ -178,7 +178,7 @@ def test_main__bad_input_is_one_line_that_names_it(
         ([*own, "--samples", "3"], "resets: 3 is below 4"),
         ([*own, "--precision", "0"], "precision: 0.0 is not in (0, 1]"),
         ([*own, "--recall", "2"], "recall: 2.0 is not in (0, 1]"),
-        ([*own, "--step", "kl"], "step: 'kl' is none of full, masked"),
+        ([*own, "--step", "kl"], "step: 'kl' is none of certified, full, masked"),
         ([*own, "--epsilon", "-1"], "epsilon: -1.0"),
         ([*own, "--method", "grpo", "--lr", "0"], "lr: 0.0 is not a finite number > 0"),
         ([*own, "--method", "grpo", "--starts", "0"], "starts: 0"),
