@@ -39,9 +39,9 @@ the probability of one switch, α H (1−α)^{H−1}: the loss is α² H (H−1)
 α → 0. The weights accept on at step 0 only, and every off. With them, and with 1 − gap paid to
 those who stay in on, the step 𝔸_w/(2HR) loses a share (H−1)/(2H) of its gain as gap → 0.
 
-**One masked switch, discounted** (`tight_once`). As `tight_masked`, but "first", the start, is never
-visited again: action 0 leads to "rest", where each step pays 1 − gap. w = 1 in first and off. So
-a(first) = gap/(1−γ) and a(off) = −1/(1−γ), and only what follows the first switch is lost.
+**One masked switch, discounted** (`tight_once`). As `tight_masked`, but "first", the start, is
+never visited again: action 0 leads to "rest", where each step pays 1 − gap. w = 1 in first and off.
+So a(first) = gap/(1−γ), a(off) = −1/(1−γ), and only what follows the first switch is lost.
 
 **A candidate that is nowhere worse** (`tight_good`). In "on" action 0 stays, unpaid, and action 1
 pays 1 and ends: the mixture gains 1 with its first switch and nothing later, 1 − (1−α)^H, or

@@ -32,8 +32,8 @@ class Bound:
     `first_order` is set where the bound reads "gain ≥ first order − penalty". For small steps the
     ratio of the sides tends to 1, whatever the constant in the penalty. A check of such a bound
     therefore also compares the penalty with the first-order gain that the update truly loses.
-    Rounding is measured in `unit`, the unit of both sides. `improved_by` names a bound that promises
-    more at the same step; no instance then attains the constant of this one.
+    Rounding is measured in `unit`, the unit of both sides. `improved_by` names a bound that
+    promises more at the same step: no instance attains the constant of this one.
     """
 
     name: str

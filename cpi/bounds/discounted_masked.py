@@ -106,9 +106,7 @@ BOUNDS: tuple[Bound, ...] = (
         source="ours, after K&L 2002",
         sense=">=",
         left=lambda u: u.gain,
-        right=lambda u: (
-            _surrogate(u) - 2 * u.alpha**2 * _count(u) * float(np.abs(u.w * u.a).max())
-        ),
+        right=lambda u: _surrogate(u) - 2 * u.alpha**2 * _count(u) * float(np.abs(u.w * u.a).max()),
         first_order=_surrogate,
     ),
     Bound(

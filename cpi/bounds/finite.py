@@ -7,8 +7,8 @@ of the reward range, a = E_{π'} A^π, p_w = E_d w, 𝔸_w = E_{ν_w} a. The pap
 Proof of the masked penalty. Until its first accepted switch the new policy follows the trajectory
 of π. A first switch at step t has two losses. At most (H−t) r·(t α) of its first-order gain is lost
 to trajectories that switched before. After it, each later step u costs at most α (H−u) r. Together
-they are α² r E[w_t] (H−t)(H+t−1)/2, and (H−t)(H+t−1) ≤ H(H−1). With |w a| ≤ c a first switch at step t
-may cost 2c α in each of the H−1−t later steps: the weighted form.
+they are α² r E[w_t] (H−t)(H+t−1)/2, and (H−t)(H+t−1) ≤ H(H−1). With |w a| ≤ c a first
+switch at step t may cost 2c α in each of the H−1−t later steps: the weighted form.
 """
 
 from __future__ import annotations

@@ -137,9 +137,7 @@ def test_bounded_returns_form_is_an_equality_at_two_steps(
 @pytest.mark.parametrize("weighted", [False, True])
 def test_bounded_returns_form_is_attained_by_small_steps(weighted: bool, horizon: int) -> None:
     case = envs.tight_returns(horizon)
-    result = check(
-        "masked CPI, bounded returns", case, TINY, case.weights if weighted else None
-    )
+    result = check("masked CPI, bounded returns", case, TINY, case.weights if weighted else None)
     assert 1.0 - 1e-6 <= result.penalty_ratio <= 1.0 + horizon * TINY
 
 
