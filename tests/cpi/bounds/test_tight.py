@@ -198,7 +198,7 @@ def test_pair_form_is_attained_where_a_state_is_accepted_once(discount: float) -
     assert result.penalty_ratio == pytest.approx(2.0, rel=2 * TINY / (1 - discount))
 
 
-@pytest.mark.parametrize("discount", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("discount", [0.5, 0.9])
 def test_pair_step_is_attained_for_a_small_advantage(discount: float) -> None:
     case = envs.tight_once(discount, 1e-3)
     result = check("masked step, discounted, pair form", case, 1.0, case.weights)
