@@ -149,9 +149,9 @@ def step_size(rule: str | StepRule, update: Update, advantage: float) -> float:
         resets and the update has other weights; or if a function gives NaN.
     """
     if isinstance(rule, str):
-        if rule in DISCOUNTED and (update.w != 1).any():
-            raise ValueError(f"step: {rule!r} is for random resets only; use 'certified'")
-        rule = step_rule(rule, update.mdp)
+        name, rule = rule, step_rule(rule, update.mdp)
+        if name in DISCOUNTED and (update.w != 1).any():
+            raise ValueError(f"step: {name!r} is for random resets only; use 'certified'")
     if not advantage > 0:
         return 0.0
     alpha = float(rule(update, advantage))

@@ -631,7 +631,7 @@ CONSTANTS = (
     Mutant(
         "cpi/conservative/step_sizes.py",
         "discounted rules of random resets take masks",
-        "if rule in DISCOUNTED and (update.w != 1).any():",
+        "if name in DISCOUNTED and (update.w != 1).any():",
         "if False:",
         ("tests/cpi/conservative/test_loop.py",),
     ),
