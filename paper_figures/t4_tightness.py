@@ -164,7 +164,11 @@ def claims(data: Data) -> Sequence[Claim]:
             "The largest ratio of bound and truth, or of true loss and penalty, on any update; "
             f"{TIGHT} counts as attained.",
             f"{len(inequalities) - len(loose)} of {len(inequalities)} inequalities come that near."
-            + (f" Another bound shows that they cannot be: {_names(improved)}." if improved else "")
+            + (
+                f" Another bound promises more of the same step than {_names(improved)}."
+                if improved
+                else ""
+            )
             + (f" Not known: {_names(unknown)}." if unknown else ""),
             verdict := _attained(len(loose), len(inequalities)),
             of="ours",
