@@ -83,7 +83,7 @@ BOUNDS: tuple[Bound, ...] = (
         first_order=_surrogate,
     ),
     Bound(
-        name="masked CPI, discounted, bounded returns",
+        name="masked CPI, discounted, returns",
         statement="gain ≥ α p_w 𝔸_w/(1−γ) − 2α²γ B p_w/(1−γ)², all V and Q in a range of width B",
         source="ours",
         sense=">=",
@@ -101,7 +101,7 @@ BOUNDS: tuple[Bound, ...] = (
         first_order=_surrogate,
     ),
     Bound(
-        name="masked CPI, discounted, weighted form",
+        name="masked CPI, discounted, weighted",
         statement="gain ≥ α p_w 𝔸_w/(1−γ) − 2α²γ max|w·a| p_w/(1−γ)²",
         source="ours, after K&L 2002",
         sense=">=",
@@ -134,7 +134,7 @@ BOUNDS: tuple[Bound, ...] = (
         requires="𝔸_w > 0",
     ),
     Bound(
-        name="masked step, discounted, bounded returns",
+        name="masked step, discounted, returns",
         statement="gain ≥ 2 p_w 𝔸_w²/(15B) at α = (1−γ)𝔸_w/(4B)",
         source="ours",
         sense=">=",

@@ -50,12 +50,12 @@ DISCOUNTED = {
     "termination": (0.5, 0.5),  # OPT = ¼
     "termination, restart form": (0.5, 1.0),
     "masked CPI, discounted": (1 / 6, -3 / 2),  # W = 2
-    "masked CPI, discounted, bounded returns": (1 / 6, -1 / 2),  # B = 1
+    "masked CPI, discounted, returns": (1 / 6, -1 / 2),  # B = 1
     "masked CPI, discounted, pair form": (1 / 6, -1 / 2),  # 2 + 2 visits
-    "masked CPI, discounted, weighted form": (1 / 6, 0.0),
+    "masked CPI, discounted, weighted": (1 / 6, 0.0),
     "masked CPI, discounted, span form": (1 / 6, 1 / 6),  # γ E[γ^T] = 1/3
     "masked step, discounted": (31 / 1056, 1 / 60),  # α = 1/32
-    "masked step, discounted, bounded returns": (15 / 272, 1 / 30),  # α = 1/16
+    "masked step, discounted, returns": (15 / 272, 1 / 30),  # α = 1/16
     "masked step, discounted, pair form": (7 / 72, 1 / 16),  # α = 1/8
 }
 
@@ -102,12 +102,12 @@ OFF_THE_WAY = {
     # p_w = ½, 𝔸_w = ½, W = 4, B = 2; switching in i with α/2 and in j with α gains
     # (α/2) (1 − 3α) / (1 + α/2).
     "masked CPI, discounted": (-1 / 10, -7 / 4),
-    "masked CPI, discounted, bounded returns": (-1 / 10, -3 / 4),
+    "masked CPI, discounted, returns": (-1 / 10, -3 / 4),
     "masked CPI, discounted, pair form": (-1 / 10, -1 / 2),  # ½ + 1 visits
-    "masked CPI, discounted, weighted form": (-1 / 10, -1 / 2),
+    "masked CPI, discounted, weighted": (-1 / 10, -1 / 2),
     "masked CPI, discounted, span form": (-1 / 10, -1 / 10),  # γ E[γ^T] = 1/5
     "masked step, discounted": (61 / 8256, 1 / 240),  # α = 1/64
-    "masked step, discounted, bounded returns": (29 / 2080, 1 / 120),  # α = 1/32
+    "masked step, discounted, returns": (29 / 2080, 1 / 120),  # α = 1/32
     "masked step, discounted, pair form": (3 / 100, 1 / 48),  # α = 1/12
 }
 
@@ -137,6 +137,7 @@ IMPROVABLE = {
     "CPI-CARO, discounted": (1 / 130, 1 / 260),  # α = 1/64, w = (1, 0)
     "localizer, discounted": (1 / 7, 4 / 75),  # x = 1
     "visit probability, discounted": (1 / 2, 1.0),
+    "masked CPI, discounted, weighted": (1 / 7, 0.0),  # max|w·a| = ⅖
 }
 
 
@@ -356,7 +357,7 @@ def test_pair_step__needs_a_step_of_at_most_1() -> None:
         "CPI step",
         "USPI step",
         "masked step, discounted",
-        "masked step, discounted, bounded returns",
+        "masked step, discounted, returns",
         "masked step, discounted, pair form",
     ],
 )

@@ -166,9 +166,9 @@ def test_masked_steps_are_attained_for_a_small_advantage(
     "name",
     [
         "masked CPI, discounted",
-        "masked CPI, discounted, bounded returns",
+        "masked CPI, discounted, returns",
         "masked CPI, discounted, pair form",
-        "masked CPI, discounted, weighted form",
+        "masked CPI, discounted, weighted",
         "masked CPI, discounted, span form",
     ],
 )
