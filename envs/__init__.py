@@ -33,7 +33,10 @@ from envs.tight import (
     TightInstance,
     tight_cpi,
     tight_divergence,
+    tight_good,
+    tight_kl,
     tight_masked,
+    tight_once,
     tight_returns,
 )
 from envs.tree import tree, tree_leaf_rewards
@@ -60,7 +63,10 @@ __all__ = [
     "success_probability",
     "tight_cpi",
     "tight_divergence",
+    "tight_good",
+    "tight_kl",
     "tight_masked",
+    "tight_once",
     "tight_returns",
     "tree",
     "tree_leaf_rewards",

@@ -57,6 +57,7 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
                 "name": bound.name,
                 "kind": "finite" if bound.name in finite else "discounted",
                 "sense": bound.sense,
+                "improved_by": bound.improved_by,
                 **summary(checks[bound.name]["common"], checks[bound.name]["tight"]),
             }
             for bound in REGISTRY
@@ -105,7 +106,7 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         kind: [b for b in data["bounds"] if b["kind"] == kind and b["sense"] != "="]
         for kind in ("discounted", "finite")
     }
-    fig = blank(DOUBLE, 3.6)
+    fig = blank(DOUBLE, 5.0)
     axes = fig.subplots(1, 2)
     for ax, (kind, bounds) in zip(axes, kinds.items(), strict=True):
         for row, bound in enumerate(bounds):
@@ -134,7 +135,9 @@ def claims(data: Data) -> Sequence[Claim]:
     violations = sum(bound["violations"] for bound in bounds)
     inequalities = [b for b in bounds if b["sense"] != "="]
     loose = [b for b in inequalities if b["best"] < TIGHT]
-    names = ", ".join(f"{b['name']} ({b['best']:.2f})" for b in loose)
+    improved, unknown = (
+        [b for b in loose if bool(b["improved_by"]) is is_] for is_ in (True, False)
+    )
     medians = {b["name"]: b["quantiles"][2] for b in bounds if b["quantiles"]}
     return [
         Claim(
@@ -161,12 +164,24 @@ def claims(data: Data) -> Sequence[Claim]:
             "The largest ratio of bound and truth, or of true loss and penalty, on any update; "
             f"{TIGHT} counts as attained.",
             f"{len(inequalities) - len(loose)} of {len(inequalities)} inequalities come that near."
-            + (f" Not: {names}." if loose else ""),
+            + (
+                f" Another bound promises more of the same step than {_names(improved)}."
+                if improved
+                else ""
+            )
+            + (f" Not known: {_names(unknown)}." if unknown else ""),
             verdict := _attained(len(loose), len(inequalities)),
             of="ours",
-            caveat=limit(verdict, f"of {len(loose)} bounds it is not known"),
+            caveat=limit(
+                verdict,
+                f"{len(improved)} can be improved, and of {len(unknown)} it is not known",
+            ),
         ),
     ]
+
+
+def _names(bounds: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{b['name']} ({b['best']:.2f})" for b in bounds)
 
 
 def _attained(loose: int, bounds: int) -> Verdict:

@@ -15,7 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cpi.bounds import REGISTRY, Bound, BoundReport, Update, bounds_for, discounted, finite
+from cpi.bounds import (
+    REGISTRY,
+    Bound,
+    BoundReport,
+    Update,
+    bounds_for,
+    discounted,
+    discounted_masked,
+    finite,
+    finite_improvable,
+)
 from cpi.bounds.check import STEPS, Row, variations
 from cpi.bounds.instances import (
     candidates,
@@ -147,7 +157,7 @@ def statements() -> Table:
 
 def place(bound: Bound) -> str:
     """File and line of a bound's definition, "cpi/bounds/finite.py:123"; "" if it is elsewhere."""
-    for module in (discounted, finite):
+    for module in (discounted, discounted_masked, finite, finite_improvable):
         lines = Path(str(module.__file__)).read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines, 1):
             if line.strip() == f'name="{bound.name}",':
@@ -173,7 +183,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="20 random MDPs of each kind, 60 repeats of Theorem 1: seconds",
     )
-    add("--instances", type=whole, metavar="N", help="random MDPs of each kind (default 400)")
+    add("--instances", type=whole, metavar="N", help="random MDPs of each kind (default 250)")
     add("--seed", type=whole, default=0, metavar="N", help="seed of the random MDPs (default 0)")
     add(
         "--tau",
@@ -192,7 +202,7 @@ def refuse_problem_options(args: argparse.Namespace) -> None:
     if args.tau is not None and not 0 <= args.tau < np.inf:
         raise ValueError(f"--tau: {args.tau} is not a number ≥ 0")
     if args.instances is None:
-        args.instances = 20 if args.quick else 400
+        args.instances = 20 if args.quick else 250
 
 
 def suite(seed: int, instances: int, tau: float | None) -> Iterator[tuple[str, Update]]:

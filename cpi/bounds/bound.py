@@ -25,14 +25,15 @@ def always(update: Update) -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound:
     """One guarantee: under `hypothesis`, left (the truth) `sense` right (the bound).
 
     `first_order` is set where the bound reads "gain ≥ first order − penalty". For small steps the
     ratio of the sides tends to 1, whatever the constant in the penalty. A check of such a bound
     therefore also compares the penalty with the first-order gain that the update truly loses.
-    Rounding is measured in `unit`, the unit of both sides.
+    Rounding is measured in `unit`, the unit of both sides. `improved_by` names a bound that
+    promises more at the same step: no instance attains the constant of this one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Bound:
     requires: str = ""
     first_order: Side | None = field(default=None, repr=False)
     unit: Literal["reward", "probability"] = "reward"
+    improved_by: str = ""
 
     @property
     def id(self) -> str:

@@ -210,11 +210,10 @@ def variations(
 ) -> Iterator[Update]:
     """One update per step size and reset rule.
 
-    The reset rule is `weights` if given. By default it is random resets and, on a finite horizon,
-    also oracle resets.
+    The reset rule is `weights` if given, otherwise random resets and oracle resets.
     """
     rules: list[FloatArray | None] = [weights]
-    if weights is None and base.mdp.horizon is not None and tau is not None:
+    if weights is None and tau is not None:
         rules.append(improvable_mask(base, tau).astype(np.float64))
     for rule in rules:
         for alpha in alphas:

@@ -2,14 +2,21 @@
 
 d is normalised; J, V and A are not multiplied by 1−γ. 𝔸 = E_d a, ε = max|a|, Δ = max a − min a,
 D = max_s ‖π_new − π‖₁, TV = ½‖·‖₁, and R is the width of the reward range. The bounds on two
-arbitrary policies are checked on π and the update π_new. K&L is Kakade & Langford, "Approximately
+arbitrary policies are checked on π and the update π_new. `cpi.bounds.discounted_masked` has those
+with reset weights. K&L is Kakade & Langford, "Approximately
 optimal approximate reinforcement learning", ICML 2002.
+
+KL forms. Pinsker: TV² ≤ KL/2, so that TRPO's 4 TV² is at most 2 KL. On whole trajectories it gives
+more: the first t actions have a divergence of at most t KL, hence ‖d_t^π_new − d_t^π‖₁ ≤ √(2t KL).
+With |a_new| ≤ 2 max|A| TV ≤ max|A| √(2KL) the loss at step t is at most γ^t 2 max|A| KL √t, and
+Σ γ^t √t ≤ γ/(1−γ)^{3/2} by Cauchy and Schwarz.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from cpi.bounds import discounted_masked
 from cpi.bounds.bound import Bound
 from cpi.exact.update import Update
 from envs.tabular import FloatArray
@@ -51,21 +58,6 @@ def _distance(u: Update) -> float:
     return 2.0 * float(u.tv.max())
 
 
-def _kl_max(u: Update) -> float:
-    """max_s KL(π ‖ π_new); infinite where π_new drops an action of π.
-
-    It is summed as Σ [new − old − old log(new/old)], because Σ (new − old) = 0. For small changes,
-    where that would lose all digits, x − log(1 + x) is a series in x = (new − old)/old.
-    """
-    old, new = u.base.policy, u.new.policy
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        x = (new - old) / old
-        series = old * x**2 * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x / 5)))
-        plain = new - old - old * (np.log(new) - np.log(old))
-    terms = np.where(old > 0, np.where(np.abs(x) < 1e-3, series, plain), new)
-    return float(terms.sum(axis=-1).max())
-
-
 def _mean_tv(u: Update) -> float:
     return float((u.d * u.tv).sum())
 
@@ -73,6 +65,10 @@ def _mean_tv(u: Update) -> float:
 def _trpo(u: Update, divergence: float) -> float:
     worst = float(np.abs(u.base.A).max())
     return _surrogate(u) - 4 * u.gamma * worst * divergence / (1 - u.gamma) ** 2
+
+
+def _has_kl(u: Update) -> bool:
+    return bool(np.isfinite(u.kl_max))
 
 
 def _cpo(u: Update, spread: float) -> float:
@@ -133,6 +129,7 @@ BOUNDS: tuple[Bound, ...] = (
         right=lambda u: (1 - u.gamma) * u.advantage**2 / (8 * u.r_max),
         hypothesis=lambda u: u.advantage > u.rounding,
         requires="𝔸 > 0",
+        improved_by="masked step, discounted",
     ),
     Bound(
         name="safe policy iteration",
@@ -186,8 +183,31 @@ BOUNDS: tuple[Bound, ...] = (
         source="Schulman et al. 2015 (arXiv 1502.05477), eq. 9",
         sense=">=",
         left=lambda u: u.gain,
-        right=lambda u: _trpo(u, _kl_max(u)),
-        hypothesis=lambda u: bool(np.isfinite(_kl_max(u))),
+        right=lambda u: _trpo(u, u.kl_max),
+        hypothesis=_has_kl,
+        requires="π_new keeps every action of π",
+        first_order=_surrogate,
+        improved_by="TRPO, KL form by Pinsker",
+    ),
+    Bound(
+        name="TRPO, KL form by Pinsker",
+        statement="J(π_new) − J(π) ≥ E_d[a_new]/(1−γ) − 2γ max|A| max_s KL(π‖π_new) / (1−γ)²",
+        source="ours, after Schulman et al. 2015",
+        sense=">=",
+        left=lambda u: u.gain,
+        right=lambda u: _trpo(u, u.kl_max / 2),
+        hypothesis=_has_kl,
+        requires="π_new keeps every action of π",
+        first_order=_surrogate,
+    ),
+    Bound(
+        name="TRPO, KL form of trajectories",
+        statement="J(π_new) − J(π) ≥ E_d[a_new]/(1−γ) − 2γ max|A| max_s KL(π‖π_new) / (1−γ)^{3/2}",
+        source="ours",
+        sense=">=",
+        left=lambda u: u.gain,
+        right=lambda u: _trpo(u, u.kl_max / 2 * np.sqrt(1 - u.gamma)),
+        hypothesis=_has_kl,
         requires="π_new keeps every action of π",
         first_order=_surrogate,
     ),
@@ -238,4 +258,5 @@ BOUNDS: tuple[Bound, ...] = (
         hypothesis=lambda u: bool(np.isfinite(_ratio_to_restart(u))),
         requires="μ covers d^π*",
     ),
+    *discounted_masked.BOUNDS,
 )

@@ -7,15 +7,19 @@ of the reward range, a = E_{π'} A^π, p_w = E_d w, 𝔸_w = E_{ν_w} a. The pap
 Proof of the masked penalty. Until its first accepted switch the new policy follows the trajectory
 of π. A first switch at step t has two losses. At most (H−t) r·(t α) of its first-order gain is lost
 to trajectories that switched before. After it, each later step u costs at most α (H−u) r. Together
-they are α² r E[w_t] (H−t)(H+t−1)/2, and (H−t)(H+t−1) ≤ H(H−1).
+they are α² r E[w_t] (H−t)(H+t−1)/2, and (H−t)(H+t−1) ≤ H(H−1). With |w a| ≤ c a first
+switch at step t may cost 2c α in each of the H−1−t later steps: the weighted form.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from cpi.bounds import finite_improvable
 from cpi.bounds.bound import Bound
-from cpi.exact.improvement import expectation, switch_free_mass, visit_probability
+from cpi.bounds.finite_improvable import certified_step
+from cpi.bounds.hypotheses import nowhere_worse
+from cpi.exact.improvement import expectation, switch_free_mass
 from cpi.exact.update import Update
 from envs.tabular import FloatArray
 
@@ -40,9 +44,11 @@ def _largest(u: Update) -> float:
     return float(np.abs(np.where(u.w > 0, u.a, 0.0)).max())
 
 
-def _return_width(u: Update) -> float:
-    """R: width of an interval that holds every V and Q of π."""
-    return float(u.base.Q.max() - u.base.Q.min())
+def _weighted_right(u: Update) -> float:
+    """Every accepted state t may cost 2 max|w a| in each of the H−1−t later steps."""
+    accepted = u.H * (u.d * u.w).sum(axis=1)
+    disturbed = float((accepted * np.arange(u.H)[::-1]).sum())
+    return _surrogate(u) - 2 * u.alpha**2 * float(np.abs(u.w * u.a).max()) * disturbed
 
 
 def _span_right(u: Update) -> float:
@@ -51,36 +57,8 @@ def _span_right(u: Update) -> float:
     return float(u.alpha * (per_step - span * u.switched_before(u.alpha)).sum())
 
 
-def _at_least(u: Update, a: FloatArray, level: float) -> bool:
-    """Whether a ≥ `level`, but for a share of the rounding that a check allows at each step."""
-    return bool((a >= level - u.rounding / u.H).all())
-
-
-def _nowhere_worse(u: Update) -> bool:
-    visited = u.new.occupancy > 0
-    return _at_least(u, u.a[(u.w > 0) & visited], 0.0)
-
-
 def _first_switch_gain(u: Update) -> float:
     return float((switch_free_mass(u.base, u.alpha * u.w) * u.alpha * u.w * u.a).sum())
-
-
-def _tau(u: Update) -> float:
-    return 0.0 if u.tau is None else u.tau
-
-
-def _good_on_improvable(u: Update) -> bool:
-    """Whether τ > 0 is given, π visits I_τ, and a ≥ τ on it."""
-    return _tau(u) > 0 and u.p > 0 and _at_least(u, u.a[u.improvable], _tau(u))
-
-
-def _good_everywhere(u: Update) -> bool:
-    return _good_on_improvable(u) and _at_least(u, u.a[~u.improvable], 0.0)
-
-
-def _certified_step(u: Update, advantage: float) -> float:
-    """α = 𝔸_w / (H² r), just below the maximiser; at most 1/H because 𝔸_w ≤ H r."""
-    return advantage / (u.H**2 * u.r_max)
 
 
 def _accepted_advantage(u: Update) -> float:
@@ -146,12 +124,21 @@ BOUNDS: tuple[Bound, ...] = (
         first_order=_surrogate,
     ),
     Bound(
+        name="masked CPI, weighted form",
+        statement="gain ≥ αH p_w 𝔸_w − 2α² max|w·a| Σ_t E[w_t] (H−1−t)",
+        source="ours",
+        sense=">=",
+        left=lambda u: u.gain,
+        right=_weighted_right,
+        first_order=_surrogate,
+    ),
+    Bound(
         name="masked CPI, bounded returns",
         statement="gain ≥ αH p_w 𝔸_w − α²H(H−1) p_w R, all V and Q in a range of width R",
         source="ours",
         sense=">=",
         left=lambda u: u.gain,
-        right=lambda u: _surrogate(u) - u.alpha**2 * _count(u) * _return_width(u),
+        right=lambda u: _surrogate(u) - u.alpha**2 * _count(u) * u.return_width,
         first_order=_surrogate,
     ),
     Bound(
@@ -165,11 +152,11 @@ BOUNDS: tuple[Bound, ...] = (
     ),
     Bound(
         name="masked step",
-        statement="gain ≥ p_w 𝔸_w²/(2Hr) at α = 𝔸_w/(H²r)",
+        statement="gain ≥ (1+1/H) p_w 𝔸_w²/(2Hr) at α = 𝔸_w/(H²r)",
         source="ours (paper's Thm 1, step 2)",
         sense=">=",
-        left=lambda u: u.gain_at(_certified_step(u, u.masked_advantage), u.weights),
-        right=lambda u: u.p_w * u.masked_advantage**2 / (2 * u.H * u.r_max),
+        left=lambda u: u.gain_at(certified_step(u, u.masked_advantage), u.weights),
+        right=lambda u: (1 + 1 / u.H) * u.p_w * u.masked_advantage**2 / (2 * u.H * u.r_max),
         hypothesis=lambda u: u.masked_advantage > u.rounding,
         requires="𝔸_w > 0",
     ),
@@ -185,11 +172,11 @@ BOUNDS: tuple[Bound, ...] = (
     ),
     Bound(
         name="masked step, bounded returns",
-        statement="gain ≥ p_w 𝔸_w²/(4R) at α = 𝔸_w/(2HR)",
+        statement="gain ≥ (1+1/H) p_w 𝔸_w²/(4R) at α = 𝔸_w/(2HR)",
         source="ours",
         sense=">=",
-        left=lambda u: u.gain_at(u.masked_advantage / (2 * u.H * _return_width(u)), u.weights),
-        right=lambda u: u.p_w * u.masked_advantage**2 / (4 * _return_width(u)),
+        left=lambda u: u.gain_at(u.masked_advantage / (2 * u.H * u.return_width), u.weights),
+        right=lambda u: (1 + 1 / u.H) * u.p_w * u.masked_advantage**2 / (4 * u.return_width),
         hypothesis=lambda u: u.masked_advantage > u.rounding,
         requires="𝔸_w > 0",
     ),
@@ -200,59 +187,8 @@ BOUNDS: tuple[Bound, ...] = (
         sense=">=",
         left=lambda u: u.gain,
         right=_first_switch_gain,
-        hypothesis=_nowhere_worse,
+        hypothesis=nowhere_worse,
         requires="a ≥ 0 where w > 0 and π_new goes",
-    ),
-    Bound(
-        name="full oracle step",
-        statement="gain ≥ τ Pr_π(visit I_τ) at α = 1, w = 1[I_τ]",
-        source="ours",
-        sense=">=",
-        left=lambda u: u.gain_at(1.0, u.improvable),
-        right=lambda u: _tau(u) * visit_probability(u.base, u.improvable),
-        hypothesis=_good_on_improvable,
-        requires="a ≥ τ on I_τ",
-    ),
-    Bound(
-        name="CPI-RR",
-        statement="gain ≥ τ²p²/(2Hr) at α = τp/(H²r), w ≡ 1",
-        source="Samanta et al. 2026, Thm 1 (constants ours)",
-        sense=">=",
-        left=lambda u: u.gain_at(_certified_step(u, _tau(u) * u.p)),
-        right=lambda u: (_tau(u) * u.p) ** 2 / (2 * u.H * u.r_max),
-        hypothesis=_good_everywhere,
-        requires="a ≥ τ on I_τ, a ≥ 0 elsewhere",
-    ),
-    Bound(
-        name="CPI-CARO",
-        statement="gain ≥ τ²p/(2Hr) at α = τ/(H²r), w = 1[I_τ]",
-        source="Samanta et al. 2026, Thm 1 (constants ours)",
-        sense=">=",
-        left=lambda u: u.gain_at(_certified_step(u, _tau(u)), u.improvable),
-        right=lambda u: _tau(u) ** 2 * u.p / (2 * u.H * u.r_max),
-        hypothesis=_good_on_improvable,
-        requires="a ≥ τ on I_τ",
-    ),
-    Bound(
-        name="localizer",
-        statement="gain ≥ p t q τ²/(2Hr) at α = qτ/(H²r), recall t, precision q",
-        source="ours",
-        sense=">=",
-        left=lambda u: u.gain_at(_certified_step(u, u.precision * _tau(u)), u.weights),
-        right=lambda u: u.p * u.recall * u.precision * _tau(u) ** 2 / (2 * u.H * u.r_max),
-        hypothesis=lambda u: _good_everywhere(u) and u.recall > 0,
-        requires="a ≥ τ on I_τ, a ≥ 0 elsewhere, t > 0",
-    ),
-    Bound(
-        name="visit probability",
-        statement="Pr_π(visit I_τ) ≤ H p_π(τ)",
-        source="union bound",
-        sense="<=",
-        left=lambda u: visit_probability(u.base, u.improvable),
-        right=lambda u: u.H * u.p,
-        unit="probability",
-        hypothesis=lambda u: bool(u.improvable.any()),
-        requires="I_τ not empty",
     ),
     Bound(
         name="coverage, finite",
@@ -274,4 +210,5 @@ BOUNDS: tuple[Bound, ...] = (
         hypothesis=lambda u: bool(np.isfinite(_stepwise_ratio(u)).all()),
         requires="μ_t covers d*_t",
     ),
+    *finite_improvable.BOUNDS,
 )

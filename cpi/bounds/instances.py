@@ -7,6 +7,7 @@ unreachable states, which smooth rows never do.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,26 +26,59 @@ from cpi.exact.values import Evaluation, evaluate
 from envs.tabular import FloatArray, TabularMDP
 
 TIGHT_STEPS = (1e-3, 0.1, 0.5, 1.0)
+#: Advantage, relative to its largest value, at which steps that are proportional to it are short.
+SMALL = 1e-3
 
 Labelled = Iterator[tuple[str, Update]]
 
 
 def tight_instances() -> Labelled:
     """Instances on which a bound is an equality, over α, γ and H."""
-    cases = [envs.tight_returns()]
+    cases = [envs.tight_returns(), envs.tight_returns(8)]
+    cases += [envs.tight_kl(discount) for discount in (0.001, 0.5)]
     for discount in (0.1, 0.5, 0.9, 0.99):
-        masked = envs.tight_masked(2)
-        masked = masked._replace(mdp=masked.mdp.with_time(discount=discount), weights=None)
-        cases += [envs.tight_cpi(discount), envs.tight_divergence(discount), masked]
+        masked, good = _discounted(envs.tight_masked(2), discount), envs.tight_good(2)
+        leaving = dataclasses.replace(masked.mdp, start=np.eye(3)[1])
+        cases += [
+            envs.tight_cpi(discount),
+            envs.tight_divergence(discount),
+            envs.tight_once(discount, SMALL),
+            masked,
+            masked._replace(mdp=leaving, policy=masked.candidate, candidate=masked.policy),
+            _discounted(good, discount),
+        ]
     for horizon in (1, 2, 3, 8, 20):
         plain = envs.tight_cpi(0.5)
         plain = plain._replace(mdp=plain.mdp.with_time(horizon=horizon))
         cases += [envs.tight_masked(horizon), plain]
     for case in cases:
-        base = evaluate(case.mdp, case.policy)
         for alpha in TIGHT_STEPS:
-            for weights in (None, case.weights) if case.weights is not None else (None,):
-                yield repr(case.mdp), Update(base, case.candidate, alpha, weights, tau=0.25)
+            yield from _updates(case, alpha, tau=0.25)
+    # Bounds with a step of their own: the steps of `TIGHT_STEPS` would repeat the same check.
+    certified = [envs.tight_masked(3, SMALL), envs.tight_returns(3, SMALL), _bonus(SMALL)]
+    for case in certified:
+        yield from _updates(case, TIGHT_STEPS[0], tau=None)
+    for case in (envs.tight_good(2), _discounted(envs.tight_good(2), 0.99)):
+        yield from _updates(case, TIGHT_STEPS[0], tau=1 - SMALL)
+
+
+def _updates(case: envs.TightInstance, alpha: float, tau: float | None) -> Labelled:
+    """The update of a tight instance, with random resets and with its weights."""
+    base = evaluate(case.mdp, case.policy)
+    for weights in (None, case.weights) if case.weights is not None else (None,):
+        yield repr(case.mdp), Update(base, case.candidate, alpha, weights, tau=tau)
+
+
+def _discounted(case: envs.TightInstance, discount: float) -> envs.TightInstance:
+    """A finite-horizon instance with a discount, and without its weights of shape (H, S)."""
+    return case._replace(mdp=case.mdp.with_time(discount=discount), weights=None)
+
+
+def _bonus(bonus: float) -> envs.TightInstance:
+    """`tight_cpi` with an advantage of `bonus`, hence a small step."""
+    case = envs.tight_cpi(0.5)
+    rewards = np.array([[0.5, 0.5 + bonus], [0.5, 0.0]])
+    return case._replace(mdp=dataclasses.replace(case.mdp, rewards=rewards))
 
 
 def chain_instances(tau: float | None = None) -> Labelled:
@@ -95,7 +129,10 @@ def random_instances(seed: int, count: int, tau: float | None = None) -> Labelle
             restart = rng.dirichlet(np.ones(mdp.num_states))
             for candidate in candidates(base, tau, rng):
                 alpha = 1.0 if rng.random() < 0.3 else 10.0 ** rng.uniform(-3, 0)
-                for weights in random_weights(base, tau, rng):
+                rules = list(random_weights(base, tau, rng))
+                if kind == "discounted":  # two of them: random resets, and each other rule in turn
+                    rules = [rules[0], rules[1 + index % (len(rules) - 1)]]
+                for weights in rules:
                     label = f"random {kind} MDP, seed {seed}, index {index}"
                     level = threshold(base, tau)
                     yield label, Update(base, candidate, alpha, weights, level, restart)
@@ -136,13 +173,8 @@ def candidates(
 def random_weights(
     base: Evaluation, tau: float | None, rng: np.random.Generator
 ) -> Iterator[FloatArray | None]:
-    """Reset weights: None for random resets; on a finite horizon three more.
-
-    These are oracle resets, a noisy localizer, and arbitrary weights.
-    """
+    """Reset weights: None (random resets), oracle resets, a noisy localizer, arbitrary weights."""
     yield None
-    if base.mdp.horizon is None:
-        return
     level = threshold(base, tau)
     if level is not None:
         improvable = improvable_mask(base, level)

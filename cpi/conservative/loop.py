@@ -26,7 +26,13 @@ import numpy as np
 from cpi.conservative.choosers import Choice, Chooser, exact_greedy
 from cpi.conservative.confidence import check_delta
 from cpi.conservative.step_sizes import StepRule, masked_penalty, step_size
-from cpi.exact.improvement import check_tau, check_weights, coverage, improvable_mask
+from cpi.exact.improvement import (
+    check_tau,
+    check_weights,
+    coverage,
+    improvable_mask,
+    switch_free_mass,
+)
 from cpi.exact.policies import check_policy, mixture
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate, rounding_of
@@ -168,16 +174,14 @@ def run_cpi(
     Parameters
     ----------
     mdp : TabularMDP
-        Sampled choosers and masked resets need a finite horizon. Discounted MDPs take random
-        resets and the exact chooser.
+        Sampled choosers need a finite horizon; discounted MDPs take the exact chooser.
     policy : array (S, A) or (H, S, A)
     resets : function of an Evaluation
         `random_resets`, `oracle_resets(tau)`, `self_resets(tau, precision, recall)`, or another.
     chooser : Chooser
     step : str or function, optional
-        A rule of `cpi.conservative.step_sizes`; by default the one with the largest
-        certificate ("certified", or "kl" if discounted). "sampled" takes the step, and as `lower`
-        the bound, that sampled resets alone certify at the iteration's part of δ.
+        A rule of `cpi.conservative.step_sizes`; by default "certified". "sampled" takes the step,
+        and as `lower` the bound, that sampled resets alone certify at the iteration's part of δ.
     iterations : int
     tau : float, optional
         Threshold at which p_π is recorded; by default that of the reset rule, or 0.
@@ -201,15 +205,13 @@ def run_cpi(
     check_delta(delta)
     rng = np.random.default_rng(seed)
     threshold = getattr(resets, "tau", 0.0) if tau is None else tau
-    asked = step if step is not None else ("certified" if mdp.horizon else "kl")
+    asked = "certified" if step is None else step
     evaluation = evaluate(mdp, check_policy(mdp, policy))
     rows: list[Iteration] = []
     stopped = f"all {iterations} iterations done"
     for number in range(iterations):
         weights = check_weights(evaluation, resets(evaluation), "resets")
-        if mdp.horizon is None and (weights != 1).any():
-            raise ValueError(f"{mdp!r}: masked resets need a horizon; use mdp.with_time(horizon=H)")
-        if mdp.horizon is not None:
+        if mdp.horizon is not None or (weights != 1).any():  # K&L's random resets are w ≡ 1
             weights = weights * ~mdp.terminal
         if coverage(evaluation, weights) <= 0:
             stopped = "no state that π visits is accepted: nothing improvable is left"
@@ -268,18 +270,19 @@ def certificate(update: Update, alpha: float, advantage: float) -> float:
     """Largest gain of the step α that a bound guarantees if 𝔸_w ≥ `advantage`.
 
     Finite horizon: the bound step by step or the one for bounded returns, at the exact p_w,
-    αH p_w 𝔸_w − α² min(½ r Σ_t E[w_t] (H−t)(H+t−1), H(H−1) p_w R). Discounted, w ≡ 1: the span
-    form of K&L's Thm 4.1, Pirotta's bound or CPO's along the mixture. ε, Δ, D and TV are exact. The
-    result is negative where the step is longer than any bound allows.
+    αH p_w 𝔸_w − α² min(½ r Σ_t E[w_t] (H−t)(H+t−1), H(H−1) p_w R). Discounted: the pair form, the
+    span form (K&L's Thm 4.1 at w ≡ 1), Pirotta's bound or CPO's along the mixture. ε, Δ, D and TV
+    are exact. The result is negative where the step is longer than any bound allows.
     """
-    if update.mdp.horizon is not None:
-        return alpha * update.H * update.p_w * advantage - alpha**2 * masked_penalty(update)
-    g = update.gamma
-    span = float(np.ptp(update.a))
-    moved = np.abs(update.candidate - update.base.policy).sum(axis=-1)
-    penalty = min(
-        g * span / ((1 - g) * (1 - g * (1 - alpha))),
-        g * float(moved.max()) * span / (2 * (1 - g) ** 2),
-        g * span * float((update.d * moved).sum()) / (2 * (1 - g) ** 2),
-    )
-    return alpha * advantage / (1 - g) - alpha**2 * penalty
+    penalty = masked_penalty(update)
+    if update.mdp.horizon is None:
+        g, mask = update.gamma, update.w
+        span = float(np.ptp(mask * update.a))
+        moved = mask * np.abs(update.candidate - update.base.policy).sum(axis=-1)
+        before_switch = switch_free_mass(update.base, alpha * mask)
+        penalty = min(
+            penalty,
+            g * span * float((mask * before_switch).sum()) / (1 - g),
+            g * float(moved.max()) * span / (2 * (1 - g) ** 2),
+        )
+    return alpha * update.steps * update.p_w * advantage - alpha**2 * penalty

@@ -2,8 +2,9 @@
 
 Each rule is the maximiser of a bound of `cpi.bounds`, or the step with which a bound is quoted. Its
 arguments are the update and the advantage to trust. The update supplies H, γ, the reward width, and
-the exact ε, Δ and D. The advantage is 𝔸 of random resets in the discounted rules and 𝔸_w in the
-finite ones, or a lower confidence bound of it. An advantage ≤ 0 guarantees nothing and gives α = 0.
+the exact ε, Δ and D. The advantage is 𝔸_w, or a lower confidence bound of it. The discounted rules
+but "certified" are those of random resets, w ≡ 1. An advantage ≤ 0 guarantees nothing and gives
+α = 0.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cpi.exact.improvement import expectation
 from cpi.exact.update import Update
 from envs.tabular import TabularMDP
 
@@ -75,22 +77,27 @@ def stepwise_maximiser(u: Update, advantage: float) -> float:
 
 
 def certified_maximiser(u: Update, advantage: float) -> float:
-    """Maximiser of the better of two bounds: step by step, or for bounded returns.
+    """Maximiser of the best of several bounds, whichever the MDP and the weights are.
 
-    Returns of a width R below Hr favour the second, early resets the first.
+    Finite horizon: step by step, or for bounded returns. Returns of a width R below Hr favour the
+    second, early resets the first. Discounted: the pair form, or the span form of CPO.
     """
-    return _divide(u.H * u.p_w * advantage, 2 * masked_penalty(u))
+    return _divide(u.steps * u.p_w * advantage, 2 * masked_penalty(u))
 
 
 def masked_penalty(u: Update) -> float:
-    """Smallest c for which a bound gives gain ≥ α H p_w 𝔸_w − α² c."""
-    returns = float(u.base.Q.max() - u.base.Q.min())
-    return min(u.r_max * u.disturbance / 2, u.H * (u.H - 1) * u.p_w * returns)
+    """Smallest c for which a bound gives gain ≥ α H p_w 𝔸_w − α² c, with 1/(1−γ) for H."""
+    if u.mdp.horizon is not None:
+        by_step = u.r_max * u.disturbance / 2
+        return min(by_step, u.H * (u.H - 1) * u.p_w * u.return_width)
+    deviations = expectation(u.base, u.w * np.abs(u.candidate - u.base.policy).sum(axis=-1) / 2)
+    cpo = u.gamma * float(np.ptp(u.w * u.a)) * deviations / (1 - u.gamma) ** 2
+    return min(u.return_width * u.disturbance, cpo)
 
 
 def returns_step(u: Update, advantage: float) -> float:
     """𝔸_w/(2HR) for V and Q in a range of width R: certifies p_w𝔸_w²/(4R)."""
-    return _divide(advantage, 2 * u.H * float(u.base.Q.max() - u.base.Q.min()))
+    return _divide(advantage, 2 * u.H * u.return_width)
 
 
 def full_step(u: Update, advantage: float) -> float:
@@ -113,10 +120,9 @@ FINITE: dict[str, StepRule] = {
     "masked": masked_step,
     "masked-max": masked_maximiser,
     "stepwise": stepwise_maximiser,
-    "certified": certified_maximiser,
     "returns": returns_step,
 }
-ANYWHERE: dict[str, StepRule] = {"full": full_step}
+ANYWHERE: dict[str, StepRule] = {"certified": certified_maximiser, "full": full_step}
 
 
 def step_rule(name: str, mdp: TabularMDP) -> StepRule:
@@ -139,10 +145,13 @@ def step_size(rule: str | StepRule, update: Update, advantage: float) -> float:
     Raises
     ------
     ValueError
-        If the name is unknown or belongs to the other kind of MDP, or a function gives NaN.
+        If the name is unknown, belongs to the other kind of MDP, or is a discounted rule of random
+        resets and the update has other weights; or if a function gives NaN.
     """
     if isinstance(rule, str):
-        rule = step_rule(rule, update.mdp)
+        name, rule = rule, step_rule(rule, update.mdp)
+        if name in DISCOUNTED and (update.w != 1).any():
+            raise ValueError(f"step: {name!r} is for random resets only; use 'certified'")
     if not advantage > 0:
         return 0.0
     alpha = float(rule(update, advantage))

@@ -18,7 +18,7 @@ from cpi.exact.improvement import (
     improvable_mask,
     switch_free_mass,
 )
-from cpi.exact.optimal import Optimum, optimal
+from cpi.exact.optimal import optimal
 from cpi.exact.policies import check_policy, mixture
 from cpi.exact.values import Evaluation, evaluate, is_coarse, rounding_of, tolerance
 from envs.tabular import FloatArray, TabularMDP, distribution, frozen
@@ -90,6 +90,11 @@ class Update:
         return self.mdp.horizon
 
     @property
+    def steps(self) -> float:
+        """H, or 1/(1−γ): what turns a mean over the occupancy into a sum over steps."""
+        return 1 / (1 - self.gamma) if self.mdp.horizon is None else self.H
+
+    @property
     def r_max(self) -> float:
         """Width of the reward range."""
         return self.mdp.reward_width
@@ -121,10 +126,23 @@ class Update:
 
     @cached_property
     def disturbance(self) -> float:
-        """Σ_t E[w_t] (H−t)(H+t−1): accepted states, weighted by what a switch there can disturb."""
+        """Accepted states, weighted by what a switch there can disturb.
+
+        Finite horizon: Σ_t E[w_t] (H−t)(H+t−1). Discounted: Σ_{k<t} γ^t E[w_k (w_t + 1)], where
+        w_t stands for the visits that a switch at k may lose, and 1 for what follows it.
+        """
+        if self.mdp.horizon is None:
+            ahead = self.base.resolvent.solve(np.asarray(self.w, dtype=np.float64)) - self.w
+            follow = self.gamma / (1 - self.gamma)
+            return expectation(self.base, self.w * (ahead + follow)) / (1 - self.gamma)
         t = np.arange(self.H)
         accepted = self.H * (self.d * self.w).sum(axis=1)
         return float((accepted * (self.H - t) * (self.H + t - 1)).sum())
+
+    @cached_property
+    def return_width(self) -> float:
+        """Width of an interval that holds every V and Q of π."""
+        return float(self.base.Q.max() - self.base.Q.min())
 
     @cached_property
     def masked_advantage(self) -> float:
@@ -159,6 +177,21 @@ class Update:
         return 0.5 * np.abs(self.new.policy - self.base.policy).sum(axis=-1)
 
     @cached_property
+    def kl_max(self) -> float:
+        """max_s KL(π ‖ π_new); infinite where π_new drops an action of π.
+
+        It is summed as Σ [new − old − old log(new/old)], because Σ (new − old) = 0. For small
+        changes, where that would lose all digits, x − log(1 + x) is a series in x = new/old − 1.
+        """
+        old, new = self.base.policy, self.new.policy
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            x = (new - old) / old
+            series = old * x**2 * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x / 5)))
+            plain = new - old - old * (np.log(new) - np.log(old))
+        terms = np.where(old > 0, np.where(np.abs(x) < 1e-3, series, plain), new)
+        return float(terms.sum(axis=-1).max())
+
+    @cached_property
     def improvable(self) -> NDArray[np.bool_]:
         """I_τ as a mask; all False where τ was not given."""
         return improvable_mask(self.base, np.inf if self.tau is None else self.tau)
@@ -179,14 +212,9 @@ class Update:
         return coverage(self.base, self.w * self.improvable) / self.p if self.p > 0 else 0.0
 
     @cached_property
-    def optimum(self) -> Optimum:
-        """An optimal policy of the MDP."""
-        return _optimum(self.mdp)
-
-    @cached_property
     def best(self) -> Evaluation:
         """The optimal policy, evaluated."""
-        return evaluate(self.mdp, self.optimum.policy)
+        return _best(self.mdp)
 
     @cached_property
     def restarted(self) -> FloatArray:
@@ -205,11 +233,21 @@ class Update:
 
     def gain_at(self, alpha: float, weights: FloatArray | NDArray[np.bool_] | None = None) -> float:
         """J of the masked mixture at another α and w (default: all ones) minus J(π)."""
+        if alpha == self.alpha and weights is self.weights:
+            return self.gain
         return self.mixed(alpha, weights).J - self.base.J
 
     def switched_before(self, alpha: float) -> FloatArray:
         """Pr(an on-policy trajectory switched to π' before step h), shape (H,)."""
         return np.asarray(1.0 - switch_free_mass(self.base, alpha * self.w).sum(axis=1))
+
+    def switched_share(self, alpha: float) -> float:
+        """(1−γ) Σ_t γ^t Pr(an on-policy trajectory switched to π' before t), discounted.
+
+        It is γ E[γ^T], where T is the step of the first switch.
+        """
+        mass = switch_free_mass(self.base, alpha * self.w)
+        return self.gamma * alpha * float((mass * self.w).sum())
 
     def density_ratio(self, over: FloatArray) -> FloatArray:
         """d^{π*} / over, taken as 0 where the optimal policy never goes; may be infinite."""
@@ -219,6 +257,6 @@ class Update:
 
 
 @lru_cache(maxsize=8)
-def _optimum(mdp: TabularMDP) -> Optimum:
-    """`optimal(mdp)`, computed once per MDP object."""
-    return optimal(mdp)
+def _best(mdp: TabularMDP) -> Evaluation:
+    """An optimal policy, evaluated once per MDP object."""
+    return evaluate(mdp, optimal(mdp).policy)

@@ -14,7 +14,7 @@ from rich.console import Console
 from cpi.conservative.choosers import Choice, Chooser, sampled
 from cpi.exact.values import Evaluation
 from cpi.reporting.tables import table
-from cpi.run.methods import CPI, RULES, Record, below_certificate, method_names, run_method
+from cpi.run.methods import RULES, Record, below_certificate, method_names, run_method
 from cpi.run.own_theorem1 import Need, OwnExperiment, own_theorem1
 from envs.tabular import FloatArray
 
@@ -62,10 +62,6 @@ class Methods:
         self.tau = facts.get("τ", 0.0)
         self.records: list[Record] = []
         self.names = method_names(args.method, args.resets or list(RULES))
-        self.left_out: list[str] = []
-        if base.mdp.horizon is None and args.resets is None:
-            self.left_out = [f"{CPI}-{rule}" for rule in RULES if rule != "random"]
-            self.names = [name for name in self.names if name not in self.left_out]
         check = argparse.Namespace(**{**vars(args), "iterations": 0})
         for name in self.names:
             run_method(Record(name, self.tau), base, check, self.best)
@@ -109,9 +105,6 @@ class Methods:
         out.print(rows)
         for record in self.records:
             out.print(f"{record.name}: {record.stopped}")
-        if self.left_out:
-            reason = "masked resets need a horizon; add --horizon H"
-            out.print(f"{', '.join(self.left_out)}: left out, {reason}")
         below, certified = below_certificate(self.records, self.base)
         if certified:
             out.print(

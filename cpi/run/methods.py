@@ -24,7 +24,7 @@ from cpi.conservative.loop import (
     run_cpi,
     self_resets,
 )
-from cpi.conservative.step_sizes import step_rule
+from cpi.conservative.step_sizes import DISCOUNTED, step_rule
 from cpi.core.collect import Ledger
 from cpi.core.plans import ALGORITHMS
 from cpi.exact.improvement import coverage, improvable_mask
@@ -177,11 +177,15 @@ def run_method(
             )
         record.stopped = learned.note or f"all {args.iterations} updates done"
         return
-    if base.mdp.horizon is None and (rule != "random" or args.samples is not None):
-        what = "sampled advantages need" if rule == "random" else "masked resets need"
-        raise ValueError(f"{record.name}: {what} a horizon; add --horizon H")
+    if base.mdp.horizon is None and args.samples is not None:
+        raise ValueError(f"{record.name}: sampled advantages need a horizon; add --horizon H")
     if args.step not in (None, "sampled"):
         step_rule(args.step, base.mdp)
+        if args.step in DISCOUNTED and rule != "random":
+            raise ValueError(
+                f"{record.name}: step {args.step!r} is for random resets only; add --resets random "
+                "or --step certified"
+            )
     chooser: Chooser = exact_greedy
     if args.samples is not None:
         chooser = sampled(args.samples, args.policy_class, delta=args.delta, bound=args.bound)

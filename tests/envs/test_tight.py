@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs import MDPError, TightInstance, tight_cpi, tight_masked
+from envs import (
+    MDPError,
+    TightInstance,
+    tight_cpi,
+    tight_good,
+    tight_masked,
+    tight_once,
+    tight_returns,
+)
 from tests.envs.exact import finite_occupancy, finite_values
 
 ALPHAS = [1e-3, 0.05, 0.3, 0.5, 0.8, 1.0]
@@ -76,6 +84,36 @@ def test_masked_bound_is_attained_in_the_limit(horizon: int) -> None:
     assert ratios[-1] == pytest.approx(1.0, abs=1e-4 * horizon)
 
 
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("horizon", [1, 2, 5])
+def test_returns_gain_is_the_probability_of_one_switch(horizon: int, alpha: float) -> None:
+    mdp, policy, candidate, weights = tight_returns(horizon)
+    assert weights is not None and weights.shape == (horizon, 2 * horizon + 1)
+    values, q = finite_values(mdp, policy)
+    assert (q.min(), q.max()) == (0.0, 1.0)
+    mixture = (1 - alpha) * policy + alpha * candidate
+    gain = (finite_values(mdp, mixture)[0] - values)[0] @ mdp.start
+    assert gain == pytest.approx(horizon * alpha * (1 - alpha) ** (horizon - 1), abs=1e-14)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("horizon", [1, 2, 5])
+def test_good_gain_is_the_probability_of_a_switch(horizon: int, alpha: float) -> None:
+    mdp, policy, candidate, _ = tight_good(horizon)
+    mixture = (1 - alpha) * policy + alpha * candidate
+    gain = finite_values(mdp, mixture)[0][0] @ mdp.start
+    assert gain == pytest.approx(1 - (1 - alpha) ** horizon, abs=1e-14)
+
+
+@pytest.mark.parametrize("gap", [0.01, 1.0])
+def test_once_advantages_are_the_largest(gap: float) -> None:
+    instance = tight_once(0.8, gap)
+    v, _ = discounted(instance, instance.policy)
+    q = instance.mdp.rewards + 0.8 * instance.mdp.transitions @ v
+    a = (instance.candidate * q).sum(axis=1) - v
+    np.testing.assert_allclose(a, [5 * gap, 0.0, -5.0, 0.0], atol=1e-14)
+
+
 def test_weights_and_moves() -> None:
     mdp, policy, candidate, weights = tight_masked(3)
     np.testing.assert_array_equal(weights, [[1, 1, 0], [0, 1, 0], [0, 1, 0]])
@@ -96,3 +134,5 @@ def test_bad_discount(discount: float) -> None:
 def test_bad_horizon(horizon: int) -> None:
     with pytest.raises(MDPError, match=f"horizon: {horizon} is not a whole number ≥ 1"):
         tight_masked(horizon)
+    with pytest.raises(ValueError, match=f"horizon: {horizon} is not a whole number ≥ 1"):
+        tight_returns(horizon)

@@ -144,8 +144,8 @@ RESETS = (
     Mutant(
         "cpi/conservative/loop.py",
         "certificate without p_w",
-        "return alpha * update.H * update.p_w * advantage",
-        "return alpha * update.H * advantage",
+        "return alpha * update.steps * update.p_w * advantage",
+        "return alpha * update.steps * advantage",
     ),
     Mutant(
         "cpi/conservative/step_sizes.py",

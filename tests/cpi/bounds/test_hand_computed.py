@@ -42,11 +42,21 @@ DISCOUNTED = {
     "USPI step": (0.15, 0.125),  # α = ¼
     "TRPO, TV form": (1 / 6, -0.5),
     "TRPO, KL form": (1 / 6, 0.5 - 4 * math.log(2)),
+    "TRPO, KL form by Pinsker": (1 / 6, 0.5 - 2 * math.log(2)),
+    "TRPO, KL form of trajectories": (1 / 6, 0.5 - math.sqrt(2) * math.log(2)),
     "CPO": (1 / 6, 0.0),
     "CPO, span form": (1 / 6, 0.0),
     "occupancy shift": (2 / 3, 1.0),
     "termination": (0.5, 0.5),  # OPT = ¼
     "termination, restart form": (0.5, 1.0),
+    "masked CPI, discounted": (1 / 6, -3 / 2),  # W = 2
+    "masked CPI, discounted, returns": (1 / 6, -1 / 2),  # B = 1
+    "masked CPI, discounted, pair form": (1 / 6, -1 / 2),  # 2 + 2 visits
+    "masked CPI, discounted, weighted": (1 / 6, 0.0),
+    "masked CPI, discounted, span form": (1 / 6, 1 / 6),  # γ E[γ^T] = 1/3
+    "masked step, discounted": (31 / 1056, 1 / 60),  # α = 1/32
+    "masked step, discounted, returns": (15 / 272, 1 / 30),  # α = 1/16
+    "masked step, discounted, pair form": (7 / 72, 1 / 16),  # α = 1/8
 }
 
 
@@ -82,11 +92,23 @@ OFF_THE_WAY = {
     "USPI step": (5 / 72, 1 / 16),  # α = 1/8
     "TRPO, TV form": (-1 / 10, -11 / 4),
     "TRPO, KL form": (-1 / 10, 0.25 - 12 * math.log(2)),
+    "TRPO, KL form by Pinsker": (-1 / 10, 0.25 - 6 * math.log(2)),
+    "TRPO, KL form of trajectories": (-1 / 10, 0.25 - math.sqrt(18) * math.log(2)),
     "CPO": (-1 / 10, -1 / 2),  # ε of the visited state alone would promise +1/8
     "CPO, span form": (-1 / 10, -3 / 16),
     "occupancy shift": (2 / 5, 1 / 2),
     "termination": (0.5, 0.5),
     "termination, restart form": (0.5, 1.0),
+    # p_w = ½, 𝔸_w = ½, W = 4, B = 2; switching in i with α/2 and in j with α gains
+    # (α/2) (1 − 3α) / (1 + α/2).
+    "masked CPI, discounted": (-1 / 10, -7 / 4),
+    "masked CPI, discounted, returns": (-1 / 10, -3 / 4),
+    "masked CPI, discounted, pair form": (-1 / 10, -1 / 2),  # ½ + 1 visits
+    "masked CPI, discounted, weighted": (-1 / 10, -1 / 2),
+    "masked CPI, discounted, span form": (-1 / 10, -1 / 10),  # γ E[γ^T] = 1/5
+    "masked step, discounted": (61 / 8256, 1 / 240),  # α = 1/64
+    "masked step, discounted, returns": (29 / 2080, 1 / 120),  # α = 1/32
+    "masked step, discounted, pair form": (3 / 100, 1 / 48),  # α = 1/12
 }
 
 
@@ -95,6 +117,35 @@ def test_discounted_bounds__sides_where_the_largest_a_is_not_visited(name: str) 
     check = BY_NAME[name].check(off_the_way_update())
     assert check is not None and not check.violated
     assert (check.left, check.right) == pytest.approx(OFF_THE_WAY[name], abs=1e-14)
+
+
+def half_improvable_update() -> Update:
+    """γ = ½, α = ½, start (½, ½), w = (⅘, ⅕), τ = ¼; π' differs from π in i alone: a = (½, 0).
+
+    I_τ = {i}, p = ½, p_w = ½, recall and precision are ⅘. A switch in i with probability s gains
+    ½ · ½s/(1 − ½(1−s)), because π stays where it starts.
+    """
+    case = envs.tight_cpi(0.5)
+    mdp = dataclasses.replace(case.mdp, start=np.array([0.5, 0.5]))
+    return Update(evaluate(mdp, case.policy), np.eye(2)[[1, 0]], 0.5, np.array([0.8, 0.2]), 0.25)
+
+
+IMPROVABLE = {
+    "first switch, discounted": (1 / 7, 1 / 7),
+    "full oracle step, discounted": (1 / 4, 1 / 8),
+    "CPI-RR, discounted": (1 / 258, 2 ** (-1 / 64) / 516),  # α = 1/128, w ≡ 1
+    "CPI-CARO, discounted": (1 / 130, 1 / 260),  # α = 1/64, w = (1, 0)
+    "localizer, discounted": (1 / 7, 4 / 75),  # x = 1
+    "visit probability, discounted": (1 / 2, 1.0),
+    "masked CPI, discounted, weighted": (1 / 7, 0.0),  # max|w·a| = ⅖
+}
+
+
+@pytest.mark.parametrize("name", IMPROVABLE)
+def test_discounted_bounds__sides_of_an_improvable_set(name: str) -> None:
+    check = BY_NAME[name].check(half_improvable_update())
+    assert check is not None and not check.violated
+    assert (check.left, check.right) == pytest.approx(IMPROVABLE[name], abs=1e-14)
 
 
 def test_uspi_step__clipped_to_the_full_step() -> None:
@@ -136,16 +187,18 @@ FINITE = {
     "masked CPI, step by step": (masked_update("fixture"), 0.75, 0.75),
     "random resets": (masked_update("all"), 1.0, 1.0),  # 𝔸 = 3/2
     "masked CPI, ε form": (masked_update("fixture"), 0.75, 0.5),  # ε = 2
+    "masked CPI, weighted form": (masked_update("fixture"), 0.75, 0.0),  # one later step
     "masked CPI, bounded returns": (masked_update("fixture"), 0.75, 0.5),  # R = 2
     "masked CPI, span form": (masked_update("fixture"), 0.75, 0.75),
-    "masked step": (masked_update("fixture"), 0.75, 0.5),  # α = ½
-    "masked step, bounded returns": (masked_update("fixture"), 7 / 16, 0.25),  # α = ¼
+    "masked step": (masked_update("fixture"), 0.75, 0.75),  # α = ½
+    "masked step, bounded returns": (masked_update("fixture"), 7 / 16, 3 / 8),  # α = ¼
     "masked step, step by step": (masked_update("fixture"), 1.0, 1.0),  # D = 2, α = 1
     "first switch": (masked_update("first only"), 1.0, 1.0),
     "full oracle step": (masked_update("all", tau=1.5), 2.0, 1.5),
     "CPI-RR": (masked_update("partial", tau=1.5), 0.375, 9 / 64),  # p = ½, α = 3/16
     "CPI-CARO": (masked_update("partial", tau=1.5), 0.75, 9 / 32),  # α = 3/8
     "localizer": (masked_update("noisy, partial", tau=1.5), 0.48, 0.18),  # t = q = .8, α = .3
+    "localizer, nowhere worse": (masked_update("noisy, partial", tau=1.5), 0.48, 0.315),
     "visit probability": (masked_update("all", tau=0.75), 1.0, 2.0),
     "coverage, finite": (masked_update("all", restart=RESTART), 2.0, 6.0),
     "PSDP": (masked_update("all", restart=RESTART), 2.0, 4.0),
@@ -194,8 +247,7 @@ def test_finite_bounds__sides_with_weights_and_unvisited_states(name: str) -> No
 
 
 def test_hand_computed__bounds_are_in_the_registry() -> None:
-    assert len({*DISCOUNTED, *FINITE}) >= 31
-    assert {*DISCOUNTED, *FINITE} <= set(BY_NAME)
+    assert {*DISCOUNTED, *IMPROVABLE, *FINITE} == set(BY_NAME)
 
 
 def test_quantities_of_the_noisy_localizer() -> None:
@@ -209,6 +261,13 @@ def test_quantities_of_the_noisy_localizer() -> None:
 NOT_APPLICABLE = {
     "CPI-RR": masked_update("all", tau=1.5),  # π' is worse in "off"
     "localizer": masked_update("noisy", tau=1.5),
+    "localizer, nowhere worse": masked_update("noisy", tau=1.5),
+    "localizer, discounted": dataclasses.replace(half_improvable_update(), alpha=0.6),  # α > 1−γ
+    "first switch, discounted": two_state_update(),  # j is accepted, reached, and worse
+    "CPI-RR, discounted": dataclasses.replace(two_state_update(), tau=0.25),
+    "CPI-CARO, discounted": two_state_update(),  # no τ
+    "full oracle step, discounted": dataclasses.replace(two_state_update(), tau=5.0),
+    "visit probability, discounted": two_state_update(),
     "CPI-CARO": masked_update("all"),  # no τ
     "full oracle step": masked_update("all", tau=5.0),  # nothing improvable
     "first switch": masked_update("fixture"),  # "off" is accepted, reached, and worse
@@ -231,7 +290,9 @@ def slightly_worse_update(loss: float) -> Update:
     return Update(evaluate(mdp, np.array([0, 0])), np.array([1, 2]), 0.5, tau=0.25)
 
 
-@pytest.mark.parametrize("name", ["CPI-RR", "localizer", "first switch"])
+@pytest.mark.parametrize(
+    "name", ["CPI-RR", "localizer", "localizer, nowhere worse", "first switch"]
+)
 def test_bounds_of_a_candidate_that_is_nowhere_worse__rounding_apart(name: str) -> None:
     assert BY_NAME[name].check(slightly_worse_update(1e-17)) is not None
     for loss in (1e-2, 5e-3, 1e-6, 1e-12):
@@ -275,7 +336,31 @@ def test_density_ratio__rounding_is_no_visit() -> None:
     assert update.density_ratio(visited).max() == 1.0
 
 
-@pytest.mark.parametrize("name", ["CPI step", "USPI step"])
+def test_localizer__a_candidate_may_be_worse_where_no_state_is_accepted() -> None:
+    base = slightly_worse_update(0.5)
+    update = dataclasses.replace(base, weights=np.array([1.0, 0.0]))
+    assert BY_NAME["localizer"].check(update) is None
+    assert BY_NAME["localizer, nowhere worse"].check(update) is not None
+
+
+def test_pair_step__needs_a_step_of_at_most_1() -> None:
+    case = envs.tight_cpi(0.05)  # nearly no future
+    update = Update(evaluate(case.mdp, case.policy), case.candidate)
+    assert BY_NAME["masked step, discounted, pair form"].check(update) is None
+    myopic = Update(evaluate(case.mdp.with_time(discount=0.0), case.policy), case.candidate)
+    assert BY_NAME["masked step, discounted, pair form"].check(myopic) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CPI step",
+        "USPI step",
+        "masked step, discounted",
+        "masked step, discounted, returns",
+        "masked step, discounted, pair form",
+    ],
+)
 def test_step_bounds__need_a_positive_advantage(name: str) -> None:
     update = two_state_update()
     assert BY_NAME[name].check(Update(update.base, update.base.policy)) is None

@@ -44,7 +44,7 @@ def updates(draw: st.DrawFn, finite: bool) -> Update:
     candidate = check_policy(mdp, draw(distributions((*steps, num_states, num_actions))))
     base = evaluate(mdp, policy)
     weights = None
-    if finite and draw(st.booleans()):
+    if draw(st.booleans()):
         weights = draw(distributions((*base.occupancy.shape, 2)))[..., 0]
     tau = draw(st.sampled_from([None, 0.1, 0.5]))
     return Update(base, candidate, draw(st.sampled_from([0.01, 0.1, 0.5, 1.0])), weights, tau)

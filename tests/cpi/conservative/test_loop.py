@@ -91,7 +91,12 @@ class Recorder:
 
 #: A recorded certificate is the best of these bounds.
 FINITE = ("masked CPI", "masked CPI, step by step", "masked CPI, bounded returns")
-DISCOUNTED = ("CPI, span form", "safe policy iteration", "CPO, span form")
+DISCOUNTED = (
+    "masked CPI, discounted, span form",
+    "masked CPI, discounted, pair form",
+    "safe policy iteration",
+    "CPO, span form",
+)
 
 
 @pytest.mark.parametrize("step", ["masked", "masked-max", "returns", "stepwise", "certified"])
@@ -295,24 +300,69 @@ def test_discounted_gains_are_at_least_what_their_bound_certifies(step: str, see
 def test_the_default_steps_are_the_certified_ones() -> None:
     mdp = world(1, discount=0.9)
     policy = interior_policy(mdp, 1)
-    ours, theirs = (
-        run_cpi(mdp, policy, step=step, iterations=2).iterations for step in (None, "kl")
-    )
-    np.testing.assert_array_equal(ours, theirs)
-    mdp, policy = PROBLEMS["any"]
-    ours, theirs = (
-        run_cpi(mdp, policy, step=step, iterations=2).iterations for step in (None, "certified")
-    )
-    assert ours == theirs
+    for problem in ((mdp, policy), PROBLEMS["any"]):
+        ours, theirs = (
+            run_cpi(*problem, step=step, iterations=2).iterations for step in (None, "certified")
+        )
+        assert ours == theirs
 
 
-@pytest.mark.parametrize(
+discounted_masks = pytest.mark.parametrize(
     "resets", [oracle_resets(0.4), self_resets(0.4, 0.9, 0.5)], ids=["oracle", "self"]
 )
-def test_masked_resets_need_a_horizon(resets: ResetWeights) -> None:
+
+
+@pytest.mark.parametrize("seed", range(3))
+@discounted_masks
+def test_discounted_masked_gains_are_at_least_their_certificate(
+    resets: ResetWeights, seed: int
+) -> None:
+    mdp = world(seed, discount=0.9)
+    chooser = Recorder()
+    run = run_cpi(mdp, interior_policy(mdp, seed), resets=resets, chooser=chooser, iterations=5)
+    assert run.iterations
+    for row, update in zip(run.iterations, chooser.updates(run), strict=True):
+        rights = [BOUND[name].right(update) for name in DISCOUNTED]
+        assert 0 < row.certificate == pytest.approx(max(rights), rel=1e-9)
+        assert row.gain == pytest.approx(update.gain, abs=rounding(mdp))
+        assert row.gain >= row.certificate
+        assert row.p_w == pytest.approx(update.p_w) and row.p_w < 0.95
+        assert row.alpha == step_size("certified", update, row.lower)
+
+
+def test_discounted_oracle_resets_end_where_all_advantages_are_below_tau() -> None:
+    mdp = envs.needle(0.3, horizon=3, num_actions=3).with_time(discount=0.95)
+    run = run_cpi(mdp, uniform_policy(mdp), resets=oracle_resets(0.4), iterations=500)
+    assert "nothing improvable" in run.stopped and 1 < len(run.iterations) < 500
+    assert 0.3 < evaluate(mdp, run.policy).A.max() <= 0.4
+
+
+def test_discounted_oracle_resets_are_certified_more_than_random_ones() -> None:
+    """By more than the true gain differs: of all visits only a tenth are to the needle."""
+    mdp = envs.needle(0.1, horizon=3, num_actions=3).with_time(discount=0.9)
+    rows = {
+        name: run_cpi(mdp, uniform_policy(mdp), resets=rule, iterations=1, tau=0.5).iterations[0]
+        for name, rule in (("random", random_resets), ("oracle", oracle_resets(0.5)))
+    }
+    assert rows["oracle"].p == pytest.approx(rows["oracle"].p_w) == pytest.approx(0.1)
+    assert rows["oracle"].certificate >= rows["random"].certificate
+
+
+def test_discounted_terminal_states_are_not_accepted() -> None:
+    mdp = envs.first_error_chain(4, recovery=0.3).with_time(discount=0.8)
+    policy = PROBLEMS["ending"][1]
+    chooser = Recorder()
+    run_cpi(mdp, policy, resets=lambda e: np.full(mdp.num_states, 0.5), chooser=chooser)
+    for _, weights in chooser.calls:
+        np.testing.assert_array_equal(weights, 0.5 * ~mdp.terminal)
+
+
+@pytest.mark.parametrize("step", ["kl", "kl-max", "span-max", "uspi", "cpo-max"])
+@discounted_masks
+def test_discounted_steps_of_random_resets_refuse_masks(resets: ResetWeights, step: str) -> None:
     mdp = world(1, discount=0.9)
-    with pytest.raises(ValueError, match=r"masked resets need a horizon; use mdp.with_time"):
-        run_cpi(mdp, interior_policy(mdp, 1), resets=resets)
+    with pytest.raises(ValueError, match=f"step: '{step}' is for random resets only; use 'cert"):
+        run_cpi(mdp, interior_policy(mdp, 1), resets=resets, step=step)
 
 
 def test_sampled_choosers_need_a_horizon() -> None:
@@ -323,7 +373,7 @@ def test_sampled_choosers_need_a_horizon() -> None:
 
 def test_run_cpi__invalid_options_are_refused() -> None:
     mdp, policy = PROBLEMS["needle"]
-    with pytest.raises(ValueError, match="step: 'kl' is none of full, masked"):
+    with pytest.raises(ValueError, match="step: 'kl' is none of certified, full, masked"):
         run_cpi(mdp, policy, step="kl")
     with pytest.raises(ValueError, match="tau: -1 is not a number ≥ 0"):
         run_cpi(mdp, policy, tau=-1)

@@ -196,19 +196,19 @@ def test_full_step__is_1(rule: str | StepRule) -> None:
 
 @pytest.mark.parametrize("rule", [*FINITE, "nonsense", ""])
 def test_step_size__finite_rules_are_refused_when_discounted(rule: str) -> None:
-    with pytest.raises(ValueError, match=r"is none of full, kl, kl-max, .* discount=0\.9"):
+    with pytest.raises(ValueError, match=r"is none of certified, full, kl, .* discount=0\.9"):
         step_size(rule, update(world(2, discount=0.9)), 0.1)
 
 
 @pytest.mark.parametrize("rule", [*DISCOUNTED, "nonsense"])
 def test_step_size__discounted_rules_are_refused_with_a_horizon(rule: str) -> None:
-    message = rf"'{rule}' is none of full, masked, masked-max, stepwise, certified, returns for .*"
+    message = rf"'{rule}' is none of certified, full, masked, masked-max, stepwise, returns for .*"
     with pytest.raises(ValueError, match=message):
         step_size(rule, update(world(2, horizon=3)), 0.1)
 
 
 def test_every_name_belongs_to_one_kind() -> None:
-    assert not set(DISCOUNTED) & set(FINITE) and set(ANYWHERE) == {"full"}
+    assert not set(DISCOUNTED) & set(FINITE) and set(ANYWHERE) == {"certified", "full"}
 
 
 def test_certified_maximiser__no_step_of_any_rule_certifies_more() -> None:
@@ -225,7 +225,7 @@ def test_certified_maximiser__no_step_of_any_rule_certifies_more() -> None:
         for weights in (np.ones(base.A.shape[:2]), (base.A.max(axis=-1) > 0.1).astype(float)):
             u = Update(base, greedy, weights=weights * ~mdp.terminal)
             gains = {}
-            for rule in FINITE:
+            for rule in (*FINITE, "certified"):
                 alpha = step_size(rule, u, u.masked_advantage)
                 gains[rule] = certificate(u, alpha, u.masked_advantage)
                 assert u.gain_at(alpha, u.weights) >= gains[rule] > 0

@@ -152,17 +152,17 @@ def test_main__an_environment_with_its_arguments(tmp_path: Path) -> None:
     assert record["settings"]["env_args"] == {"is_slippery": False, "map_name": "4x4"}
 
 
-def test_main__a_discounted_mdp_takes_random_resets_alone(
-    mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run("--mdp", mine, "--gamma", "0.5", "--iterations", "2", "--output", str(tmp_path))
-    (written,) = read(tmp_path)["runs"]
+def test_main__a_discounted_mdp_takes_all_rules(mine: str, tmp_path: Path) -> None:
+    options = ["--gamma", "0.5", "--iterations", "2", "--tau", "0.1"]
+    run("--mdp", mine, *options, "--output", str(tmp_path))
     mdp = MDP.with_time(discount=0.5)
-    expected = cpi.run_cpi(mdp, cpi.uniform_policy(mdp), iterations=2)
-    assert written["method"] == "cpi-random" and written["final_J"] == expected.J
-    assert "cpi-oracle, cpi-self: left out, masked resets need a horizon; add --horizon H" in (
-        capsys.readouterr().out
-    )
+    rules = {"random": cpi.random_resets, "oracle": cpi.oracle_resets(0.1)}
+    found = {written["method"]: written for written in read(tmp_path)["runs"]}
+    assert found.keys() == {"cpi-random", "cpi-oracle", "cpi-self"}
+    for name, resets in rules.items():
+        policy = cpi.uniform_policy(mdp)
+        expected = cpi.run_cpi(mdp, policy, resets=resets, iterations=2, tau=0.1)
+        assert found[f"cpi-{name}"]["final_J"] == expected.J
 
 
 def test_main__bad_input_is_one_line_that_names_it(
@@ -195,13 +195,16 @@ def test_main__bad_input_is_one_line_that_names_it(
         ([*own, "--samples", "3"], "resets: 3 is below 4"),
         ([*own, "--precision", "0"], "precision: 0.0 is not in (0, 1]"),
         ([*own, "--recall", "2"], "recall: 2.0 is not in (0, 1]"),
-        ([*own, "--step", "kl"], "step: 'kl' is none of full, masked"),
+        ([*own, "--step", "kl"], "step: 'kl' is none of certified, full, masked"),
         ([*own, "--epsilon", "-1"], "epsilon: -1.0"),
         ([*own, "--method", "grpo", "--lr", "0"], "lr: 0.0 is not a finite number > 0"),
         ([*own, "--method", "grpo", "--starts", "0"], "starts: 0"),
         ([*gradient, str(tmp_path / "greedy.npy")], "state 0, action 1 has probability 0"),
         ([*gradient, str(tmp_path / "timed.npy")], "--policy: depends on time"),
-        ([*own, "--gamma", "0.5", "--resets", "oracle"], "cpi-oracle: masked resets need"),
+        (
+            [*own, "--gamma", "0.5", "--resets", "oracle", "--step", "kl"],
+            "step: 'kl' is for random resets only",
+        ),
         ([*own, "--gamma", "0.5", "--samples", "9"], "cpi-random: sampled advantages need"),
         ([*own, "--gamma", "0.5", "--method", "grpo"], "add --horizon H"),
         ([*own, "--output", mine], "mine.npz"),
