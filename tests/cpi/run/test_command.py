@@ -203,7 +203,7 @@ def test_main__bad_input_is_one_line_that_names_it(
         ([*gradient, str(tmp_path / "timed.npy")], "--policy: depends on time"),
         (
             [*own, "--gamma", "0.5", "--resets", "oracle", "--step", "kl"],
-            "step: 'kl' is for random resets only",
+            "cpi-oracle: step 'kl' is for random resets only; add --resets random",
         ),
         ([*own, "--gamma", "0.5", "--samples", "9"], "cpi-random: sampled advantages need"),
         ([*own, "--gamma", "0.5", "--method", "grpo"], "add --horizon H"),
