@@ -392,8 +392,8 @@ def test_evaluation__quantities_are_read_only(time: dict[str, Any]) -> None:
         for name in ("policy", *order):
             with pytest.raises(ValueError, match="read-only"):
                 getattr(evaluation, name)[...] = 0.0
-    best = Update(evaluation, evaluation.policy).optimum  # shared by all updates of the MDP
-    for array in (best.V, best.actions, best.policy):
+    best = Update(evaluation, evaluation.policy).best  # shared by all updates of the MDP
+    for array in (best.V, best.policy):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
 
