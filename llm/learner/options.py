@@ -147,7 +147,11 @@ class UpdateOptions:
     steps_per_generation : int
         Optimizer steps per pass, each on a part of the rows.
     per_device_train_batch_size : int
-        Rows per forward pass of each process.
+        Rows per forward pass of each process; with shared prefixes, as many tokens as so many of
+        the longest rows.
+    share_prefixes : bool
+        Compute a prefix that rows have in common once. Log-probs and gradients are those of
+        separate rows, but for rounding. (With dropout, rows then share its noise too.)
     max_grad_norm : float
         Maximum norm of the gradient; 0 does not clip.
     mask_truncated_completions : bool
@@ -159,6 +163,7 @@ class UpdateOptions:
     num_iterations: int = 1
     steps_per_generation: int = 1
     per_device_train_batch_size: int = 32
+    share_prefixes: bool = True
     max_grad_norm: float = 1.0
     mask_truncated_completions: bool = False
     full_determinism: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,6 +103,7 @@ class MicroBatch(NamedTuple):
     members : list of B int
         Indices of the rows in the step.
     input_ids, attention_mask : Tensor (B, T)
+        With `tries`, a line is not a row but the nodes of a trie.
     mask : Tensor (B, T), bool
         The trained tokens.
     logprobs : Tensor (N,)
@@ -110,6 +111,8 @@ class MicroBatch(NamedTuple):
     row : Tensor (N,)
         Row of each trained token, in 0, …, B − 1.
     advantages, gammas : Tensor (B,)
+    tries : llm.learner.tries.Tries, optional
+        If the rows share their prefixes.
     """
 
     members: list[int]
@@ -120,6 +123,7 @@ class MicroBatch(NamedTuple):
     row: torch.Tensor
     advantages: torch.Tensor
     gammas: torch.Tensor
+    tries: Any = None
 
 
 def micro_batches(

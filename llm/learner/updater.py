@@ -35,6 +35,7 @@ from llm.learner.rows import (
     pad,
     shard_micro_batches,
 )
+from llm.learner.tries import pack, plan_packs, shard_packs, why_not_shared
 from llm.models.fsdp import full_tensor, local_shard
 from llm.models.logprobs import CompletionLogprobs
 from llm.models.policy import trainable
@@ -80,6 +81,8 @@ class PolicyUpdater:
     ----------
     between_batches : bool
         Whether the optimizer has taken all steps of a batch or none.
+    why_not_shared : str
+        Why prefixes that rows have in common are computed for each of them; "" if only once.
     """
 
     def __init__(
@@ -108,6 +111,12 @@ class PolicyUpdater:
         if options.full_determinism:
             prepare(self.device)
         self.between_batches = True
+        self.width = int(self.policy.config.get_text_config().hidden_size)
+        self.why_not_shared = "it is off"
+        if options.share_prefixes:
+            self.why_not_shared = why_not_shared(
+                self.policy, lambda batch: self._forward_batch(self.forward, batch)
+            )
 
     def __call__(
         self,
@@ -166,9 +175,13 @@ class PolicyUpdater:
         """Log-probs of the trained tokens of a micro-batch under the policy or `model`, (N,)."""
         forward = self.forward if model is None else model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logprobs: torch.Tensor = forward(
-                batch.input_ids, batch.attention_mask, batch.mask, self.temperature, self.top_p
-            )
+            return self._forward_batch(forward, batch)
+
+    def _forward_batch(self, forward: CompletionLogprobs, batch: MicroBatch) -> torch.Tensor:
+        logprobs: torch.Tensor = forward(
+            batch.input_ids, batch.attention_mask, batch.mask,
+            self.temperature, self.top_p, batch.tries,
+        )  # fmt: skip
         return logprobs
 
     @torch.no_grad()
@@ -198,9 +211,17 @@ class PolicyUpdater:
     ) -> Iterator[tuple[MicroBatch, int]]:
         """Micro-batches of this rank, as many as on every rank, and their tokens on all ranks."""
         size = self.options.per_device_train_batch_size
-        for by_rank in shard_micro_batches(rows, part, size, world_size()):
-            tokens = sum(rows[i].trained for members in by_rank for i in members)
-            yield pad(rows, by_rank[rank()], self.device), tokens
+        if self.why_not_shared:
+            for by_rank in shard_micro_batches(rows, part, size, world_size()):
+                tokens = sum(rows[i].trained for members in by_rank for i in members)
+                yield pad(rows, by_rank[rank()], self.device), tokens
+            return
+        # As much memory as `size` separate rows may take.
+        limit = size * max((len(rows[i].ids) for i in part), default=0)
+        packs = plan_packs(rows, part, self.width, limit)
+        for packs_of in shard_packs(packs, limit, world_size()):
+            tokens = sum(rows[i].trained for each in packs_of for one in each for i in one.rows)
+            yield pack(rows, packs_of[rank()], self.device), tokens
 
     def _step(
         self,
@@ -224,8 +245,9 @@ class PolicyUpdater:
             out = policy_loss(self._inputs(batch, old, weight, betas), self.loss)
             value = out.loss.item()
             if not math.isfinite(value):
+                suspects = [i for i in batch.members if not math.isfinite(rows[i].advantage)]
                 non_finite = non_finite or _NonFinite(
-                    "loss", value, batch.members, _count_non_finite(out.tokens)
+                    "loss", value, suspects or batch.members, _count_non_finite(out.tokens)
                 )
                 if world_size() == 1:
                     break

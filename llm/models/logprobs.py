@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from llm.models.architecture import position_ids, without_adapters
+from llm.models.tree_attention import Tries, tree_masks
 
 #: Bytes of the float32 logits of a chunk, at the default chunk size.
 CHUNK_BYTES = 64 * 2**20
@@ -202,8 +203,46 @@ def completion_logprobs(
     )
 
 
+def trie_logprobs(
+    model: torch.nn.Module, tries: Tries, *, temperature: float = 1.0, top_p: float = 1.0
+) -> Tensor:
+    """Compute log π(token | tokens before it in its row) for rows that are packed as tries.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel or peft.PeftModel
+        See `completion_logprobs`; one for which `llm.learner.tries.why_not_shared` is "".
+    tries : Tries
+    temperature, top_p
+        See `token_logprobs`.
+
+    Returns
+    -------
+    Tensor (M,)
+        Log-probs of `tries.targets`.
+    """
+    decoder, head = _decoder_and_head(model)
+    device = tries.input_ids.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else decoder.dtype
+    hidden = decoder(
+        input_ids=tries.input_ids,
+        attention_mask=tree_masks(decoder.config, tries.depth, tries.end, dtype),
+        position_ids=tries.depth,
+        use_cache=False,
+    ).last_hidden_state
+    return token_logprobs(
+        hidden.flatten(0, 1)[tries.source],
+        head.weight,
+        tries.targets,
+        bias=head.bias,
+        temperature=temperature,
+        top_p=top_p,
+    )
+
+
 class CompletionLogprobs(torch.nn.Module):
-    """`completion_logprobs` as a module, so that FSDP can shard the model."""
+    """`completion_logprobs` or `trie_logprobs` as a module, so that FSDP can shard the model."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -216,8 +255,11 @@ class CompletionLogprobs(torch.nn.Module):
         mask: Tensor,
         temperature: float,
         top_p: float = 1.0,
+        tries: Tries | None = None,
     ) -> Tensor:
-        """See `completion_logprobs`."""
+        """See `completion_logprobs`; with `tries`, only they count."""
+        if tries is not None:
+            return trie_logprobs(self.model, tries, temperature=temperature, top_p=top_p)
         return completion_logprobs(
             self.model, input_ids, attention_mask, mask, temperature=temperature, top_p=top_p
         )

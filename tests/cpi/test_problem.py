@@ -33,7 +33,7 @@ def test_scalar(text: str, value: Any) -> None:
 
 
 def test_parse__arguments_of_the_environment_among_other_options() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     add_problem_options(parser)
     argv = ["--env_args.length", "-3", "--env", "resets/LockChain-v0", "--env_args.num_actions=2"]
     args = parse(parser, [*argv, "--horizon", "2"])

@@ -253,7 +253,7 @@ def test_updater__zero_gradient_of_prefix_tokens(policy: Any, name: str) -> None
     Dense.seen = []
     sampled = groups()
     rows = rows_of(sampled)
-    moved, _ = step(policy, rows, LOSSES[name], 4, kind=Dense)
+    moved, _ = step(policy, rows, LOSSES[name], 4, kind=Dense, share_prefixes=False)
     episodes = [(group, episode) for group in sampled for episode in group.episodes]
     for batch, scores in Dense.seen:
         assert scores.grad is not None
@@ -307,7 +307,8 @@ WITH_KL = {
 def test_updater__micro_batch_size_changes_nothing(policy: Any, name: str, passes: int) -> None:
     rows = rows_of(groups(), mask_truncated_completions=True)
     results = [
-        step(policy, rows, WITH_KL[name], size, num_iterations=passes) for size in (1, 3, 8, 32)
+        step(policy, rows, WITH_KL[name], size, num_iterations=passes, share_prefixes=False)
+        for size in (1, 3, 8, 32)
     ]
     moved, metrics = results[-1]
     for other, its in results[:-1]:

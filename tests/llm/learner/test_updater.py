@@ -157,7 +157,7 @@ def test_updater__step_without_advantages_counts_as_step(policy: Any) -> None:
 
 def test_updater__learning_rate_and_progress(policy: Any) -> None:
     done: list[int] = []
-    update = updater(policy, per_device_train_batch_size=2)
+    update = updater(policy, per_device_train_batch_size=2, share_prefixes=False)
     first = update(rows(), rng(), done.append)
     assert first["learning_rate"] == 1e-3 and update(rows(), rng())["learning_rate"] == 5e-4
     assert len(done) == 3 and sum(done) == sum(row.trained for row in rows())

@@ -1,0 +1,227 @@
+"""Rows as token tries: every distinct prefix goes through the model once.
+
+A trie knows tokens only, not the algorithm that made the rows: it finds GRPO's common prompt, a
+reset's prefix within a fresh rollout, the branches of a tree, and the first turn of a second one.
+Nodes are in depth-first order. The descendants of a node are therefore a range, and the attention
+mask follows from where these ranges end (`llm.models.tree_attention`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llm.learner.rows import MicroBatch, Row, no_rows
+from llm.models.tree_attention import Tries, short_window, unsupported
+
+Ints = NDArray[np.int64]
+
+#: Hidden size below which a token's cost falls no further.
+NARROW = 256
+
+
+class Trie(NamedTuple):
+    """Rows of tokens with every distinct prefix once.
+
+    Attributes
+    ----------
+    ids : array (N,)
+        Token of each node, in depth-first order.
+    depth : array (N,)
+        Number of tokens before it in its rows.
+    end : array (N,)
+        One past the last descendant: i is j or an ancestor of j if and only if i ≤ j < end[i].
+    nodes : list of arrays (T,)
+        For each row, the nodes of its tokens.
+    """
+
+    ids: Ints
+    depth: Ints
+    end: Ints
+    nodes: list[Ints]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def sort_rows(sequences: Sequence[Ints]) -> list[int]:
+    """Order in which every row follows the one with which it shares the longest prefix."""
+    keys = [np.asarray(ids, dtype=">i8").tobytes() for ids in sequences]
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def shared_prefix(one: Ints, other: Ints) -> int:
+    """Number of leading tokens that two rows have in common."""
+    n = min(len(one), len(other))
+    differ = np.flatnonzero(one[:n] != other[:n])
+    return int(differ[0]) if len(differ) else n
+
+
+def build_trie(sequences: Sequence[Ints]) -> Trie:
+    """The trie of at least one row, in any order; rows need not differ."""
+    nodes: list[Ints] = [np.zeros(0, dtype=np.int64)] * len(sequences)
+    ids, depth, count = [], [], 0
+    end = np.zeros(sum(map(len, sequences)), dtype=np.int64)
+    last, path = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    for row in sort_rows(sequences):
+        tokens = np.asarray(sequences[row], dtype=np.int64)
+        kept = shared_prefix(last, tokens)
+        end[path[kept:]] = count  # no later row passes through these
+        new = np.arange(count, count + len(tokens) - kept)
+        ids.append(tokens[kept:])
+        depth.append(np.arange(kept, len(tokens)))
+        last, path, count = tokens, np.concatenate([path[:kept], new]), count + len(new)
+        nodes[row] = path
+    end[path] = count
+    return Trie(np.concatenate(ids), np.concatenate(depth), end[:count], nodes)
+
+
+class Pack(NamedTuple):
+    """Indices of rows in one trie, and its number of tokens."""
+
+    rows: list[int]
+    tokens: int
+
+
+def plan_packs(rows: Sequence[Row], index: Sequence[int], width: int, limit: int) -> list[Pack]:
+    """Group the rows in `index` into packs, so that the work of a forward pass is small.
+
+    At hidden size D, a trie of N tokens costs N (4 D + N), up to a factor: linear layers cost as
+    much per token as dense attention to 4 D others (measured, D from 256 to 576; 6 D by the number
+    of operations). A row joins the trie of the preceding one if that costs less than its own.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    index : sequence of int
+    width : int
+        Hidden size D.
+    limit : int
+        Maximum tokens of a trie with several rows.
+    """
+
+    def cost(tokens: int) -> int:
+        return tokens * (4 * max(width, NARROW) + tokens)
+
+    packs: list[Pack] = []
+    last = np.zeros(0, dtype=np.int64)
+    for at in sort_rows([rows[i].ids for i in index]):
+        ids = rows[index[at]].ids
+        before = packs[-1].tokens if packs else limit
+        after = before + len(ids) - shared_prefix(last, ids)
+        if after <= limit and cost(after) - cost(before) < cost(len(ids)):
+            packs[-1] = Pack([*packs[-1].rows, index[at]], after)
+        else:
+            packs.append(Pack([index[at]], len(ids)))
+        last = ids
+    return packs
+
+
+def shard_packs(packs: Sequence[Pack], limit: int, ranks: int) -> list[list[list[Pack]]]:
+    """Shard packs over ranks: longest first, each to the rank with fewest tokens.
+
+    Returns
+    -------
+    list of rounds, of `ranks` lists of packs
+        In each round, a rank has one micro-batch. It has at most `limit` tokens with padding, or a
+        single pack, and may be empty.
+    """
+    shards: list[list[Pack]] = [[] for _ in range(ranks)]
+    for one in sorted(packs, key=lambda pack: (-pack.tokens, pack.rows)):
+        min(shards, key=lambda shard: sum(pack.tokens for pack in shard)).append(one)
+    batches: list[list[list[Pack]]] = []
+    for shard in shards:
+        batches.append([])
+        for one in reversed(shard):  # packs of like length together
+            if batches[-1] and (len(batches[-1][-1]) + 1) * one.tokens <= limit:
+                batches[-1][-1].append(one)
+            else:
+                batches[-1].append([one])
+    rounds = max(map(len, batches))
+    return [[each[k] if k < len(each) else [] for each in batches] for k in range(rounds)]
+
+
+def pack(rows: Sequence[Row], packs: Sequence[Pack], device: torch.device) -> MicroBatch:
+    """The rows of some packs as one micro-batch, whose log-probs are those of separate rows."""
+    if not packs:
+        return no_rows(device)
+    tries = [build_trie([rows[i].ids for i in one.rows]) for one in packs]
+    longest = max(map(len, tries))
+    # Padding ends right after itself.
+    ids, depth = np.zeros((2, len(tries), longest), dtype=np.int64)
+    end = np.tile(np.arange(1, longest + 1), (len(tries), 1))
+    present = np.zeros_like(ids)
+    mask = np.zeros(ids.shape, dtype=bool)
+    source, targets, owner = [], [], []
+    members = [i for one in packs for i in one.rows]
+    for at, (one, trie) in enumerate(zip(packs, tries, strict=True)):
+        n = len(trie)
+        ids[at, :n], depth[at, :n], end[at, :n], present[at, :n] = *trie[:3], 1
+        for i, path in zip(one.rows, trie.nodes, strict=True):
+            row = rows[i]
+            trained = np.arange(row.trained_from, row.trained_to)
+            trained = trained if row.mask is None else trained[row.mask]
+            mask[at, path[trained]] = True
+            source.append(at * longest + path[trained - 1])
+            targets.append(row.ids[trained])
+            owner.append(np.full(len(trained), len(owner)))
+
+    def tensor(values: NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(values).to(device)
+
+    return MicroBatch(
+        members,
+        tensor(ids),
+        tensor(present),
+        tensor(mask),
+        tensor(np.concatenate([rows[i].logprobs for i in members]).astype(np.float32)),
+        tensor(np.concatenate(owner)),
+        tensor(np.array([rows[i].advantage for i in members], dtype=np.float32)),
+        tensor(np.array([rows[i].gamma for i in members], dtype=np.float32)),
+        Tries(
+            tensor(ids),
+            tensor(depth),
+            tensor(end),
+            tensor(np.concatenate(source)),
+            tensor(np.concatenate(targets)),
+        ),
+    )
+
+
+@torch.no_grad()
+def why_not_shared(model: Any, logprobs: Callable[[MicroBatch], torch.Tensor]) -> str:
+    """Why rows of a model cannot share prefixes; "" if they can.
+
+    Four short rows go through the model, as a trie and one by one, with a window of 3 tokens if it
+    has windows: architectures differ, and a wrong mask raises no error.
+    """
+    if reason := unsupported(model):
+        return reason
+    texts = [[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 8], [1, 2, 3, 4, 5, 6, 1, 3], [2, 1, 5, 4]]
+    rows = [
+        Row(np.array(ids) % model.config.get_text_config().vocab_size, 1, len(ids), none, 0.0)
+        for ids in texts
+        for none in [np.zeros(len(ids) - 1)]
+    ]
+    device = next(model.parameters()).device
+    together = [Pack([0, 1, 2, 3], 14)]
+    alone = [Pack([i], len(texts[i])) for i in range(4)]
+    was_training = model.training
+    model.eval()
+    try:
+        with short_window(model):
+            one, other = (logprobs(pack(rows, packs, device)) for packs in (together, alone))
+    except Exception as error:  # of any kind: the model takes no masks of four dimensions
+        return f"its forward pass refuses their masks ({type(error).__name__}: {error})"
+    finally:
+        model.train(was_training)
+    exact = all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
+    difference = float((one - other).abs().max())
+    # Rounding alone is below; tokens that see siblings are far above.
+    if not difference < (1e-3 if exact else 0.1):
+        return f"its log-probs differ by {difference:.2g} nats from those of separate rows"
+    return ""
