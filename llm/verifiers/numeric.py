@@ -53,7 +53,8 @@ _UNIT = re.compile(
 def number(text: str) -> int | float | None:
     r"""Parse a number, ignoring units, marks and thousands separators; None if it is no number.
 
-    Integers are exact, however long. Blanks may separate thousands (12 000) or the parts of a mixed number (1 1/2); "5 6" is None.
+    Integers are exact, however long. Blanks may separate thousands (12 000) or the parts of a mixed
+    number (1 1/2); "5 6" is None.
     """
     text = without_unicode(text).replace("{,}", ",").strip()
     text = re.sub(r"(?<=\d)\s?\*\*\s?(?=[-+{\d])", "^", text)
@@ -111,9 +112,9 @@ class Numeric(AnswerVerifier):
     r"""Reward 1 for a number within the tolerances.
 
     The stated answer is the last of `\boxed{…}`, `#### …` and "the answer is …" ("Answer: …");
-    without any of these, the last number of the text that no "not" precedes. A number may be a fraction (3/4, `\frac34`)
-    or a power (`5 \times 10^3`, `2^{10}`, 5 million), and may have thousands separators (1,234),
-    an exponent, a currency, units and percent signs.
+    without any of these, the last number of the text that no "not" precedes. A number may be a
+    fraction (3/4, `\frac34`) or a power (`5 \times 10^3`, `2^{10}`, 5 million), and may have
+    thousands separators (1,234), an exponent, a currency, units and percent signs.
     Percent signs are dropped: 10% is 10. A box or `####` with no number, or several, is wrong, and
     so are "the answer is 7 or 8", 7,5 and 5:30.
 
