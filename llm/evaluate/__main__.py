@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ PROG = "python -m llm.evaluate"
 
 DESCRIPTION = """\
 Evaluate a language model on the test problems of tasks: pass@k by the unbiased estimator, with
-bootstrap intervals over problems, and self-correction. After an interruption, the same command
-resumes with the remaining problems."""
+bootstrap intervals over problems (an exact bound where all problems are alike), and
+self-correction. After an interruption, the same command resumes with the remaining problems."""
 
 EPILOG = """\
 examples:
@@ -119,7 +120,7 @@ def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]
     """Read tasks from the command line: names, each followed by its arguments.
 
     Without names, the task of the run is evaluated. The arguments of that task default to the
-    run's. See `TaskSpec.with_argument` for their format.
+    run's. See `TaskSpec.with_argument` for their format. The path of a task may have an "=".
 
     Raises
     ------
@@ -131,7 +132,8 @@ def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]
     run_args = {} if saved.config is None else {saved.config.task: saved.config.task_args}
     specs: list[TaskSpec] = []
     for word in list(run_args) if words is None else words:
-        if "=" not in word:
+        is_argument = re.match(r"[^\W\d]\w*(\.[^=]*)?=", word) and not Path(word).is_file()
+        if words is None or not is_argument:
             specs.append(TaskSpec(word, dict(run_args.get(word, {})), word))
         elif specs:
             specs[-1] = specs[-1].with_argument(word)
