@@ -6,9 +6,10 @@ observed problem:
 - `caller_untouched`: a start or a call reseeds the global random generators of Python, numpy and
   torch. It also replaces `torch.set_num_threads`, sets the default dtype and the excepthook, and
   emits warnings. Runs would not be reproducible, and tests that forbid warnings would fail.
-- `environment`, `devices`, `settings`, `socket_settings`, `cpu_settings`: some options are
-  environment variables only. vLLM sets others itself (LD_PRELOAD, LOCAL_WORLD_SIZE), which later child
-  processes would inherit. With torchrun's, engine processes would try to join the training job.
+- `environment`, `devices`, `settings`, `socket_settings`, `cpu_settings`: some options exist only
+  as environment variables. vLLM sets others itself (LD_PRELOAD, LOCAL_WORLD_SIZE), which later
+  child processes would inherit. With torchrun's, engine processes would try to join the training
+  job.
 - `import_vllm`: the import configures logging, which closes the caller's log handlers. vLLM also
   caches the environment of an earlier engine.
 - `OutputLog`: C++ code prints at any log level, and so breaks progress bars and pipes. After a
