@@ -156,7 +156,7 @@ class VLLMEngine:
                 model=str(model),
                 dtype=dtype if dtype != "auto" else "float32" if cpu else "bfloat16",
                 max_model_len=max_model_len,
-                seed=seed,
+                seed=seed % 2**32,  # vLLM takes no larger one
                 tensor_parallel_size=tensor_parallel_size,
                 gpu_memory_utilization=gpu_memory_utilization,
                 kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if cpu else None,

@@ -143,8 +143,8 @@ def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]
         if not Path(saved.model).exists() and Path(saved.model).parent != Path():
             raise FileNotFoundError(f"{saved.name}: no such run or model")
         raise ValueError(
-            "tasks: none named; give --tasks with chain, a data set (gsm8k, math_level5 ...), a "
-            "YAML file, or your own module:Class"
+            f"tasks: none named, and {saved.name} is no run with one; give --tasks with chain, a "
+            "data set (gsm8k, math_level5 ...), a YAML file, or your own module:Class"
         )
     return specs
 
@@ -180,18 +180,18 @@ def default_output(saved: SavedModel) -> Path:
 def write_results(path: Path, report: EvaluationReport) -> None:
     """Write results; keep those of earlier commands whose records exist and are of this model."""
     record = report.to_json()
-    try:
-        earlier = json.loads(path.read_bytes())["results"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        earlier = []
     new = {result.records for result in report.results}
-    record["results"] += [
-        old
-        for old in earlier
-        if old["records"] not in new
-        and old["settings"]["model"] == report.revision
-        and (path.parent / old["records"]).is_file()
-    ]
+    try:
+        earlier = [
+            old
+            for old in json.loads(path.read_bytes())["results"]
+            if old["records"] not in new
+            and old["settings"]["model"] == report.revision
+            and (path.parent / old["records"]).is_file()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        earlier = []  # none, or damaged
+    record["results"] += earlier
     write_json(path, record)
 
 

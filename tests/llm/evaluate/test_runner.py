@@ -29,6 +29,7 @@ from llm.evaluate.published import (
     Measured,
     comparisons,
 )
+from llm.evaluate.report import EvaluationReport
 from llm.runs.checkpoints import complete
 from llm.runs.saved_model import SavedModel, find_model
 from llm.tasks import ChainReasoning, Example, Task, make_task
@@ -159,6 +160,14 @@ def test_a_run_is_evaluated_on_its_own_task(
     first = json.loads((tmp_path / "results.json").read_text())["results"][0]
     assert first["settings"]["model"] != sampled["settings"]["model"]
     assert first["reward"] < sampled["reward"]
+
+
+@pytest.mark.parametrize("damaged", ["[1]", '{"results": [1]}', '{"results": [{}]}', "{"])
+def test_write_results__replaces_a_damaged_file(damaged: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(damaged)
+    evaluate.write_results(path, EvaluationReport("m", None, "r", [], {}, {}))
+    assert json.loads(path.read_text())["results"] == []
 
 
 def test_adapters_are_merged(chain_base: Path, chain_args: dict[str, Any], tmp_path: Path) -> None:
