@@ -286,10 +286,19 @@ def test_other_settings_are_refused(
     assert records(whole) == before
 
 
+def edited(line: str, **values: Any) -> str:
+    """A record with other values; None removes an entry."""
+    record = {**json.loads(line), **values}
+    return json.dumps({name: value for name, value in record.items() if value is not None})
+
+
 DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "line": (lambda found: [found[0], "{", *found[1:]], "line 2 is damaged"),
     "header": (lambda found: ["[]", *found[1:]], "line 1 is damaged (not an object); delete the"),
     "field": (lambda found: [*found, '{"index": 3}'], "is damaged (no id)"),
+    "no count": (lambda found: [found[0], edited(found[1], c=None)], "line 2 is damaged (no c)"),
+    "index": (lambda found: [found[0], edited(found[1], index="0")], "is damaged (index '0')"),
+    "count": (lambda found: [found[0], edited(found[1], c=99)], "is damaged (99 of "),
     "problem": (
         lambda found: [*found[:-1], found[-1].replace('"id": "', '"id": "x')],
         "is of problem 'x",
