@@ -1,6 +1,7 @@
 """Confidence intervals and pass@k.
 
-Percentile bootstrap over problems, bootstrap-t over a few random seeds, Clopper-Pearson for shares.
+Percentile bootstrap over problems (an exact bound where all are alike), bootstrap-t over a few
+random seeds, Clopper-Pearson for shares.
 """
 
 from __future__ import annotations
@@ -19,27 +20,44 @@ LEVEL, RESAMPLES = 0.95, 5000
 
 
 def mean_over_problems(values: FloatArray) -> Estimate:
-    """Mean of one value per problem, with its percentile interval."""
-    return _estimate(values, np.mean, vectorized=True)
+    """Mean of one value in [0, 1] per problem, with its interval."""
+    return _estimate(values, np.mean, (0.0, 1.0), vectorized=True)
 
 
-def bootstrap(statistic: Callable[[Any], float], problems: int) -> Estimate:
-    """A statistic with its percentile interval; `statistic` takes resampled problem indices."""
-    return _estimate(np.arange(problems), statistic, vectorized=False)
+def bootstrap(
+    statistic: Callable[[Any], float], problems: int, bounds: tuple[float, float]
+) -> Estimate:
+    """A statistic within bounds, and its interval; `statistic` takes resampled problem indices."""
+    return _estimate(np.arange(problems), statistic, bounds, vectorized=False)
 
 
-def _estimate(data: Any, statistic: Callable[..., Any], vectorized: bool) -> Estimate:
-    """A statistic with its percentile interval, which has width 0 for a single problem."""
+def _estimate(
+    data: Any, statistic: Callable[..., Any], bounds: tuple[float, float], vectorized: bool
+) -> Estimate:
+    """A statistic with its percentile interval, or that of `_alike` if all resamples agree."""
     from scipy import stats
 
     value = float(statistic(data))
     if len(data) < 2:
-        return Estimate(value, value, value)
+        return _alike(value, len(data), bounds)
     percentiles = stats.bootstrap(
         (data,), statistic, vectorized=vectorized, method="percentile", confidence_level=LEVEL,
         n_resamples=RESAMPLES, batch=500, rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    return Estimate(value, float(percentiles.low), float(percentiles.high))
+    low, high = float(percentiles.low), float(percentiles.high)
+    return Estimate(value, low, high) if high - low > 1e-12 else _alike(value, len(data), bounds)
+
+
+def _alike(value: float, n: int, bounds: tuple[float, float]) -> Estimate:
+    """A mean with its interval, where all n problems have the same value.
+
+    If a share above q = 1 − (1 − level)^(1/n) of all problems were different, n equal ones would be
+    seen with a probability below 1 − level. The mean is farthest off if a share q is at a bound.
+    For 0 of n successes this is the exact bound, which the "rule of three" approximates.
+    """
+    q = 1 - (1 - LEVEL) ** (1 / n)
+    low, high = bounds
+    return Estimate(value, value - q * (value - low), value + q * (high - value))
 
 
 def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:

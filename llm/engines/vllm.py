@@ -43,6 +43,7 @@ from llm.engines.vllm_process import (
     settings,
     shut_in_process,
     shut_processes,
+    socket_settings,
     starting,
     watch,
 )
@@ -130,13 +131,15 @@ class VLLMEngine:
             groups.prepare()
         self.watchdog = Watchdog()
         weakref.finalize(self, self.watchdog.close)  # in case `close` is never called
-        folder = tempfile.mkdtemp(prefix="vllm-")  # for the output, and for weights on their way
+        folder = tempfile.mkdtemp(prefix="vllm-")  # of output, sockets, and weights on their way
         self.watchdog.add_folder(folder)
         self._send = self._weight_sender(adapters, tensor_parallel_size, first_device, folder)
         quiet = log_level.upper() in ("ERROR", "CRITICAL")
         with (
             caller_untouched(),
-            environment(settings(self._separate, log_level, quiet) | visible) as configure,
+            environment(
+                settings(self._separate, log_level, quiet) | socket_settings(folder) | visible
+            ) as configure,
             OutputLog(quiet, folder) as self._log,
         ):
             cpu = import_vllm(log_level)
@@ -153,7 +156,7 @@ class VLLMEngine:
                 model=str(model),
                 dtype=dtype if dtype != "auto" else "float32" if cpu else "bfloat16",
                 max_model_len=max_model_len,
-                seed=seed,
+                seed=seed % 2**32,  # vLLM takes no larger one
                 tensor_parallel_size=tensor_parallel_size,
                 gpu_memory_utilization=gpu_memory_utilization,
                 kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if cpu else None,

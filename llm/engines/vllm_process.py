@@ -6,9 +6,10 @@ observed problem:
 - `caller_untouched`: a start or a call reseeds the global random generators of Python, numpy and
   torch. It also replaces `torch.set_num_threads`, sets the default dtype and the excepthook, and
   emits warnings. Runs would not be reproducible, and tests that forbid warnings would fail.
-- `environment`, `settings`, `cpu_settings`, `devices`: some options exist only as environment
-  variables. vLLM sets others itself (LD_PRELOAD, LOCAL_WORLD_SIZE), which later child processes
-  would inherit. With torchrun's variables, engine processes would try to join the training job.
+- `environment`, `devices`, `settings`, `socket_settings`, `cpu_settings`: some options exist only
+  as environment variables. vLLM sets others itself (LD_PRELOAD, LOCAL_WORLD_SIZE), which later
+  child processes would inherit. With torchrun's, engine processes would try to join the training
+  job.
 - `import_vllm`: the import configures logging, which closes the caller's log handlers. vLLM also
   caches the environment of an earlier engine.
 - `OutputLog`: C++ code prints at any log level, and so breaks progress bars and pipes. After a
@@ -37,6 +38,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +58,9 @@ NOT_INSTALLED = (
     "or --engine transformers"
 )
 
+
+#: Maximum length in bytes of the path of a socket: 108 on Linux with the final zero, 104 on macOS.
+SOCKET_PATH = 103
 
 #: Variables that torchrun sets for its processes, besides TORCHELASTIC_….
 TORCHRUN = {
@@ -93,6 +98,12 @@ def settings(separate: bool, log_level: str, quiet: bool) -> dict[str, str]:
         # vLLM's log configuration would close the caller's log handlers.
         settings["VLLM_CONFIGURE_LOGGING"] = "0"
     return settings
+
+
+def socket_settings(folder: str) -> dict[str, str]:
+    """Environment variables that put vLLM's sockets into a folder, if their paths fit."""
+    longest = len(os.fsencode(folder)) + len(f"/{uuid.uuid4()}")
+    return {"VLLM_RPC_BASE_PATH": folder} if longest <= SOCKET_PATH else {}
 
 
 def cpu_settings(processes: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ PROG = "python -m llm.evaluate"
 
 DESCRIPTION = """\
 Evaluate a language model on the test problems of tasks: pass@k by the unbiased estimator, with
-bootstrap intervals over problems, and self-correction. After an interruption, the same command
-resumes with the remaining problems."""
+bootstrap intervals over problems (an exact bound where all problems are alike), and
+self-correction. After an interruption, the same command resumes with the remaining problems."""
 
 EPILOG = """\
 examples:
@@ -119,7 +120,7 @@ def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]
     """Read tasks from the command line: names, each followed by its arguments.
 
     Without names, the task of the run is evaluated. The arguments of that task default to the
-    run's. See `TaskSpec.with_argument` for their format.
+    run's. See `TaskSpec.with_argument` for their format. The path of a task may have an "=".
 
     Raises
     ------
@@ -131,7 +132,8 @@ def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]
     run_args = {} if saved.config is None else {saved.config.task: saved.config.task_args}
     specs: list[TaskSpec] = []
     for word in list(run_args) if words is None else words:
-        if "=" not in word:
+        is_argument = re.match(r"[^\W\d]\w*(\.[^=]*)?=", word) and not Path(word).is_file()
+        if words is None or not is_argument:
             specs.append(TaskSpec(word, dict(run_args.get(word, {})), word))
         elif specs:
             specs[-1] = specs[-1].with_argument(word)
@@ -141,8 +143,8 @@ def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]
         if not Path(saved.model).exists() and Path(saved.model).parent != Path():
             raise FileNotFoundError(f"{saved.name}: no such run or model")
         raise ValueError(
-            "tasks: none named; give --tasks with chain, a data set (gsm8k, math_level5 ...), a "
-            "YAML file, or your own module:Class"
+            f"tasks: none named, and {saved.name} is no run with one; give --tasks with chain, a "
+            "data set (gsm8k, math_level5 ...), a YAML file, or your own module:Class"
         )
     return specs
 
@@ -178,18 +180,18 @@ def default_output(saved: SavedModel) -> Path:
 def write_results(path: Path, report: EvaluationReport) -> None:
     """Write results; keep those of earlier commands whose records exist and are of this model."""
     record = report.to_json()
-    try:
-        earlier = json.loads(path.read_bytes())["results"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        earlier = []
     new = {result.records for result in report.results}
-    record["results"] += [
-        old
-        for old in earlier
-        if old["records"] not in new
-        and old["settings"]["model"] == report.revision
-        and (path.parent / old["records"]).is_file()
-    ]
+    try:
+        earlier = [
+            old
+            for old in json.loads(path.read_bytes())["results"]
+            if old["records"] not in new
+            and old["settings"]["model"] == report.revision
+            and (path.parent / old["records"]).is_file()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        earlier = []  # none, or damaged
+    record["results"] += earlier
     write_json(path, record)
 
 

@@ -149,7 +149,8 @@ def compare(name: str, correction: Sequence[Curve], control: Sequence[Curve]) ->
     right, reached = mean_control.at(spent)
     curve = {"right": mean_control.right.tolist(), "tokens": mean_control.tokens.tolist()}
     tokens = min(spent, float(mean_control.tokens[-1]))
-    return Control(name, right, bootstrap(gain, len(correction)), tokens, reached, curve)
+    estimate = bootstrap(gain, len(correction), bounds=(-1.0, 1.0))
+    return Control(name, right, estimate, tokens, reached, curve)
 
 
 def _landing(rounds: Sequence[Round]) -> dict[str, Any]:

@@ -16,6 +16,12 @@ from llm.common.atomic_files import append, write_whole
 from llm.config.resume import differences
 from llm.thoughts.simulator import Prompt
 
+#: Entries of every record of a problem.
+FIELDS = (
+    *("index", "id", "prompt", "problem"),
+    *("n", "c", "rewards", "failed", "tokens", "cut", "unjudged"),
+)
+
 
 def prompt_hash(prompt: Prompt) -> str:
     """Hash of the token ids of a prompt."""
@@ -114,10 +120,14 @@ class EvaluationRecords:
 
     def _check(self, number: int, record: Mapping[str, Any]) -> None:
         """Raise unless a record is complete and of the current problem."""
-        missing = [name for name in ("index", "id", "prompt", "problem") if name not in record]
+        missing = [name for name in FIELDS if name not in record]
         if missing:
             raise self._damaged(number, f"no {missing[0]}")
-        index = record["index"]
+        index, failed = record["index"], record["failed"]
+        if type(index) is not int or index < 0:
+            raise self._damaged(number, f"index {index!r}")
+        if record["c"] != record["n"] - sum(failed) or record["n"] != len(failed):
+            raise self._damaged(number, f"{record['c']} of {record['n']} right do not fit `failed`")
         if index >= len(self.prompts):
             return
         prompt = self.prompts[index]

@@ -119,7 +119,7 @@ class EvaluationReport:
         ks = sorted({k for result in self.results for k in result.pass_at})
         any_unjudged = any(result.unjudged for result in self.results)
         rows = table(
-            f"{self.name}: held-out problems; {LEVEL:.0%} bootstrap intervals over problems",
+            f"{self.name}: held-out problems; {LEVEL:.0%} intervals over problems",
             ["task", "decoding", "problems", "samples", *(f"pass@{k}" for k in ks), "reward",
              "tokens", "cut", *(["unjudged"] if any_unjudged else [])],
         )  # fmt: skip

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Licence of the models in `SHIPPED`, the same as the project's.
 LICENSE = "mit"
 
+#: Errors of reading a damaged or foreign JSON file: the card leaves it out.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
 PAPER = (
     "*Credit Assignment with Resets in Language Model Reasoning* (Samanta et al., 2026, arXiv "
     "2605.25507)"
@@ -202,12 +205,14 @@ def _results(saved: SavedModel) -> str:
 def _metrics(saved: SavedModel) -> Iterator[dict[str, Any]]:
     """Metrics of steps with an evaluation, up to the checkpoint's step."""
     path = saved.run / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+            evaluated = row["step"] <= saved.step and "eval/pass@1" in row
+        except UNREADABLE:
             continue  # partial line of a killed run
-        if row["step"] <= saved.step and "eval/pass@1" in row:
+        if evaluated:
             yield row
 
 
@@ -217,26 +222,29 @@ def _evaluated(saved: SavedModel) -> Iterator[tuple[str, ...]]:
     for path in sorted((saved.run / "evaluations").glob("**/results.json")):
         try:
             results = json.loads(path.read_bytes())["results"]
-        except (ValueError, KeyError, TypeError):
+            rows = [_row(result) for result in results if result["settings"]["model"] == revision]
+        except UNREADABLE:
             continue
-        for result in results:
-            if result["settings"]["model"] != revision:
-                continue
-            passed = "; ".join(
-                f"pass@{k} {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
-                for k, e in result["pass_at"].items()
-            )
-            yield (result["task"], result["decoding"], str(result["problems"]),
-                   str(result["samples"]), passed)  # fmt: skip
+        yield from rows
+
+
+def _row(result: dict[str, Any]) -> tuple[str, ...]:
+    """Table row of a result of `llm.evaluate`."""
+    passed = "; ".join(
+        f"pass@{k} {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+        for k, e in result["pass_at"].items()
+    )
+    return (result["task"], result["decoding"], str(result["problems"]),
+            str(result["samples"]), passed)  # fmt: skip
 
 
 def _versions(saved: SavedModel) -> str:
-    path = saved.run / "environment.json"
-    starts = json.loads(path.read_bytes()) if path.is_file() else []
-    environments = {
-        "trained with": starts[-1] if starts else {},
-        "exported with": environment(),
-    }
+    try:
+        start = dict(json.loads((saved.run / "environment.json").read_bytes())[-1])
+        start["versions"] = dict(start["versions"])
+    except (OSError, *UNREADABLE):
+        start = {}
+    environments = {"trained with": start, "exported with": environment()}
     rows = [
         (name, *(str(e.get("versions", {}).get(name, "–")) for e in environments.values()))
         for name in PACKAGES

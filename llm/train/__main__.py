@@ -14,6 +14,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
+from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -212,6 +214,12 @@ def _stop_on_signals(trainer: Trainer, reporter: Reporter) -> Iterator[None]:
     from llm.distributed.processes import world_size
 
     requested_at = 0.0
+    requests: SimpleQueue[bool] = SimpleQueue()  # `put` is safe in a signal handler
+
+    def confirm() -> None:
+        """Print from a thread: a handler may interrupt a print, and the output is not reentrant."""
+        if requests.get():
+            reporter.message("finishing this step, then saving; a second signal stops at once")
 
     def request_stop(number: int, frame: FrameType | None) -> None:
         nonlocal requested_at
@@ -221,10 +229,16 @@ def _stop_on_signals(trainer: Trainer, reporter: Reporter) -> Iterator[None]:
             raise KeyboardInterrupt
         trainer.stop_requested, requested_at = True, time.monotonic()
         if world_size() == 1:  # torchrun also sends SIGTERM if another process has died
-            reporter.message("finishing this step, then saving; a second signal stops at once")
+            requests.put(True)
 
-    with _handle(request_stop, signal.SIGINT, signal.SIGTERM):
-        yield
+    thread = Thread(target=confirm, daemon=True)
+    thread.start()
+    try:
+        with _handle(request_stop, signal.SIGINT, signal.SIGTERM):
+            yield
+    finally:
+        requests.put(False)
+        thread.join()
 
 
 def _stop_at_once(number: int, frame: FrameType | None) -> None:

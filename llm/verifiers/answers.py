@@ -25,6 +25,7 @@ _OPENS = r"""(?:[\s*_$(\[{"'`“‘]|\\[(\[]|\\(?:text|textbf|mathrm|mathbf|boxe
 _CLOSES = r"""(?:[)\]}*_$"'`”’]|\\[)\]])*+"""
 _BOX = r"\\(?:boxed|fbox)\s*+\{"
 _GO_ON = r"(?:because|since|as|for|or|and)\b"  # may follow the letters A and I
+_NOT_DENIED = r"(?<!\b[nN]ot\s)(?<!n['’]t\s)"  # "the answer is not **B**"
 _STATED = r"answer|verdict|(?:correct|right|best|final|my|answer)\s++(?:option|choice)"
 
 
@@ -122,7 +123,7 @@ class Choice(AnswerVerifier):
         stated = rf"{_OPENS}{{0,12}}+{letter}{_CLOSES}{other}"
         self._explicit = re.compile(rf"(?:{_states(_STATED)}|{_BOX}){stated}")
         self._bare = re.compile(rf"{_states('option|choice')}{stated}")
-        self._bold = re.compile(rf"\*\*\(?{letter}[).:]?(?:\*\*|\s[^*\n]*\*\*)")
+        self._bold = re.compile(rf"{_NOT_DENIED}\*\*\(?{letter}[).:]?(?:\*\*|\s[^*\n]*\*\*)")
         self._line = re.compile(
             rf"\s*(?:\({letter}\).*|{letter.replace('letter', 'open')}(?:\).*|[.:]?\s*))"
         )
@@ -174,7 +175,7 @@ class YesNo(AnswerVerifier):
         rf"(?:{_states('answer|verdict|option|choice')}|{_BOX}){_OPENS}{{0,12}}+{_word}{_CLOSES}"
         rf"(?P<other>\s*+(?:,|/|&|\bor\b|\band\b){_OPENS}{{0,12}}+(?i:yes|no|true|false)\b)?"
     )
-    _bold = re.compile(rf"\*\*\s*{_word}[.,:!]?\s*\*\*")
+    _bold = re.compile(rf"{_NOT_DENIED}\*\*\s*{_word}[.,:!]?\s*\*\*")
     _line = re.compile(rf"(?m)^[ \t]*{_word}[ \t]*(?:[.,:;!—–-]|$)")
 
     def check_answer(self, answer: Any) -> None:

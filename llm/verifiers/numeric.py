@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from typing import Any
 
-from llm.verifiers.answers import AnswerVerifier, last_match
+from llm.verifiers.answers import AnswerVerifier
 from llm.verifiers.boxed import last_boxed
 from llm.verifiers.math_text import without_unicode
+
+#: Relative error of a number that was computed in floating point.
+ROUNDING = 1e-12
 
 _POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _WORD = rf"({'|'.join(_POWERS)})s?(?![\w-])"
@@ -30,6 +34,10 @@ _FIRST = re.compile(
     rf"[^\d\n.\\$+−¼-¾⅐-⅞-]{{0,40}}(?P<number>{_NUMBER.pattern})"
     r"(?!\s*(?:[+*/=×·÷^−]|-\s?\d|\\(?:times|cdot|div))|\.?\d)"
 )
+# Words before a number that deny it: "is not 7", "can't be $7$", "≠ 7".
+_DENIAL = re.compile(
+    r"(?:(?i:\bnot|n['’]t)(?:\s+be)?(?:\s+equal\s+to)?(?!\w)|≠|\\neq?(?!\w))[\s*_$({\[]*+$"
+)
 _SECOND = re.compile(rf"\s*,?\s*(?:or|and|to)\s+(?:{_NUMBER.pattern})")
 _POWER = re.compile(r"([-+]?)([\d.]+)\^([-+]?\d+)")
 _FRACTION = re.compile(
@@ -42,10 +50,11 @@ _UNIT = re.compile(
 )
 
 
-def number(text: str) -> float | None:
+def number(text: str) -> int | float | None:
     r"""Parse a number, ignoring units, marks and thousands separators; None if it is no number.
 
-    Blanks may separate thousands (12 000) or the parts of a mixed number (1 1/2); "5 6" is None.
+    Integers are exact, however long. Blanks may separate thousands (12 000) or the parts of a mixed
+    number (1 1/2); "5 6" is None.
     """
     text = without_unicode(text).replace("{,}", ",").strip()
     text = re.sub(r"(?<=\d)\s?\*\*\s?(?=[-+{\d])", "^", text)
@@ -76,7 +85,16 @@ def number(text: str) -> float | None:
             value = float(text) if re.fullmatch(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?", text) else math.inf
     except (ValueError, ArithmeticError):
         return None
-    return value if math.isfinite(value) else None
+    if not math.isfinite(value):
+        return None
+    if abs(value) < 2**53:
+        return int(value) if value.is_integer() else value
+    if power:
+        exact = re.fullmatch(r"\d+", power[2])
+        return int(f"{power[1]}1") * int(power[2]) ** int(power[3]) if exact else value
+    if fraction or "/" in text:
+        return value
+    return int(Decimal(text)) if int(Decimal(text)) == Decimal(text) else value
 
 
 def _in_digits(match: re.Match[str]) -> str:
@@ -84,21 +102,27 @@ def _in_digits(match: re.Match[str]) -> str:
     return f"{match[1]}e{_POWERS[match[2]]} "
 
 
+def _denied(number: re.Match[str]) -> bool:
+    """Whether the words before a number deny it."""
+    words = number.string[max(0, number.start() - 24) : number.start()]
+    return _DENIAL.search(words) is not None
+
+
 class Numeric(AnswerVerifier):
     r"""Reward 1 for a number within the tolerances.
 
     The stated answer is the last of `\boxed{…}`, `#### …` and "the answer is …" ("Answer: …");
-    without any of these, the last number of the text. A number may be a fraction (3/4, `\frac34`)
-    or a power (`5 \times 10^3`, `2^{10}`, 5 million), and may have thousands separators (1,234),
-    an exponent, a currency, units and percent signs.
+    without any of these, the last number of the text that no "not" precedes. A number may be a
+    fraction (3/4, `\frac34`) or a power (`5 \times 10^3`, `2^{10}`, 5 million), and may have
+    thousands separators (1,234), an exponent, a currency, units and percent signs.
     Percent signs are dropped: 10% is 10. A box or `####` with no number, or several, is wrong, and
     so are "the answer is 7 or 8", 7,5 and 5:30.
 
     Parameters
     ----------
     relative, absolute : float
-        An answer a is accepted for b if |a − b| ≤ max(relative·|b|, absolute). The defaults allow
-        only for floating-point rounding: 999,999 is not a million.
+        An answer a is accepted for b if |a − b| ≤ max(relative·|b|, absolute). By default,
+        `relative` is 0 between two integers. Else it is 1e-12, for floating-point rounding.
     explicit : bool
         Accept only numbers that are stated explicitly.
 
@@ -115,10 +139,10 @@ class Numeric(AnswerVerifier):
     )
 
     def __init__(
-        self, relative: float = 1e-12, absolute: float = 0.0, explicit: bool = False
+        self, relative: float | None = None, absolute: float = 0.0, explicit: bool = False
     ) -> None:
         for name, value in (("relative", relative), ("absolute", absolute)):
-            if not 0 <= value < math.inf:
+            if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"numeric: {name}={value}: a tolerance is ≥ 0 and finite")
         self.relative, self.absolute, self.explicit = relative, absolute, explicit
 
@@ -127,9 +151,11 @@ class Numeric(AnswerVerifier):
         if self._value(answer) is None:
             raise ValueError(f"numeric: the answer {answer!r} is not a number")
 
-    def _value(self, answer: Any) -> float | None:
+    def _value(self, answer: Any) -> int | float | None:
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
             return None
+        if isinstance(answer, float) and 2**53 <= abs(answer) < math.inf:
+            return answer  # its digits are rounded
         text = str(answer)
         return number(text.rpartition("####")[2] if "####" in text else text)
 
@@ -149,12 +175,15 @@ class Numeric(AnswerVerifier):
             end = statement.start()
         if self.explicit:
             return None
-        last = last_match(_NUMBER, completion)
-        return last[0] if last else None
+        numbers = list(_NUMBER.finditer(completion))
+        return next((m[0] for m in reversed(numbers) if not _denied(m)), None)
 
     def right(self, answer: Any, stated: str) -> bool:
         """Whether the stated number is within the tolerances."""
         value, gold = number(stated), self._value(answer)
         if value is None or gold is None:
             return False
-        return abs(value - gold) <= max(self.relative * abs(gold), self.absolute)
+        relative = self.relative
+        if relative is None:
+            relative = 0.0 if isinstance(value, int) and isinstance(gold, int) else ROUNDING
+        return abs(value - gold) <= max(relative * abs(gold), self.absolute)

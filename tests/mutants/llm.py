@@ -207,6 +207,20 @@ LLM = (
     ),
     Mutant(
         "llm/common/statistics.py",
+        "the interval of problems that are all alike has the width of one problem's",
+        "(1 - LEVEL) ** (1 / n)",
+        "(1 - LEVEL) ** 1",
+        ("tests/llm/evaluate/test_runner.py",),
+    ),
+    Mutant(
+        "llm/verifiers/numeric.py",
+        "long integers are equal within rounding",
+        "relative = 0.0 if isinstance(value, int)",
+        "relative = 0.0 if not isinstance(value, int)",
+        ("tests/llm/verifiers/test_answers.py",),
+    ),
+    Mutant(
+        "llm/common/statistics.py",
         "pass@k with replacement",
         "1.0 - comb(n - c, k) / comb(n, k)",
         "1.0 - (1 - c / n) ** k",

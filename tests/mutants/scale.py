@@ -42,9 +42,9 @@ SCALE = (
     ),
     Mutant(
         "llm/verifiers/numeric.py",
-        "a million is 999,999",
-        "relative: float = 1e-12",
-        "relative: float = 1e-5",
+        "1.0000001 is 1",
+        "ROUNDING = 1e-12",
+        "ROUNDING = 1e-5",
         ANSWERS,
     ),
     Mutant(

@@ -17,7 +17,7 @@ from llm.engines import EngineError, SamplingParams
 from llm.engines.live import LiveEngine
 from llm.engines.transformers import TransformersEngine
 from llm.engines.vllm import _advice, _first_line
-from llm.engines.vllm_process import devices, environment, starting
+from llm.engines.vllm_process import devices, environment, socket_settings, starting
 from llm.models.lora import LoraOptions, adapt
 
 
@@ -54,6 +54,12 @@ def test_starting__swallowed_signal_ends_the_start(number: signal.Signals) -> No
         assert signal.getsignal(number) is handler
     finally:
         signal.signal(number, before)
+
+
+def test_socket_settings__only_where_the_paths_fit() -> None:
+    folder = "/tmp/" + "é" * 30
+    assert socket_settings(folder) == {"VLLM_RPC_BASE_PATH": folder}
+    assert socket_settings(folder + "é") == {}
 
 
 def test_starting__handler_without_error_ends_the_start() -> None:

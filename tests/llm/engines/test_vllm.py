@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -226,8 +227,12 @@ def test_more_ranks_than_vllm_has() -> None:
 
 @needs_vllm
 @pytest.mark.slow
-def test_tensor_parallel(tiny_model: Callable[[bool], Path]) -> None:
-    engine = VLLMEngine(tiny_model(False), tensor_parallel_size=2, **VLLM)
+def test_tensor_parallel(
+    tiny_model: Callable[[bool], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seed = 2**40  # larger than vLLM's
+    engine = VLLMEngine(tiny_model(False), tensor_parallel_size=2, seed=seed, **VLLM)
     try:
         assert worst(tiny_qwen2(tied=False), engine) < 1e-5
         engine.sync_weights(new_weights(tied=False))
@@ -237,7 +242,9 @@ def test_tensor_parallel(tiny_model: Callable[[bool], Path]) -> None:
         (child,) = engine._processes
         family = psutil.Process(child.pid).children(recursive=True)
         assert len(family) >= 2
+        assert any(path.is_socket() for path in tmp_path.rglob("*"))
         engine.watchdog.close()
+        assert list(tmp_path.iterdir()) == []
         end = time.monotonic() + 10
         while child.exitcode is None and time.monotonic() < end:  # vLLM waits for it as well
             time.sleep(0.01)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from llm.common.statistics import bootstrap, mean_over_problems
 from llm.config.train import TrainConfig
@@ -28,6 +29,7 @@ from llm.evaluate.published import (
     Measured,
     comparisons,
 )
+from llm.evaluate.report import EvaluationReport
 from llm.runs.checkpoints import complete
 from llm.runs.saved_model import SavedModel, find_model
 from llm.tasks import ChainReasoning, Example, Task, make_task
@@ -160,6 +162,14 @@ def test_a_run_is_evaluated_on_its_own_task(
     assert first["reward"] < sampled["reward"]
 
 
+@pytest.mark.parametrize("damaged", ["[1]", '{"results": [1]}', '{"results": [{}]}', "{"])
+def test_write_results__replaces_a_damaged_file(damaged: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(damaged)
+    evaluate.write_results(path, EvaluationReport("m", None, "r", [], {}, {}))
+    assert json.loads(path.read_text())["results"] == []
+
+
 def test_adapters_are_merged(chain_base: Path, chain_args: dict[str, Any], tmp_path: Path) -> None:
     more = ("--steps=2", "--lora.r=4", "--optimizer.learning_rate=2e-2", "--evaluation.steps=0")
     assert train(chain_base, tmp_path, chain_args, *more) == 0
@@ -276,10 +286,19 @@ def test_other_settings_are_refused(
     assert records(whole) == before
 
 
+def edited(line: str, **values: Any) -> str:
+    """A record with other values; None removes an entry."""
+    record = {**json.loads(line), **values}
+    return json.dumps({name: value for name, value in record.items() if value is not None})
+
+
 DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "line": (lambda found: [found[0], "{", *found[1:]], "line 2 is damaged"),
     "header": (lambda found: ["[]", *found[1:]], "line 1 is damaged (not an object); delete the"),
     "field": (lambda found: [*found, '{"index": 3}'], "is damaged (no id)"),
+    "no count": (lambda found: [found[0], edited(found[1], c=None)], "line 2 is damaged (no c)"),
+    "index": (lambda found: [found[0], edited(found[1], index="0")], "is damaged (index '0')"),
+    "count": (lambda found: [found[0], edited(found[1], c=99)], "is damaged (99 of "),
     "problem": (
         lambda found: [*found[:-1], found[-1].replace('"id": "', '"id": "x')],
         "is of problem 'x",
@@ -486,10 +505,28 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
         assert found.low < found.value < found.high
         hits += found.miss(1 / 3) == 0
     assert 88 <= hits <= 100
-    one = bootstrap(lambda chosen: 0.25, 1)
-    assert (one.value, one.low, one.high) == (0.25, 0.25, 0.25)
-    same = mean_over_problems(np.full(5, 0.5))
-    assert (same.low, same.high) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("right", [0, 1])
+@pytest.mark.parametrize("problems", [1, 2, 50])
+def test_intervals__of_problems_that_are_all_alike(right: int, problems: int) -> None:
+    found = mean_over_problems(np.full(problems, float(right)))
+    # The exact one-sided interval of a share.
+    side = "greater" if right else "less"
+    exact = binomtest(right * problems, problems, alternative=side).proportion_ci(0.95)
+    assert found.value == right
+    assert (found.low, found.high) == pytest.approx(tuple(exact))
+    # At its end, as many problems would look alike in 5 % of the evaluations.
+    rate = found.low if right else 1 - found.high
+    assert rate**problems == pytest.approx(0.05)
+
+
+def test_intervals__of_alike_statistics_lie_within_their_bounds() -> None:
+    q = 1 - 0.05**0.5
+    same = mean_over_problems(np.full(2, 0.1))
+    assert (same.low, same.high) == pytest.approx((0.1 - 0.1 * q, 0.1 + 0.9 * q))
+    gain = bootstrap(lambda chosen: 0.25, 2, (-1.0, 1.0))
+    assert (gain.low, gain.high) == pytest.approx((0.25 - 1.25 * q, 0.25 + 0.75 * q))
 
 
 def test_options_of_a_run_are_its_own_unless_given(run: Path) -> None:
@@ -517,7 +554,7 @@ def test_options_of_a_run_are_its_own_unless_given(run: Path) -> None:
     assert specs[2].args == {"x": [1]}
 
 
-def test_arguments_within_arguments(tmp_path: Path) -> None:
+def test_arguments_within_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = SavedModel("m", "m")
     words = ["a", "v.allow_code=true", "v.jobs=2", "w.x.y=[1]", "b", "v=3"]
     first, second = evaluate.read_tasks(words, saved)
@@ -525,6 +562,16 @@ def test_arguments_within_arguments(tmp_path: Path) -> None:
     assert (first.label, second.args) == ("a v.allow_code=true v.jobs=2 w.x.y=[1]", {"v": 3})
     with pytest.raises(ValueError, match=r"^tasks: 'v\.jobs=2': v is 3, which has no part jobs"):
         evaluate.read_tasks(["b", "v=3", "v.jobs=2"], saved)
+    # A path may have an "=".
+    folder = tmp_path / "rate=1"
+    (folder / "x=1").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    Path("x=1/t.yaml").touch()
+    for path in (str(folder / "t.yaml"), "./y=1.yaml", "x=1/t.yaml"):
+        config = TrainConfig(model="m", task=path)
+        for words in ([path, "x=1/t.yml"], None):
+            (spec,) = evaluate.read_tasks(words, SavedModel("m", "m", config=config))
+            assert (spec.name, spec.args) == (path, {"x": "1/t.yml"} if words else {})
     # A run's own arguments stay as they are, and a declaration's are merged.
     declaration = tmp_path / "mine.yaml"
     declaration.write_text("path: x.jsonl\nprompt: q\nanswer: a\ntest: 1\nverifier: numeric\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -83,6 +84,25 @@ def test_every_algorithm_has_a_card(run: Path, algorithm: str) -> None:
     state = {"ledger": asdict(Ledger())}
     card = model_card(saved, state, adapter=True, dtype="float32", loaded="float32", prompt="1 + 1")
     assert about(saved.config) in card and ("2605.25507" in card) == (algorithm in ALGORITHMS)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"[1]\n", b'{"a": "\xc3', b'{"results": [{}]}\n', b"[{}]", b""]
+)
+def test_model_card__leaves_damaged_files_out(damaged: bytes, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    good = json.dumps({"step": 0, "eval/pass@1": 0.125}).encode()
+    (folder / "metrics.jsonl").write_bytes(good + b"\n" + damaged)
+    (folder / "environment.json").write_bytes(damaged)
+    results = folder / "evaluations" / "step-000002" / "results.json"
+    results.parent.mkdir(parents=True)
+    results.write_bytes(damaged)
+    state = {"ledger": asdict(Ledger())}
+    card = model_card(
+        find_model(str(folder)), state, adapter=True, dtype="float32", loaded="float32", prompt="1"
+    )
+    assert "0.125" in card
 
 
 def texts(run: Path) -> list[str]:

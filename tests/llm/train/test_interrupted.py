@@ -12,17 +12,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from rich.console import Console
 
 from llm.common.atomic_files import append, write_whole
+from llm.common.progress import Reporter
 from llm.config.train import TrainConfig, parse_config
 from llm.learner.updater import PolicyUpdater
 from llm.runs import folder as run_folder
 from llm.runs.checkpoints import latest, save
 from llm.runs.folder import alone, begin_run, open_run
+from llm.train.__main__ import _stop_on_signals
 from llm.train.trainer import Trainer
 from tests.llm.train.test_bad_input import one_line
 from tests.llm.training_runs import assert_same_run, metrics, start, train
@@ -100,6 +104,35 @@ def test_train__signal_before_the_run_began(
     assert not (tmp_path / "run").exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     signal.signal(signal.SIGINT, before)
+
+
+class StoppedWhilePrinting(io.RawIOBase):
+    """Output during whose first write a signal arrives."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if not self.written:
+            signal.raise_signal(signal.SIGINT)
+        self.written += bytes(data)
+        return len(data)
+
+
+def test_stop_on_signals__signal_during_a_print() -> None:
+    raw = StoppedWhilePrinting()
+    console = Console(file=io.TextIOWrapper(io.BufferedWriter(raw), write_through=True))
+    trainer, reporter = SimpleNamespace(stop_requested=False), Reporter(3, console)
+    for attempt in range(2):  # of which only the first is stopped
+        with _stop_on_signals(cast(Any, trainer), reporter):
+            reporter.message(f"line {attempt}")
+    assert trainer.stop_requested
+    lines = raw.written.decode().splitlines()
+    message = "finishing this step, then saving; a second signal stops at once"
+    assert sorted(lines) == [message, "line 0", "line 1"]
 
 
 LEAVING = """
