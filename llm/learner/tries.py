@@ -156,7 +156,9 @@ def pack(rows: Sequence[Row], packs: Sequence[Pack], device: torch.device) -> Mi
     end = np.tile(np.arange(1, longest + 1), (len(tries), 1))
     present = np.zeros_like(ids)
     mask = np.zeros(ids.shape, dtype=bool)
-    source, targets, owner = [], [], []
+    source: list[Ints] = []
+    targets: list[Ints] = []
+    owner: list[Ints] = []
     members = [i for one in packs for i in one.rows]
     for at, (one, trie) in enumerate(zip(packs, tries, strict=True)):
         n = len(trie)

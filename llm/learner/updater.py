@@ -221,7 +221,11 @@ class PolicyUpdater:
         packs = plan_packs(rows, part, self.width, limit)
         for packs_of in shard_packs(packs, limit, world_size()):
             tokens = sum(rows[i].trained for each in packs_of for one in each for i in one.rows)
-            yield pack(rows, packs_of[rank()], self.device), tokens
+            mine = packs_of[rank()]
+            if all(len(one.rows) == 1 for one in mine):  # dense masks would only cost time
+                yield pad(rows, [one.rows[0] for one in mine], self.device), tokens
+            else:
+                yield pack(rows, mine, self.device), tokens
 
     def _step(
         self,

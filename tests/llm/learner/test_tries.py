@@ -200,7 +200,8 @@ def test_trie_logprobs__equal_those_of_separate_rows(name: str, attention: str) 
     assert there.keys() == here.keys()
     for parameter, tensor in there.items():
         error = 1e-5 * max(1.0, float(tensor.abs().max()))
-        assert_close(here[parameter], tensor, rtol=0, atol=error, msg=lambda m: parameter + m)
+        message = parameter + ": {}"
+        assert_close(here[parameter], tensor, rtol=0, atol=error, msg=message.format)
     assert not why_not_shared(model, lambda batch: _logprobs(model, batch))
 
 
