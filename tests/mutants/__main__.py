@@ -29,9 +29,10 @@ from tests.mutants.llm import LLM, VLLM
 from tests.mutants.mutant import Mutant
 from tests.mutants.resets import RESETS
 from tests.mutants.scale import SCALE
+from tests.mutants.tries import TRIES
 from tests.mutants.values import VALUES, WORLDS
 
-MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS + LLM + BRIDGE + DISTRIBUTED + SCALE
+MUTANTS = CONSTANTS + VALUES + WORLDS + RESETS + LLM + BRIDGE + DISTRIBUTED + SCALE + TRIES
 if importlib.util.find_spec("vllm") is not None:  # else the vLLM tests are skipped
     MUTANTS += VLLM
 

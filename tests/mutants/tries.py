@@ -1,0 +1,73 @@
+"""Faults of shared prefixes."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+TESTS = ("tests/llm/learner/test_tries.py",)
+
+TRIES = (
+    Mutant(
+        "llm/learner/tries.py",
+        "positions count nodes",
+        "depth.append(np.arange(kept, len(tokens)))",
+        "depth.append(new)",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "the range of the first node of a suffix goes on",
+        "end[path[kept:]] = count  # no later row passes through these",
+        "end[path[kept + 1 :]] = count",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "the first token of a suffix follows the node before it in the order",
+        "source.append(at * longest + path[trained - 1])",
+        "source.append(at * longest + path[trained] - 1)",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "equal rows have one advantage",
+        "owner.append(np.full(len(trained), len(owner)))",
+        "owner.append(np.full(len(trained), one.rows.index(one.rows[0])))",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "a mask of trained tokens is ignored",
+        "trained = trained if row.mask is None else trained[row.mask]",
+        "pass",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "the second trie of a micro-batch reads the first",
+        "at * longest + path[trained - 1]",
+        "path[trained - 1]",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "wrong log-probs pass the probe",
+        "if not difference < (1e-3 if exact else 0.1):",
+        "if not difference < 100:",
+    ),
+    Mutant(
+        "llm/models/tree_attention.py",
+        "tokens see their siblings",
+        "(node[None, :, None] >= node) & (node[None, :, None] < end[:, None, :])",
+        "(node[None, :, None] >= node).expand(len(end), -1, -1)",
+        TESTS,
+    ),
+    Mutant(
+        "llm/models/tree_attention.py",
+        "windows count nodes",
+        "depth[:, :, None] - depth[:, None, :] < window",
+        "node[None, :, None] - node < window",
+        TESTS,
+    ),
+    Mutant(
+        "llm/models/tree_attention.py",
+        "all layers have the window",
+        '"full_attention": lambda: mask(None)',
+        '"full_attention": lambda: mask(window)',
+        TESTS,
+    ),
+)
