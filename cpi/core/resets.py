@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpi.core.episodes import Episode
-from envs.checks import check_number
+from envs.checks import check_number, check_probability
 from envs.tabular import FloatArray
 
 #: Weights for the steps of all episodes in one call (one batch of model calls).
@@ -153,10 +153,9 @@ class NoisyLocalizer:
     """A noisy oracle: weight `recall` on the steps of `rule`, `false_positive` elsewhere."""
 
     def __init__(self, rule: ResetRule, recall: float, false_positive: float) -> None:
-        for name, value in (("recall", recall), ("false_positive", false_positive)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: {value} is not in [0, 1]")
-        self.rule, self.recall, self.false_positive = rule, recall, false_positive
+        self.rule = rule
+        self.recall = check_probability("recall", recall)
+        self.false_positive = check_probability("false_positive", false_positive)
 
     @property
     def cost(self) -> int:

@@ -144,7 +144,7 @@ def learn(
         success = float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0])
     check_number("success", success, -math.inf)
     theta = np.zeros(mdp.rewards.shape) if theta is None else np.array(theta, dtype=np.float64)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_whole("seed", seed))
     progress: list[Progress] = []
     ledger = Ledger()
     for number in range(iterations):
