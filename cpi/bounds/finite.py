@@ -79,8 +79,13 @@ def _good_everywhere(u: Update) -> bool:
 
 
 def _certified_step(u: Update, advantage: float) -> float:
-    """α = 𝔸_w / (H² r), just below the maximiser; at most 1/H because 𝔸_w ≤ H r."""
-    return advantage / (u.H**2 * u.r_max)
+    """α = 𝔸_w / (H² r), just below the maximiser; at most 1/H because 𝔸_w ≤ H r, but for rounding."""
+    return min(1.0, advantage / (u.H**2 * u.r_max))
+
+
+def _stepwise_step(u: Update) -> float:
+    """α = H p_w 𝔸_w / (rD); at most 1, but for rounding, because a_t ≤ (H−t) r and t + H > 1."""
+    return min(1.0, _accepted_advantage(u) / (u.r_max * u.disturbance))
 
 
 def _accepted_advantage(u: Update) -> float:
@@ -178,7 +183,7 @@ BOUNDS: tuple[Bound, ...] = (
         statement="gain ≥ (H p_w 𝔸_w)²/(2rD) at α = H p_w 𝔸_w/(rD), D = Σ_t E[w_t] (H−t)(H+t−1)",
         source="ours",
         sense=">=",
-        left=lambda u: u.gain_at(_accepted_advantage(u) / (u.r_max * u.disturbance), u.weights),
+        left=lambda u: u.gain_at(_stepwise_step(u), u.weights),
         right=lambda u: _accepted_advantage(u) ** 2 / (2 * u.r_max * u.disturbance),
         hypothesis=lambda u: u.masked_advantage > u.rounding and u.H > 1,
         requires="𝔸_w > 0, H > 1",

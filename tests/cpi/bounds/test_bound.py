@@ -324,6 +324,22 @@ def test_check_bounds__step_bounds_do_not_apply_to_an_optimal_policy() -> None:
     assert f" checks ({skipped} did not apply): no violation." in report.verdict()
 
 
+@pytest.mark.parametrize("horizon", [1, 2])
+@pytest.mark.parametrize("seed", range(20))
+def test_check_bounds__steps_of_1_are_not_above_it(horizon: int, seed: int) -> None:
+    """Action 1 gains r at every step left, the most there is: α = 1, or an ulp above it."""
+    rng = np.random.default_rng(seed)
+    transitions = np.zeros((5, 2, 5))
+    transitions[range(4), 0, range(4)] = transitions[:, 1, 4] = transitions[4, 0, 4] = 1.0
+    rewards = np.array([[0.0, 1.0]] * 4 + [[1.0, 1.0]]) * rng.random()
+    start = np.append(rng.dirichlet(np.ones(4)), 0.0)
+    mdp = envs.TabularMDP(transitions, rewards, start, horizon=horizon)
+    weights = np.zeros((horizon, 5))
+    weights[0] = 1.0
+    report = cpi.check_bounds(mdp, [0] * 5, [1] * 5, weights=weights)
+    assert report.violations == 0 and report["masked step"].instances == 4
+
+
 def test_check_bounds__constant_rewards() -> None:
     for time in ({"horizon": 3}, {"discount": 0.9}):
         mdp, policy, candidate = problem(**time)
