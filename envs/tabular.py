@@ -37,7 +37,7 @@ ROUNDING = 8 * float(np.finfo(float).eps)
 #: Largest horizon. Every quantity is computed step by step, and has an entry for every step.
 MAX_HORIZON = 1_000_000
 #: Smallest 1 − γ. Values lose the digits of 1/(1−γ), and of float64's 16 some should be left.
-MIN_STOPPING = 1e-12
+MIN_STOPPING = 1e-13
 #: Sizes of the largest reward between which squares of values are floats with all their digits.
 REWARD_SIZES = 1e-100, 1e100
 
@@ -120,7 +120,7 @@ class TabularMDP:
     horizon : int, optional
         Number of steps H of an undiscounted episode, at most a million.
     discount : float, optional
-        γ in [0, 1 − 1e-12] of an endless episode. Give exactly one of `horizon` and `discount`.
+        γ in [0, 1 − 1e-13] of an endless episode. Give exactly one of `horizon` and `discount`.
     name : str
         Name shown in tables.
 
@@ -166,8 +166,8 @@ class TabularMDP:
                 raise MDPError(f"discount: {self.discount} is not in [0, 1){hint}")
             if 1.0 - discount < MIN_STOPPING:
                 raise MDPError(
-                    f"discount: {discount} is within {MIN_STOPPING:g} of 1, where values in float64 "
-                    "have no digits left; give a horizon instead"
+                    f"discount: {discount} is within {MIN_STOPPING:g} of 1, where values have no "
+                    "digits left; give a horizon instead"
                 )
             object.__setattr__(self, "discount", discount)
         if self.horizon is not None:

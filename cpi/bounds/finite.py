@@ -79,7 +79,7 @@ def _good_everywhere(u: Update) -> bool:
 
 
 def _certified_step(u: Update, advantage: float) -> float:
-    """α = 𝔸_w / (H² r), just below the maximiser; at most 1/H because 𝔸_w ≤ H r, but for rounding."""
+    """α = 𝔸_w / (H² r), just below the maximiser; at most 1/H, but for rounding: 𝔸_w ≤ H r."""
     return min(1.0, advantage / (u.H**2 * u.r_max))
 
 

@@ -167,7 +167,7 @@ def test_coarse_number_types_are_accepted_and_divided_by_their_sum(as_csr: bool,
         ({"horizon": None, "discount": -0.1}, r"discount: -0\.1 is not in \[0, 1\)$"),
         ({"horizon": None, "discount": 1.5}, r"discount: 1\.5 is not in \[0, 1\)$"),
         ({"horizon": None, "discount": 1 - 2**-53}, "discount: 0.9999999999999999 is within"),
-        ({"horizon": None, "discount": 1 - 9e-13}, "within 1e-12 of 1, .* give a horizon"),
+        ({"horizon": None, "discount": 1 - 9e-14}, "within 1e-13 of 1, .* give a horizon"),
         ({"horizon": None, "discount": np.nan}, r"discount: nan is not in \[0, 1\)"),
     ],
 )
