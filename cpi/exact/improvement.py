@@ -94,7 +94,7 @@ def visited_improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
     if not mask[evaluation.occupancy > UNVISITED].any():
         raise ValueError(
             f"tau: no state with an advantage above {tau:g} has an occupancy above {UNVISITED:g} "
-            f"(the largest advantage where the policy goes is {largest_advantage(evaluation):.4g}); "
+            f"(the largest where the policy goes is {largest_advantage(evaluation):.4g}); "
             "choose a smaller one"
         )
     return mask
