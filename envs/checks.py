@@ -44,6 +44,14 @@ def check_probability(name: str, value: Any, error: type[ValueError] = ValueErro
     return float(value)
 
 
+def check_range(name: str, ends: Any) -> tuple[float, float]:
+    """A range (low, high) as floats; raise ValueError unless it is two finite numbers in order."""
+    array, _ = real_array(ends, name, ValueError)
+    if array.shape != (2,) or not (np.isfinite(array).all() and array[0] <= array[1]):
+        raise ValueError(f"{name}: {ends!r} is not (low, high), two finite numbers with low ≤ high")
+    return float(array[0]), float(array[1])
+
+
 def check_fractions(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """`values` as a float array; raise ValueError unless all lie in [0, 1]."""
     array, _ = real_array(values, name, ValueError)

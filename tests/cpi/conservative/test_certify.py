@@ -191,6 +191,16 @@ def test_certify__invalid_values_are_refused() -> None:
         certify(mdp, policy, policy_class=wrong)
     with pytest.raises(ValueError, match=r"delta: 0 is not in \(0, 1\)"):
         certify(mdp, policy, delta=0)
+    box_of: Any = TabularEnv(mdp)
+    with pytest.raises(ValueError, match=r"task: .* make a BlackBox\(environment"):
+        certify(box_of, policy)
+    for returns in ((np.nan, 1.0), (1.0, 0.0), (0.0,), 1.0, (0.0, np.inf)):
+        bad: Any = returns
+        with pytest.raises(ValueError, match=r"returns: .* two finite numbers with low ≤ high"):
+            certify(mdp, policy, returns=bad)
+    bad = "ab"
+    with pytest.raises(ValueError, match="returns: not an array of real numbers"):
+        certify(mdp, policy, returns=bad)
     with pytest.raises(ValueError, match=r"certificates need a horizon; use mdp\.with_time"):
         certify(mdp.with_time(discount=0.9), policy)
     with pytest.raises(PolicyError, match="policy: shape"):
