@@ -195,7 +195,8 @@ def _may_have_a_band(matrix: Any) -> bool:
 
 def _reordered(matrix: Any, discount: float) -> Solver | None:
     """`_banded` in the reverse Cuthill–McKee order of the states (George 1971)."""
-    pattern = sparse.csr_array((np.ones(matrix.nnz, dtype=np.int8), matrix.indices, matrix.indptr))
+    entries = (np.ones(matrix.nnz, dtype=np.int8), matrix.indices, matrix.indptr)
+    pattern = sparse.csr_array(entries, shape=matrix.shape)  # the last state may have no way in
     order = csgraph.reverse_cuthill_mckee(pattern + pattern.T, symmetric_mode=True)
     banded = _banded(sparse.csr_array(matrix[order][:, order]), discount)
     if banded is None:
