@@ -294,6 +294,10 @@ BAD = [
     ({"weights": np.ones(5)}, r"weights: shape \(5,\)"),
     ({"weights": np.full(6, 1.1)}, "weights: must lie"),
     ({"weights": np.full(6, np.nan)}, "weights: must lie"),
+    ({"weights": np.ma.masked_array(np.ones(6), [1, 0, 0, 0, 0, 0])}, "weights: .*some are masked"),
+    ({"weights": np.ones(6) * 1j}, "weights: .*they are complex"),
+    ({"restart": np.ma.masked_array(np.ones(6) / 6, [1, 0, 0, 0, 0, 0])}, "restart: .* masked"),
+    ({"alpha": "half"}, "alpha: not an array of real numbers"),
     ({"restart": np.ones(6)}, "restart: sums to 6"),
     ({"restart": np.ones(5) / 5}, r"restart: shape \(5,\)"),
 ]
