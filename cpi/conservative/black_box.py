@@ -67,8 +67,8 @@ class BlackBox:
     most_draws: int = 1_000_000
 
     def __post_init__(self) -> None:
-        check_whole("horizon", self.horizon, 1)
-        check_whole("most_draws", self.most_draws, 1)
+        for name in ("horizon", "most_draws"):
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
         object.__setattr__(self, "rewards", check_range("rewards", self.rewards))
 
     def draw_resets(

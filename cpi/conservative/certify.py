@@ -62,7 +62,7 @@ def certify(
         If an argument is out of range or does not fit the task, no state can be accepted, or a
         black box accepts fewer than 4 resets within its limit of draws.
     """
-    check_whole("resets", resets, 4)
+    resets = check_whole("resets", resets, 4)
     check_class(policy_class)
     check_delta(delta)
     if returns is not None:

@@ -77,7 +77,7 @@ def sampled(
     ValueError
         If `resets` is below 4, δ outside (0, 1), or an option unknown.
     """
-    check_whole("resets", resets, 4)  # two to choose with, two to measure
+    resets = check_whole("resets", resets, 4)  # two to choose with, two to measure
     check_class(policy_class)
     check_delta(delta)
     if bound not in ("bernstein", "hoeffding", "none"):
