@@ -328,6 +328,28 @@ def test_check_bounds__step_bounds_do_not_apply_to_an_optimal_policy() -> None:
     assert f" checks ({skipped} did not apply): no violation." in report.verdict()
 
 
+@pytest.mark.parametrize("digits", [3, 4, 5, 6, 8, 10, 12])
+def test_check_bounds__no_false_violation_near_a_discount_of_1(digits: int) -> None:
+    """At α = 1 the span form is an equality of 1, the difference of two terms of 1/(1−γ).
+
+    π walks among unpaid states forever. The candidate is paid 1 once, and the episode is over.
+    """
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        weights = rng.integers(1, 4, size=(5, 5))
+        transitions = np.zeros((6, 2, 6))
+        transitions[:5, 0, :5] = weights / weights.sum(axis=1, keepdims=True)
+        transitions[:5, 1, 5] = transitions[5, :, 5] = 1.0
+        rewards = np.zeros((6, 2))
+        rewards[:5, 1] = 1.0
+        start = np.append(rng.dirichlet(np.ones(5)), 0.0)
+        mdp = envs.TabularMDP(transitions, rewards, start, discount=1 - 10.0**-digits)
+        report = cpi.check_bounds(mdp, [0] * 6, [1] * 6, alpha=[1.0, 0.3, 1e-6])
+        assert report.violations == 0
+        if digits <= 6:  # below, 1 is near rounding
+            assert report["CPI, span form"].tightness == pytest.approx(1.0, abs=1e-6)
+
+
 @pytest.mark.parametrize("horizon", [1, 2])
 @pytest.mark.parametrize("seed", range(20))
 def test_check_bounds__steps_of_1_are_not_above_it(horizon: int, seed: int) -> None:
