@@ -214,7 +214,7 @@ class Update:
     def density_ratio(self, over: FloatArray) -> FloatArray:
         """d^{π*} / over, taken as 0 where the optimal policy never goes; may be infinite."""
         best = self.best.occupancy
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return np.where(best > UNVISITED, best / over, 0.0)
 
 

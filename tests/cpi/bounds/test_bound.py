@@ -328,6 +328,16 @@ def test_check_bounds__step_bounds_do_not_apply_to_an_optimal_policy() -> None:
     assert f" checks ({skipped} did not apply): no violation." in report.verdict()
 
 
+@pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.5}], ids=str)
+def test_density_ratio__tiny_restart_probabilities(time: Any) -> None:
+    """The optimal policy stays in state 0, where episodes restart with probability 1e-310."""
+    transitions = np.repeat(np.eye(2)[:, None], 2, axis=1)
+    mdp = envs.TabularMDP(transitions, [[1.0, 0.0], [0.0, 0.0]], [1.0, 0.0], **time)
+    report = cpi.check_bounds(mdp, [1, 1], [0, 0], restart=[1e-310, 1.0])
+    name = "PSDP" if mdp.horizon else "termination"
+    assert report.violations == 0 and report[name].instances == 0
+
+
 @pytest.mark.parametrize("digits", [3, 4, 5, 6, 8, 10, 12])
 def test_check_bounds__no_false_violation_near_a_discount_of_1(digits: int) -> None:
     """At α = 1 the span form is an equality of 1, the difference of two terms of 1/(1−γ).
