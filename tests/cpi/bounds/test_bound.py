@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -326,6 +327,25 @@ def test_check_bounds__step_bounds_do_not_apply_to_an_optimal_policy() -> None:
     skipped = len(report.rows) - used
     assert f"All {used} bounds hold in " in report.verdict()
     assert f" checks ({skipped} did not apply): no violation." in report.verdict()
+
+
+@pytest.mark.parametrize(("excess", "violated"), [(1e-6, False), (0.1, True)])
+def test_check__rounding_of_the_first_order_gain(excess: float, violated: bool) -> None:
+    """Two terms of 1e8, each with the rounding of an occupancy, leave a right side near 1."""
+    mdp = envs.tight_cpi(1 - 1e-8).mdp
+    mdp = replace(mdp, rewards=1e-12 * mdp.rewards)
+    update = Update(cpi.evaluate(mdp, [0, 0]), np.array([[0.0, 1.0]] * 2))
+    bound = Bound(
+        "difference",
+        "",
+        "",
+        ">=",
+        left=lambda u: 1.0,
+        right=lambda u: 1.0 + excess * 1e4,
+        first_order=lambda u: 1e8,
+    )
+    check = bound.check(update)
+    assert check is not None and check.violated == violated
 
 
 @pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.5}], ids=str)
