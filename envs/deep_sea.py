@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.checks import check_whole
 from envs.tabular import MDPError, TabularMDP
 
 #: Cost of going right all the way; independent of the size, as in bsuite.
@@ -46,9 +47,9 @@ def deep_sea(size: int = 10, mapping_seed: int | None = None) -> TabularMDP:
     Raises
     ------
     MDPError
-        If `size` is below 1.
+        If `size` is not a whole number ≥ 1, or `mapping_seed` not one ≥ 0.
     """
-    _check_size(size)
+    size = check_whole("size", size, 1, MDPError)
     rows, columns = np.tril_indices(size)  # in the order of the states
     cells = np.arange(len(rows))
     over = len(cells)
@@ -59,6 +60,7 @@ def deep_sea(size: int = 10, mapping_seed: int | None = None) -> TabularMDP:
 
     right = np.ones(len(cells), dtype=np.intp)
     if mapping_seed is not None:
+        mapping_seed = check_whole("mapping_seed", mapping_seed, 0, MDPError)
         # The legacy generator on the full grid: a seed gives the same mapping as in bsuite.
         grid = np.random.RandomState(mapping_seed).binomial(1, 0.5, (size, size))
         right = grid[rows, columns]
@@ -85,10 +87,5 @@ def deep_sea_uniform_value(size: int) -> float:
     MDPError
         If `size` is below 1.
     """
-    _check_size(size)
+    size = check_whole("size", size, 1, MDPError)
     return 0.5**size - TOTAL_MOVE_COST / 2
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise MDPError(f"size: {size} is not a whole number ≥ 1")

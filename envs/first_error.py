@@ -36,6 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.checks import check_probability, check_whole
 from envs.tabular import MDPError, TabularMDP
 
 
@@ -69,8 +70,8 @@ def first_error_chain(length: int = 10, recovery: float = 0.0) -> TabularMDP:
     MDPError
         If `length` is below 1 or `recovery` outside [0, 1].
     """
-    _check_length(length)
-    _check_probability("recovery", recovery)
+    length = check_whole("length", length, 1, MDPError)
+    recovery = check_probability("recovery", recovery, MDPError)
     num_states, over = 2 * length, 2 * length - 1
     transitions = np.zeros((num_states, 2, num_states))
     rewards = np.zeros((num_states, 2))
@@ -104,9 +105,9 @@ def success_probability(length: int, q: float, recovery: float = 0.0) -> float:
     MDPError
         If `length` is below 1, or `q` or `recovery` outside [0, 1].
     """
-    _check_length(length)
-    _check_probability("q", q)
-    _check_probability("recovery", recovery)
+    length = check_whole("length", length, 1, MDPError)
+    q = check_probability("q", q, MDPError)
+    recovery = check_probability("recovery", recovery, MDPError)
     stay = q * (1.0 - recovery)
     if stay == 1.0:
         return 1.0
@@ -135,9 +136,9 @@ def right_step_advantage(length: int, q: float, depth: int) -> float:
     MDPError
         If an argument is out of its range.
     """
-    _check_length(length)
-    _check_probability("q", q)
-    if not 1 <= depth <= length:
+    length = check_whole("length", length, 1, MDPError)
+    q = check_probability("q", q, MDPError)
+    if check_whole("depth", depth, 1, MDPError) > length:
         raise MDPError(f"depth: {depth} is not in 1 … length = {length}")
     return float((1.0 - q) * q ** (length - depth))
 
@@ -163,22 +164,12 @@ def reset_success_rates(length: int, q: float) -> ResetSuccessRates:
     MDPError
         If `length` is below 1 or `q` outside [0, 1].
     """
-    _check_length(length)
-    _check_probability("q", q)
-    geometric = np.cumsum(float(q) ** np.arange(length))
-    root = float(q) ** length
+    length = check_whole("length", length, 1, MDPError)
+    q = check_probability("q", q, MDPError)
+    geometric = np.cumsum(q ** np.arange(length))
+    root = q**length
     return ResetSuccessRates(
         root=root,
         random_reset=float(root * geometric.mean() / geometric[-1]),
         first_error_reset=float(root * length / geometric[-1]),
     )
-
-
-def _check_length(length: int) -> None:
-    if length < 1:
-        raise MDPError(f"length: {length} is not a whole number ≥ 1")
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise MDPError(f"{name}: {value} is not in [0, 1]")

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from envs.checks import check_whole
 from envs.tabular import MDPError, TabularMDP
 
 
@@ -61,10 +62,11 @@ def garnet(
     MDPError
         If a size is out of range, or both `discount` and `horizon` are given.
     """
-    for name, value in (("num_states", num_states), ("num_actions", num_actions)):
-        if value < 1:
-            raise MDPError(f"{name}: {value} is not a whole number ≥ 1")
-    if not 1 <= branching <= num_states:
+    num_states = check_whole("num_states", num_states, 1, MDPError)
+    num_actions = check_whole("num_actions", num_actions, 1, MDPError)
+    branching = check_whole("branching", branching, 1, MDPError)
+    seed = check_whole("seed", seed, 0, MDPError)
+    if branching > num_states:
         raise MDPError(f"branching: {branching} is not in 1 … num_states = {num_states}")
     if discount is None and horizon is None:
         discount = 0.9

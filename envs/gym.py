@@ -36,7 +36,7 @@ from envs.kl_chain import kl_chain
 from envs.lock import lock_chain
 from envs.needle import needle
 from envs.reasoning import ChainTask, Problem
-from envs.tabular import FloatArray, MDPError, TabularMDP
+from envs.tabular import FloatArray, MDPError, TabularMDP, real_array
 from envs.tight import tight_cpi, tight_divergence, tight_masked, tight_returns
 from envs.tree import tree
 
@@ -365,7 +365,7 @@ def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatA
                 columns.append(over if terminated else int(following))
                 probabilities.append(p)
                 rewards[s, a] += p * reward
-    start = np.asarray(distribution, dtype=np.float64)
+    start, _ = real_array(distribution, f"{name}: initial_state_distrib")
     if over in columns:
         rows += range(over * num_actions, (over + 1) * num_actions)
         columns += [over] * num_actions
@@ -383,6 +383,8 @@ def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatA
 
 def _count(numbered: Any, what: str) -> int:
     """Length of a list, or of a dictionary with the keys 0, 1, …, of states or actions."""
+    if not hasattr(numbered, "__len__"):
+        raise MDPError(f"{what}: {numbered!r} is neither a list nor a dictionary")
     number = len(numbered)
     if number == 0:
         raise MDPError(f"{what}: there are none")

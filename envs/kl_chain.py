@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from envs.checks import check_whole
 from envs.tabular import MDPError, TabularMDP
 
 
@@ -46,7 +47,7 @@ def kl_chain(num_states: int, discount: float = 0.99, sparse: bool = False) -> T
     MDPError
         If `num_states` is below 2 or `discount` outside [0, 1).
     """
-    _check_num_states(num_states)
+    num_states = check_whole("num_states", num_states, 2, MDPError)  # two ends
     goal = num_states - 1
     states = np.arange(num_states)
     left, right = np.maximum(states - 1, 0), np.minimum(states + 1, goal)
@@ -78,10 +79,5 @@ def kl_chain_time(num_states: int) -> int:
     MDPError
         If `num_states` is below 2.
     """
-    _check_num_states(num_states)
+    num_states = check_whole("num_states", num_states, 2, MDPError)  # two ends
     return 3 * (2**num_states - num_states - 1)
-
-
-def _check_num_states(num_states: int) -> None:
-    if num_states < 2:
-        raise MDPError(f"num_states: {num_states} is not ≥ 2 (a left end and a right end)")

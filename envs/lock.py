@@ -17,7 +17,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from envs.tabular import FloatArray, MDPError, TabularMDP
+from envs.checks import check_whole
+from envs.tabular import FloatArray, MDPError, TabularMDP, real_array
 
 
 def lock_chain(length: int = 20, num_actions: int = 4) -> TabularMDP:
@@ -40,9 +41,8 @@ def lock_chain(length: int = 20, num_actions: int = 4) -> TabularMDP:
     MDPError
         If `length` or `num_actions` is too small.
     """
-    if length < 1:
-        raise MDPError(f"length: {length} is not a whole number ≥ 1")
-    _check_num_actions(num_actions)
+    length = check_whole("length", length, 1, MDPError)
+    num_actions = _at_least_two(num_actions)
     over = length
     next_states = np.full((length + 1, num_actions), over)
     next_states[:length, 0] = np.arange(1, length + 1)
@@ -78,7 +78,7 @@ def lock_policy(success: ArrayLike, num_actions: int = 4) -> FloatArray:
         If a probability is outside [0, 1]; the message names its position.
     """
     right = _success(success)
-    _check_num_actions(num_actions)
+    num_actions = _at_least_two(num_actions)
     policy = np.full((len(right) + 1, num_actions), 1.0 / num_actions)
     policy[:-1, 0] = right
     policy[:-1, 1:] = (1.0 - right[:, None]) / (num_actions - 1)
@@ -97,7 +97,7 @@ def lock_value(success: ArrayLike) -> float:
 
 
 def _success(success: ArrayLike) -> FloatArray:
-    right = np.asarray(success, dtype=np.float64)
+    right, _ = real_array(success, "success")
     if right.ndim != 1 or right.size == 0:
         raise MDPError(f"success: shape {right.shape}, expected (H,) with H ≥ 1")
     outside = ~((right >= 0.0) & (right <= 1.0))  # written so that NaN is outside too
@@ -107,6 +107,6 @@ def _success(success: ArrayLike) -> FloatArray:
     return right
 
 
-def _check_num_actions(num_actions: int) -> None:
-    if num_actions < 2:
-        raise MDPError(f"num_actions: {num_actions} is not ≥ 2 (a lock has a wrong action)")
+def _at_least_two(num_actions: int) -> int:
+    """A lock has a right action and a wrong one."""
+    return check_whole("num_actions", num_actions, 2, MDPError)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.checks import check_probability, check_whole
 from envs.tabular import MDPError, TabularMDP
 
 #: State numbers.
@@ -38,10 +39,10 @@ def needle(p: float = 0.125, horizon: int = 4, num_actions: int = 4) -> TabularM
     MDPError
         If a parameter is outside its range.
     """
-    if not 0 < p <= 1:
+    p = check_probability("p", p, MDPError)
+    if p == 0:
         raise MDPError(f"p: {p} is not in (0, 1]")
-    if num_actions < 2:
-        raise MDPError(f"num_actions: {num_actions} is below 2")
+    num_actions = check_whole("num_actions", num_actions, 2, MDPError)
     following = np.array([p, (1 - p) / 2, (1 - p) / 2])
     rewards = np.zeros((3, num_actions))
     rewards[LOUD] = 1.0

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from envs.tabular import FloatArray, TabularMDP
+from envs.checks import check_whole
+from envs.tabular import FloatArray, TabularMDP, real_array
 
 IntArray = NDArray[np.int64]
 
@@ -122,17 +123,20 @@ class ChainTask:
 
     def wrong_values(self, seed: int) -> IntArray:
         """One fixed wrong next value per fact, uniform among the M−1 others; shape (O, M)."""
+        seed = check_whole("seed", seed)
         shift = np.random.default_rng(seed).integers(1, self.modulus, size=self.results.shape)
         return (self.results + shift) % self.modulus
 
     def sample(self, rng: np.random.Generator, length: int) -> Problem:
         """A problem of `length` steps, its start and operations uniform and independent."""
+        length = check_whole("length", length, 1)
         start = int(rng.integers(self.modulus))
         chosen = rng.integers(len(self.operations), size=length)
         return Problem(start, tuple(self.operations[o] for o in chosen))
 
     def problems(self, length: int) -> Iterator[Problem]:
         """All M·Oⁿ problems of n = `length` steps."""
+        length = check_whole("length", length, 1)
         for start in range(self.modulus):
             for operations in itertools.product(self.operations, repeat=length):
                 yield Problem(start, operations)
@@ -232,7 +236,7 @@ class ChainTask:
         """
         facts = self._facts(problem)
         n, m = facts.shape
-        rates = np.asarray(error_rate, dtype=np.float64)
+        rates, _ = real_array(error_rate, "error_rate", ValueError)
         shapes = {(): "one for all", (n,): "per step", self.results.shape: "per fact"}
         if rates.shape not in shapes:
             known = ", ".join(f"{shape} {meaning}" for shape, meaning in shapes.items())

@@ -36,6 +36,8 @@ SUM_TOLERANCE = 1e-9
 ROUNDING = 8 * float(np.finfo(float).eps)
 #: Largest horizon. Every quantity is computed step by step, and has an entry for every step.
 MAX_HORIZON = 1_000_000
+#: Smallest 1 − γ. Values lose the digits of 1/(1−γ), and of float64's 16 some should be left.
+MIN_STOPPING = 1e-13
 #: Sizes of the largest reward between which squares of values are floats with all their digits.
 REWARD_SIZES = 1e-100, 1e100
 
@@ -118,7 +120,7 @@ class TabularMDP:
     horizon : int, optional
         Number of steps H of an undiscounted episode, at most a million.
     discount : float, optional
-        γ in [0, 1) of an endless episode. Give exactly one of `horizon` and `discount`.
+        γ in [0, 1 − 1e-13] of an endless episode. Give exactly one of `horizon` and `discount`.
     name : str
         Name shown in tables.
 
@@ -162,6 +164,11 @@ class TabularMDP:
             if not 0.0 <= discount < 1.0:
                 hint = "; for γ = 1 give horizon=H instead" if discount == 1.0 else ""
                 raise MDPError(f"discount: {self.discount} is not in [0, 1){hint}")
+            if 1.0 - discount < MIN_STOPPING:
+                raise MDPError(
+                    f"discount: {discount} is within {MIN_STOPPING:g} of 1, where values have no "
+                    "digits left; give a horizon instead"
+                )
             object.__setattr__(self, "discount", discount)
         if self.horizon is not None:
             horizon = _number(self.horizon, "horizon")
@@ -175,7 +182,7 @@ class TabularMDP:
             object.__setattr__(self, "horizon", int(horizon))
 
     def __repr__(self) -> str:
-        time = f"horizon={self.horizon}" if self.horizon else f"discount={self.discount:g}"
+        time = f"horizon={self.horizon}" if self.horizon else f"discount={self.discount}"
         kind = "CSR" if self.is_sparse else "dense"
         return (
             f"TabularMDP({self.name!r}, S={self.num_states}, A={self.num_actions}, {time}, {kind})"
@@ -215,7 +222,15 @@ class TabularMDP:
         return high - low
 
     def successors(self, state: int, action: int) -> tuple[NDArray[np.intp], FloatArray]:
-        """Next states of positive probability, and their probabilities."""
+        """Next states of positive probability, and their probabilities.
+
+        Raises
+        ------
+        IndexError
+            If the MDP has no such state or action.
+        """
+        if not (0 <= state < self.num_states and 0 <= action < self.num_actions):
+            raise IndexError(f"{self!r} has no state {state} with action {action}")
         row = state * self.num_actions + action
         if self.is_sparse:
             rows = self.transitions
@@ -240,7 +255,8 @@ class TabularMDP:
 
     def save(self, path: str | Path) -> None:
         """Write `path` as a plain `.npz`: no pickles, readable by `load` and by numpy."""
-        arrays: dict[str, Any] = {"rewards": self.rewards, "start": self.start, "name": self.name}
+        arrays: dict[str, Any] = {"rewards": self.rewards, "start": self.start}
+        arrays["name"] = str(self.name)  # of None, numpy would write a pickle
         if self.horizon is not None:
             arrays["horizon"] = self.horizon
         if self.discount is not None:

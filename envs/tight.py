@@ -73,7 +73,7 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.checks import check_whole
-from envs.tabular import FloatArray, TabularMDP
+from envs.tabular import FloatArray, MDPError, TabularMDP
 
 
 class TightInstance(NamedTuple):
@@ -138,6 +138,7 @@ def tight_masked(horizon: int, gap: float = 1.0) -> TightInstance:
     MDPError
         If `horizon` is not a whole number ≥ 1.
     """
+    horizon = check_whole("horizon", horizon, 1, MDPError)
     on, off, dead = range(3)
     next_states = np.array([[on, off], [off, dead], [dead, dead]])
     rewards = np.zeros((3, 2))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.checks import check_whole
 from envs.tabular import FloatArray, MDPError, TabularMDP
 
 
@@ -36,6 +37,8 @@ def tree(depth: int = 4, branching: int = 2, seed: int = 0) -> TabularMDP:
     MDPError
         If `depth` or `branching` is below 1.
     """
+    depth = check_whole("depth", depth, 1, MDPError)
+    branching = check_whole("branching", branching, 1, MDPError)
     leaf_rewards = tree_leaf_rewards(depth, branching, seed)
     num_leaves = len(leaf_rewards)
     num_inner = sum(branching**level for level in range(depth))
@@ -67,7 +70,7 @@ def tree_leaf_rewards(depth: int, branching: int, seed: int) -> FloatArray:
     MDPError
         If `depth` or `branching` is below 1.
     """
-    for name, value in (("depth", depth), ("branching", branching)):
-        if value < 1:
-            raise MDPError(f"{name}: {value} is not a whole number ≥ 1")
+    depth = check_whole("depth", depth, 1, MDPError)
+    branching = check_whole("branching", branching, 1, MDPError)
+    seed = check_whole("seed", seed, 0, MDPError)
     return np.random.default_rng(seed).random(branching**depth)

@@ -65,12 +65,13 @@ class Bound:
         left, right = float(self.left(update)), float(self.right(update))
         slack = {">=": left - right, "<=": right - left, "=": -abs(left - right)}[self.sense]
         size = update.rounding if self.unit == "reward" else probability_rounding(update.mdp)
-        rounding = size + ULPS * abs(right)
+        first_order = 0.0 if self.first_order is None else float(self.first_order(update))
+        # A right side may be a small difference of first-order gain and penalty.
+        rounding = size + ULPS * abs(right) + probability_rounding(update.mdp) * abs(first_order)
         floor = 1e4 * rounding  # ratios of numbers near rounding are noise
         tightness = _ratio(right, left, floor)
         penalty_ratio = float("nan")
         if self.first_order is not None:
-            first_order = float(self.first_order(update))
             penalty_ratio = _ratio(first_order - right, first_order - left, floor)
         return Check(self, left, right, slack, rounding, tightness, penalty_ratio)
 

@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 
 from cpi.bounds import discounted, finite
 from cpi.bounds.bound import Bound, Check
-from cpi.exact.improvement import default_tau, improvable_mask, visited_improvable
+from cpi.exact.improvement import check_weights, default_tau, improvable_mask, visited_improvable
 from cpi.exact.policies import check_policy
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate
-from envs.tabular import FloatArray, TabularMDP
+from envs.tabular import FloatArray, TabularMDP, distribution, real_array
 
 #: Default step sizes of `check_bounds`.
 STEPS = (1.0, 0.3, 0.1, 0.01)
@@ -262,12 +262,12 @@ def check_bounds(
         tau = default_tau(base)
     else:
         visited_improvable(base, tau)  # refuse a threshold above every advantage
-    steps = np.atleast_1d(np.asarray(alpha, dtype=np.float64)).tolist()
+    steps = np.atleast_1d(real_array(alpha, "alpha", ValueError)[0]).tolist()
     if not steps:
         raise ValueError("alpha: no step size given")
     if 0.0 in steps:
         raise ValueError("alpha: 0 changes no policy, so there would be nothing to check")
-    rule = None if weights is None else np.asarray(weights, dtype=np.float64)
-    mu = None if restart is None else np.asarray(restart, dtype=np.float64)
+    rule = None if weights is None else check_weights(base, weights)
+    mu = None if restart is None else distribution(restart, "restart", mdp.num_states)
     updates = ((mdp.name, update) for update in variations(base, target, steps, rule, tau, mu))
     return check_updates(updates, bounds_for(mdp))

@@ -61,6 +61,11 @@ def _first_switch_gain(u: Update) -> float:
     return float((switch_free_mass(u.base, u.alpha * u.w) * u.alpha * u.w * u.a).sum())
 
 
+def _stepwise_step(u: Update) -> float:
+    """α = H p_w 𝔸_w / (rD); at most 1, but for rounding, because a_t ≤ (H−t) r and t + H > 1."""
+    return min(1.0, _accepted_advantage(u) / (u.r_max * u.disturbance))
+
+
 def _accepted_advantage(u: Update) -> float:
     """H p_w 𝔸_w = Σ_t E[w_t a_t]."""
     return u.H * u.p_w * u.masked_advantage
@@ -165,7 +170,7 @@ BOUNDS: tuple[Bound, ...] = (
         statement="gain ≥ (H p_w 𝔸_w)²/(2rD) at α = H p_w 𝔸_w/(rD), D = Σ_t E[w_t] (H−t)(H+t−1)",
         source="ours",
         sense=">=",
-        left=lambda u: u.gain_at(_accepted_advantage(u) / (u.r_max * u.disturbance), u.weights),
+        left=lambda u: u.gain_at(_stepwise_step(u), u.weights),
         right=lambda u: _accepted_advantage(u) ** 2 / (2 * u.r_max * u.disturbance),
         hypothesis=lambda u: u.masked_advantage > u.rounding and u.H > 1,
         requires="𝔸_w > 0, H > 1",

@@ -24,8 +24,8 @@ from cpi.exact.update import Update
 
 
 def certified_step(u: Update, advantage: float) -> float:
-    """α = 𝔸_w / (H² r), just below the maximiser; at most 1/H because 𝔸_w ≤ H r."""
-    return advantage / (u.H**2 * u.r_max)
+    """α = 𝔸_w / (H² r), just below the maximiser; at most 1/H, but for rounding, as 𝔸_w ≤ H r."""
+    return min(1.0, advantage / (u.H**2 * u.r_max))
 
 
 def _localizer_gain(u: Update, constant: float) -> float:

@@ -39,6 +39,7 @@ from cpi.conservative.step_sizes import masked_step, step_size
 from cpi.exact.policies import deterministic_policy, uniform_policy
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate
+from envs.checks import check_whole
 from envs.needle import NEEDLE
 from envs.tabular import FloatArray
 
@@ -234,8 +235,14 @@ def theorem1(
         Replicates behind each interval.
     progress : function of a str
         Called with a status message before each part.
+
+    Raises
+    ------
+    ValueError
+        If a number is no whole number, or too small.
     """
-    rng = np.random.default_rng([seed, 1])
+    repeats, bootstrap = check_whole("repeats", repeats, 1), check_whole("bootstrap", bootstrap, 1)
+    rng = np.random.default_rng([check_whole("seed", seed), 1])
     arms: dict[str, list[Point]] = {"rr": [], "caro": [], "caro_total": [], "rr_per_state": []}
     for p in COVERAGES:
         progress(f"Theorem 1 at p = {p}")

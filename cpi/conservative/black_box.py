@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from cpi.conservative.resets import Resets
-from envs.checks import check_number, check_whole
+from envs.checks import check_range, check_whole
 from envs.tabular import FloatArray
 
 #: Rounding of a reward, relative to the ends of its range.
@@ -67,9 +67,9 @@ class BlackBox:
     most_draws: int = 1_000_000
 
     def __post_init__(self) -> None:
-        check_whole("horizon", self.horizon, 1)
-        check_whole("most_draws", self.most_draws, 1)
-        check_number("rewards: high", self.rewards[1], self.rewards[0])
+        for name in ("horizon", "most_draws"):
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
+        object.__setattr__(self, "rewards", check_range("rewards", self.rewards))
 
     def draw_resets(
         self, policy: FloatArray, weights: FloatArray, rng: np.random.Generator, *, accepted: int

@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike
 
 from cpi.conservative.black_box import BlackBox
 from cpi.conservative.certificate import Certificate
+from cpi.conservative.confidence import check_delta
 from cpi.conservative.loop import random_resets
 from cpi.conservative.measure import check_class, choose_and_measure, every_step
 from cpi.conservative.resets import Resets, draw_resets
 from cpi.exact.improvement import check_weights
 from cpi.exact.policies import PolicyError, check_rows
 from cpi.exact.values import evaluate
-from envs.checks import check_fractions, check_whole
+from envs.checks import check_fractions, check_range, check_whole
 from envs.tabular import FloatArray, TabularMDP
 
 
@@ -61,8 +62,16 @@ def certify(
         If an argument is out of range or does not fit the task, no state can be accepted, or a
         black box accepts fewer than 4 resets within its limit of draws.
     """
-    check_whole("resets", resets, 4)
+    resets = check_whole("resets", resets, 4)
     check_class(policy_class)
+    check_delta(delta)
+    if returns is not None:
+        returns = check_range("returns", returns)
+    if not isinstance(task, TabularMDP | BlackBox):
+        raise ValueError(
+            f"task: {task!r} is neither a TabularMDP nor a BlackBox; of an environment, make a "
+            "BlackBox(environment, horizon, rewards)"
+        )
     rng = np.random.default_rng(seed)
     if isinstance(task, TabularMDP):
         rewards = task.reward_range

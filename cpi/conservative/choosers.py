@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from cpi.conservative.certificate import Evidence
-from cpi.conservative.confidence import empirical_bernstein, hoeffding
+from cpi.conservative.confidence import check_delta, empirical_bernstein, hoeffding
 from cpi.conservative.measure import check_class, choose_and_measure, every_step
 from cpi.conservative.resets import draw_resets
 from cpi.exact.improvement import coverage, expectation
@@ -75,12 +75,11 @@ def sampled(
     Raises
     ------
     ValueError
-        If `resets` is below 4, or an option is unknown.
+        If `resets` is below 4, δ outside (0, 1), or an option unknown.
     """
-    if resets < 4:
-        raise ValueError(f"resets: {resets} is below 4, two to choose with and two to measure")
-    check_whole("resets", resets)
+    resets = check_whole("resets", resets, 4)  # two to choose with, two to measure
     check_class(policy_class)
+    check_delta(delta)
     if bound not in ("bernstein", "hoeffding", "none"):
         raise ValueError(f"bound: {bound!r} is not 'bernstein', 'hoeffding' or 'none'")
 

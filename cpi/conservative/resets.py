@@ -16,6 +16,12 @@ from envs.tabular import FloatArray
 #: Largest number of steps that are simulated at once (32 bytes each).
 BATCH_STEPS = 10_000_000
 
+#: Mean number of draws up to which numpy draws from the negative binomial distribution.
+MOST_DRAWS = 1e17
+
+#: Smallest p_w whose number of draws is a float.
+LEAST_ACCEPTED = 1e-290
+
 
 @dataclass(frozen=True, eq=False)
 class Resets:
@@ -76,13 +82,12 @@ def draw_resets(
     going_on = evaluation.occupancy * ~mdp.terminal
     mass = going_on * check_weights(evaluation, weights)
     p_w = float(mass.sum())
-    if p_w <= 0:
+    if p_w < LEAST_ACCEPTED:
         raise ValueError(
-            "resets: p_w = 0, so that no state is ever accepted; lower tau, or give the states "
-            "that the policy visits a weight"
+            f"resets: p_w = {p_w:g}, so that no state is ever accepted; lower tau, or give the "
+            "states that the policy visits a weight"
         )
-    # Rounding may leave p_w above 1, where every draw is accepted.
-    drawn = accepted + int(rng.negative_binomial(accepted, min(p_w, 1.0)))
+    drawn = accepted + _refused(accepted, p_w, rng)
     cells = rng.choice(mass.size, size=accepted, p=mass.ravel() / p_w)
     step, state = np.divmod(cells, mdp.num_states)
     action, ret = np.empty(accepted, dtype=np.intp), np.empty(accepted)
@@ -94,3 +99,15 @@ def draw_resets(
         ret[part] = tail.rewards.sum(axis=1)
         steps += int((tail.ends - step[part]).sum())
     return Resets(step, state, action, ret, drawn, steps)
+
+
+def _refused(accepted: int, p_w: float, rng: np.random.Generator) -> int:
+    """Number of draws that are refused until `accepted` are accepted: negative binomial.
+
+    It is Poisson with a Gamma mean. A mean that leaves 64-bit integers is taken for the number
+    itself, whose relative spread of 1e-9 no float would show.
+    """
+    mean = accepted / p_w
+    if mean < MOST_DRAWS:  # rounding may leave p_w above 1, where every draw is accepted
+        return int(rng.negative_binomial(accepted, min(p_w, 1.0)))
+    return int(rng.gamma(accepted) / p_w)

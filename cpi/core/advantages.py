@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from envs.tabular import FloatArray
+from envs.tabular import FloatArray, real_array
 
 Scale = Literal["group", "batch", "none"]
 
@@ -41,7 +41,10 @@ def group_advantages(returns: Sequence[ArrayLike], scale: Scale = "group") -> li
     """
     if scale not in ("group", "batch", "none"):
         raise ValueError(f"scale: {scale!r} is not 'group', 'batch' or 'none'")
-    groups = [np.asarray(group, dtype=np.float64) for group in returns]
+    groups = [
+        real_array(group, f"returns: group {number}", ValueError)[0]
+        for number, group in enumerate(returns)
+    ]
     for number, group in enumerate(groups):
         if group.ndim != 1 or not np.isfinite(group).all():
             raise ValueError(f"returns: group {number} is {group}, not a list of finite numbers")

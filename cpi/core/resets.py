@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpi.core.episodes import Episode
-from envs.checks import check_number
-from envs.tabular import FloatArray
+from envs.checks import check_fractions, check_number, check_probability
+from envs.tabular import FloatArray, real_array
 
 #: Weights for the steps of all episodes in one call (one batch of model calls).
 Localizer = Callable[[Sequence[Episode]], Sequence[FloatArray]]
@@ -137,7 +137,10 @@ def check_weights(
     ValueError
         If they are not one finite number ≥ 0 for each step of each episode.
     """
-    arrays = [np.asarray(w, dtype=np.float64) for w in weights]
+    arrays = [
+        real_array(w, f"{source}: weights of episode {number}", ValueError)[0]
+        for number, w in enumerate(weights)
+    ]
     if len(arrays) != len(episodes):
         raise ValueError(f"{source}: {len(arrays)} weight arrays for {len(episodes)} episodes")
     for number, (episode, w) in enumerate(zip(episodes, arrays, strict=True)):
@@ -153,10 +156,9 @@ class NoisyLocalizer:
     """A noisy oracle: weight `recall` on the steps of `rule`, `false_positive` elsewhere."""
 
     def __init__(self, rule: ResetRule, recall: float, false_positive: float) -> None:
-        for name, value in (("recall", recall), ("false_positive", false_positive)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: {value} is not in [0, 1]")
-        self.rule, self.recall, self.false_positive = rule, recall, false_positive
+        self.rule = rule
+        self.recall = check_probability("recall", recall)
+        self.false_positive = check_probability("false_positive", false_positive)
 
     @property
     def cost(self) -> int:
@@ -190,8 +192,7 @@ def accept(
     ValueError
         If a weight is outside [0, 1].
     """
-    if not ((weights >= 0) & (weights <= 1)).all():
-        raise ValueError("weights: to accept with probability w, w must lie in [0, 1]")
+    weights = check_fractions("weights", weights)
     drawn = rng.integers(weights.shape[1], size=len(weights))
     kept = rng.random(len(weights)) < weights[np.arange(len(weights)), drawn]
     rows = np.flatnonzero(kept)
@@ -205,9 +206,16 @@ def pick(weights: Sequence[FloatArray], rng: np.random.Generator) -> list[int | 
     -------
     list of int or None
         How many steps to keep; None where all weights are 0.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not a finite number ≥ 0.
     """
     picked: list[int | None] = []
     for w, u in zip(weights, rng.random(len(weights)), strict=True):
+        if not (np.isfinite(w).all() and np.greater_equal(w, 0).all()):
+            raise ValueError(f"weights: {w} are not finite numbers ≥ 0")
         if not np.any(w):
             picked.append(None)
         else:

@@ -93,8 +93,8 @@ def visited_improvable(evaluation: Evaluation, tau: float) -> NDArray[np.bool_]:
     mask = improvable(evaluation, tau)
     if not mask[evaluation.occupancy > UNVISITED].any():
         raise ValueError(
-            f"tau: the policy visits no state with an advantage above {tau:g} "
-            f"(the largest where it goes is {largest_advantage(evaluation):.4g}); "
+            f"tau: no state with an advantage above {tau:g} has an occupancy above {UNVISITED:g} "
+            f"(the largest where the policy goes is {largest_advantage(evaluation):.4g}); "
             "choose a smaller one"
         )
     return mask
@@ -108,7 +108,7 @@ def coverage(evaluation: Evaluation, weights: ArrayLike) -> float:
     ValueError
         If a weight is outside [0, 1].
     """
-    return expectation(evaluation, check_weights(evaluation, weights))
+    return _probability(expectation(evaluation, check_weights(evaluation, weights)))
 
 
 def policy_advantage(
@@ -159,7 +159,12 @@ def visit_probability(evaluation: Evaluation, mask: ArrayLike) -> float:
     A discounted trajectory continues with probability γ after each step.
     """
     member = check_weights(evaluation, mask, "mask")
-    return float((switch_free_mass(evaluation, member) * member).sum())
+    return _probability(float((switch_free_mass(evaluation, member) * member).sum()))
+
+
+def _probability(total: float) -> float:
+    """A sum of probabilities, which rounding may leave an ulp outside [0, 1]."""
+    return min(max(total, 0.0), 1.0)
 
 
 def default_tau(evaluation: Evaluation) -> float | None:

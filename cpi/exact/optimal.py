@@ -229,7 +229,7 @@ def linear_program(mdp: TabularMDP) -> tuple[FloatArray, FloatArray]:
     Returns
     -------
     V : array (S,) or (H, S)
-        Optimal values, to the solver's tolerance (about 1e-7).
+        Optimal values, to the solver's tolerance (about 1e-7 of the largest reward).
     measure : array (S, A) or (H, S, A)
         The dual solution: discounted (or summed) visits of an optimal policy that starts once in
         every state (and step), because the objective has equal weights.
@@ -246,10 +246,11 @@ def linear_program(mdp: TabularMDP) -> tuple[FloatArray, FloatArray]:
         next_step = sparse.eye_array(mdp.horizon, k=1)
         constraint = sparse.kron(same_step, same_state) - sparse.kron(next_step, next_state)
     rows: Any = sparse.csr_array(-constraint)
+    unit = float(np.abs(rewards).max()) or 1.0  # the solver's tolerance is absolute
     solution = linprog(
         np.ones(constraint.shape[1]),
         A_ub=rows,
-        b_ub=-rewards,
+        b_ub=-rewards / unit,
         bounds=(None, None),
         method="highs",
     )
@@ -257,6 +258,6 @@ def linear_program(mdp: TabularMDP) -> tuple[FloatArray, FloatArray]:
         raise ArithmeticError(f"linear program: {solution.message}")
     steps_shape = () if mdp.horizon is None else (mdp.horizon,)
     return (
-        solution.x.reshape(*steps_shape, num_states),
+        unit * solution.x.reshape(*steps_shape, num_states),
         -solution.ineqlin.marginals.reshape(*steps_shape, num_states, num_actions),
     )

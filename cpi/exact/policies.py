@@ -116,9 +116,10 @@ def deterministic_policy(
     return rows
 
 
-def greedy_policy(Q: FloatArray) -> FloatArray:
+def greedy_policy(Q: ArrayLike) -> FloatArray:
     """The first best action of each state, from Q of shape (S, A) or (H, S, A)."""
-    return deterministic_policy(Q.argmax(axis=-1), Q.shape[-1])
+    values = np.asarray(Q)
+    return deterministic_policy(values.argmax(axis=-1), values.shape[-1])
 
 
 def mixture(

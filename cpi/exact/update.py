@@ -21,6 +21,7 @@ from cpi.exact.improvement import (
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import check_policy, mixture
 from cpi.exact.values import Evaluation, evaluate, is_coarse, rounding_of, tolerance
+from envs.checks import check_probability
 from envs.tabular import FloatArray, TabularMDP, distribution, frozen
 
 
@@ -61,8 +62,7 @@ class Update:
     def __post_init__(self) -> None:
         candidate = check_policy(self.mdp, self.candidate, what="candidate")
         object.__setattr__(self, "candidate", candidate)
-        if not 0.0 <= self.alpha <= 1.0:
-            raise ValueError(f"alpha: {self.alpha} is not in [0, 1]")
+        object.__setattr__(self, "alpha", check_probability("alpha", self.alpha))
         if self.tau is not None:
             check_tau(self.tau)
         if self.weights is not None:
@@ -252,7 +252,7 @@ class Update:
     def density_ratio(self, over: FloatArray) -> FloatArray:
         """d^{π*} / over, taken as 0 where the optimal policy never goes; may be infinite."""
         best = self.best.occupancy
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return np.where(best > UNVISITED, best / over, 0.0)
 
 

@@ -90,8 +90,10 @@ class Evaluation:
         start = distribution(start, "start", self.mdp.num_states)
         if self.mdp.horizon is None:
             assert self.mdp.discount is not None
-            d = (1.0 - self.mdp.discount) * self.resolvent.solve_transposed(start)
-            return frozen(np.maximum(d, 0.0))  # rounding can leave −1e−20 in states never visited
+            visits = self.resolvent.solve_transposed(start)
+            d = np.maximum(visits, 0.0)  # rounding can leave −1e−20 in states never visited
+            # Near γ = 1 rounding is amplified by 1/(1−γ) in the total alone, which is known.
+            return frozen(d / d.sum())
         return frozen(forward(self.mdp, self.policy, start) / self.mdp.horizon)
 
     def _backward(self) -> tuple[FloatArray, FloatArray]:

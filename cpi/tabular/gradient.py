@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cpi.core.advantages import Scale, group_advantages
 from cpi.core.collect import Group
@@ -55,9 +55,10 @@ def _softmax(mdp: TabularMDP, policy: FloatArray) -> FloatArray:
     return checked
 
 
-def softmax_policy(theta: FloatArray) -> FloatArray:
+def softmax_policy(theta: ArrayLike) -> FloatArray:
     """π(a|s) ∝ exp θ(s, a), shape (S, A)."""
-    weights = np.exp(theta - theta.max(axis=-1, keepdims=True))
+    logits = np.asarray(theta)
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 

@@ -25,7 +25,7 @@ from cpi.exact.values import Evaluation, evaluate
 from cpi.tabular.gradient import group_gradient, softmax_policy
 from cpi.tabular.simulator import TabularOracle, TabularSimulator
 from envs.checks import check_number, check_whole
-from envs.tabular import FloatArray, TabularMDP
+from envs.tabular import FloatArray, TabularMDP, real_array
 
 #: Quality of the noisy localizer that stands for a model localizing its own errors.
 RECALL, FALSE_POSITIVE = 0.8, 0.1
@@ -143,8 +143,9 @@ def learn(
     if success is None:
         success = float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0])
     check_number("success", success, -math.inf)
-    theta = np.zeros(mdp.rewards.shape) if theta is None else np.array(theta, dtype=np.float64)
-    rng = np.random.default_rng(seed)
+    logits = np.zeros(mdp.rewards.shape) if theta is None else theta
+    theta, _ = real_array(logits, "theta", ValueError)
+    rng = np.random.default_rng(check_whole("seed", seed))
     progress: list[Progress] = []
     ledger = Ledger()
     for number in range(iterations):

@@ -233,6 +233,21 @@ class TabularSimulator:
         except TypeError:
             return False
 
+    def _check_kept(self, prefix: Prefix, where: str) -> None:
+        """Raise ValueError unless a prefix keeps (state, action) pairs, each with a reward or none.
+
+        Of other shapes, numpy would spread steps over steps, and rewards over those to come.
+        """
+        steps, rewards = np.asarray(prefix.steps), np.asarray(prefix.rewards)
+        pairs = steps.ndim == 2 and steps.shape[1] == 2 and np.issubdtype(steps.dtype, np.integer)
+        if not (pairs and (steps >= 0).all() and (steps < self.mdp.rewards.shape).all()):
+            raise ValueError(f"{where}: its steps are not (state, action) pairs of {self.mdp!r}")
+        if len(rewards) not in (0, len(steps)) or not np.isfinite(rewards).all():
+            raise ValueError(
+                f"{where}: {len(rewards)} rewards for {len(steps)} steps; give a finite number for "
+                "each step, or none"
+            )
+
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
     ) -> list[list[Episode]]:
@@ -242,7 +257,7 @@ class TabularSimulator:
         ------
         ValueError
             If a prefix keeps steps but not the state that they led to, keeps more than the
-            horizon, or starts in no state of the MDP.
+            horizon, starts in no state of the MDP, or has steps or rewards that are none of it.
         """
         for number, prefix in enumerate(prefixes):
             if prefix.length and prefix.state is None:
@@ -251,6 +266,8 @@ class TabularSimulator:
                 )
             if prefix.length > self.horizon:
                 raise ValueError(f"prefix {number}: keeps {prefix.length} steps of {self.horizon}")
+            if prefix.length:
+                self._check_kept(prefix, f"prefix {number}")
         origins = [p.start if p.state is None else p.state for p in prefixes]
         for number, state in enumerate(origins):
             if not self._is_state(state):

@@ -155,7 +155,9 @@ def test_bad_probabilities(value: float) -> None:
         reset_success_rates(3, value)
 
 
-@pytest.mark.parametrize("depth", [0, 4])
-def test_bad_depth(depth: int) -> None:
-    with pytest.raises(MDPError, match=f"depth: {depth} is not in 1 … length = 3"):
+@pytest.mark.parametrize(
+    ("depth", "message"), [(0, "a whole number ≥ 1"), (4, "in 1 … length = 3")]
+)
+def test_bad_depth(depth: int, message: str) -> None:
+    with pytest.raises(MDPError, match=f"depth: {depth} is not {message}"):
         right_step_advantage(3, 0.5, depth)

@@ -76,7 +76,7 @@ def test_garnet__horizon_or_discount() -> None:
     [
         ((0, 3, 1), "num_states: 0 .* ≥ 1"),
         ((5, 0, 1), "num_actions: 0 .* ≥ 1"),
-        ((5, 3, 0), "branching: 0 is not in 1 … num_states = 5"),
+        ((5, 3, 0), "branching: 0 is not a whole number ≥ 1"),
         ((5, 3, 6), "branching: 6 is not in 1 … num_states = 5"),
     ],
 )

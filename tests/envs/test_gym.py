@@ -456,6 +456,7 @@ def test_mdp_from_env__bad_arguments_are_named(
         ([[[(1.0, 0, math.nan, False)]]], "state 0, action 0 is nan"),
         ([[[(1.0, 0, 0.0, False)], []]], "state 0, action 1: sums to 0, not 1; give it an outcome"),
         ({}, "Foreign: the states of P: there are none"),
+        ([None], "Foreign: the actions of state 0: None is neither a list nor a dictionary"),
         ([[]], "Foreign: the actions of state 0: there are none"),
         ({0: {1: [(1.0, 0, 0.0, False)]}}, "Foreign: the actions of state 0 are not 0 … 0"),
         (

@@ -52,9 +52,9 @@ def test_a_million_states() -> None:
 
 @pytest.mark.parametrize("num_states", [1, 0, -3])
 def test_too_few_states(num_states: int) -> None:
-    with pytest.raises(MDPError, match=f"num_states: {num_states} is not ≥ 2"):
+    with pytest.raises(MDPError, match=f"num_states: {num_states} is not a whole number ≥ 2"):
         kl_chain(num_states)
-    with pytest.raises(MDPError, match=f"num_states: {num_states} is not ≥ 2"):
+    with pytest.raises(MDPError, match=f"num_states: {num_states} is not a whole number ≥ 2"):
         kl_chain_time(num_states)
 
 

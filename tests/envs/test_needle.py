@@ -94,7 +94,7 @@ def test_needle__no_terminal_state() -> None:
         ({"p": -0.1}, r"p: -0\.1 is not in"),
         ({"p": 1.1}, r"p: 1\.1 is not in"),
         ({"p": float("nan")}, r"p: nan is not in"),
-        ({"num_actions": 1}, r"num_actions: 1 is below 2"),
+        ({"num_actions": 1}, r"num_actions: 1 is not a whole number ≥ 2"),
         ({"horizon": 0}, r"horizon: 0 is not a whole number ≥ 1"),
         ({"horizon": 2.5}, r"horizon: 2\.5 is not a whole number ≥ 1"),
     ],

@@ -166,6 +166,8 @@ def test_coarse_number_types_are_accepted_and_divided_by_their_sum(as_csr: bool,
         ({"horizon": None, "discount": 1.0}, "discount: 1.0 .* γ = 1 give horizon=H instead"),
         ({"horizon": None, "discount": -0.1}, r"discount: -0\.1 is not in \[0, 1\)$"),
         ({"horizon": None, "discount": 1.5}, r"discount: 1\.5 is not in \[0, 1\)$"),
+        ({"horizon": None, "discount": 1 - 2**-53}, "discount: 0.9999999999999999 is within"),
+        ({"horizon": None, "discount": 1 - 9e-14}, "within 1e-13 of 1, .* give a horizon"),
         ({"horizon": None, "discount": np.nan}, r"discount: nan is not in \[0, 1\)"),
     ],
 )
@@ -283,6 +285,14 @@ def test_successors(rows: Rows) -> None:
     assert states.tolist() == [2] and p.tolist() == [1.0]
 
 
+@both_kinds
+@pytest.mark.parametrize(("state", "action"), [(0, 2), (-1, 0), (3, 0), (1, -1)])
+def test_successors__no_such_action(rows: Rows, state: int, action: int) -> None:
+    """State 0 has no third action; its row would be the first of state 1."""
+    with pytest.raises(IndexError, match=f"no state {state} with action {action}"):
+        world(transitions=rows()).successors(state, action)
+
+
 def test_successors_skip_stored_zeros() -> None:
     plain = csr_rows()
     parts = (np.insert(plain.data, 2, 0.0), np.insert(plain.indices, 2, 2))
@@ -351,4 +361,5 @@ def test_repr() -> None:
     assert repr(world(name="small")) == "TabularMDP('small', S=3, A=2, horizon=4, dense)"
     mdp = world(transitions=csr_rows(), horizon=None, discount=0.95)
     assert repr(mdp) == "TabularMDP('mdp', S=3, A=2, discount=0.95, CSR)"
-    assert "discount=0," in repr(world(horizon=None, discount=0.0))
+    assert "discount=0.0," in repr(world(horizon=None, discount=0.0))
+    assert "discount=0.9999999," in repr(world(horizon=None, discount=0.9999999))

@@ -53,6 +53,12 @@ def test_round_trip(tmp_path: Path, sparse: bool, time: dict[str, Any]) -> None:
     assert abs(difference).max() == 0
 
 
+@pytest.mark.parametrize("name", [None, 5, Path("folder/mine")])
+def test_save__a_name_that_is_no_text(tmp_path: Path, name: Any) -> None:
+    dataclasses.replace(world(), name=name).save(tmp_path / "mdp.npz")
+    assert TabularMDP.load(tmp_path / "mdp.npz").name == str(name)
+
+
 def test_load_under_another_time(tmp_path: Path) -> None:
     world().save(tmp_path / "world.npz")
     mdp = TabularMDP.load(str(tmp_path / "world.npz"), discount=0.5)

@@ -556,8 +556,8 @@ VLLM = (
     Mutant(
         "llm/learner/updater.py",
         "log-probs of the full distribution",
-        "batch.mask, self.temperature, self.top_p",
-        "batch.mask, self.temperature, 1.0",
+        "self.temperature, self.top_p, batch.tries,",
+        "self.temperature, 1.0, batch.tries,",
         ("tests/llm/train/test_command.py::test_a_run_leaves_what_it_should",),
     ),
     Mutant(

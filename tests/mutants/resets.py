@@ -138,7 +138,7 @@ RESETS = (
     Mutant(
         "cpi/conservative/resets.py",
         "refused draws are free",
-        "drawn = accepted + int(rng.negative_binomial(accepted, min(p_w, 1.0)))",
+        "drawn = accepted + _refused(accepted, p_w, rng)",
         "drawn = accepted",
     ),
     Mutant(

@@ -58,8 +58,8 @@ VALUES = (
     Mutant(
         "cpi/exact/values.py",
         "occupancy not normalised",
-        "d = (1.0 - self.mdp.discount) * self.resolvent",
-        "d = 1.0 * self.resolvent",
+        "frozen(d / d.sum())",
+        "frozen(d)",
     ),
     Mutant(
         "cpi/exact/values.py",

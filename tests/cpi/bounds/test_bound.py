@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -325,6 +326,10 @@ BAD = [
     ({"weights": np.ones(5)}, r"weights: shape \(5,\)"),
     ({"weights": np.full(6, 1.1)}, "weights: must lie"),
     ({"weights": np.full(6, np.nan)}, "weights: must lie"),
+    ({"weights": np.ma.masked_array(np.ones(6), [1, 0, 0, 0, 0, 0])}, "weights: .*some are masked"),
+    ({"weights": np.ones(6) * 1j}, "weights: .*they are complex"),
+    ({"restart": np.ma.masked_array(np.ones(6) / 6, [1, 0, 0, 0, 0, 0])}, "restart: .* masked"),
+    ({"alpha": "half"}, "alpha: not an array of real numbers"),
     ({"restart": np.ones(6)}, "restart: sums to 6"),
     ({"restart": np.ones(5) / 5}, r"restart: shape \(5,\)"),
 ]
@@ -353,6 +358,73 @@ def test_check_bounds__step_bounds_do_not_apply_to_an_optimal_policy() -> None:
     skipped = len(report.rows) - used
     assert f"All {used} bounds hold in " in report.verdict()
     assert f" checks ({skipped} did not apply): no violation." in report.verdict()
+
+
+@pytest.mark.parametrize(("excess", "violated"), [(1e-6, False), (0.1, True)])
+def test_check__rounding_of_the_first_order_gain(excess: float, violated: bool) -> None:
+    """Two terms of 1e8, each with the rounding of an occupancy, leave a right side near 1."""
+    mdp = envs.tight_cpi(1 - 1e-8).mdp
+    mdp = replace(mdp, rewards=1e-12 * mdp.rewards)
+    update = Update(cpi.evaluate(mdp, [0, 0]), np.array([[0.0, 1.0]] * 2))
+    bound = Bound(
+        "difference",
+        "",
+        "",
+        ">=",
+        left=lambda u: 1.0,
+        right=lambda u: 1.0 + excess * 1e4,
+        first_order=lambda u: 1e8,
+    )
+    check = bound.check(update)
+    assert check is not None and check.violated == violated
+
+
+@pytest.mark.parametrize("time", [{"horizon": 3}, {"discount": 0.5}], ids=str)
+def test_density_ratio__tiny_restart_probabilities(time: Any) -> None:
+    """The optimal policy stays in state 0, where episodes restart with probability 1e-310."""
+    transitions = np.repeat(np.eye(2)[:, None], 2, axis=1)
+    mdp = envs.TabularMDP(transitions, [[1.0, 0.0], [0.0, 0.0]], [1.0, 0.0], **time)
+    report = cpi.check_bounds(mdp, [1, 1], [0, 0], restart=[1e-310, 1.0])
+    name = "PSDP" if mdp.horizon else "termination"
+    assert report.violations == 0 and report[name].instances == 0
+
+
+@pytest.mark.parametrize("digits", [3, 4, 5, 6, 8, 10, 12])
+def test_check_bounds__no_false_violation_near_a_discount_of_1(digits: int) -> None:
+    """At α = 1 the span form is an equality of 1, the difference of two terms of 1/(1−γ).
+
+    π walks among unpaid states forever. The candidate is paid 1 once, and the episode is over.
+    """
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        weights = rng.integers(1, 4, size=(5, 5))
+        transitions = np.zeros((6, 2, 6))
+        transitions[:5, 0, :5] = weights / weights.sum(axis=1, keepdims=True)
+        transitions[:5, 1, 5] = transitions[5, :, 5] = 1.0
+        rewards = np.zeros((6, 2))
+        rewards[:5, 1] = 1.0
+        start = np.append(rng.dirichlet(np.ones(5)), 0.0)
+        mdp = envs.TabularMDP(transitions, rewards, start, discount=1 - 10.0**-digits)
+        report = cpi.check_bounds(mdp, [0] * 6, [1] * 6, alpha=[1.0, 0.3, 1e-6])
+        assert report.violations == 0
+        if digits <= 6:  # below, 1 is near rounding
+            assert report["CPI, span form"].tightness == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("horizon", [1, 2])
+@pytest.mark.parametrize("seed", range(20))
+def test_check_bounds__steps_of_1_are_not_above_it(horizon: int, seed: int) -> None:
+    """Action 1 gains r at every step left, the most there is: α = 1, or an ulp above it."""
+    rng = np.random.default_rng(seed)
+    transitions = np.zeros((5, 2, 5))
+    transitions[range(4), 0, range(4)] = transitions[:, 1, 4] = transitions[4, 0, 4] = 1.0
+    rewards = np.array([[0.0, 1.0]] * 4 + [[1.0, 1.0]]) * rng.random()
+    start = np.append(rng.dirichlet(np.ones(4)), 0.0)
+    mdp = envs.TabularMDP(transitions, rewards, start, horizon=horizon)
+    weights = np.zeros((horizon, 5))
+    weights[0] = 1.0
+    report = cpi.check_bounds(mdp, [0] * 5, [1] * 5, weights=weights)
+    assert report.violations == 0 and report["masked step"].instances == 4
 
 
 def test_check_bounds__constant_rewards() -> None:

@@ -326,6 +326,14 @@ def test_one_seed_gives_one_experiment() -> None:
     assert steps == 3 * ["Theorem 1 at p = 0.4", "Theorem 1 at p = 0.2", "localizer formula"]
 
 
+@pytest.mark.parametrize("name", ["repeats", "bootstrap", "seed"])
+@pytest.mark.parametrize("number", [-1, 2.5])
+def test_theorem1__numbers_are_checked(name: str, number: Any) -> None:
+    options: Any = {name: number}
+    with pytest.raises(ValueError, match=f"{name}: {number} is not a whole number ≥"):
+        module.theorem1(**options)
+
+
 def test_the_family_varies_the_coverage_and_nothing_else() -> None:
     """H, |A| and τ are fixed; at every p the needle is I_τ and its advantage ⅔."""
     assert len(module.COVERAGES) >= 5

@@ -126,7 +126,10 @@ def test_black_box__invalid_values_are_refused() -> None:
     for changes, message in (
         ({"horizon": 0}, "horizon: 0 is not a whole number ≥ 1"),
         ({"most_draws": 0}, "most_draws: 0 is not a whole number ≥ 1"),
-        ({"rewards": (1.0, 0.0)}, "rewards: high: 0.0 is not a number ≥ 1"),
+        ({"rewards": (1.0, 0.0)}, r"rewards: \(1\.0, 0\.0\) is not \(low, high\)"),
+        ({"rewards": (0.0, math.inf)}, r"rewards: \(0\.0, inf\) is not \(low, high\), two finite"),
+        ({"rewards": (0.0,)}, r"rewards: \(0\.0,\) is not \(low, high\)"),
+        ({"rewards": 1.0}, "rewards: 1.0 is not"),
     ):
         options: dict[str, Any] = {"horizon": 3, "rewards": (0.0, 1.0)} | changes
         with pytest.raises(ValueError, match=message):

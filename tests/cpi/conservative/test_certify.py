@@ -180,6 +180,17 @@ def test_certify__accepts_everything_by_default() -> None:
         assert (found.candidate == found.candidate[0, 0]).all()  # one action everywhere
 
 
+def test_certify__small_number_types_do_not_overflow() -> None:
+    """Draws of 100 resets do not fit into int8."""
+    mdp = envs.needle(0.1, horizon=2, num_actions=2)
+    number: Any = np.int8(100)
+    policy = uniform_policy(mdp)
+    drawn = [certify(mdp, policy, oracle_resets(0.1), resets=n).drawn for n in (number, 100)]
+    assert drawn[0] == drawn[1] > 127
+    box = BlackBox(TabularEnv(mdp), number, (0.0, 1.0), most_draws=number)
+    assert (type(box.horizon), type(box.most_draws)) == (int, int)
+
+
 def test_certify__invalid_values_are_refused() -> None:
     mdp = envs.needle(0.5, horizon=2, num_actions=2)
     policy = uniform_policy(mdp)
@@ -191,6 +202,16 @@ def test_certify__invalid_values_are_refused() -> None:
         certify(mdp, policy, policy_class=wrong)
     with pytest.raises(ValueError, match=r"delta: 0 is not in \(0, 1\)"):
         certify(mdp, policy, delta=0)
+    box_of: Any = TabularEnv(mdp)
+    with pytest.raises(ValueError, match=r"task: .* make a BlackBox\(environment"):
+        certify(box_of, policy)
+    for returns in ((np.nan, 1.0), (1.0, 0.0), (0.0,), 1.0, (0.0, np.inf)):
+        bad: Any = returns
+        with pytest.raises(ValueError, match=r"returns: .* two finite numbers with low ≤ high"):
+            certify(mdp, policy, returns=bad)
+    bad = "ab"
+    with pytest.raises(ValueError, match="returns: not an array of real numbers"):
+        certify(mdp, policy, returns=bad)
     with pytest.raises(ValueError, match=r"certificates need a horizon; use mdp\.with_time"):
         certify(mdp.with_time(discount=0.9), policy)
     with pytest.raises(PolicyError, match="policy: shape"):

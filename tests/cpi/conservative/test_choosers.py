@@ -125,9 +125,14 @@ def test_sampled__lower_bound_holds_with_offset_rewards() -> None:
 
 @pytest.mark.parametrize("resets", [3, 0, -1])
 def test_sampled__fewer_than_four_resets_are_refused(resets: int) -> None:
-    with pytest.raises(ValueError, match=rf"resets: {resets} is below 4, two to choose"):
+    with pytest.raises(ValueError, match=f"resets: {resets} is not a whole number ≥ 4"):
         sampled(resets, "shared")
     assert sampled(4, "shared") is not None
+
+
+def test_sampled__delta_is_checked_before_any_reset_is_drawn() -> None:
+    with pytest.raises(ValueError, match=r"delta: 2 is not in \(0, 1\)"):
+        sampled(8, "shared", delta=2, bound="none")
 
 
 def test_sampled__unknown_options_are_refused() -> None:

@@ -123,6 +123,9 @@ def test_draw_resets__rare_states_take_no_time() -> None:
     assert resets.drawn == pytest.approx(10_000 / p_w, rel=0.05)
     length = 4 * float(accepted_mass(evaluation, 1.0).sum())
     assert resets.steps == pytest.approx(resets.drawn * length, rel=1e-9)
+    rarest = draw_resets(evaluation, rare * 1e-200, np.random.default_rng(0), accepted=10_000)
+    assert rarest.drawn == pytest.approx(1e200 * 10_000 / p_w, rel=0.05)
+    assert rarest.steps == pytest.approx(rarest.drawn * length, rel=1e-9)
     nowhere = np.where(np.arange(5) == 4, 1.0, 0.0)  # the terminal state only
     with pytest.raises(ValueError, match="resets: p_w = 0, so that no state is ever accepted"):
         draw_resets(evaluation, nowhere, np.random.default_rng(0), accepted=10)

@@ -130,6 +130,12 @@ def test_group_advantages__invalid_returns_are_named(returns: Any, number: int) 
         group_advantages(returns)
 
 
+@pytest.mark.parametrize("bad", [["1.0x"], [1j], np.ma.masked_array([1.0, 2.0], [True, False])])
+def test_group_advantages__returns_that_are_not_real_numbers(bad: Any) -> None:
+    with pytest.raises(ValueError, match="returns: group 1: not an array of real numbers"):
+        group_advantages([[1.0], bad])
+
+
 def test_group_advantages__unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="scale: 'std' is not 'group', 'batch' or 'none'"):
         group_advantages([[1.0, 2.0]], "std")  # type: ignore[arg-type]

@@ -173,6 +173,13 @@ def test_self_reset__invalid_weights_are_refused(weights: Any) -> None:
         rule.weights([episode(*"ab"), episode(*"abc")])
 
 
+@pytest.mark.parametrize("weights", [["a"], [1j], np.ma.masked_array([1.0], [True])])
+def test_self_reset__weights_that_are_not_real_numbers(weights: Any) -> None:
+    rule = SelfReset(lambda episodes: [np.zeros(2), weights])
+    with pytest.raises(ValueError, match="localizer: weights of episode 1: not an array of real"):
+        rule.weights([episode(*"ab"), episode("a")])
+
+
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_self_reset__wrong_number_of_arrays_is_refused(number: int) -> None:
     rule = SelfReset(lambda episodes: [np.ones(1)] * number)
@@ -379,7 +386,7 @@ def test_accept__empty_result() -> None:
 def test_accept__weights_outside_0_1_are_refused(bad: float) -> None:
     weights = np.full((2, 3), 0.5)
     weights[1, 2] = bad
-    with pytest.raises(ValueError, match=r"weights: .* w must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"weights: must lie in \[0, 1\], found"):
         accept(weights, np.random.default_rng(0))
 
 
@@ -410,6 +417,13 @@ def test_pick__none_where_all_weights_are_0() -> None:
 )
 def test_pick__inverts_the_cumulative_weights(u: float, k: int) -> None:
     assert pick([np.array([0.0, 0.0, 1.0, 0.0, 2.0, 0.0])], Uniforms(u)) == [k]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_pick__weights_that_are_none_are_refused(bad: float) -> None:
+    """A nan would pick a step beyond the last."""
+    with pytest.raises(ValueError, match=r"weights: .* are not finite numbers ≥ 0"):
+        pick([np.ones(2), np.array([bad, 2.0])], np.random.default_rng(0))
 
 
 def test_pick__returns_python_ints() -> None:

@@ -49,6 +49,19 @@ from tests.cpi.worlds import (
     world,
 )
 
+
+def test_coverage__never_above_1() -> None:
+    """The occupancy sums to 1 but for rounding; where all is accepted, that would be seen."""
+    for seed in range(40):
+        for time in ({"horizon": 7}, {"discount": 0.95}):
+            mdp = envs.garnet(9, 3, 3, seed=seed).with_time(**time)
+            evaluation = evaluate(mdp, uniform_policy(mdp))
+            everywhere = np.ones(mdp.num_states)
+            assert coverage(evaluation, everywhere) == pytest.approx(1.0, abs=1e-14)
+            assert coverage(evaluation, everywhere) <= 1.0
+            assert visit_probability(evaluation, everywhere) <= 1.0
+
+
 both_times = pytest.mark.parametrize("finite", [True, False], ids=["finite", "discounted"])
 times = pytest.mark.parametrize("time", [{"horizon": 4}, {"discount": 0.9}], ids=str)
 
@@ -461,7 +474,7 @@ def test_default_tau__only_visited_states_count(time: dict[str, Any]) -> None:
     assert coverage(evaluation, improvable(evaluation, tau)) > 0
     assert improvable(evaluation, 0.6).any()
     message = (
-        r"tau: the policy visits no state with an advantage above 0\.6 \(the largest .* 0\.5\)"
+        r"tau: no state with an advantage above 0\.6 has an occupancy .* \(the largest .* 0\.5\)"
     )
     with pytest.raises(ValueError, match=message):
         visited_improvable(evaluation, 0.6)

@@ -218,6 +218,14 @@ def test_random_sparsity_is_never_factorised_because_one_state_reaches_few(
     assert not factorisations
 
 
+def test_resolvent__a_last_state_that_is_never_entered() -> None:
+    """A walk through all states in random order begins there; its column has no entries."""
+    order = np.random.default_rng(0).permutation(ABOVE - 1)
+    walk = np.concatenate([[ABOVE - 1], order, order[-2:-1]])
+    entries = (np.ones(ABOVE), (walk[:-1], walk[1:]))
+    check(sparse.csr_array(entries, shape=(ABOVE, ABOVE)), 0.9, "banded LU")
+
+
 def test_a_shuffled_chain_has_the_solutions_of_the_chain() -> None:
     chain = banded(100_000, 1, 1, seed=8)
     order = np.random.default_rng(8).permutation(100_000)

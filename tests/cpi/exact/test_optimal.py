@@ -138,6 +138,17 @@ def test_linear_programming_agrees(finite: bool) -> None:
     search()
 
 
+@pytest.mark.parametrize("unit", [1e-99, 1e-9, 1e25])
+@pytest.mark.parametrize("time", [{"horizon": 4}, {"discount": 0.9}], ids=str)
+def test_linear_program__values_scale_with_the_rewards(unit: float, time: Any) -> None:
+    """HiGHS has absolute tolerances, and takes 1e20 for infinity."""
+    mdp = envs.garnet(6, 3, 3, seed=5, **time)
+    scaled = replace(mdp, rewards=unit * mdp.rewards)
+    V, measure = linear_program(scaled)
+    np.testing.assert_allclose(V / unit, optimal(mdp).V, rtol=0, atol=LP_TOLERANCE)
+    np.testing.assert_allclose(measure, linear_program(mdp)[1], rtol=0, atol=LP_TOLERANCE)
+
+
 @both_times
 def test_the_dual_measure_flows_and_earns_the_optimal_values(finite: bool) -> None:
     @repeatable

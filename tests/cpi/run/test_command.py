@@ -192,7 +192,7 @@ def test_main__bad_input_is_one_line_that_names_it(
         ([*own, "--tau", "-1"], "--tau: -1.0 is not a number ≥ 0"),
         ([*own, "--tau", "9"], "tau: no state has an advantage above 9"),
         ([*own, "--samples", "9", "--delta", "1"], "--delta: 1.0 is not in (0, 1)"),
-        ([*own, "--samples", "3"], "resets: 3 is below 4"),
+        ([*own, "--samples", "3"], "resets: 3 is not a whole number ≥ 4"),
         ([*own, "--precision", "0"], "precision: 0.0 is not in (0, 1]"),
         ([*own, "--recall", "2"], "recall: 2.0 is not in (0, 1]"),
         ([*own, "--step", "kl"], "step: 'kl' is none of certified, full, masked"),

@@ -97,6 +97,12 @@ def test_rollout__prefix_with_steps_needs_a_state() -> None:
         (Prefix("1"), r"prefix 1: state '1' is not in 0 … S−1"),
         (Prefix(0, (), MDP.num_states), r"prefix 1: state \d is not in 0 … S−1"),
         (Prefix(0, [(0, 0)] * 5, 0), r"prefix 1: keeps 5 steps of 4"),
+        (Prefix(0, (0, 1), 0), r"prefix 1: its steps are not \(state, action\) pairs"),
+        (Prefix(0, [(0.0, 1.0)], 0), "its steps are not"),
+        (Prefix(0, [(0, MDP.num_actions)], 0), "its steps are not"),
+        (Prefix(0, [(-1, 0)], 0), "its steps are not"),
+        (Prefix(0, [(0, 0)], 0, [1.0, 5.0]), "prefix 1: 2 rewards for 1 steps"),
+        (Prefix(0, [(0, 0)], 0, [np.nan]), "prefix 1: .* a finite number for each step"),
     ],
 )
 def test_rollout__impossible_prefixes_are_refused(prefix: Prefix, message: str) -> None:

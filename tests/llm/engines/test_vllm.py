@@ -228,9 +228,14 @@ def test_more_ranks_than_vllm_has() -> None:
 @needs_vllm
 @pytest.mark.slow
 def test_tensor_parallel(
-    tiny_model: Callable[[bool], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tiny_model: Callable[[bool], Path], request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    # The path of a socket is short; that of pytest's folder may not be.
+    folder = tempfile.TemporaryDirectory(dir="/tmp")
+    request.addfinalizer(folder.cleanup)
+    short = Path(folder.name)
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
     seed = 2**40  # larger than vLLM's
     engine = VLLMEngine(tiny_model(False), tensor_parallel_size=2, seed=seed, **VLLM)
     try:
@@ -242,9 +247,9 @@ def test_tensor_parallel(
         (child,) = engine._processes
         family = psutil.Process(child.pid).children(recursive=True)
         assert len(family) >= 2
-        assert any(path.is_socket() for path in tmp_path.rglob("*"))
+        assert any(path.is_socket() for path in short.rglob("*"))
         engine.watchdog.close()
-        assert list(tmp_path.iterdir()) == []
+        assert list(short.iterdir()) == []
         end = time.monotonic() + 10
         while child.exitcode is None and time.monotonic() < end:  # vLLM waits for it as well
             time.sleep(0.01)
