@@ -472,7 +472,7 @@ CONSTANTS = (
         "recall divided by what was accepted",
         "self.w * self.improvable) / self.p if",
         "self.w * self.improvable) / self.p_w if",
-        ("tests/cpi/bounds/test_hand_computed.py",),
+        ("tests/cpi/bounds/test_bound.py",),
     ),
     Mutant(
         FINITE,
