@@ -301,7 +301,7 @@ def _make(env_id: str, env_args: dict[str, Any]) -> gym.Env[Any, Any]:
     try:
         if module:
             importlib.import_module(module)
-        known = _argument_names(bare_id)
+        known = _arguments(bare_id)
     except (ImportError, TypeError, gym.error.Error) as error:
         raise ValueError(_failure(env_id, {}, error)) from None
     if known is None:
@@ -311,6 +311,9 @@ def _make(env_id: str, env_args: dict[str, Any]) -> gym.Env[Any, Any]:
     unknown = [name for name in env_args if name not in known and ANY not in known]
     if unknown:
         raise ValueError(f"{env_id}: no argument {', '.join(unknown)}; it takes {', '.join(known)}")
+    for name, value in env_args.items():  # every text is true, "no" and "false" included
+        if isinstance(known.get(name), bool) and not isinstance(value, bool):
+            raise ValueError(f"{env_id}: {name}: {value!r} is neither true nor false")
     try:
         return gym.make(bare_id, **{"disable_env_checker": True, **env_args})
     except Exception as error:  # also of the environment's own code
@@ -326,8 +329,11 @@ def _failure(env_id: str, env_args: dict[str, Any], error: Exception) -> str:
     return f"{env_id}: cannot be made{f' with {given}' if given else ''} ({reason})"
 
 
-def _argument_names(env_id: str) -> list[str] | None:
-    """Names that `gym.make` takes for an environment, or `ANY`; None if the id is unknown."""
+def _arguments(env_id: str) -> dict[str, Any] | None:
+    """Names that `gym.make` takes for an environment, or `ANY`, and their defaults.
+
+    None if the id is unknown.
+    """
     if env_id not in gym.registry:
         return None
     spec = gym.registry[env_id]
@@ -336,10 +342,11 @@ def _argument_names(env_id: str) -> list[str] | None:
     if isinstance(creator, str):
         creator = load_env_creator(creator)
     own = inspect.signature(creator).parameters.values()
-    names = [
-        ANY if parameter.kind is parameter.VAR_KEYWORD else parameter.name for parameter in own
-    ]
-    return [*names, "max_episode_steps", "disable_env_checker"]
+    names = {
+        ANY if parameter.kind is parameter.VAR_KEYWORD else parameter.name: parameter.default
+        for parameter in own
+    }
+    return {**names, "max_episode_steps": None, "disable_env_checker": True}
 
 
 def _read(P: Any, distribution: Any, name: str) -> tuple[Any, FloatArray, FloatArray]:

@@ -152,6 +152,7 @@ def statements() -> Table:
     for bound in REGISTRY:
         row = (bound.requires or "nothing", bound.source, f"{bound.id}\n{place(bound)}")
         table.add_row(bound, *row)
+    table.columns[-1].min_width = max(len(place(bound)) for bound in REGISTRY)
     return table
 
 

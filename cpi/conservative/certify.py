@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from cpi.conservative.black_box import BlackBox
 from cpi.conservative.certificate import Certificate
 from cpi.conservative.confidence import check_delta
-from cpi.conservative.loop import random_resets
+from cpi.conservative.loop import oracle_resets, random_resets
 from cpi.conservative.measure import check_class, choose_and_measure, every_step
 from cpi.conservative.resets import Resets, draw_resets
 from cpi.exact.improvement import check_weights
@@ -113,6 +113,11 @@ def _from_black_box(
     shape = rows.shape[:2]
     weights = np.ones(shape)
     if rule is not random_resets:
+        if rule is oracle_resets or hasattr(rule, "tau"):
+            raise ValueError(
+                "rule: oracle and self resets need the values of an MDP; give random_resets, or a "
+                "function of (step, state)"
+            )
         values = [rule(step, state) for step, state in np.ndindex(*shape)]
         weights = check_fractions("rule", values).reshape(shape)
     if not weights.any():

@@ -214,7 +214,9 @@ def run_cpi(
         if mdp.horizon is not None or (weights != 1).any():  # K&L's random resets are w ≡ 1
             weights = weights * ~mdp.terminal
         if coverage(evaluation, weights) <= 0:
-            stopped = "no state that π visits is accepted: nothing improvable is left"
+            tau_of_rule = getattr(resets, "tau", None)
+            level = "" if tau_of_rule is None else f" by more than τ = {tau_of_rule:g}"
+            stopped = f"no state that π visits is accepted: nothing improvable{level} is left"
             break
         choice = chooser(evaluation, weights, rng)
         part = 6 * delta / (math.pi * (number + 1)) ** 2

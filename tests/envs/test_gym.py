@@ -421,6 +421,7 @@ def test_mdp_from_env__arguments_of_the_environment() -> None:
 @pytest.mark.parametrize(
     ("env_id", "env_args", "message"),
     [
+        ("FrozenLake-v1", {"is_slippery": "no"}, "is_slippery: 'no' is neither true nor false"),
         ("FrozenLake-v1", {"is_slipery": False}, "no argument is_slipery; it takes .*is_slippery"),
         ("resets/Tree-v0", {"dept": 3}, "no argument dept; it takes depth, branching, seed"),
         ("FrozenLake-v1", {"map_name": "9x9"}, r"made with map_name='9x9' \(no '9x9'\)$"),

@@ -226,3 +226,11 @@ def test_certify__invalid_values_are_refused() -> None:
         certify(box, policy, lambda step, state: 1e-12)
     with pytest.raises(ValueError, match="p_w = 0"):
         certify(mdp, policy, oracle_resets(9.0))
+
+
+@pytest.mark.parametrize("rule", [oracle_resets(0.1), self_resets(0.1, 0.5, 0.5), oracle_resets])
+def test_certify__a_black_box_has_no_oracle(rule: Any) -> None:
+    mdp = world(1, horizon=2)
+    box = BlackBox(TabularEnv(mdp), 2, mdp.reward_range)
+    with pytest.raises(ValueError, match=r"^rule: oracle and self resets need the values of an MDP"):
+        certify(box, uniform_policy(mdp), rule)

@@ -402,7 +402,7 @@ def test_run_cpi__invalid_options_are_refused() -> None:
 def test_run_cpi__no_iteration_if_nothing_is_improvable(mdp: TabularMDP, policy: Any) -> None:
     best = optimal(mdp).policy
     oracle = run_cpi(mdp, best, resets=oracle_resets(TAU))
-    assert oracle.iterations == [] and "nothing improvable is left" in oracle.stopped
+    assert oracle.iterations == [] and "nothing improvable by more than τ = " in oracle.stopped
     np.testing.assert_array_equal(oracle.policy, best)
     assert oracle.J == evaluate(mdp, best).J
     none = run_cpi(mdp, best, resets=self_resets(TAU, 0.8, 0.5))
