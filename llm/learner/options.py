@@ -147,7 +147,7 @@ class UpdateOptions:
     steps_per_generation : int
         Optimizer steps per pass, each on a part of the rows.
     per_device_train_batch_size : int
-        Rows per forward pass of each process; with shared prefixes, as many tokens as so many of
+        Rows per forward pass of each process; with shared prefixes, as much work as for so many of
         the longest rows.
     share_prefixes : bool
         Compute a prefix that rows have in common once. Log-probs and gradients are those of

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llm.learner.rows import MicroBatch, Row, no_rows
+from llm.learner.rows import MicroBatch, Row, no_rows, pad
 from llm.models.tree_attention import Tries, short_window, unsupported
 
 Ints = NDArray[np.int64]
@@ -87,12 +87,20 @@ class Pack(NamedTuple):
     tokens: int
 
 
+def trie_cost(tokens: int, width: int) -> int:
+    """Work of a forward pass on a trie of N tokens, up to a factor: N (4 D + N) at hidden size D.
+
+    Linear layers cost as much per token as dense attention to 4 D others (measured, D from 256 to
+    576; 6 D by the number of operations). Memory grows alike: each layer keeps a mask of N² entries
+    beside more than 4 D numbers per token.
+    """
+    return tokens * (4 * max(width, NARROW) + tokens)
+
+
 def plan_packs(rows: Sequence[Row], index: Sequence[int], width: int, limit: int) -> list[Pack]:
     """Group the rows in `index` into packs, so that the work of a forward pass is small.
 
-    At hidden size D, a trie of N tokens costs N (4 D + N), up to a factor: linear layers cost as
-    much per token as dense attention to 4 D others (measured, D from 256 to 576; 6 D by the number
-    of operations). A row joins the trie of the preceding one if that costs less than its own.
+    A row joins the trie of the preceding one if that costs less than its own.
 
     Parameters
     ----------
@@ -101,19 +109,16 @@ def plan_packs(rows: Sequence[Row], index: Sequence[int], width: int, limit: int
     width : int
         Hidden size D.
     limit : int
-        Maximum tokens of a trie with several rows.
+        Maximum `trie_cost` of a trie with several rows.
     """
-
-    def cost(tokens: int) -> int:
-        return tokens * (4 * max(width, NARROW) + tokens)
-
     packs: list[Pack] = []
     last = np.zeros(0, dtype=np.int64)
     for at in sort_rows([rows[i].ids for i in index]):
         ids = rows[index[at]].ids
-        before = packs[-1].tokens if packs else limit
+        before = packs[-1].tokens if packs else 0
         after = before + len(ids) - shared_prefix(last, ids)
-        if after <= limit and cost(after) - cost(before) < cost(len(ids)):
+        cost, alone = trie_cost(after, width), trie_cost(len(ids), width)
+        if packs and cost <= limit and cost - trie_cost(before, width) < alone:
             packs[-1] = Pack([*packs[-1].rows, index[at]], after)
         else:
             packs.append(Pack([index[at]], len(ids)))
@@ -121,14 +126,16 @@ def plan_packs(rows: Sequence[Row], index: Sequence[int], width: int, limit: int
     return packs
 
 
-def shard_packs(packs: Sequence[Pack], limit: int, ranks: int) -> list[list[list[Pack]]]:
+def shard_packs(
+    packs: Sequence[Pack], width: int, limit: int, ranks: int
+) -> list[list[list[Pack]]]:
     """Shard packs over ranks: longest first, each to the rank with fewest tokens.
 
     Returns
     -------
     list of rounds, of `ranks` lists of packs
-        In each round, a rank has one micro-batch. It has at most `limit` tokens with padding, or a
-        single pack, and may be empty.
+        In each round, a rank has one micro-batch. It costs at most `limit` with padding, or is a
+        single pack, and may be empty. See `plan_packs` for `width` and `limit`.
     """
     shards: list[list[Pack]] = [[] for _ in range(ranks)]
     for one in sorted(packs, key=lambda pack: (-pack.tokens, pack.rows)):
@@ -137,7 +144,8 @@ def shard_packs(packs: Sequence[Pack], limit: int, ranks: int) -> list[list[list
     for shard in shards:
         batches.append([])
         for one in reversed(shard):  # packs of like length together
-            if batches[-1] and (len(batches[-1][-1]) + 1) * one.tokens <= limit:
+            cost = trie_cost(one.tokens, width)
+            if batches[-1] and (len(batches[-1][-1]) + 1) * cost <= limit:
                 batches[-1][-1].append(one)
             else:
                 batches[-1].append([one])
@@ -198,8 +206,9 @@ def pack(rows: Sequence[Row], packs: Sequence[Pack], device: torch.device) -> Mi
 def why_not_shared(model: Any, logprobs: Callable[[MicroBatch], torch.Tensor]) -> str:
     """Why rows of a model cannot share prefixes; "" if they can.
 
-    Four short rows go through the model, as a trie and one by one, with a window of 3 tokens if it
-    has windows: architectures differ, and a wrong mask raises no error.
+    Four short rows go through the model, as a trie and as padded rows whose masks are the model's
+    own, with a window of 3 tokens if it has windows: architectures differ, and a wrong mask raises
+    no error.
     """
     if reason := unsupported(model):
         return reason
@@ -210,13 +219,13 @@ def why_not_shared(model: Any, logprobs: Callable[[MicroBatch], torch.Tensor]) -
         for none in [np.zeros(len(ids) - 1)]
     ]
     device = next(model.parameters()).device
-    together = [Pack([0, 1, 2, 3], 14)]
-    alone = [Pack([i], len(texts[i])) for i in range(4)]
+    index = list(range(len(rows)))
+    packed = pack(rows, [Pack(index, 14)], device)
     was_training = model.training
     model.eval()
     try:
         with short_window(model):
-            one, other = (logprobs(pack(rows, packs, device)) for packs in (together, alone))
+            one, other = logprobs(packed), logprobs(pad(rows, index, device))
     except Exception as error:  # of any kind: the model takes no masks of four dimensions
         return f"its forward pass refuses their masks ({type(error).__name__}: {error})"
     finally:

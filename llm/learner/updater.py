@@ -35,7 +35,7 @@ from llm.learner.rows import (
     pad,
     shard_micro_batches,
 )
-from llm.learner.tries import pack, plan_packs, shard_packs, why_not_shared
+from llm.learner.tries import pack, plan_packs, shard_packs, trie_cost, why_not_shared
 from llm.models.fsdp import full_tensor, local_shard
 from llm.models.logprobs import CompletionLogprobs
 from llm.models.policy import trainable
@@ -216,10 +216,10 @@ class PolicyUpdater:
                 tokens = sum(rows[i].trained for members in by_rank for i in members)
                 yield pad(rows, by_rank[rank()], self.device), tokens
             return
-        # As much memory as `size` separate rows may take.
-        limit = size * max((len(rows[i].ids) for i in part), default=0)
+        # As much work, and thereby memory, as `size` separate rows may take.
+        limit = size * trie_cost(max((len(rows[i].ids) for i in part), default=0), self.width)
         packs = plan_packs(rows, part, self.width, limit)
-        for packs_of in shard_packs(packs, limit, world_size()):
+        for packs_of in shard_packs(packs, self.width, limit, world_size()):
             tokens = sum(rows[i].trained for each in packs_of for one in each for i in one.rows)
             mine = packs_of[rank()]
             if all(len(one.rows) == 1 for one in mine):  # dense masks would only cost time

@@ -70,7 +70,7 @@ def tree_masks(config: Any, depth: Tensor, end: Tensor, dtype: torch.dtype) -> A
     def mask(window: int | None) -> Tensor:
         seen = own
         if window is not None:
-            seen = own & (depth[:, :, None] - depth[:, None, :] < window)
+            seen = own & (depth[:, :, None] < depth[:, None, :] + window)
         seen = seen[:, None]
         if TAKES_BOOLEANS[text._attn_implementation]:
             return seen

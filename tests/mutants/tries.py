@@ -45,6 +45,18 @@ TRIES = (
     ),
     Mutant(
         "llm/learner/tries.py",
+        "a trie may have as many tokens as the separate rows, whatever its mask takes",
+        "if packs and cost <= limit and",
+        "if packs and after * trie_cost(len(ids), width) <= limit * len(ids) and",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "the probe compares tries with tries",
+        "logprobs(pad(rows, index, device))",
+        "logprobs(pack(rows, [Pack([i], len(texts[i])) for i in index], device))",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
         "wrong log-probs pass the probe",
         "if not difference < (1e-3 if exact else 0.1):",
         "if not difference < 100:",
@@ -59,8 +71,8 @@ TRIES = (
     Mutant(
         "llm/models/tree_attention.py",
         "windows count nodes",
-        "depth[:, :, None] - depth[:, None, :] < window",
-        "node[None, :, None] - node < window",
+        "depth[:, :, None] < depth[:, None, :] + window",
+        "node[None, :, None] < node + window",
         TESTS,
     ),
     Mutant(

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from llm.learner.rows import Row
-from llm.learner.tries import Pack, build_trie, pack, plan_packs, shard_packs, why_not_shared
+from llm.learner.tries import (
+    Pack,
+    build_trie,
+    pack,
+    plan_packs,
+    shard_packs,
+    trie_cost,
+    why_not_shared,
+)
 from llm.learner.updater import PolicyUpdater
 from llm.models.logprobs import CompletionLogprobs
 from llm.models.lora import LoraOptions
@@ -59,31 +67,45 @@ def test_build_trie__every_distinct_prefix_once(sequences: list[list[int]]) -> N
 
 @given(SEQUENCES, st.integers(1, 40), st.integers(1, 3))
 def test_packs__hold_each_row_once_and_keep_to_the_limit(
-    sequences: list[list[int]], limit: int, ranks: int
+    sequences: list[list[int]], tokens: int, ranks: int
 ) -> None:
+    limit = trie_cost(tokens, 8)
     rows = [row([9, *ids], 1) for ids in sequences]
     index = list(range(0, len(rows), 2))
     packs = plan_packs(rows, index, 8, limit)
     assert sorted(i for one in packs for i in one.rows) == index
     for one in packs:
         assert one.tokens == len(build_trie([rows[i].ids for i in one.rows]))
-        assert one.tokens <= limit or len(one.rows) == 1
-    rounds = shard_packs(packs, limit, ranks)
+        assert one.tokens <= tokens or len(one.rows) == 1
+    rounds = shard_packs(packs, 8, limit, ranks)
     assert all(len(each) == ranks for each in rounds)
     assert sorted(i for each in rounds for part in each for one in part for i in one.rows) == index
     for part in (part for each in rounds for part in each if len(part) > 1):
-        assert len(part) * max(one.tokens for one in part) <= limit
+        assert len(part) * max(trie_cost(one.tokens, 8) for one in part) <= limit
     loads = [sum(one.tokens for each in rounds for one in each[k]) for k in range(ranks)]
     assert max(loads) - min(loads) <= max(one.tokens for one in packs)
 
 
 def test_plan_packs__rows_with_nothing_in_common_stay_alone() -> None:
     rows = [row([k, *range(20)], 1) for k in range(50, 54)]
-    assert [one.rows for one in plan_packs(rows, range(4), 64, 10**6)] == [[0], [1], [2], [3]]
+    assert [one.rows for one in plan_packs(rows, range(4), 64, 10**9)] == [[0], [1], [2], [3]]
     # A long prefix is worth attention to siblings, a short one is not.
     for shared, all_join in ((1, False), (40, True)):
         tails = [row([*range(shared), *(30 + k for _ in range(20))], 1) for k in range(3)]
-        assert (len(plan_packs(tails, range(3), 256, 10**6)) == 1) == all_join
+        assert (len(plan_packs(tails, range(3), 256, 10**9)) == 1) == all_join
+
+
+def test_plan_packs__the_mask_of_a_large_trie_counts() -> None:
+    """A mask has N² entries: 32 rows' worth of tokens in one trie takes far more than 32 rows."""
+    size, length, width = 32, 300, 64
+    draws = np.random.default_rng(0).integers(0, 50, size=(200, 50)).tolist()
+    rows = [row([*range(250), *tail], 1) for tail in draws]
+    limit = size * trie_cost(length, width)
+    packs = plan_packs(rows, range(200), width, limit)
+    largest = max(one.tokens for one in packs)
+    assert largest**2 + 4 * 256 * largest <= size * (length**2 + 4 * 256 * length)
+    # It would be 9600 tokens, with a mask 32 times as large as those of 32 rows.
+    assert 3000 < largest < 3100
 
 
 def test_pack__a_padded_line_for_each_trie() -> None:
@@ -236,12 +258,17 @@ def test_why_not_shared__names_the_cause() -> None:
     other.config._attn_implementation = "flash_attention_2"
     assert "its attention, flash_attention_2, takes no masks" in reason(other)
 
+    # A window that the model does not use: the masks are wrong within a single row.
+    assert "differ by" in reason(model_of("Llama", sliding_window=4))
+
     # Tokens that see siblings, and a model that refuses the masks.
     blind = model_of("Qwen2")
 
     def causal(batch: Any) -> torch.Tensor:
-        last = torch.full_like(batch.tries.end, batch.tries.end.shape[1])
-        return _logprobs(blind, batch._replace(tries=batch.tries._replace(end=last)))
+        if tries := batch.tries:
+            last = torch.full_like(tries.end, tries.end.shape[1])
+            batch = batch._replace(tries=tries._replace(end=last))
+        return _logprobs(blind, batch)
 
     assert "differ by" in reason(blind, causal)
     assert blind.training is False
