@@ -1,7 +1,8 @@
 """Collection of groups: fresh rollouts, which failed ones are reset, and rollouts from there.
 
 The simulator is called once for all fresh episodes (or seed episodes) and once for all resets. The
-rule is called once for all seed episodes.
+rule is called once for all seed episodes. An adaptive plan has several rounds of resets, each with
+these two calls for all starts.
 """
 
 from __future__ import annotations
@@ -90,12 +91,14 @@ def collect(
     rule: ResetRule | None,
     rng: np.random.Generator,
 ) -> Collection:
-    """Roll out one batch of groups: `plan.rollouts` trained episodes per start.
+    """Roll out one batch of groups.
 
     Seed episodes are chosen among the failures of the fresh group. They stay in it, so that it
     remains an i.i.d. sample. Where there is no seed episode, or the rule accepts none of its steps,
     the reset is replaced by a *fallback*: a further fresh group of the same size. It is kept apart
     from the first one, whose outcome (say, all successes) caused the fallback.
+
+    An adaptive plan resets only starts whose last group failed as a whole, and has no fallbacks.
 
     Parameters
     ----------
@@ -118,33 +121,42 @@ def collect(
     cost_before = rule.cost if rule is not None else 0
     fresh_starts = [Prefix(start) for start in starts]
     groups: list[list[Group]] = [[] for _ in starts]
-    pools: list[list[Episode]] = [[] for _ in starts]
     if plan.fresh:
-        pools = simulator.rollout(fresh_starts, plan.fresh, first)
-        for number, episodes in enumerate(pools):
+        sampled = simulator.rollout(fresh_starts, plan.fresh, first)
+        for number, episodes in enumerate(sampled):
             groups[number].append(Group(number, fresh_starts[number], episodes))
             ledger.generated(episodes, trained=True)
     elif plan.resets:
-        pools = simulator.rollout(fresh_starts, plan.resets, seeding)
-        for episodes in pools:
+        sampled = simulator.rollout(fresh_starts, plan.resets, seeding)
+        for episodes in sampled:
             ledger.generated(episodes, trained=False)
     if plan.resets:
         if rule is None:
             raise ValueError(f"rule: {plan} has resets, so it needs a rule")
-        cuts = _choose(pools, plan, rule, choosing, ledger)
-        prefixes = [
-            fresh_starts[number] if cut is None else cut[0].prefix(cut[1])
-            for number, cuts_of_start in enumerate(cuts)
-            for cut in cuts_of_start
-        ]
-        rolled = iter(simulator.rollout(prefixes, plan.per_reset, second if plan.fresh else first))
-        shared = iter(prefixes)
-        for number, cuts_of_start in enumerate(cuts):
-            for cut in cuts_of_start:
+        pools = dict(enumerate(sampled))
+        for _ in range(plan.rounds):
+            if plan.retries:
+                pools = {n: pool for n, pool in pools.items() if all(e.failed for e in pool)}
+            cuts = _choose(list(pools.values()), plan, rule, choosing, ledger)
+            chosen = [
+                (number, cut)
+                for number, cuts_of_start in zip(pools, cuts, strict=True)
+                for cut in cuts_of_start
+                if cut is not None or not plan.retries
+            ]
+            if plan.retries and not chosen:
+                break
+            prefixes = [
+                fresh_starts[number] if cut is None else cut[0].prefix(cut[1])
+                for number, cut in chosen
+            ]
+            rolled = simulator.rollout(prefixes, plan.per_reset, second if plan.fresh else first)
+            pools = {}
+            for (number, cut), prefix, episodes in zip(chosen, prefixes, rolled, strict=True):
                 seed = None if cut is None else cut[0]
-                group = Group(number, next(shared), next(rolled), seed)
-                groups[number].append(group)
-                ledger.generated(group.episodes, trained=True)
+                groups[number].append(Group(number, prefix, episodes, seed))
+                pools[number] = episodes
+                ledger.generated(episodes, trained=True)
                 ledger.resets_accepted += cut is not None
                 ledger.fallbacks += cut is None
         ledger.localizer_cost += rule.cost - cost_before

@@ -38,11 +38,16 @@ class GroupPlan:
     choice : {"random", "deepest"}
         Choice of `resets` among more such episodes: at random (the paper), or those with the
         latest reset step. Late resets have short continuations, so they cost fewer tokens.
+    retries : int
+        0 for a fixed plan: every start has its reset groups. Above 0 the plan is *adaptive*: a
+        start has a reset group only if its whole fresh group failed, and another one, from the
+        episodes of the last, while that one fails too; at most `retries` of them.
 
     Raises
     ------
     ValueError
-        If a number is negative or nothing would be trained on.
+        If a number is negative, nothing would be trained on, or an adaptive plan has no fresh
+        group, several reset groups at a time, or resets of successes.
     """
 
     fresh: int
@@ -50,25 +55,42 @@ class GroupPlan:
     per_reset: int = 0
     seeds: Literal["failed", "any"] = "failed"
     choice: Literal["random", "deepest"] = "random"
+    retries: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("fresh", "resets", "per_reset"):
+        for name in ("fresh", "resets", "per_reset", "retries"):
             object.__setattr__(self, name, check_whole(name, getattr(self, name)))
         if (self.resets == 0) != (self.per_reset == 0):
             raise ValueError(
                 f"resets={self.resets} and per_reset={self.per_reset}: give both, or neither"
             )
-        if self.rollouts == 0:
+        if self.most_rollouts == 0:
             raise ValueError("fresh=0 and resets=0: nothing would be rolled out")
         if self.seeds not in ("failed", "any"):
             raise ValueError(f"seeds: {self.seeds!r} is neither 'failed' nor 'any'")
         if self.choice not in ("random", "deepest"):
             raise ValueError(f"choice: {self.choice!r} is neither 'random' nor 'deepest'")
+        if self.retries and not (self.fresh and self.resets == 1 and self.seeds == "failed"):
+            raise ValueError(
+                f"retries: {self.retries} makes the plan adaptive, which needs a fresh group, "
+                f"resets=1 and seeds='failed'; here are fresh={self.fresh}, resets={self.resets} "
+                f"and seeds={self.seeds!r}"
+            )
+
+    @property
+    def rounds(self) -> int:
+        """Number of times that resets are rolled out; at most, if the plan is adaptive."""
+        return self.retries or int(self.resets > 0)
 
     @property
     def rollouts(self) -> int:
-        """Number of trained episodes per start."""
-        return self.fresh + self.resets * self.per_reset
+        """Number of trained episodes per start; the fewest, if the plan is adaptive."""
+        return self.fresh + (0 if self.retries else self.resets * self.per_reset)
+
+    @property
+    def most_rollouts(self) -> int:
+        """Largest number of trained episodes per start."""
+        return self.fresh + self.rounds * self.resets * self.per_reset
 
 
 class World(NamedTuple):

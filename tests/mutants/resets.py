@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 MOMENTS = ("tests/cpi/tabular/test_exact_moments.py",)
+ADAPTIVE = ("tests/cpi/core/test_collect_adaptive.py",)
 RUN = ("tests/cpi/run/test_command.py",)
 
 RESETS = (
@@ -39,6 +40,34 @@ RESETS = (
         "used * (used - 1) * pairs / (total * (total - 1))",
         "used * (used - 1) * pairs / (total * total)",
         MOMENTS,
+    ),
+    Mutant(
+        "cpi/core/collect.py",
+        "an adaptive plan resets where one episode failed",
+        "pools = {n: pool for n, pool in pools.items() if all(e.failed for e in pool)}",
+        "pools = {n: pool for n, pool in pools.items() if any(e.failed for e in pool)}",
+        ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/core/collect.py",
+        "an adaptive plan has fallbacks",
+        "if cut is not None or not plan.retries\n",
+        "if True or not plan.retries\n",
+        ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/core/collect.py",
+        "later rounds reset the fresh group again",
+        "                pools[number] = episodes\n",
+        "                pools[number] = sampled[number]\n",
+        ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/core/plans.py",
+        "an adaptive plan has one round",
+        "return self.retries or int(self.resets > 0)",
+        "return int(self.resets > 0)",
+        ADAPTIVE,
     ),
     Mutant(
         "cpi/core/resets.py",

@@ -40,6 +40,13 @@ def test_group_plan__size_alone_without_resets() -> None:
     assert GroupPlan(3) == GroupPlan(3, 0, 0) and GroupPlan(3).rollouts == 3
 
 
+def test_group_plan__rollouts_of_an_adaptive_plan() -> None:
+    adaptive, fixed = GroupPlan(8, 1, 4, retries=3), GroupPlan(4, 2, 3)
+    assert (adaptive.rounds, adaptive.rollouts, adaptive.most_rollouts) == (3, 8, 20)
+    assert (fixed.rounds, fixed.rollouts, fixed.most_rollouts) == (1, 10, 10)
+    assert (GroupPlan(8).rounds, GroupPlan(8).most_rollouts) == (0, 8)
+
+
 def test_group_plan__numpy_integers_are_whole_numbers() -> None:
     plan = GroupPlan(np.int64(4), np.uint8(1), np.int32(4))  # type: ignore[arg-type]
     assert plan == GroupPlan(4, 1, 4) and type(plan.fresh) is int
@@ -60,6 +67,13 @@ def test_group_plan__default_is_random_failures() -> None:
         ({"fresh": 4, "resets": 1, "per_reset": -4}, r"per_reset: -4 is not"),
         ({"fresh": 4, "resets": 1}, r"resets=1 and per_reset=0: give both, or neither"),
         ({"fresh": 4, "per_reset": 4}, r"resets=0 and per_reset=4: give both, or neither"),
+        ({"fresh": 8, "resets": 1, "per_reset": 4, "retries": -1}, r"retries: -1 is not"),
+        ({"fresh": 0, "resets": 1, "per_reset": 4, "retries": 1}, r"retries: 1 .* are fresh=0"),
+        ({"fresh": 8, "resets": 2, "per_reset": 4, "retries": 1}, r"retries: 1 .* resets=2"),
+        (
+            {"fresh": 8, "resets": 1, "per_reset": 4, "retries": 2, "seeds": "any"},
+            r"retries: 2 .* seeds='any'",
+        ),
         ({"fresh": 0}, r"fresh=0 and resets=0: nothing would be rolled out"),
         ({"fresh": 4, "seeds": "all"}, r"seeds: 'all' is neither 'failed' nor 'any'"),
         ({"fresh": 4, "choice": "first"}, r"choice: 'first' is neither 'random' nor 'deepest'"),
