@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,10 +295,12 @@ def test_updater__sharing_changes_nothing(policy: Any, name: str, passes: int) -
     rows = rows_of(groups(), mask_truncated_completions=True)
     options = {"num_iterations": passes, "steps_per_generation": passes}
     moved, metrics = step(policy, rows, WITH_KL[name], share_prefixes=False, **options)
+    assert metrics.pop("update/computed_tokens") == metrics["update/tokens"]
     for size in (1, 3, 32):
         others, its = step(policy, rows, WITH_KL[name], size, **options)
         # Norms round the gradient of a shared token to float32 once, not for every row.
         assert_alike(others, moved, 1e-6 if passes == 1 else 1e-5)
+        assert its.pop("update/computed_tokens") <= metrics["update/tokens"]
         assert its == pytest.approx(metrics, rel=1e-6, abs=1e-8)
 
 
@@ -323,8 +326,13 @@ def test_updater__each_prefix_goes_through_the_model_once() -> None:
         update = updater(model, share_prefixes=share)
         assert update.why_not_shared == ("" if share else "it is off")
         seen.clear()
-        update(rows, np.random.default_rng(0))
+        metrics = update(rows, np.random.default_rng(0))
         assert seen == [shape]
+        assert metrics["update/computed_tokens"] == math.prod(shape)
+        assert metrics["update/tokens"] == 4 * 32
+        # Not those of rows that cannot move the policy.
+        still = [*rows, row(list(range(50)), 1, 0.0)]
+        assert update(still, np.random.default_rng(0))["update/tokens"] == 4 * 32
     hook.remove()
 
 
@@ -355,4 +363,7 @@ def test_updater__many_rows_of_one_prompt(policy: Any) -> None:
     moved, metrics = step(policy, rows, WITH_KL["grpo"], 1000, share_prefixes=False)
     others, its = step(policy, rows, WITH_KL["grpo"], 64)
     assert_alike(others, moved, 1e-6)
+    distinct = {tuple(each.ids[:k]) for each in rows for k in range(1, len(each.ids) + 1)}
+    assert its.pop("update/computed_tokens") == len(distinct)
+    assert metrics.pop("update/computed_tokens") == sum(len(each.ids) for each in rows)
     assert its == pytest.approx(metrics, rel=1e-6, abs=1e-8)
