@@ -280,6 +280,37 @@ def test_why_not_shared__names_the_cause() -> None:
     assert "(TypeError: no such mask)" in reason(blind, refuses)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_why_not_shared__rounding_in_bfloat16_passes_and_siblings_do_not(name: str) -> None:
+    """An untrained model's log-probs hardly depend on the tokens: here siblings move them least."""
+    model = model_of(name).to(torch.bfloat16)
+
+    def causal(batch: Any) -> torch.Tensor:
+        if tries := batch.tries:
+            last = torch.full_like(tries.end, tries.end.shape[1])
+            batch = batch._replace(tries=tries._replace(end=last))
+        return _logprobs(model, batch)
+
+    assert not why_not_shared(model, lambda batch: _logprobs(model, batch))
+    assert "differ by" in why_not_shared(model, causal)
+
+
+def test_why_not_shared__measures_the_rounding_of_separate_rows() -> None:
+    model = tiny_qwen2()
+
+    def noisy(tries: float, padded: float) -> str:
+        def logprobs(batch: Any) -> torch.Tensor:
+            noise = tries if batch.tries else padded if len(batch.members) > 1 else 0.0
+            return _logprobs(model, batch) + noise
+
+        return why_not_shared(model, logprobs)
+
+    assert not noisy(0.0, 0.0)
+    assert "differ by 0.01 " in noisy(0.01, 0.0)
+    assert not noisy(0.05, 0.012)  # 0.038 apart, at a rounding of 0.012
+    assert "differ by 0.05 " in noisy(0.062, 0.012)
+
+
 # --- updates ---
 
 
