@@ -35,7 +35,7 @@ from llm.learner.rows import (
     pad,
     shard_micro_batches,
 )
-from llm.learner.tries import pack, plan_packs, shard_packs, trie_cost, why_not_shared
+from llm.learner.tries import Pack, pack, plan_packs, shard_packs, trie_cost, why_not_shared
 from llm.models.fsdp import full_tensor, local_shard
 from llm.models.logprobs import CompletionLogprobs
 from llm.models.policy import trainable
@@ -137,7 +137,9 @@ class PolicyUpdater:
         Returns
         -------
         dict of float
-            TRL's metrics, averaged over the optimizer steps.
+            TRL's metrics, averaged over the optimizer steps. `update/tokens` counts the tokens of
+            all rows that can move the policy, prompts included. `update/computed_tokens` counts
+            those that go through the model: a prefix that rows share, only once.
 
         Raises
         ------
@@ -199,29 +201,34 @@ class PolicyUpdater:
         """Log-probs of each row's trained tokens before the first step."""
         old: dict[int, torch.Tensor] = {}
         with torch.no_grad():
-            for batch, _ in self._batches(rows, self._informative(rows, range(len(rows)))):
+            plan = self._plan(rows, self._informative(rows, range(len(rows))))
+            for batch, _ in self._batches(rows, plan):
                 lengths = [rows[i].trained for i in batch.members]
                 parts = self.logprobs(batch).cpu().split(lengths) if lengths else ()
                 old.update(zip(batch.members, parts, strict=True))
         # Later steps shard the rows differently.
         return {i: values for part in gather(old) for i, values in part.items()}
 
-    def _batches(
-        self, rows: Sequence[Row], part: Sequence[int]
-    ) -> Iterator[tuple[MicroBatch, int]]:
-        """Micro-batches of this rank, as many as on every rank, and their tokens on all ranks."""
+    def _plan(self, rows: Sequence[Row], part: Sequence[int]) -> list[list[list[Pack]]]:
+        """Packs of each micro-batch and rank; of single rows if prefixes are not shared."""
         size = self.options.per_device_train_batch_size
         if self.why_not_shared:
-            for by_rank in shard_micro_batches(rows, part, size, world_size()):
-                tokens = sum(rows[i].trained for members in by_rank for i in members)
-                yield pad(rows, by_rank[rank()], self.device), tokens
-            return
+            return [
+                [[Pack([i], len(rows[i].ids)) for i in members] for members in by_rank]
+                for by_rank in shard_micro_batches(rows, part, size, world_size())
+            ]
         # As much work, and thereby memory, as `size` separate rows may take.
         limit = size * trie_cost(max((len(rows[i].ids) for i in part), default=0), self.width)
         packs = plan_packs(rows, part, self.width, limit)
-        for packs_of in shard_packs(packs, self.width, limit, world_size()):
-            tokens = sum(rows[i].trained for each in packs_of for one in each for i in one.rows)
-            mine = packs_of[rank()]
+        return shard_packs(packs, self.width, limit, world_size())
+
+    def _batches(
+        self, rows: Sequence[Row], plan: list[list[list[Pack]]]
+    ) -> Iterator[tuple[MicroBatch, int]]:
+        """Micro-batches of this rank, as many as on every rank, and their tokens on all ranks."""
+        for by_rank in plan:
+            tokens = sum(rows[i].trained for packs in by_rank for one in packs for i in one.rows)
+            mine = by_rank[rank()]
             if all(len(one.rows) == 1 for one in mine):  # dense masks would only cost time
                 yield pad(rows, [one.rows[0] for one in mine], self.device), tokens
             else:
@@ -243,9 +250,10 @@ class PolicyUpdater:
         # Zero, not None: a step without any advantage is still a step of the optimizer.
         for parameter in trainable(self.policy).values():
             parameter.grad = torch.zeros_like(parameter)
-        loss, tokens = 0.0, []
+        loss, tokens, informative = 0.0, [], self._informative(rows, part)
         non_finite: _NonFinite | None = None
-        for batch, done in self._batches(rows, self._informative(rows, part)):
+        plan = self._plan(rows, informative)
+        for batch, done in self._batches(rows, plan):
             out = policy_loss(self._inputs(batch, old, weight, betas), self.loss)
             value = out.loss.item()
             if not math.isfinite(value):
@@ -272,7 +280,14 @@ class PolicyUpdater:
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        metrics |= {"grad_norm": float(norm), "learning_rate": learning_rate}
+        metrics |= {
+            "grad_norm": float(norm),
+            "learning_rate": learning_rate,
+            "update/tokens": sum(len(rows[i].ids) for i in informative),
+            "update/computed_tokens": sum(
+                one.tokens for by_rank in plan for packs in by_rank for one in packs
+            ),
+        }
         if all_tokens:
             joined = {name: torch.cat([t[name] for t in all_tokens]) for name in all_tokens[0]}
             metrics.update(loss_metrics(joined))

@@ -82,7 +82,8 @@ def main(rounds: int) -> dict[str, Any]:
             assert not updates["shared"].why_not_shared
             result: dict[str, Any] = {
                 name: {"step": [], "tokens": sum(
-                    batch.input_ids.numel() for batch, _ in update._batches(rows, range(len(rows)))
+                    batch.input_ids.numel()
+                    for batch, _ in update._batches(rows, update._plan(rows, range(len(rows))))
                 )}
                 for name, update in updates.items()
             }  # fmt: skip

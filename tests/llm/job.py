@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -126,6 +127,13 @@ def updated(folders: Mapping[bool, Path], case: Mapping[str, Any]) -> dict[str, 
         "tokens": sum(tokens),
         "logprobs": [before, logprobs()],
     }
+
+
+def refused_by_one(folders: Mapping[bool, Path]) -> str:
+    """Why prefixes are not shared if the probe fails on the second process alone."""
+    verdict = "made up" if rank() == 1 else ""
+    with mock.patch("llm.learner.tries._why_not_shared", return_value=verdict):
+        return updater(folders, {})[0].why_not_shared
 
 
 def samples(folders: Mapping[bool, Path]) -> dict[str, Any]:
@@ -256,6 +264,7 @@ def main(folder: str, tied: str, untied: str) -> None:
             "ranks": gather(rank()),
             "first": on_main_process(lambda: "first"),
             "updates": {name: updated(folders, case) for name, case in CASES.items()},
+            "refused by one": refused_by_one(folders),
             "samples": samples(folders),
             "errors": errors(folders),
             "verdicts": verifications(),

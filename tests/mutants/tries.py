@@ -58,8 +58,27 @@ TRIES = (
     Mutant(
         "llm/learner/tries.py",
         "wrong log-probs pass the probe",
-        "if not difference < (1e-3 if exact else 0.1):",
-        "if not difference < 100:",
+        "if not difference <= 4 * rounding + max(precision, 1e-4):",
+        "if not difference <= 100:",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "the probe allows for as much rounding in bfloat16 as an untrained model's siblings make",
+        "4 * rounding + max(precision, 1e-4)",
+        "4 * rounding + 12 * max(precision, 1e-4)",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "the probe guesses the rounding",
+        "4 * rounding + max(precision, 1e-4)",
+        "max(precision, 1e-4)",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "each rank heeds its own probe",
+        "reasons = gather(_why_not_shared(model, logprobs))",
+        "reasons = [_why_not_shared(model, logprobs)]",
+        ("tests/llm/distributed/test_processes.py",),
     ),
     Mutant(
         "llm/models/tree_attention.py",

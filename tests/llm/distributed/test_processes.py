@@ -47,6 +47,10 @@ def test_everybody_knows_everything(two: list[dict[str, Any]]) -> None:
     assert [sorted(answers["speaks"]) for answers in two] == [[False, True]] * 2
 
 
+def test_prefixes_are_shared_by_all_or_none(two: list[dict[str, Any]]) -> None:
+    assert [answers["refused by one"] for answers in two] == ["made up", "made up"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_learn_what_one_learns(
     case: str, two: list[dict[str, Any]], folders: dict[bool, Path]

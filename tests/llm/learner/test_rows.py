@@ -320,11 +320,9 @@ def test_updater__micro_batch_size_changes_nothing(policy: Any, name: str, passe
 class Padded(PolicyUpdater):
     """Has extra empty micro-batches, like a rank with fewer rows than others."""
 
-    def _batches(
-        self, rows: Sequence[Row], part: Sequence[int]
-    ) -> Iterator[tuple[MicroBatch, int]]:
+    def _batches(self, rows: Sequence[Row], plan: Any) -> Iterator[tuple[MicroBatch, int]]:
         yield pad(rows, [], CPU), 0
-        yield from super()._batches(rows, part)
+        yield from super()._batches(rows, plan)
         yield pad(rows, [], CPU), 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,37 @@ def test_why_not_shared__names_the_cause() -> None:
     assert "(TypeError: no such mask)" in reason(blind, refuses)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_why_not_shared__rounding_in_bfloat16_passes_and_siblings_do_not(name: str) -> None:
+    """An untrained model's log-probs hardly depend on the tokens: here siblings move them least."""
+    model = model_of(name).to(torch.bfloat16)
+
+    def causal(batch: Any) -> torch.Tensor:
+        if tries := batch.tries:
+            last = torch.full_like(tries.end, tries.end.shape[1])
+            batch = batch._replace(tries=tries._replace(end=last))
+        return _logprobs(model, batch)
+
+    assert not why_not_shared(model, lambda batch: _logprobs(model, batch))
+    assert "differ by" in why_not_shared(model, causal)
+
+
+def test_why_not_shared__measures_the_rounding_of_separate_rows() -> None:
+    model = tiny_qwen2()
+
+    def noisy(tries: float, padded: float) -> str:
+        def logprobs(batch: Any) -> torch.Tensor:
+            noise = tries if batch.tries else padded if len(batch.members) > 1 else 0.0
+            return _logprobs(model, batch) + noise
+
+        return why_not_shared(model, logprobs)
+
+    assert not noisy(0.0, 0.0)
+    assert "differ by 0.01 " in noisy(0.01, 0.0)
+    assert not noisy(0.05, 0.012)  # 0.038 apart, at a rounding of 0.012
+    assert "differ by 0.05 " in noisy(0.062, 0.012)
+
+
 # --- updates ---
 
 
@@ -294,10 +326,12 @@ def test_updater__sharing_changes_nothing(policy: Any, name: str, passes: int) -
     rows = rows_of(groups(), mask_truncated_completions=True)
     options = {"num_iterations": passes, "steps_per_generation": passes}
     moved, metrics = step(policy, rows, WITH_KL[name], share_prefixes=False, **options)
+    assert metrics.pop("update/computed_tokens") == metrics["update/tokens"]
     for size in (1, 3, 32):
         others, its = step(policy, rows, WITH_KL[name], size, **options)
         # Norms round the gradient of a shared token to float32 once, not for every row.
         assert_alike(others, moved, 1e-6 if passes == 1 else 1e-5)
+        assert its.pop("update/computed_tokens") <= metrics["update/tokens"]
         assert its == pytest.approx(metrics, rel=1e-6, abs=1e-8)
 
 
@@ -323,8 +357,13 @@ def test_updater__each_prefix_goes_through_the_model_once() -> None:
         update = updater(model, share_prefixes=share)
         assert update.why_not_shared == ("" if share else "it is off")
         seen.clear()
-        update(rows, np.random.default_rng(0))
+        metrics = update(rows, np.random.default_rng(0))
         assert seen == [shape]
+        assert metrics["update/computed_tokens"] == math.prod(shape)
+        assert metrics["update/tokens"] == 4 * 32
+        # Not those of rows that cannot move the policy.
+        still = [*rows, row(list(range(50)), 1, 0.0)]
+        assert update(still, np.random.default_rng(0))["update/tokens"] == 4 * 32
     hook.remove()
 
 
@@ -355,4 +394,7 @@ def test_updater__many_rows_of_one_prompt(policy: Any) -> None:
     moved, metrics = step(policy, rows, WITH_KL["grpo"], 1000, share_prefixes=False)
     others, its = step(policy, rows, WITH_KL["grpo"], 64)
     assert_alike(others, moved, 1e-6)
+    distinct = {tuple(each.ids[:k]) for each in rows for k in range(1, len(each.ids) + 1)}
+    assert its.pop("update/computed_tokens") == len(distinct)
+    assert metrics.pop("update/computed_tokens") == sum(len(each.ids) for each in rows)
     assert its == pytest.approx(metrics, rel=1e-6, abs=1e-8)

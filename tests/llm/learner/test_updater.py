@@ -148,7 +148,10 @@ def test_updater__step_without_advantages_counts_as_step(policy: Any) -> None:
     update = updater(policy)
     before = snapshot(policy)
     metrics = update(still, rng())
-    assert metrics == {"loss": 0.0, "grad_norm": 0.0, "learning_rate": 1e-3}
+    assert metrics == {
+        "loss": 0.0, "grad_norm": 0.0, "learning_rate": 1e-3,
+        "update/tokens": 0, "update/computed_tokens": 0,
+    }  # fmt: skip
     assert moved(before, policy) == set()
     assert update.scheduler.get_last_lr() == [5e-4]
     assert {int(s["step"]) for s in update.optimizer.state.values()} == {1}

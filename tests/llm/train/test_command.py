@@ -13,7 +13,7 @@ NAMES = {
     "reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "entropy", "loss",
     "completions/clipped_ratio", "grad_norm", "learning_rate", "num_tokens", "ledger/steps",
     "sampling/sampling_logp_difference/max",
-    "sampling/importance_sampling_ratio/mean",
+    "sampling/importance_sampling_ratio/mean", "update/tokens", "update/computed_tokens",
 }  # fmt: skip
 
 RUNS = {
@@ -49,6 +49,7 @@ def check(output: Path, name: str) -> None:
     assert {"eval/pass@1", "eval/pass@4"} <= lines[2].keys() & lines[3].keys()
     for line in lines[1:]:
         assert line.keys() >= NAMES, NAMES - line.keys()
+        assert line["update/computed_tokens"] <= line["update/tokens"]
         assert ("cispo_clip_ratio" in line) == (name == "cispo")
         assert ("clip_ratio/region_mean" in line) == (name != "cispo")
         assert line["sampling/sampling_logp_difference/max"] < 1e-4 or "two" in name
