@@ -98,7 +98,8 @@ class TrainConfig:
     algorithm_args : dict
         Arguments of your own algorithm, as in --algorithm_args.depth 3.
     localizer : str
-        How srpo finds the reset step: prompted, surprisal, random, checker, or module:function.
+        How srpo finds the reset step: prompted, step_logprob, surprisal, surprisal_mean,
+        surprisal_drop, first, random, checker, or module:function.
     task : str
         "chain"; a data set such as gsm8k or numina_olympiads (see llm/tasks/data); a YAML file
         that declares your own data set; or module:Class of an `llm.tasks.Task`.

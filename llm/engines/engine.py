@@ -142,6 +142,24 @@ class Engine(Protocol):
         """
         ...
 
+    def logprobs(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float64]]:
+        """Log-probs of the tokens of given continuations, at temperature 1; nothing is sampled.
+
+        Parameters
+        ----------
+        prompts : sequence of token ids
+        continuations : sequence of token ids
+            One per prompt; may be empty.
+
+        Raises
+        ------
+        ValueError, EngineError
+            As `generate`; prompt and continuation leave room for one more token.
+        """
+        ...
+
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """Replace the weights, and drop caches computed with the old ones.
 
@@ -204,6 +222,27 @@ def check_requests(
                 f"prompts: number {number} has a token outside the model's vocabulary, "
                 f"0 … {vocab_size - 1}: {lowest if lowest < 0 else highest}"
             )
+
+
+def check_texts(
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    max_model_len: int,
+    vocab_size: int,
+) -> list[list[int]]:
+    """Check prompts with given continuations; returns the complete texts.
+
+    Raises
+    ------
+    ValueError
+        As `check_requests`, for requests of one more token.
+    """
+    if len(prompts) != len(continuations):
+        raise ValueError(f"continuations: {len(continuations)} for {len(prompts)} prompts")
+    check_requests(prompts, [SamplingParams(1)] * len(prompts), max_model_len, vocab_size)
+    texts = [[*map(int, p), *map(int, c)] for p, c in zip(prompts, continuations, strict=True)]
+    check_requests(texts, [SamplingParams(1)] * len(texts), max_model_len, vocab_size)
+    return texts
 
 
 def check_state(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llm.engines.engine import Completion, EngineStats, SamplingParams
 from llm.engines.transformers import TransformersEngine
@@ -39,13 +43,23 @@ class LiveEngine(TransformersEngine):
     def generate(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; runs the model in evaluation mode.
+        """See `Engine.generate`; runs the model in evaluation mode."""
+        with self._evaluation_mode():
+            return super().generate(prompts, params)
 
-        This disables dropout, and gradient checkpointing, which would disable the KV cache.
-        """
+    def logprobs(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float64]]:
+        """See `Engine.logprobs`; runs the model in evaluation mode."""
+        with self._evaluation_mode():
+            return super().logprobs(prompts, continuations)
+
+    @contextmanager
+    def _evaluation_mode(self) -> Iterator[None]:
+        """Disable dropout, and gradient checkpointing, which would disable the KV cache."""
         training = self._model.training
         self._model.eval()
         try:
-            return super().generate(prompts, params)
+            yield
         finally:
             self._model.train(training)

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llm.distributed.processes import gather, on_every_process, scatter_gather
 from llm.engines.engine import Completion, Engine, EngineStats, SamplingParams
@@ -51,11 +52,32 @@ class ShardedEngine:
         completions = scatter_gather(
             list(zip(prompts, params, strict=True)), work, _content(prompts, params)
         )
+        self._add_up()
+        return completions
+
+    def logprobs(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float64]]:
+        """See `Engine.logprobs`; an error of one rank's engine is raised on all ranks."""
+        if len(prompts) != len(continuations):
+            raise ValueError(f"continuations: {len(continuations)} for {len(prompts)} prompts")
+
+        def work(
+            requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        ) -> list[NDArray[np.float64]]:
+            return self.engine.logprobs([p for p, _ in requests], [c for _, c in requests])
+
+        content = (np.asarray(ids, dtype=np.int64).tobytes() for ids in [*prompts, *continuations])
+        scores = scatter_gather(list(zip(prompts, continuations, strict=True)), work, content)
+        self._add_up()
+        return scores
+
+    def _add_up(self) -> None:
+        """Sum the statistics of all ranks."""
         stats = gather(self.engine.stats)
         self.stats = EngineStats(
             **{f.name: sum(getattr(each, f.name) for each in stats) for f in fields(self.stats)}
         )
-        return completions
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """See `Engine.sync_weights`: each rank passes the full weights to its engine."""

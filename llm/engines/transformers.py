@@ -14,7 +14,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from llm.engines.engine import (
     SamplingParams,
     check_requests,
     check_state,
+    check_texts,
 )
 from llm.models.architecture import (
     check_cache,
@@ -38,6 +39,9 @@ from llm.models.logprobs import nucleus_floor
 
 #: Completed rows are removed once they are this share of the batch, as removal copies the cache.
 DROP_SHARE = 0.1
+
+#: Bytes of the float32 logits of a batch of given continuations.
+LOGIT_BYTES = 256 * 2**20
 
 
 class TransformersEngine:
@@ -105,6 +109,22 @@ class TransformersEngine:
         self.stats.seconds += time.perf_counter() - began
         return completions
 
+    @torch.inference_mode()
+    def logprobs(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float64]]:
+        """See `Engine.logprobs`; each distinct prompt of a batch is computed once."""
+        self._check_open()
+        texts = check_texts(prompts, continuations, self.max_model_len, self._vocab_size)
+        began = time.perf_counter()
+        results = [np.zeros(0) for _ in prompts]
+        for rows in self._logprob_batches(prompts, continuations):
+            self.stats.prompt_tokens += sum(len(texts[i]) for i in rows)
+            for i, scores in zip(rows, self._logprobs(prompts, continuations, rows), strict=True):
+                results[i] = scores
+        self.stats.seconds += time.perf_counter() - began
+        return results
+
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """See `Engine.sync_weights`; there is no cache between calls to drop."""
         self._check_open()
@@ -147,34 +167,65 @@ class TransformersEngine:
         if batch:
             yield batch
 
-    def _sample(
+    def _logprob_batches(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[list[int]]:
+        """Batches of non-empty continuations whose float32 logits fit `LOGIT_BYTES`, or of one."""
+        tokens = LOGIT_BYTES // (4 * self._vocab_size)
+        order = [i for i in range(len(prompts)) if len(continuations[i])]
+        order.sort(key=lambda i: (len(prompts[i]), tuple(prompts[i]), len(continuations[i])))
+        batch: list[int] = []
+        for i in order:
+            longest = max(len(continuations[j]) for j in [*batch, i])
+            size = len(batch) + 1
+            if batch and (size > self.max_num_seqs or size * longest > tokens):
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _logprobs(
         self,
         prompts: Sequence[Sequence[int]],
-        params: Sequence[SamplingParams],
-        rows: Sequence[tuple[int, int]],
-    ) -> list[Completion]:
-        """Sample one completion per row, each a pair (request, sample)."""
-        device = self._model.device
+        continuations: Sequence[Sequence[int]],
+        rows: Sequence[int],
+    ) -> list[NDArray[np.float64]]:
+        """Log-probs of the continuations of some requests, in one batch."""
+        context = self._read_prompts([prompts[i] for i in rows])
+        lengths = [len(continuations[i]) for i in rows]
+        ids = torch.zeros((len(rows), max(lengths)), dtype=torch.long)
+        for row, i in enumerate(rows):
+            ids[row, : lengths[row]] = torch.tensor(list(continuations[i]))
+        ids = ids.to(self._model.device)
+        logits = context.logits[:, None]
+        if max(lengths) > 1:
+            # Padding follows the tokens, which causal attention keeps from seeing it.
+            steps = torch.arange(1, max(lengths), device=ids.device)
+            output = self._model(
+                input_ids=ids[:, :-1],
+                attention_mask=torch.cat([context.mask, torch.ones_like(ids[:, :-1])], dim=1),
+                past_key_values=context.cache,
+                use_cache=True,
+                **position_ids(self._model, context.position[:, None] + steps),
+            )
+            logits = torch.cat([logits, output.logits], dim=1)
+        table = logits.float().log_softmax(-1).gather(-1, ids[:, :, None])[:, :, 0]
+        scores = table.double().cpu().numpy()
+        return [scores[row, :length] for row, length in enumerate(lengths)]
+
+    def _read_prompts(self, prompts: Sequence[Sequence[int]]) -> _Context:
+        """Compute each distinct prompt once, and select the results for all rows."""
         distinct: dict[tuple[int, ...], int] = {}
-        source = [distinct.setdefault(tuple(prompts[i]), len(distinct)) for i, _ in rows]
-        self.stats.cached_tokens += sum(len(prompts[i]) for i, _ in rows) - sum(map(len, distinct))
-
-        chosen = [params[i] for i, _ in rows]
-        limits = np.array([p.max_tokens for p in chosen])
-        uniforms = np.zeros((len(rows), limits.max()))
-        for row, (_, j) in enumerate(rows):
-            if chosen[row].temperature > 0:
-                bits = np.random.Philox(key=np.array([chosen[row].seed, j], dtype=np.uint64))
-                uniforms[row, : limits[row]] = np.random.Generator(bits).random(limits[row])
-        draw = _Sampler(chosen, device)
-        stops = _StopTable(chosen)
-
+        source = [distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts]
+        self.stats.cached_tokens += sum(map(len, prompts)) - sum(map(len, distinct))
         longest = max(map(len, distinct))
         ids = torch.zeros((len(distinct), longest), dtype=torch.long)
         mask = torch.zeros((len(distinct), longest), dtype=torch.long)
         for prompt, place in distinct.items():
             ids[place, longest - len(prompt) :] = torch.tensor(prompt)
             mask[place, longest - len(prompt) :] = 1
+        device = self._model.device
         ids, mask = ids.to(device), mask.to(device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         output = self._model(
@@ -192,8 +243,27 @@ class TransformersEngine:
                 "can use; use a causal language model that does, or --engine vllm"
             )
         cache.batch_select_indices(index)
-        logits, mask, position = output.logits[index, -1], mask[index], positions[index, -1]
+        return _Context(output.logits[index, -1], mask[index], positions[index, -1], cache)
 
+    def _sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[SamplingParams],
+        rows: Sequence[tuple[int, int]],
+    ) -> list[Completion]:
+        """Sample one completion per row, each a pair (request, sample)."""
+        device = self._model.device
+        chosen = [params[i] for i, _ in rows]
+        limits = np.array([p.max_tokens for p in chosen])
+        uniforms = np.zeros((len(rows), limits.max()))
+        for row, (_, j) in enumerate(rows):
+            if chosen[row].temperature > 0:
+                bits = np.random.Philox(key=np.array([chosen[row].seed, j], dtype=np.uint64))
+                uniforms[row, : limits[row]] = np.random.Generator(bits).random(limits[row])
+        draw = _Sampler(chosen, device)
+        stops = _StopTable(chosen)
+
+        logits, mask, position, cache = self._read_prompts([prompts[i] for i, _ in rows])
         tokens = np.zeros((len(rows), limits.max()), dtype=np.int64)
         logprobs = np.zeros((len(rows), limits.max()))
         lengths = np.zeros(len(rows), dtype=np.int64)
@@ -233,6 +303,26 @@ class TransformersEngine:
             Completion(tokens[r, :n], logprobs[r, :n], "stop" if stopped[r] else "length")
             for r, n in enumerate(lengths)
         ]
+
+
+class _Context(NamedTuple):
+    """Rows of prompts that the model has read.
+
+    Attributes
+    ----------
+    logits : Tensor (B, V)
+        Of the next token.
+    mask : Tensor (B, T)
+        1 for each token, 0 for padding.
+    position : Tensor (B,)
+        Position of the last token.
+    cache : Transformers cache
+    """
+
+    logits: torch.Tensor
+    mask: torch.Tensor
+    position: torch.Tensor
+    cache: Any
 
 
 class _Sampler:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llm.distributed.processes import world_size
 from llm.engines.engine import (
@@ -30,6 +31,7 @@ from llm.engines.engine import (
     SamplingParams,
     check_requests,
     check_state,
+    check_texts,
 )
 from llm.engines.vllm_process import (
     OutputLog,
@@ -191,23 +193,49 @@ class VLLMEngine:
             for j in range(p.n):
                 requests.append({"prompt_token_ids": ids})
                 sampling.append(_sampling_params(p, j, stops))
-        try:
-            with self._isolated():
-                outputs = llm.generate(
-                    requests,
-                    sampling,
-                    use_tqdm=False,
-                    lora_request=getattr(self._send, "request", None),
-                )
-        except BaseException as error:
-            self._abort_requests(error)
-
-        samples = iter(outputs)
+        samples = iter(self._run(llm, requests, sampling))
         completions = []
         for p in params:
             completions.append([self._completion(next(samples), p) for _ in range(p.n)])
         self.stats.seconds += time.perf_counter() - began
         return completions
+
+    def logprobs(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float64]]:
+        """See `Engine.logprobs`; vLLM reads no cached prefix then, and samples one unused token."""
+        from vllm import SamplingParams as VLLMParams
+
+        llm = self._awake()
+        texts = check_texts(prompts, continuations, self.max_model_len, self._vocab_size)
+        began = time.perf_counter()
+        params = VLLMParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+        )
+        requests = [{"prompt_token_ids": text} for text in texts]
+        results = []
+        for output, prompt in zip(
+            self._run(llm, requests, [params] * len(texts)), prompts, strict=True
+        ):
+            self.stats.prompt_tokens += len(output.prompt_token_ids)
+            # There is one log-prob per token but the first.
+            scores = output.prompt_logprobs.logprobs[len(prompt) - 1 :]
+            results.append(np.array(scores, dtype=np.float64))
+        self.stats.seconds += time.perf_counter() - began
+        return results
+
+    def _run(self, llm: Any, requests: list[dict[str, list[int]]], params: list[Any]) -> Any:
+        """Outputs of vLLM for some requests."""
+        try:
+            with self._isolated():
+                return llm.generate(
+                    requests,
+                    params,
+                    use_tqdm=False,
+                    lora_request=getattr(self._send, "request", None),
+                )
+        except BaseException as error:
+            self._abort_requests(error)
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """See `Engine.sync_weights`; takes the adapters alone if started with `adapters`."""

@@ -101,7 +101,7 @@ def localize_by_prompt(localizer: PromptedLocalizer) -> GroupLocalizer:
         replies = iter(localizer.ask(episodes, [seed for group in seeds for seed in group]))
         return [
             [
-                Localization(reply.weights(episode.length), reply.step is not None, reply.tokens)
+                Localization(reply.weights(episode.length), bool(reply.winners), reply.tokens)
                 for episode, reply in zip(group, replies, strict=False)
             ]
             for group in groups

@@ -62,7 +62,9 @@ def _plan_and_rule(config: TrainConfig, completion: int, request: int, share: fl
     if uses_prompted_localizer(config):
         requests = fresh.samples if plan.choice == "deepest" else plan.resets
         reply = int(share * config.localization.max_tokens)
-        calls.append(Call("localization", requests, 1, completion + request, reply))
+        calls.append(
+            Call("localization", requests, config.localization.votes, completion + request, reply)
+        )
     if plan.resets:
         calls.append(reset)
         rows.append(reset.rows)

@@ -3,8 +3,11 @@ r"""Localizers: weights on the thoughts of a failed solution, by where its error
 Localizers do not see rewards.
 
 - `prompted`: the model names its first error, in one more generation (the paper's SRPO).
-- `surprisal`: the least likely thought under the policy itself; costs no token.
+- `step_logprob`: the probability of each step's number as the reply; generates no token.
+- `surprisal`: the least likely thought under the policy itself; costs no token. `surprisal_mean`
+  compares log-probs per token, `surprisal_drop` the change from the preceding thought.
 - `random`: equal weights.
+- `first`: the first thought, so that a reset is a fresh rollout.
 - `checker`: the first wrong thought by the task's step checker, an oracle.
 - `module:function`: a user's function from episodes to one array of weights each.
 """
@@ -22,6 +25,7 @@ from envs.tabular import FloatArray
 from llm.common.plugins import import_object, plugin_errors
 from llm.resets.oracles import checker_rule
 from llm.resets.prompted import PromptedLocalizer
+from llm.resets.step_logprob import StepLogprobLocalizer
 from llm.tasks.task import Task
 
 
@@ -31,6 +35,34 @@ def surprisal(episodes: Sequence[Episode]) -> list[FloatArray]:
         np.eye(1, e.length, int(np.argmin([thought.logprobs.sum() for thought in e.steps])))[0]
         for e in episodes
     ]
+
+
+def surprisal_mean(episodes: Sequence[Episode]) -> list[FloatArray]:
+    """Weight 1 on the thought with the lowest mean log-prob of a token."""
+    return [np.eye(1, e.length, int(np.argmin(_mean_logprobs(e))))[0] for e in episodes]
+
+
+def surprisal_drop(episodes: Sequence[Episode]) -> list[FloatArray]:
+    """Weight 1 on the thought whose mean log-prob falls most from that of the one before.
+
+    The first thought has none before it, so it is chosen only if it is the only one.
+    """
+    weights = []
+    for episode in episodes:
+        changes = np.diff(_mean_logprobs(episode))
+        at = int(np.argmin(changes)) + 1 if len(changes) else 0
+        weights.append(np.eye(1, episode.length, at)[0])
+    return weights
+
+
+def _mean_logprobs(episode: Episode) -> FloatArray:
+    """Mean log-prob of the tokens of each thought, shape (n,)."""
+    return np.array([thought.logprobs.mean() for thought in episode.steps])
+
+
+def first(episodes: Sequence[Episode]) -> list[FloatArray]:
+    """Weight 1 on the first thought."""
+    return [np.eye(1, episode.length)[0] for episode in episodes]
 
 
 def random(episodes: Sequence[Episode]) -> list[FloatArray]:
@@ -74,11 +106,16 @@ def _checker(task: Task, prompted: PromptedLocalizer | None) -> Localizer:
     return rule.weights
 
 
-def _prompted(task: Task, prompted: PromptedLocalizer | None) -> Localizer:
+def _prompted(task: Task, prompted: PromptedLocalizer | None) -> PromptedLocalizer:
     """The run's prompted localizer."""
     if prompted is None:
         raise ValueError("localizer: prompted needs an engine, and here is none")
     return prompted
+
+
+def _step_logprob(task: Task, prompted: PromptedLocalizer | None) -> Localizer:
+    """Probabilities of the steps' numbers as replies to the prompted localizer's request."""
+    return StepLogprobLocalizer(_prompted(task, prompted))
 
 
 class Entry(NamedTuple):
@@ -90,18 +127,25 @@ class Entry(NamedTuple):
         From the task and the run's prompted localizer to the localizer.
     prompts : bool
         Whether it is the prompted localizer, which generates tokens.
+    requests : bool
+        Whether it sends the model the prompted localizer's request.
     needs_checker : bool
         Whether the task must have a step checker.
     """
 
     make: Callable[[Task, PromptedLocalizer | None], Localizer]
     prompts: bool = False
+    requests: bool = False
     needs_checker: bool = False
 
 
 LOCALIZERS: dict[str, Entry] = {
-    "prompted": Entry(_prompted, prompts=True),
+    "prompted": Entry(_prompted, prompts=True, requests=True),
+    "step_logprob": Entry(_step_logprob, requests=True),
     "surprisal": Entry(lambda task, prompted: surprisal),
+    "surprisal_mean": Entry(lambda task, prompted: surprisal_mean),
+    "surprisal_drop": Entry(lambda task, prompted: surprisal_drop),
+    "first": Entry(lambda task, prompted: first),
     "random": Entry(lambda task, prompted: random),
     "checker": Entry(_checker, needs_checker=True),
 }
@@ -110,6 +154,11 @@ LOCALIZERS: dict[str, Entry] = {
 def prompts(name: str) -> bool:
     """Whether the localizer of this name asks the model, in one more generation."""
     return name in LOCALIZERS and LOCALIZERS[name].prompts
+
+
+def requests(name: str) -> bool:
+    """Whether the localizer of this name sends the model the prompted localizer's request."""
+    return name in LOCALIZERS and LOCALIZERS[name].requests
 
 
 def check_name(name: str) -> None:
@@ -154,5 +203,5 @@ def check_localizer(name: str, task: Task) -> None:
     ValueError
         As `make_localizer`.
     """
-    if not prompts(name):
+    if not requests(name):
         make_localizer(name, task, None)

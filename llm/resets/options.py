@@ -19,16 +19,20 @@ class LocalizationOptions:
         Low values give the model's best guess; 0 is greedy.
     max_tokens : int
         Maximum number of tokens of a reply.
+    votes : int
+        Replies per solution; the step that most of them name is chosen.
     """
 
     temperature: float = TEMPERATURE
     max_tokens: int = 1024
+    votes: int = 1
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
             raise ValueError(f"localization.temperature: {self.temperature} is not ≥ 0")
-        if self.max_tokens < 1:
-            raise ValueError(f"localization.max_tokens: {self.max_tokens} is not ≥ 1")
+        for name in ("max_tokens", "votes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"localization.{name}: {getattr(self, name)} is not ≥ 1")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,21 @@ one in which its consequences show. Do not solve the problem again. Examine the 
 then end your reply with the number of that one step, from 1 to {n}, as \\boxed{{N}}."""
 
 
+#: The request for solutions that may be right.
+REQUEST_OR_NONE = """\
+Below are a problem and a solution attempt, divided into numbered steps.
+
+Problem:
+{problem}
+
+Attempt:
+{steps}
+
+Find the earliest step that is itself wrong, not a later one in which its consequences show. Do \
+not solve the problem again. Examine the steps in order, then end your reply with the number of \
+that one step, from 1 to {n}, as \\boxed{{N}}, or with \\boxed{{0}} if no step is wrong."""
+
+
 #: Start of the box with the number of the step.
 _BOX = re.compile(r"\\boxed\s*\{")
 _MARKS = r"(?:\\(?:text(?:bf|it)?|math(?:rm|bf))|[\s{}$*_#~:()\\])*+"
@@ -41,19 +57,22 @@ _NUMBER = re.compile(rf"(?i){_MARKS}(?:step{_MARKS}(?:no\.|number)?)?{_MARKS}(\d
 _MENTION = re.compile(rf"(?i)\bstep{_MARKS}(?:no\.|number\b)?{_MARKS}(\d+)")
 
 
-def request(example: Example, thoughts: Sequence[str]) -> list[dict[str, str]]:
+def request(
+    example: Example, thoughts: Sequence[str], may_be_right: bool = False
+) -> list[dict[str, str]]:
     """Chat request with the problem and the numbered steps, and without the right answer."""
     if example.problem or isinstance(example.prompt, str):
         problem = (example.problem or str(example.prompt)).strip()
     else:
         problem = "\n\n".join(message["content"].strip() for message in example.prompt)
     steps = "\n".join(f"Step {k}: {thought.strip()}" for k, thought in enumerate(thoughts, 1))
-    content = REQUEST.format(problem=problem, steps=steps, n=len(thoughts))
+    template = REQUEST_OR_NONE if may_be_right else REQUEST
+    content = template.format(problem=problem, steps=steps, n=len(thoughts))
     return [{"role": "user", "content": content}]
 
 
-def parse(reply: str, n: int) -> int | None:
-    r"""The step that a reply names, 1 … n, or None.
+def parse(reply: str, n: int, lowest: int = 1) -> int | None:
+    r"""The step that a reply names, `lowest` … n, or None.
 
     The last balanced `\boxed{…}` counts if it holds one number, perhaps after "step" and in marks
     such as `\text{Step 3}` or `$3$`. Otherwise the last "step N" counts, in the box or else in
@@ -64,19 +83,35 @@ def parse(reply: str, n: int) -> int | None:
     mentions = [number] if number else [*_MENTION.finditer(reply), *_MENTION.finditer(box)]
     named = mentions[-1][1] if mentions else ""
     # `int` refuses very long numbers, which a model that repeats itself may write.
-    step = int(named) if 0 < len(named) < 10 else 0
-    return step if 1 <= step <= n else None
+    step = int(named) if 0 < len(named) < 10 else -1
+    return step if lowest <= step <= n else None
 
 
 class Reply(NamedTuple):
-    """A reply of the localizer: the step that it names, 1 … n or None, and its tokens."""
+    """The replies about one solution.
 
-    step: int | None
+    Attributes
+    ----------
+    votes : tuple of int or None
+        The step that each reply names, from 1; 0 if it names none as wrong; None if it has no
+        usable number.
+    tokens : int
+        Tokens of all replies.
+    """
+
+    votes: tuple[int | None, ...]
     tokens: int
 
+    @property
+    def winners(self) -> list[int]:
+        """The steps with the most votes; empty if no reply has a usable number."""
+        counts = Counter(vote for vote in self.votes if vote is not None)
+        return sorted(step for step, count in counts.items() if count == max(counts.values()))
+
     def weights(self, n: int) -> FloatArray:
-        """Weights of n steps: 1 on the named step, or on every step if there is none."""
-        return np.ones(n) if self.step is None else np.eye(1, n, self.step - 1)[0]
+        """Weights of n steps: 1 on each winner, or on every step if there is none."""
+        named = [step for step in self.winners if step]
+        return np.isin(np.arange(1, n + 1), named).astype(float) if named else np.ones(n)
 
 
 class PromptedLocalizer:
@@ -92,12 +127,17 @@ class PromptedLocalizer:
     rng : numpy Generator
         Draws the seeds of the replies.
     options : LocalizationOptions, optional
-        Temperature and length of a reply.
+        Temperature, length and number of replies.
+    may_be_right : bool
+        Whether the request allows the reply that no step is wrong, and does not say that the
+        answer is wrong.
 
     Attributes
     ----------
     cost : int
         Tokens generated.
+    lowest : int
+        Smallest number that a reply may give: 1, or 0 if solutions may be right.
     asked, failed : int
         Number of episodes, and of those without a usable step number.
     """
@@ -107,6 +147,7 @@ class PromptedLocalizer:
         simulator: ThoughtSimulator,
         rng: np.random.Generator,
         options: LocalizationOptions | None = None,
+        may_be_right: bool = False,
     ) -> None:
         self.engine, self.tokenizer, self.task = (
             simulator.engine,
@@ -115,6 +156,7 @@ class PromptedLocalizer:
         )
         self.rng, self.options = rng, options or LocalizationOptions()
         self.stop_token_ids = simulator.stop_token_ids
+        self.lowest = 0 if may_be_right else 1
         self.cost = self.asked = self.failed = 0
 
     def __call__(self, episodes: Sequence[Episode]) -> list[FloatArray]:
@@ -123,9 +165,9 @@ class PromptedLocalizer:
         return [reply.weights(e.length) for reply, e in zip(replies, episodes, strict=True)]
 
     def ask(self, episodes: Sequence[Episode], seeds: ArrayLike) -> list[Reply]:
-        """Prompt the model about all episodes in one batch; each reply has its own seed."""
+        """Prompt the model about all episodes in one batch; each episode has its own seed."""
         keys = np.asarray(seeds)
-        prompts = [self._prompt(episode) for episode in episodes]
+        prompts = [self.prompt(episode) for episode in episodes]
         # A request that is too long for the model is not sent, and counts as a failure.
         room = [self.engine.max_model_len - len(prompt) for prompt in prompts]
         sent = [i for i, tokens in enumerate(room) if tokens > 0]
@@ -134,6 +176,7 @@ class PromptedLocalizer:
             [
                 SamplingParams(
                     max_tokens=min(self.options.max_tokens, room[i]),
+                    n=self.options.votes,
                     temperature=self.options.temperature,
                     stop_token_ids=self.stop_token_ids,
                     seed=int(keys[i]),
@@ -141,23 +184,25 @@ class PromptedLocalizer:
                 for i in sent
             ],
         )
-        replies = [Reply(None, 0)] * len(episodes)
-        for i, (completion,) in zip(sent, completions, strict=True):
-            text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
-            replies[i] = Reply(parse(text, episodes[i].length), len(completion.ids))
+        replies = [Reply((), 0)] * len(episodes)
+        for i, samples in zip(sent, completions, strict=True):
+            texts = [self.tokenizer.decode(s.ids, skip_special_tokens=True) for s in samples]
+            votes = tuple(parse(text, episodes[i].length, self.lowest) for text in texts)
+            replies[i] = Reply(votes, sum(len(sample.ids) for sample in samples))
         self.cost += sum(reply.tokens for reply in replies)
         self.asked += len(replies)
-        self.failed += sum(reply.step is None for reply in replies)
+        self.failed += sum(not reply.winners for reply in replies)
         return replies
 
-    def _prompt(self, episode: Episode) -> tuple[int, ...]:
+    def prompt(self, episode: Episode) -> tuple[int, ...]:
+        """Token ids of the request about an episode."""
         example: Example = episode.origin.start.example
         thoughts = [thought.text for thought in episode.steps]
         name = f"task: {type(self.task).__name__}.localization_prompt of {example.id!r}"
         with plugin_errors(name, self.task):
             text: PromptText | None = self.task.localization_prompt(example, thoughts)
         if text is None:
-            messages = request(example, thoughts)
+            messages = request(example, thoughts, may_be_right=not self.lowest)
             chats = getattr(self.tokenizer, "chat_template", None)
             text = messages if chats else messages[0]["content"] + "\n\n"
         return encode(self.tokenizer, text)

@@ -49,7 +49,7 @@ class ResetRollouts:
     algorithm : {"srpo", "rrpo", "oracle", "grpo"}
         A key of `cpi.ALGORITHMS`.
     localizer : str or function
-        Localizer of srpo: prompted, surprisal, random, checker, module:function; or a function from
+        Localizer of srpo: a name in `llm.resets.localizers`, module:function; or a function from
         episodes to one array of weights each.
     delimiter : str
         A thought ends with the token that completes this text. If the model never writes it, a

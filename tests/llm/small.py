@@ -21,6 +21,9 @@ from llm.thoughts.simulator import Prompt, Thought, token_ids
 #: Returns the tokens that follow a prompt in its j-th sample; the engine cuts them at its limits.
 Answer = Callable[[Sequence[int], SamplingParams, int], Sequence[int]]
 
+#: Returns the log-prob of each token of a given continuation of a prompt.
+Score = Callable[[Sequence[int], Sequence[int]], Sequence[float]]
+
 EOS = "<eos>"
 
 
@@ -29,8 +32,10 @@ class ScriptedEngine:
 
     dtype = torch.float32
 
-    def __init__(self, answer: Answer, max_model_len: int = 10_000) -> None:
-        self.answer, self.max_model_len = answer, max_model_len
+    def __init__(
+        self, answer: Answer, max_model_len: int = 10_000, score: Score | None = None
+    ) -> None:
+        self.answer, self.max_model_len, self.score = answer, max_model_len, score
         self.stats = EngineStats()
         self.calls: list[tuple[list[list[int]], list[SamplingParams]]] = []
 
@@ -42,6 +47,13 @@ class ScriptedEngine:
             [self._completion(self.answer(prompt, p, j), p, j) for j in range(p.n)]
             for prompt, p in zip(prompts, params, strict=True)
         ]
+
+    def logprobs(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[Any]:
+        assert self.score is not None
+        pairs = zip(prompts, continuations, strict=True)
+        return [np.array(self.score(prompt, ids), dtype=float) for prompt, ids in pairs]
 
     @staticmethod
     def _completion(words: Sequence[int], p: SamplingParams, j: int) -> Completion:

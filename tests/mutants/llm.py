@@ -166,8 +166,8 @@ LLM = (
     Mutant(
         "llm/resets/prompted.py",
         "steps counted from 0",
-        "np.eye(1, n, self.step - 1)[0]",
-        "np.eye(1, n, self.step % n)[0]",
+        "np.isin(np.arange(1, n + 1), named)",
+        "np.isin(np.arange(n), named)",
         LOCALIZERS,
     ),
     Mutant(
@@ -187,9 +187,30 @@ LLM = (
     Mutant(
         "llm/resets/prompted.py",
         "unlocalized episodes do not count as failed replies",
-        "self.failed += sum(reply.step is None for reply in replies)",
-        "self.failed += sum(replies[i].step is None for i in sent)",
+        "self.failed += sum(not reply.winners for reply in replies)",
+        "self.failed += sum(not replies[i].winners for i in sent)",
         LOCALIZERS,
+    ),
+    Mutant(
+        "llm/resets/prompted.py",
+        "a vote goes to the lowest step named",
+        "if count == max(counts.values())",
+        "if step == min(counts)",
+        LOCALIZERS,
+    ),
+    Mutant(
+        "llm/resets/step_logprob.py",
+        "a candidate's score is a mean over its tokens",
+        "[score.sum() for score in scores]",
+        "[score.mean() for score in scores]",
+        ("tests/llm/resets/test_step_logprob.py",),
+    ),
+    Mutant(
+        "llm/engines/vllm.py",
+        "log-probs of a continuation begin one token late",
+        "output.prompt_logprobs.logprobs[len(prompt) - 1 :]",
+        "output.prompt_logprobs.logprobs[len(prompt) :]",
+        (CONTRACT,),
     ),
     Mutant(
         "llm/resets/quality.py",

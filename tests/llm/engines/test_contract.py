@@ -314,6 +314,48 @@ def test_samples_have_the_distribution_of_the_softmax(engine: Engine) -> None:
     assert p_value(tokens[:, 0], distribution(logits(model, prompt)[-1], 0.8)) < 1e-6
 
 
+# --- log-probs of given continuations
+
+
+def test_logprobs__of_given_texts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Repeated prompts, unequal lengths, one token, none.
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[2], PROMPTS[1], PROMPTS[1]]
+    texts = [[1, 2, 3, 4, 5], [6], [2], list(range(40)), [], [6, 7]]
+    expected = [
+        expected_logprobs(tiny_qwen2(), prompt, text, 1.0) if text else np.zeros(0)
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    for limit in (2**28, 4 * VOCABULARY * 8):  # one batch, several
+        monkeypatch.setattr("llm.engines.transformers.LOGIT_BYTES", limit)
+        scores = engine.logprobs(prompts, texts)
+        assert [len(each) for each in scores] == [len(text) for text in texts]
+        for actual, right in zip(scores, expected, strict=True):
+            assert not len(right) or np.abs(actual - right).max() <= TOLERANCE
+    assert engine.logprobs([], []) == []
+
+
+def test_logprobs__of_samples(engine: Engine) -> None:
+    answers = engine.generate(PROMPTS, [SamplingParams(12, seed=3)] * len(PROMPTS))
+    before = replace(engine.stats)
+    scores = engine.logprobs(PROMPTS, [completion.ids.tolist() for (completion,) in answers])
+    for actual, (completion,) in zip(scores, answers, strict=True):
+        assert np.abs(actual - completion.logprobs).max() <= TOLERANCE
+    work = engine.stats - before
+    assert (work.prompt_tokens, work.generated_tokens) == (sum(map(len, PROMPTS)) + 36, 0)
+
+
+def test_logprobs__errors(engine: Engine) -> None:
+    for prompts, texts, message in (
+        ([[1]], [], "continuations: 0 for 1 prompts"),
+        ([[]], [[1]], "prompts: number 0 is empty"),
+        ([[1]], [[VOCABULARY]], "outside the model's vocabulary"),
+        ([[1]], [[1] * (MAX_LENGTH - 1)], "leaves no room"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine.logprobs(prompts, texts)
+    assert len(engine.logprobs([[1]], [[1] * (MAX_LENGTH - 2)])[0]) == MAX_LENGTH - 2
+
+
 # --- continuing from a prefix, which is what a reset does
 
 

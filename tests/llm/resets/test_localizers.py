@@ -20,9 +20,15 @@ from llm.common.progress import Reporter
 from llm.engines import SamplingParams
 from llm.resets.localizers import (
     LOCALIZERS,
+    check_localizer,
     make_localizer,
     random,
     surprisal,
+    surprisal_drop,
+    surprisal_mean,
+)
+from llm.resets.localizers import (
+    first as first_step,
 )
 from llm.resets.options import LocalizationOptions
 from llm.resets.oracles import CheckerOracle, checker_rule, first_error
@@ -240,6 +246,36 @@ def test_prompted__options() -> None:
     assert (localizer.cost, localizer.failed) == (7, 1)
 
 
+def test_prompted__most_votes_win() -> None:
+    replies = iter([3, 1, 3, 1, 2, 2, 9, 9, 1, 8, 9, 7])
+    localizer, engine = prompted(lambda text: rf"\boxed{{{next(replies)}}}", votes=4)
+    weights = localizer([episode(ESSAY, ["a", "b", "c"])] * 3)
+    # Votes 3, 1, 3, 1; then 2, 2 and two without a step; then a single vote.
+    np.testing.assert_array_equal(weights, [[1, 0, 1], [0, 1, 0], [1, 0, 0]])
+    assert {p.n for p in engine.calls[0][1]} == {4}
+    assert (localizer.cost, localizer.asked, localizer.failed) == (12 * 10, 3, 0)
+
+
+def test_prompted__may_find_no_error() -> None:
+    world = prompted(lambda text: r"\boxed{0}")[0]
+    assert world.ask([episode(ESSAY, ["a"])], [0])[0].winners == []  # the request asks for 1 … n
+    engine = ScriptedEngine(lambda *_: [*BYTES(r"\boxed{0}").input_ids, BYTES.eos_token_id])
+    localizer = PromptedLocalizer(simulator(engine), rng(), may_be_right=True)
+    (reply,) = localizer.ask([episode(ESSAY, ["a", "b"])], [0])
+    assert (reply.winners, localizer.failed) == ([0], 0)
+    text = BYTES.decode(engine.calls[0][0][0])
+    assert "is wrong" in text and "The final answer of the attempt is wrong" not in text
+    assert text.endswith("as \\boxed{N}, or with \\boxed{0} if no step is wrong.\n\n")
+
+
+def test_check_localizer__needs_no_model() -> None:
+    for name in LOCALIZERS:
+        check_localizer(name, TASK)
+    for name in ("prompted", "step_logprob"):
+        with pytest.raises(ValueError, match="needs an engine"):
+            make_localizer(name, TASK, None)
+
+
 def test_prompted__too_long_request_counts_as_failure() -> None:
     length = len(request(ESSAY, ["short"])[0]["content"] + "\n\n")
     for room, asked in ((0, 0), (1, 1), (20, 1)):
@@ -303,6 +339,25 @@ def test_surprisal_sums_over_tokens() -> None:
     second = Thought((1,), np.array([-5.0]), "b", "stop")
     both = Episode(Prefix(Prompt((1,), ESSAY)), (first, second), 0.0, True, 4)
     np.testing.assert_array_equal(surprisal([both]), [[1, 0]])
+
+
+def test_surprisal_variants() -> None:
+    def thought(*scores: float) -> Thought:
+        return Thought(tuple(range(len(scores))), np.array(scores), "", "delimiter")
+
+    thoughts = (thought(-3, -1), thought(-1, -1, -1, -1, -1), thought(-2.5), thought(-2.6))
+    whole = Episode(Prefix(Prompt((1,), ESSAY)), thoughts, 0.0, True, 9)
+    one = Episode(Prefix(Prompt((1,), ESSAY)), thoughts[:1], 0.0, True, 2)
+    # Sums −4, −5, −2.5, −2.6; means −2, −1, −2.5, −2.6; changes of the mean +1, −1.5, −0.1.
+    for localizer, at in (
+        (surprisal, 1),
+        (surprisal_mean, 3),
+        (surprisal_drop, 2),
+        (first_step, 0),
+    ):
+        weights = localizer([whole, one])
+        np.testing.assert_array_equal(weights[0], np.eye(4)[at])
+        np.testing.assert_array_equal(weights[1], [1])
 
 
 def test_random__equal_weights() -> None:
