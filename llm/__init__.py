@@ -12,9 +12,19 @@ if TYPE_CHECKING:
     from llm.config.train import TrainConfig
     from llm.evaluate.runner import evaluate_model
     from llm.tasks import Example, Task
+    from llm.train.run import Run, train_model
     from llm.train.trainer import Trainer
 
-__all__ = ["Algorithm", "Example", "Task", "TrainConfig", "Trainer", "evaluate_model"]
+__all__ = [
+    "Algorithm",
+    "Example",
+    "Run",
+    "Task",
+    "TrainConfig",
+    "Trainer",
+    "evaluate_model",
+    "train_model",
+]
 
 #: By which commands tell this package from the other `llm` on PyPI.
 PROJECT = "credit-resets"
@@ -22,10 +32,12 @@ PROJECT = "credit-resets"
 _MODULES = {
     "Algorithm": "llm.algorithms",
     "Example": "llm.tasks",
+    "Run": "llm.train.run",
     "Task": "llm.tasks",
     "TrainConfig": "llm.config.train",
     "Trainer": "llm.train.trainer",
     "evaluate_model": "llm.evaluate.runner",
+    "train_model": "llm.train.run",
 }
 
 

@@ -9,19 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llm.show.curves import draw_curves, panels_of
 from paper_figures.framework.style import (
     COLOURS,
     DASHES,
     figure,
     save,
 )
-
-#: Panel title → metric → label.
-PANELS: dict[str, dict[str, str]] = {
-    "held-out problems": {"eval/pass@1": "pass@1"},
-    "success of rollouts": {"fresh/reward": "fresh", "reset/reward": "from resets"},
-    "resets at the first error": {"localize/exact": "exactly", "localize/within_1": "within 1"},
-}
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -41,37 +35,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def tokens(row: dict[str, Any]) -> float:
-    """Tokens generated up to a step, localizations included."""
-    return float(row.get("ledger/steps", 0) + row.get("ledger/localizer_cost", 0))
-
-
 def draw(runs: Sequence[Path], out: Path) -> None:
-    """Draw the panels of `PANELS` over generated tokens, one line per run and metric."""
-    metrics_by_run = {run.name: read_metrics(run) for run in runs}
-    shown = {
-        title: metrics
-        for title, metrics in PANELS.items()
-        if any(name in row for rows in metrics_by_run.values() for row in rows for name in metrics)
-    }
+    """Draw the learning curves, one line per run and metric."""
+    rows = {run.name: read_metrics(run) for run in runs}
+    shown = max(1, len(panels_of(rows)))
     styles = list(zip(COLOURS.values(), DASHES.values(), strict=True))
-    with figure(2.4 * max(1, len(shown)), 2.3) as fig:
-        axes = fig.subplots(1, max(1, len(shown)), squeeze=False)[0]
-        for ax, (title, metrics) in zip(axes, shown.items(), strict=False):
-            drawn_lines = 0
-            for run, rows in metrics_by_run.items():
-                for name, label in metrics.items():
-                    points = [(tokens(row) / 1e3, row[name]) for row in rows if name in row]
-                    if not points:
-                        continue
-                    colour, dash = styles[drawn_lines % len(styles)]
-                    drawn_lines += 1
-                    text = label if len(metrics_by_run) == 1 else f"{run}: {label}"
-                    ax.plot(*zip(*points, strict=True), color=colour, ls=dash, label=text)
-            ax.set(xlabel="generated tokens, thousands", ylim=(-0.02, 1.02))
-            ax.set_title(title, pad=16)
-            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
-        axes[0].set_ylabel("share")
+    with figure(2.4 * shown, 2.3) as fig:
+        axes = fig.subplots(1, shown, squeeze=False)[0]
+        draw_curves(axes, rows, styles)
         save(fig, out)
 
 

@@ -1,14 +1,43 @@
-"""Plug-ins: import of `module:name` paths, and errors of a user's code as ValueErrors."""
+"""Plug-ins: import of `module:name` paths, and errors of a user's code as ValueErrors.
+
+Objects that no import path leads to, such as a function in a notebook, have names of the form
+`object:name` inside `given_objects`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+#: The module in names of objects without an import path.
+OBJECT = "object"
+
+_given: dict[str, Any] = {}
+
+
+@contextmanager
+def given_objects(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Let `import_object` find these objects under `object:name`."""
+    before = dict(_given)
+    _given.update(objects)
+    try:
+        yield
+    finally:
+        _given.clear()
+        _given.update(before)
+
+
+def import_path(thing: Any) -> str | None:
+    """The path `module:name` of a class or function; None where another process has none."""
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
+    if module in (None, "__main__"):
+        return None
+    return f"{module}:{name}" if getattr(sys.modules.get(module), name, None) is thing else None
 
 
 def import_object(path: str, option: str) -> Any:
@@ -28,6 +57,14 @@ def import_object(path: str, option: str) -> Any:
     module_name, _, name = path.partition(":")
     if not module_name or not name or module_name.startswith("."):  # no package to be relative to
         raise ValueError(f"{option}: {path!r} is not of the form module:name")
+    if module_name == OBJECT:
+        if name in _given:
+            return _given[name]
+        raise ValueError(
+            f"{option}: {name} was given to llm.train_model as an object, which only the Run that "
+            "it returned has; put it into a module and name it module:name, so that any process "
+            "can resume, evaluate and export the run"
+        )
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -149,25 +149,34 @@ def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]
     return specs
 
 
-def read_options(args: argparse.Namespace, saved: SavedModel) -> EvaluateOptions:
-    """Read options from the command line; others are the run's settings or the defaults."""
+def options_of(given: Mapping[str, Any], saved: SavedModel) -> EvaluateOptions:
+    """Options by name, in which `group.name` sets one of a group; others are the run's."""
     from llm.evaluate.options import EvaluateOptions
 
     values: dict[str, Any] = {}
     if (config := saved.config) is not None:
         values = {name: getattr(config, name) for name in (*GROUPS, "bf16")}
-    given = {name: value for name, value in vars(args).items() if value is not None}
+        if config.needs("localizer"):
+            values["localizer"] = config.localizer
+    known = {f.name for f in dataclasses.fields(EvaluateOptions)}
     defaults = EvaluateOptions(**values)
-    for group in GROUPS:
-        changes = {
-            name.removeprefix(f"{group}."): value
-            for name, value in given.items()
-            if name.startswith(f"{group}.")
-        }
-        values[group] = dataclasses.replace(getattr(defaults, group), **changes)
-    plain = {f.name for f in dataclasses.fields(EvaluateOptions)} - set(GROUPS)
-    values |= {name: value for name, value in given.items() if name in plain}
-    return EvaluateOptions(**{**values, "k": tuple(values.get("k", ()))})
+    for name, value in given.items():
+        group, dot, part = name.partition(".")
+        if group not in known:
+            raise ValueError(f"{name}: no option of this name; see llm.evaluate.options")
+        if not dot and group not in GROUPS:
+            values[name] = tuple(value) if name == "k" else value
+            continue
+        changes = {part: value} if dot else value
+        values[group] = dataclasses.replace(values.get(group, getattr(defaults, group)), **changes)
+    return EvaluateOptions(**values)
+
+
+def read_options(args: argparse.Namespace, saved: SavedModel) -> EvaluateOptions:
+    """Read options from the command line; others are the run's settings or the defaults."""
+    others = ("model", "step", "tasks", "output")
+    given = {n: v for n, v in vars(args).items() if v is not None and n not in others}
+    return options_of(given, saved)
 
 
 def default_output(saved: SavedModel) -> Path:
@@ -246,8 +255,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--localizer",
         metavar="NAME",
-        help="localizer of self-correction: prompted (default), surprisal, random, checker or "
-        "module:function",
+        help="localizer of self-correction: prompted, surprisal, random, checker or "
+        "module:function (default: the run's, or prompted)",
     )
     add("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
     add(

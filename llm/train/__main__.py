@@ -1,6 +1,7 @@
 """`python -m llm.train`: train a language model with GRPO, RRPO, SRPO or an oracle.
 
-`llm/train/trainer.py` holds the loop, `llm/config/train.py` the settings.
+`llm/train/session.py` runs the training, `llm/train/trainer.py` holds the loop,
+`llm/config/train.py` the settings; `llm.train_model` is the same in Python.
 """
 
 from __future__ import annotations
@@ -10,22 +11,15 @@ import os
 import shlex
 import signal
 import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from queue import SimpleQueue
-from threading import Thread
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from llm.common.commands import EXPECTED, leave, prepare, quiet_transformers
+from llm.common.commands import EXPECTED, handle_signals, leave, prepare
 from llm.common.errors import message_of
 
 if TYPE_CHECKING:
-    from llm.common.progress import Reporter
     from llm.config.train import TrainConfig
-    from llm.train.trainer import Trainer
 
 PROG = "python -m llm.train"
 
@@ -58,16 +52,13 @@ torchrun shards the policy and divides rows and samples among processes; nothing
 may be resumed with any number of processes. On Ctrl-C, torchrun waits 30 s for the step to end and
 then kills the processes."""
 
-#: Debounce window in seconds: under torchrun, Ctrl-C arrives from the terminal and from torchrun.
-DEBOUNCE = 5.0
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
     _make_output_safe()
     try:
-        with _handle(_stop_at_once, signal.SIGTERM):
+        with handle_signals(_stop_at_once, signal.SIGTERM):
             from llm.config.train import parse_config
             from llm.planning.options import split
 
@@ -100,39 +91,21 @@ def _train(config: TrainConfig) -> int:
     """Run the training; returns the exit code."""
     # Imported after the command line is parsed, so that its errors and --help come quickly.
     import torch
+    from rich.console import Console
 
-    from llm.distributed.processes import (
-        job,
-        losing_others,
-        on_main_process,
-        rank,
-    )
+    from llm.common.progress import Reporter
+    from llm.distributed.processes import job, losing_others, rank
+    from llm.train.session import run_training
 
-    quiet_transformers()
     began = False
 
-    def run() -> int:
+    def note_begin() -> None:
         nonlocal began
-        from rich.console import Console
+        began = True
 
-        from llm.common.progress import Reporter
-        from llm.runs.folder import alone, begin_run, open_run
-        from llm.train.trainer import Trainer
-
-        resume = on_main_process(lambda: open_run(config))
+    def run() -> int:
         with Reporter(config.steps, None if rank() == 0 else Console(quiet=True)) as reporter:
-            reporter.message(f"{config.algorithm} on {config.task}, in {config.folder}")
-            if resume is not None:
-                reporter.message(f"going on from {resume}")
-            trainer = Trainer(config, reporter, resume)
-            try:
-                with ExitStack() as lock, _stop_on_signals(trainer, reporter):
-                    on_main_process(lambda: lock.enter_context(alone(config.folder)))
-                    began = True
-                    on_main_process(lambda: begin_run(config, trainer.step))
-                    trainer.run()
-            finally:
-                trainer.close()
+            trainer = run_training(config, reporter, note_begin)
         if not trainer.finished:
             reporter.message(f"stopped after step {trainer.step}, which is saved; go on with")
             reporter.message(f"  {_resume_command(config)}")
@@ -140,29 +113,26 @@ def _train(config: TrainConfig) -> int:
         reporter.summary(config.folder)
         return 0
 
-    with warnings.catch_warnings():
-        # A warning of `float(loss)`, where it is harmless.
-        warnings.filterwarnings("ignore", "Converting a tensor with requires_grad", UserWarning)
-        try:
-            with losing_others(), job():
-                return run()
-        except EXPECTED as error:
-            return _failed(error, 1 if began else 2, config if began else None)
-        except torch.OutOfMemoryError as error:
-            reason = ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator
-            cure = (
-                "lower update.per_device_train_batch_size, vllm.gpu_memory_utilization or "
-                "sampling.max_completion_length, or set gradient_checkpointing"
-            )
-            return _failed(f"{reason}; {cure}", 1, config)
-        except SystemExit:  # raised by rich if the pipe is closed
-            return _failed("the output pipe was closed, so the run stopped", 1, config)
-        except KeyboardInterrupt:
-            return _failed("stopped at once", 130, config)
-        except Exception:  # a bug, here or in a user's class: one rank prints the traceback
-            if _reports_failure():
-                raise
-            return 1
+    try:
+        with losing_others(), job():
+            return run()
+    except EXPECTED as error:
+        return _failed(error, 1 if began else 2, config if began else None)
+    except torch.OutOfMemoryError as error:
+        reason = ". ".join(str(error).split(". ")[:2])  # the rest is about the allocator
+        cure = (
+            "lower update.per_device_train_batch_size, vllm.gpu_memory_utilization or "
+            "sampling.max_completion_length, or set gradient_checkpointing"
+        )
+        return _failed(f"{reason}; {cure}", 1, config)
+    except SystemExit:  # raised by rich if the pipe is closed
+        return _failed("the output pipe was closed, so the run stopped", 1, config)
+    except KeyboardInterrupt:
+        return _failed("stopped at once", 130, config)
+    except Exception:  # a bug, here or in a user's class: one rank prints the traceback
+        if _reports_failure():
+            raise
+        return 1
 
 
 def _make_output_safe() -> None:
@@ -208,54 +178,8 @@ def _resume_command(config: TrainConfig) -> str:
     return f"{prog} --config {shlex.quote(str(config.folder / 'config.yaml'))} --resume auto"
 
 
-@contextmanager
-def _stop_on_signals(trainer: Trainer, reporter: Reporter) -> Iterator[None]:
-    """Ctrl-C or SIGTERM stops the trainer after its step; a second one stops it at once."""
-    from llm.distributed.processes import world_size
-
-    requested_at = 0.0
-    requests: SimpleQueue[bool] = SimpleQueue()  # `put` is safe in a signal handler
-
-    def confirm() -> None:
-        """Print from a thread: a handler may interrupt a print, and the output is not reentrant."""
-        if requests.get():
-            reporter.message("finishing this step, then saving; a second signal stops at once")
-
-    def request_stop(number: int, frame: FrameType | None) -> None:
-        nonlocal requested_at
-        if trainer.stop_requested:
-            if world_size() > 1 and time.monotonic() - requested_at < DEBOUNCE:
-                return
-            raise KeyboardInterrupt
-        trainer.stop_requested, requested_at = True, time.monotonic()
-        if world_size() == 1:  # torchrun also sends SIGTERM if another process has died
-            requests.put(True)
-
-    thread = Thread(target=confirm, daemon=True)
-    thread.start()
-    try:
-        with _handle(request_stop, signal.SIGINT, signal.SIGTERM):
-            yield
-    finally:
-        requests.put(False)
-        thread.join()
-
-
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-@contextmanager
-def _handle(
-    handler: Callable[[int, FrameType | None], None], *signals: signal.Signals
-) -> Iterator[None]:
-    """Install a handler for these signals, and restore the previous ones."""
-    before = {number: signal.signal(number, handler) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
 
 
 if __name__ == "__main__":

@@ -340,6 +340,20 @@ LLM = (
         ("tests/llm/models/test_policy.py",),
     ),
     Mutant(
+        "llm/tasks/rewarded.py",
+        "the task's own reward in place of the user's",
+        "float(self.function(example, completion))",
+        "float(self.task.reward(example, completion))",
+        ("tests/llm/tasks/test_rewarded.py",),
+    ),
+    Mutant(
+        "llm/evaluate/__main__.py",
+        "self-correction forgets the run's localizer",
+        'values["localizer"] = config.localizer',
+        "pass",
+        ("tests/llm/train/test_run.py",),
+    ),
+    Mutant(
         "llm/train/prompt_sampler.py",
         "every epoch in the same order",
         "np.random.default_rng([seed, epoch])",

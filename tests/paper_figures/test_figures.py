@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llm.compare.arms import ARMS
+from llm.show.curves import tokens
 from paper_figures import compare, training_run
 from paper_figures.framework.style import COLOURS, DASHES, family
 
@@ -40,8 +41,8 @@ def test_training_run__draws_deterministically(tmp_path: Path) -> None:
 
 
 def test_tokens__includes_localizations() -> None:
-    assert training_run.tokens({"ledger/steps": 70, "ledger/localizer_cost": 30}) == 100
-    assert training_run.tokens({}) == 0
+    assert tokens({"ledger/steps": 70, "ledger/localizer_cost": 30}) == 100
+    assert tokens({}) == 0
 
 
 def test_main__missing_runs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from llm.learner.updater import PolicyUpdater
 from llm.runs import folder as run_folder
 from llm.runs.checkpoints import latest, save
 from llm.runs.folder import alone, begin_run, open_run
-from llm.train.__main__ import _stop_on_signals
+from llm.train.session import stop_on_signals
 from llm.train.trainer import Trainer
 from tests.llm.train.test_bad_input import one_line
 from tests.llm.training_runs import assert_same_run, metrics, start, train
@@ -127,7 +127,7 @@ def test_stop_on_signals__signal_during_a_print() -> None:
     console = Console(file=io.TextIOWrapper(io.BufferedWriter(raw), write_through=True))
     trainer, reporter = SimpleNamespace(stop_requested=False), Reporter(3, console)
     for attempt in range(2):  # of which only the first is stopped
-        with _stop_on_signals(cast(Any, trainer), reporter):
+        with stop_on_signals(cast(Any, trainer), reporter):
             reporter.message(f"line {attempt}")
     assert trainer.stop_requested
     lines = raw.written.decode().splitlines()

@@ -1,0 +1,36 @@
+"""A task with a reward of the user's: all else is the task's."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from llm.tasks import ChainReasoning, Example
+from llm.tasks.rewarded import RewardedTask
+
+
+def length(example: Example, completion: str) -> float:
+    return float(len(completion))
+
+
+def test_rewarded_task__only_the_reward_differs() -> None:
+    task = ChainReasoning(length=3, modulus=5, operations=["+1", "*2"], train=6, test=2)
+    rewarded = RewardedTask(task, length)
+    examples = list(rewarded.examples("test"))
+    assert examples == list(task.examples("test")) and str(rewarded) == str(task)
+    assert rewarded.reward(examples[0], "abcde") == 5
+    names = ("delimiter", "stop", "has_checker")
+    assert [getattr(rewarded, n) for n in names] == [getattr(task, n) for n in names]
+    thoughts = ["a", "b"]
+    assert (rewarded.errors(examples[0], thoughts) == task.errors(examples[0], thoughts)).all()
+    prompts = [each.localization_prompt(examples[0], thoughts) for each in (task, rewarded)]
+    assert prompts[0] == prompts[1]
+    assert rewarded.follow_up(examples[0], "") == task.follow_up(examples[0], "")
+
+
+def test_rewarded_task__an_error_names_the_problem() -> None:
+    task = RewardedTask(ChainReasoning(train=2, test=2), lambda example, text: float("x"))
+    example = task.examples("test")[0]
+    with pytest.raises(ValueError, match=re.escape(f"reward of '{example.id}': ValueError")):
+        task.reward(example, "")
