@@ -187,6 +187,30 @@ RESETS = (
     ),
     Mutant(
         "cpi/conservative/certificate.py",
+        "the discounted penalty is halved",
+        "2 * self.discount * H",
+        "1 * self.discount * H",
+    ),
+    Mutant(
+        "cpi/conservative/certificate.py",
+        "the cut of discounted returns is not taken off",
+        'level["advantage"]) - self.bias',
+        'level["advantage"]) - 0 * self.bias',
+    ),
+    Mutant(
+        "cpi/conservative/resets.py",
+        "discounted returns are cut whatever the number of resets",
+        "math.log(CUT / resets)",
+        "math.log(CUT)",
+    ),
+    Mutant(
+        "cpi/conservative/black_box.py",
+        "a discounted draw is a step late",
+        "int(rng.geometric(1 - gamma)) - 1",
+        "int(rng.geometric(1 - gamma))",
+    ),
+    Mutant(
+        "cpi/conservative/certificate.py",
         "the upper end of p_w certifies",
         "interval[0 if per_accepted >= 0 else 1]",
         "interval[1]",
@@ -213,8 +237,8 @@ RESETS = (
     Mutant(
         "cpi/conservative/black_box.py",
         "rewards before the reset count",
-        "if h >= target:",
-        "if h >= 0:",
+        "if at >= 0:",
+        "if step >= 0:",
     ),
     Mutant(
         "cpi/conservative/loop.py",
@@ -281,8 +305,8 @@ RESETS = (
     Mutant(
         "cpi/conservative/measure.py",
         "chooses and measures on the same half",
-        "candidate, data.part(slice(half, None)), baseline)",
-        "candidate, data.part(slice(0, half)), baseline)",
+        "measuring = data.part(slice(half, None))",
+        "measuring = data.part(slice(0, half))",
     ),
     Mutant(
         "cpi/conservative/resets.py",

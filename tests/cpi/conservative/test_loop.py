@@ -367,7 +367,7 @@ def test_discounted_steps_of_random_resets_refuse_masks(resets: ResetWeights, st
 
 def test_sampled_choosers_need_a_horizon() -> None:
     mdp = world(1, discount=0.9)
-    with pytest.raises(ValueError, match="simulation needs a horizon"):
+    with pytest.raises(ValueError, match="sampled ones need a horizon"):
         run_cpi(mdp, interior_policy(mdp, 1), chooser=sampled(10, "shared"))
 
 
