@@ -34,7 +34,8 @@ from cpi.bounds.instances import (
     threshold,
     tight_instances,
 )
-from cpi.bounds.theorem1 import Experiment, theorem1
+from cpi.bounds.theorem1 import theorem1
+from cpi.bounds.theorem1_report import Experiment
 from cpi.exact.values import Evaluation
 from cpi.problem import (
     FILES,

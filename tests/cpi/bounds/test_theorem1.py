@@ -15,13 +15,13 @@ from scipy.stats import norm
 import envs
 from cpi.bounds import theorem1 as module
 from cpi.bounds.theorem1 import (
-    Experiment,
     _slope,
     per_state_correct,
     resets_needed,
     shared_correct,
     theorem1,
 )
+from cpi.bounds.theorem1_report import Experiment
 from cpi.conservative import measure as measurement
 from cpi.conservative.loop import random_resets
 from cpi.conservative.resets import Resets, draw_resets
