@@ -259,6 +259,13 @@ RESETS = (
         "1 * width * log",
     ),
     Mutant(
+        "cpi/bounds/theorem1_report.py",
+        "intervals of half the replicates",
+        "np.percentile(replicates, [2.5, 97.5])",
+        "np.percentile(replicates, [25, 75])",
+        ("tests/cpi/bounds/test_theorem1.py",),
+    ),
+    Mutant(
         "cpi/bounds/theorem1.py",
         "another target success rate",
         "((ndtri(TARGET) - intercept)",
