@@ -68,7 +68,7 @@ class Certificate:
     advantage, lower : float
         Measured 𝔸_w and its lower bound L at level δ/2.
     p_w : float
-        Accepted over drawn resets.
+        Accepted over drawn resets; of random resets below 1 where episodes end early.
     p_w_interval : (low, high)
         Each end at level δ/4.
     penalty : float

@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike
 from cpi.conservative.black_box import BlackBox
 from cpi.conservative.certificate import Certificate
 from cpi.conservative.confidence import check_delta
-from cpi.conservative.loop import oracle_resets, random_resets
+from cpi.conservative.loop import oracle_resets, random_resets, self_resets, weights_of
 from cpi.conservative.measure import check_class, choose_and_measure, every_step
 from cpi.conservative.resets import Resets, draw_resets
-from cpi.exact.improvement import check_weights
 from cpi.exact.policies import PolicyError, check_rows
 from cpi.exact.values import evaluate
 from envs.checks import check_fractions, check_range, check_whole
@@ -92,7 +91,7 @@ def _from_mdp(
 ) -> tuple[FloatArray, Resets]:
     """The policy (H, S, A), or (1, S, A) if discounted, and resets of an MDP."""
     evaluation = evaluate(mdp, policy)
-    weights = check_weights(evaluation, rule(evaluation), "rule")
+    weights = weights_of(rule, evaluation, "rule")
     data = draw_resets(evaluation, weights, rng, accepted=resets)
     return every_step(evaluation.policy, mdp.horizon), data
 
@@ -113,7 +112,7 @@ def _from_black_box(
     shape = rows.shape[:2]
     weights = np.ones(shape)
     if rule is not random_resets:
-        if rule is oracle_resets or hasattr(rule, "tau"):
+        if not callable(rule) or rule in (oracle_resets, self_resets) or hasattr(rule, "tau"):
             raise ValueError(
                 "rule: oracle and self resets need the values of an MDP; give random_resets, or a "
                 "function of (step, state), or of the state if discounted"

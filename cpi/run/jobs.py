@@ -21,6 +21,9 @@ from envs.tabular import FloatArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Columns of CPI's rows: certificates at the exact p_w, and from sampled resets alone.
+CERTIFIED = ("right", "certified")
+
 #: Called with a status message.
 Say = Callable[[str], None]
 
@@ -93,7 +96,7 @@ class Methods:
         headings += ["resets accepted", "drawn", "environment steps"]
         rows = table("", headings)
         for record in self.records:
-            totals = [record.total(key) for key in ("left", "right", "certified")]
+            totals = [record.total(key) for key in ("left", *CERTIFIED)]
             rows.add_row(
                 record.name,
                 str(len(record.rows)),
@@ -109,6 +112,11 @@ class Methods:
         if certified:
             out.print(
                 f"{certified - below} of {certified} steps gained at least their certificate."
+            )
+        if any((record.total(key) or 0) < 0 for record in self.records for key in CERTIFIED):
+            out.print(
+                "A sum below 0: steps were longer than the bounds allow, as with --step full or "
+                "--bound none, so that they may have lost as much."
             )
 
     def to_json(self) -> dict[str, Any]:
