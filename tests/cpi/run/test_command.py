@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import cpi
 import envs
@@ -233,6 +234,15 @@ def test_main__bad_usage(args: list[str], message: str, capsys: pytest.CaptureFi
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and "usage" not in error
+
+
+def test_main__tables_are_whole_at_80_columns(
+    mine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "console", lambda file=None: Console(file=file, width=80))
+    run("--mdp", mine, "--samples", "4000", "--iterations", "2", "--step", "full")
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "environment steps" in printed and "Σ certified" in printed
 
 
 def test_main__sums_below_0_are_explained(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
