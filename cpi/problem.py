@@ -8,10 +8,11 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import scipy
+from rich.console import Console
 
 from cpi.exact.improvement import (
     coverage,
@@ -34,6 +35,19 @@ start (S,), and horizon or discount. A policy is an .npy of shape (S, A) or (H, 
 """
 
 ENV_ARGS = "--env_args."
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and that takes options by their whole name."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        self.exit(2, f"{self.prog}: {message}; --help lists the options\n")
 
 
 def add_problem_options(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +139,7 @@ def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
     low, high = mdp.reward_range
     facts: dict[str, Any] = {
         "problem": repr(mdp),
+        "terminal states": int(mdp.terminal.sum()),
         "reward range used by the bounds": [low, high],
         "J(π)": base.J,
         "J*": float(mdp.start @ np.atleast_2d(optimal(mdp).V)[0]),
@@ -137,6 +152,15 @@ def problem_facts(base: Evaluation, tau: float | None) -> dict[str, Any]:
         facts["p_π(τ)"] = coverage(base, mask)
         facts["visit probability of I_τ"] = visit_probability(base, mask)
     return facts
+
+
+def print_facts(facts: dict[str, Any], out: Console) -> None:
+    """Print a line for each fact; terminal states, which --env may add, are explained."""
+    for key, value in facts.items():
+        line = f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}"
+        if key == "terminal states" and value:
+            line += " (episodes end there, and no reset does; --env adds one to Gymnasium's states)"
+        out.print(line)
 
 
 def versions() -> dict[str, str]:

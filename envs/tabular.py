@@ -287,6 +287,11 @@ class TabularMDP:
         names = ["rewards", "start"]
         names += ["transitions"] if "transitions" in fields else ["data", "indices", "indptr"]
         missing = [name for name in names if name not in fields]
+        if fields.keys() == {"array"}:
+            raise MDPError(
+                f"{path}: a single array (.npy) of shape {fields['array'].shape}; an MDP has "
+                "several in an .npz: write it with TabularMDP(...).save(path)"
+            )
         if missing:
             raise MDPError(
                 f"{path}: no array {', '.join(missing)}; an MDP file holds rewards (S, A), "

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpi.bounds.theorem1 import PREDICTED, TARGET, theorem1
+from cpi.bounds.theorem1 import TARGET, theorem1
+from cpi.bounds.theorem1_report import PREDICTED
 from paper_figures.framework.figure import (
     Claim,
     Data,

@@ -34,14 +34,18 @@ from cpi.bounds.instances import (
     threshold,
     tight_instances,
 )
-from cpi.bounds.theorem1 import Experiment, theorem1
+from cpi.bounds.symbols import legend
+from cpi.bounds.theorem1 import theorem1
+from cpi.bounds.theorem1_report import Experiment
 from cpi.exact.values import Evaluation
 from cpi.problem import (
     FILES,
     REFUSALS,
+    Parser,
     add_problem_options,
     load_problem,
     parse,
+    print_facts,
     problem_facts,
     versions,
     whole,
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts: dict[str, Any] = {}
     try:
         if args.list:
-            out.print(statements())
+            out.print(statements(), legend())
             return 0
         if args.json is not None:
             check_writable(args.json)
@@ -84,8 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError("--instances counts random MDPs: leave it out with your own")
             base = load_problem(args)
             facts = problem_facts(base, threshold(base, args.tau))
-            for key, value in facts.items():
-                out.print(f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}")
+            print_facts(facts, out)
             report = BoundReport([Row(bound) for bound in bounds_for(base.mdp)])
             updates = problem_updates(base, args.seed, args.tau)
     except REFUSALS as error:
@@ -123,7 +126,7 @@ def run(
         **extra,
         **(experiment.to_json() if experiment else {}),
     }
-    out.print(report)
+    out.print(report, legend())
     for label, failed in report.failures[:10]:
         out.print(
             f"violated: {failed.bound.name} on {label}: left {failed.left:.12g}, "
@@ -168,13 +171,11 @@ def place(bound: Bound) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+    parser = Parser(
         prog="python -m cpi.bounds",
         description="Check the guarantees of conservative policy iteration with resets, "
         "on built-in instances or on your own MDP.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="also write the results to FILE")

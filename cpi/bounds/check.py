@@ -160,19 +160,19 @@ class BoundReport:
         ]
 
     def __rich__(self) -> Any:
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text  # no markup: a source or a name may have [brackets]
 
-        table = Table(caption=CAPTION, caption_justify="left")
-        table.add_column("statement", ratio=3)
-        table.add_column("source", ratio=1)
-        for heading in ("instances", "violations", "smallest slack", *RATIOS):
-            table.add_column(heading, justify="right", max_width=10)
+        frame: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}
+        table = Table(caption=CAPTION, caption_justify="left", **frame)
+        table.add_column("bound: statement, source", overflow="fold", ratio=1)
+        for heading in ("checks", "violated", "smallest\nslack", *RATIOS):
+            table.add_column(heading.replace(" / ", " /\n"), justify="right", no_wrap=True)
         for row in self.rows:
             style = "bold red" if row.violations else "green"
             table.add_row(
-                row.bound,
-                Text(row.bound.source),
+                Text.assemble(row.bound.__rich__(), (f"\n{row.bound.source}", "dim")),
                 f"{row.instances:,}",
                 Text(str(row.violations), style),
                 f"{row.min_slack:.1e}" if row.instances else "–",

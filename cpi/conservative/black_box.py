@@ -1,8 +1,9 @@
 """Resets of an environment that can only be started and stepped.
 
-An episode follows π up to a uniformly random step, and there a uniformly random action is tried. So
-no state has to be saved, copied or set, and any Gymnasium environment with numbered states and
-actions will do.
+An episode follows π up to a uniformly random step, and there a uniformly random action is tried.
+Discounted, that step is t with probability (1−γ) γ^t, so that its state follows d^π. So no state
+has to be saved, copied or set, and any Gymnasium environment with numbered states and actions will
+do.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cpi.conservative.resets import Resets
-from envs.checks import check_range, check_whole
+from cpi.conservative.resets import Resets, cut_after
+from envs.checks import check_probability, check_range, check_whole
 from envs.tabular import FloatArray
 
 #: Rounding of a reward, relative to the ends of its range.
@@ -48,41 +49,59 @@ class BlackBox:
     ----------
     environment : Environment
         Numbered states and actions. An episode may end before the horizon; nothing is paid then.
-    horizon : int
-        H: an episode is stepped at most that often.
+    horizon : int or None
+        H: an episode is stepped at most that often. None if `discount` is given.
     rewards : (low, high)
         Range of every reward; it includes 0 if episodes may end before the horizon.
     most_draws : int
         Limit on the episodes of one call, for rules that accept almost nothing.
+    discount : float, optional
+        γ in [0, 1) of an endless task, in place of a horizon. Nothing is paid after an episode's
+        end, be it the environment's limit of steps.
 
     Raises
     ------
     ValueError
-        If an argument is out of range.
+        If an argument is out of range, or not exactly one of horizon and discount is given.
     """
 
     environment: Environment
-    horizon: int
+    horizon: int | None
     rewards: tuple[float, float]
     most_draws: int = 1_000_000
+    discount: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "most_draws"):
+        if (self.horizon is None) == (self.discount is None):
+            raise ValueError(
+                "give exactly one of horizon and discount "
+                f"(got horizon={self.horizon}, discount={self.discount})"
+            )
+        if self.discount is not None and check_probability("discount", self.discount) == 1:
+            raise ValueError("discount: 1 is not in [0, 1); give horizon=H instead")
+        for name in ("horizon", "most_draws") if self.discount is None else ("most_draws",):
             object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
         object.__setattr__(self, "rewards", check_range("rewards", self.rewards))
+
+    @property
+    def gamma(self) -> float:
+        """γ of a discounted task."""
+        assert self.discount is not None
+        return self.discount
 
     def draw_resets(
         self, policy: FloatArray, weights: FloatArray, rng: np.random.Generator, *, accepted: int
     ) -> Resets:
         """Run episodes until `accepted` resets are accepted, or `most_draws` were drawn.
 
-        A draw is an episode of π up to a uniformly random step. Its state is accepted with
-        probability w; then a uniformly random action is taken, and π is followed to the end.
+        A draw is an episode of π up to a random step. Its state is accepted with probability w;
+        then a uniformly random action is taken, and π is followed to the end, or to the cut of
+        discounted returns (`cpi.conservative.resets.cut_after`).
 
         Parameters
         ----------
-        policy : array (H, S, A)
-        weights : array (H, S)
+        policy : array (H, S, A), or (1, S, A) if discounted
+        weights : array (H, S) or (1, S)
             w in [0, 1].
         accepted : int
 
@@ -99,27 +118,35 @@ class BlackBox:
         cumulative = policy.cumsum(axis=-1)
         cumulative[..., -1] = 1.0  # no gap from rounding
         self.environment.reset(seed=int(rng.integers(2**31)))
+        cut = 0 if self.horizon is not None else cut_after(self.gamma, accepted)
         probes: list[_Probe] = []
         drawn = steps = 0
         while len(probes) < accepted and drawn < self.most_draws:
-            probe, taken = self._draw(cumulative, weights, rng)
+            probe, taken = self._draw(cumulative, weights, rng, cut)
             drawn, steps = drawn + 1, steps + taken
             if probe is not None:
                 probes.append(probe)
         step, state, action = (np.array([p[k] for p in probes], dtype=np.intp) for k in range(3))
         returns = np.array([probe.ret for probe in probes])
-        return Resets(step, state, action, returns, drawn, steps, len(probes) < accepted)
+        exhausted, tail = len(probes) < accepted, self.gamma**cut if cut else 0.0
+        return Resets(step, state, action, returns, drawn, steps, exhausted, tail)
 
     def _draw(
-        self, cumulative: FloatArray, weights: FloatArray, rng: np.random.Generator
+        self, cumulative: FloatArray, weights: FloatArray, rng: np.random.Generator, cut: int
     ) -> tuple[_Probe | None, int]:
         """One draw: the reset, if accepted, and the steps taken."""
-        target = int(rng.integers(self.horizon))
+        if self.horizon is not None:
+            target, last, gamma = int(rng.integers(self.horizon)), self.horizon, 1.0
+        else:
+            gamma = self.gamma
+            target = int(rng.geometric(1 - gamma)) - 1
+            last = target + cut
         observation, _ = self.environment.reset()
         at, tried, ret, taken = -1, -1, 0.0, 0
-        for h in range(self.horizon):
+        for step in range(last):
+            h = 0 if self.horizon is None else step
             state = self._state(observation, cumulative.shape[1])
-            if h == target:
+            if step == target:
                 if rng.random() >= weights[h, state]:
                     return None, taken
                 at = state
@@ -129,12 +156,13 @@ class BlackBox:
             observation, reward, terminated, truncated, _ = self.environment.step(action)
             taken += 1
             over = bool(terminated or truncated)
-            self._check_reward(float(reward), over and h + 1 < self.horizon)
-            if h >= target:
-                ret += float(reward)
+            self._check_reward(float(reward), over and (self.discount is not None or h + 1 < last))
+            if at >= 0:
+                ret += gamma ** (step - target) * float(reward)
             if over:
                 break
-        return (None if at < 0 else _Probe(target, at, tried, ret)), taken
+        row = 0 if self.horizon is None else target
+        return (None if at < 0 else _Probe(row, at, tried, ret)), taken
 
     def _state(self, observation: Any, num_states: int) -> int:
         try:
@@ -154,7 +182,8 @@ class BlackBox:
         if not low - slack <= reward <= high + slack:
             raise ValueError(f"rewards: {reward:g} is outside the range {low:g} to {high:g}")
         if early and not low <= 0 <= high:
+            before = "" if self.horizon is None else f" before the horizon {self.horizon}"
             raise ValueError(
-                f"rewards: an episode ended before the horizon {self.horizon}, so the range "
-                f"{low:g} to {high:g} must include 0"
+                f"rewards: an episode ended{before}, so the range {low:g} to {high:g} must "
+                "include 0"
             )

@@ -8,12 +8,24 @@ accepted fraction p_w, the candidate's mean advantage 𝔸_w over accepted reset
         stepwise    ½ r (H(H−1) − E[h(h−1) | accepted])
         returns     (H−1) R, if all returns from any step on lie in a range of width R
 
-Only p_w, 𝔸_w and E[h(h−1)] are unknown. Each gets its own part of δ (`SHARES`), so that with
-probability 1 − δ all their bounds hold at once, whichever step and whichever form is then taken:
+Discounted, 1/(1−γ) stands for H, W is the width of the range of returns, R/(1−γ) or as given, and
+
+        B = 2γ W m E[TV | accepted] / (1−γ),    TV = ½‖π' − π‖₁ in a state, m its maximum.
+
+This is Achiam et al. 2017, Cor 1, in its span form. π_new has TV α w TV and a_new = α w a, so that
+the penalty is γ α² span(w a) E[w TV]/(1−γ)². From a = Σ (π' − π) Q with all Q in a range of width W
+follows |w a| ≤ m W, hence span(w a) ≤ 2 m W. With m = 1 it is at most the masked bound of
+`cpi.bounds.discounted_masked`. Returns are cut after K steps (`cpi.conservative.resets.cut_after`),
+by which Σ (π' − π) Q moves by at most γ^K m W: this is taken off the lower bound of 𝔸_w.
+
+Only p_w, 𝔸_w, and E[h(h−1)] or E[TV] are unknown. Each gets its own part of δ (`SHARES`), so that
+with probability 1 − δ all their bounds hold at once, whichever step and whichever form is then
+taken:
 
     p_w        Clopper & Pearson 1934, from accepted and drawn resets
     𝔸_w        empirical Bernstein (Maurer & Pontil 2009, Thm 4), on resets that did not choose π'
     E[h(h−1)]  empirical Bernstein, on all accepted resets
+    E[TV]      empirical Bernstein, on resets that did not choose π'
 
 The bounds are after Samanta et al. 2026, Thm 1; `cpi.bounds.finite` derives the constants.
 """
@@ -48,14 +60,15 @@ class Certificate:
     Attributes
     ----------
     gain : float
-        Certified gain H p (α L − α² B), in units of return, with p and L the lower ends below.
+        Certified gain H p (α L − α² B), in units of return, with p and L the lower ends below;
+        1/(1−γ) for H if discounted.
     alpha : float
         Step size; min(1, L/(2B)) unless a step was given, and 0 where nothing can be certified.
     delta : float
     advantage, lower : float
         Measured 𝔸_w and its lower bound L at level δ/2.
     p_w : float
-        Accepted over drawn resets.
+        Accepted over drawn resets; of random resets below 1 where episodes end early.
     p_w_interval : (low, high)
         Each end at level δ/4.
     penalty : float
@@ -67,7 +80,7 @@ class Certificate:
     resets_needed : int or None
         Accepted resets, half of them to choose with, after which L > 0 in nine of ten repeats, at
         the measured mean and variance; None if the mean is not above 0.
-    candidate : array (H, S, A)
+    candidate : array (H, S, A), or (S, A) if discounted
         π'.
     """
 
@@ -126,7 +139,7 @@ class Evidence:
 
     Attributes
     ----------
-    candidate : array (H, S, A)
+    candidate : array (H, S, A), or (S, A) if discounted
         π', chosen without the resets behind `samples`.
     samples : array (n,)
         Independent samples with mean 𝔸_w, in an interval of `width`.
@@ -135,7 +148,13 @@ class Evidence:
     accepted, drawn, steps, exhausted
         As in `cpi.conservative.resets.Resets`.
     horizon, reward_width, return_width
-        H, r and, if known, R.
+        H, r and, if known, R; discounted 1/(1−γ), R and W.
+    discount : float or None
+        γ.
+    moved : array (n,)
+        TV of π and π' at the resets behind `samples`, at most `most_moved`.
+    bias : float
+        The mean of the samples is off by at most that.
     """
 
     candidate: FloatArray
@@ -146,9 +165,13 @@ class Evidence:
     drawn: int
     steps: int
     exhausted: bool
-    horizon: int
+    horizon: float
     reward_width: float
     return_width: float | None
+    discount: float | None
+    moved: FloatArray
+    most_moved: float
+    bias: float
 
     def certificate(self, delta: float, alpha: float | None = None) -> Certificate:
         """The certificate at δ of the best step, or of the step size `alpha` in [0, 1].
@@ -163,7 +186,7 @@ class Evidence:
         check_delta(delta)
         level = {part: delta * share for part, share in SHARES.items()}
         mean = float(self.samples.mean())
-        lower = mean - empirical_bernstein(self.samples, self.width, level["advantage"])
+        lower = mean - empirical_bernstein(self.samples, self.width, level["advantage"]) - self.bias
         penalty, form = self.penalty(level["penalty"])
         interval = acceptance_interval(
             self.accepted, self.drawn, level["p_w"], exhausted=self.exhausted
@@ -186,7 +209,10 @@ class Evidence:
             drawn=self.drawn,
             steps=self.steps,
             resets_needed=resets_needed(
-                mean, float(self.samples.var(ddof=1)), self.width, level["advantage"]
+                mean - self.bias,
+                float(self.samples.var(ddof=1)),
+                self.width,
+                level["advantage"],
             ),
             candidate=self.candidate,
         )
@@ -194,6 +220,12 @@ class Evidence:
     def penalty(self, delta: float) -> tuple[float, str]:
         """The smallest B that holds at level δ, and the name of its bound."""
         H, r = self.horizon, self.reward_width
+        if self.discount is not None:
+            assert self.return_width is not None
+            radius = empirical_bernstein(self.moved, self.most_moved, delta)
+            mean = min(self.most_moved, float(self.moved.mean()) + radius)
+            form = "returns" if self.return_width < r * H else "masked"
+            return 2 * self.discount * H * self.return_width * self.most_moved * mean, form
         products = self.step * (self.step - 1.0)
         radius = empirical_bernstein(products, (H - 1.0) * (H - 2.0), delta) if H > 2 else 0.0
         forms = {

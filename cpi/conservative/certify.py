@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike
 from cpi.conservative.black_box import BlackBox
 from cpi.conservative.certificate import Certificate
 from cpi.conservative.confidence import check_delta
-from cpi.conservative.loop import oracle_resets, random_resets
+from cpi.conservative.loop import oracle_resets, random_resets, self_resets, weights_of
 from cpi.conservative.measure import check_class, choose_and_measure, every_step
 from cpi.conservative.resets import Resets, draw_resets
-from cpi.exact.improvement import check_weights
 from cpi.exact.policies import PolicyError, check_rows
 from cpi.exact.values import evaluate
 from envs.checks import check_fractions, check_range, check_whole
@@ -40,11 +39,11 @@ def certify(
     Parameters
     ----------
     task : TabularMDP or BlackBox
-        With a finite horizon.
     policy : array (S, A) or (H, S, A)
     rule : function
         Of an MDP, reset weights as in `run_cpi`: a function of the exact `Evaluation`. Of a black
-        box, a function of (step, state) with values in [0, 1]. By default all states are accepted.
+        box, a function of (step, state), or of the state if discounted, with values in [0, 1]. By
+        default all states are accepted.
     delta : float
         For several certificates that must hold together, divide δ among them.
     resets : int
@@ -52,8 +51,8 @@ def certify(
     policy_class : {"shared", "per_state"}
         Candidates of `cpi.sampled`.
     returns : (low, high), optional
-        Range of the returns from any step on, if narrower than that of H rewards: (0, 1) for a
-        reward of 1 at the end.
+        Range of the returns from any step on, discounted ones if the task is, if narrower than
+        that of the rewards: (0, 1) for a reward of 1 at the end.
     seed : int
 
     Raises
@@ -79,7 +78,8 @@ def certify(
     else:
         rewards = task.rewards
         rows, data = _from_black_box(task, policy, rule, resets, rng)
-    return choose_and_measure(data, rows, policy_class, rewards, returns).certificate(delta)
+    evidence = choose_and_measure(data, rows, policy_class, rewards, returns, task.discount)
+    return evidence.certificate(delta)
 
 
 def _from_mdp(
@@ -89,11 +89,9 @@ def _from_mdp(
     resets: int,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, Resets]:
-    """The policy (H, S, A), and resets of an MDP."""
-    if mdp.horizon is None:
-        raise ValueError(f"{mdp!r}: certificates need a horizon; use mdp.with_time(horizon=H)")
+    """The policy (H, S, A), or (1, S, A) if discounted, and resets of an MDP."""
     evaluation = evaluate(mdp, policy)
-    weights = check_weights(evaluation, rule(evaluation), "rule")
+    weights = weights_of(rule, evaluation, "rule")
     data = draw_resets(evaluation, weights, rng, accepted=resets)
     return every_step(evaluation.policy, mdp.horizon), data
 
@@ -105,20 +103,22 @@ def _from_black_box(
     resets: int,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, Resets]:
-    """The policy (H, S, A), and resets of a black box."""
+    """The policy (H, S, A), or (1, S, A) if discounted, and resets of a black box."""
     rows = check_rows(policy)
     if rows.ndim not in (2, 3) or (rows.ndim == 3 and len(rows) != box.horizon):
-        raise PolicyError(f"policy: shape {rows.shape}, expected (S, A) or ({box.horizon}, S, A)")
+        timed = "" if box.horizon is None else f" or ({box.horizon}, S, A)"
+        raise PolicyError(f"policy: shape {rows.shape}, expected (S, A){timed}")
     rows = every_step(rows, box.horizon)
     shape = rows.shape[:2]
     weights = np.ones(shape)
     if rule is not random_resets:
-        if rule is oracle_resets or hasattr(rule, "tau"):
+        if not callable(rule) or rule in (oracle_resets, self_resets) or hasattr(rule, "tau"):
             raise ValueError(
                 "rule: oracle and self resets need the values of an MDP; give random_resets, or a "
-                "function of (step, state)"
+                "function of (step, state), or of the state if discounted"
             )
-        values = [rule(step, state) for step, state in np.ndindex(*shape)]
+        places = np.ndindex(shape if box.discount is None else shape[1:])
+        values = [rule(*place) for place in places]
         weights = check_fractions("rule", values).reshape(shape)
     if not weights.any():
         raise ValueError("rule: accepts no state at any step")

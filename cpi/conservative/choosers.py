@@ -85,8 +85,12 @@ def sampled(
 
     def choose(evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator) -> Choice:
         mdp = evaluation.mdp
+        if mdp.horizon is None:
+            raise ValueError(
+                f"chooser: sampled ones need a horizon, {mdp!r} has none; use "
+                "mdp.with_time(horizon=H), or cpi.certify for a step at a time"
+            )
         data = draw_resets(evaluation, weights, rng, accepted=resets)
-        assert mdp.horizon is not None
         policy = every_step(evaluation.policy, mdp.horizon)
         evidence = choose_and_measure(data, policy, policy_class, mdp.reward_range)
         samples = evidence.samples

@@ -65,6 +65,23 @@ def oracle_resets(tau: float) -> ResetWeights:
     return weights
 
 
+def weights_of(rule: ResetWeights, evaluation: Evaluation, name: str) -> FloatArray:
+    """Weights of a reset rule, shape (S,) or (H, S); `name` is that of the argument.
+
+    Raises
+    ------
+    ValueError
+        If the rule is none, or its weights are outside [0, 1] or of another shape.
+    """
+    if not callable(rule) or rule in (oracle_resets, self_resets):
+        given = f"{rule.__name__}, without its τ," if callable(rule) else repr(rule)
+        raise ValueError(
+            f"{name}: {given} is no reset rule; give cpi.random_resets, cpi.oracle_resets(tau), "
+            "cpi.self_resets(tau, precision, recall), or a function of an Evaluation"
+        )
+    return check_weights(evaluation, rule(evaluation), name)
+
+
 def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
     """Weights of a localizer with precision q and recall t: t on I_τ, f elsewhere.
 
@@ -210,7 +227,7 @@ def run_cpi(
     rows: list[Iteration] = []
     stopped = f"all {iterations} iterations done"
     for number in range(iterations):
-        weights = check_weights(evaluation, resets(evaluation), "resets")
+        weights = weights_of(resets, evaluation, "resets")
         if mdp.horizon is not None or (weights != 1).any():  # K&L's random resets are w ≡ 1
             weights = weights * ~mdp.terminal
         if coverage(evaluation, weights) <= 0:

@@ -5,7 +5,8 @@ the estimate is unbiased:
 
     𝔸̂_w = mean of |A| (π'(a|s) − π(a|s)) (G − b)
 
-G is the return from the reset on, b the mean return in that state and step in the first half.
+G is the return from the reset on, discounted if the MDP is, b the mean return in that state and
+step in the first half.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def check_class(policy_class: str) -> None:
         raise ValueError(f"policy_class: {policy_class!r} is neither 'shared' nor 'per_state'")
 
 
-def every_step(policy: FloatArray, horizon: int) -> FloatArray:
-    """A policy (S, A) or (H, S, A) as (H, S, A)."""
-    return np.broadcast_to(policy, (horizon, *policy.shape[-2:]))
+def every_step(policy: FloatArray, horizon: int | None) -> FloatArray:
+    """A policy (S, A) or (H, S, A) as (H, S, A); as (1, S, A) without a horizon."""
+    return np.broadcast_to(policy, (horizon or 1, *policy.shape[-2:]))
 
 
 def choose_and_measure(
@@ -39,11 +40,12 @@ def choose_and_measure(
     policy_class: str,
     rewards: tuple[float, float],
     returns: tuple[float, float] | None = None,
+    discount: float | None = None,
 ) -> Evidence:
     """The candidate of the first half of the resets, measured on the second half (`measure`)."""
     candidate_from = shared_candidate if policy_class == "shared" else per_state_candidate
     candidate = candidate_from(policy, data.part(slice(0, len(data) // 2)))
-    return measure(data, policy, candidate, rewards, returns)
+    return measure(data, policy, candidate, rewards, returns, discount)
 
 
 def measure(
@@ -52,18 +54,21 @@ def measure(
     candidate: FloatArray,
     rewards: tuple[float, float],
     returns: tuple[float, float] | None = None,
+    discount: float | None = None,
 ) -> Evidence:
     """Measure a candidate on the second half of the resets; the first half gives the baseline.
 
     Parameters
     ----------
     data : Resets
-    policy, candidate : array (H, S, A)
+    policy, candidate : array (H, S, A), or (1, S, A) if discounted
         The candidate may depend on the first half of the resets, not on the second.
     rewards : (low, high)
         Range of the rewards.
     returns : (low, high), optional
         Range of the returns from any step on, if it is narrower than that of H rewards.
+    discount : float, optional
+        γ of a discounted problem.
 
     Raises
     ------
@@ -71,7 +76,11 @@ def measure(
         If a return is outside its range.
     """
     horizon, num_states, _ = policy.shape
-    ranges = return_ranges(horizon, rewards, returns)
+    width = None if returns is None else returns[1] - returns[0]
+    if discount is None:
+        ranges = return_ranges(horizon, rewards, returns)
+    else:
+        ranges, width = discounted_range(discount, data.tail, rewards, returns)
     slack = ROUNDING * np.abs(ranges).max()
     off = (data.ret < ranges[data.step, 0] - slack) | (data.ret > ranges[data.step, 1] + slack)
     if off.any():
@@ -81,9 +90,12 @@ def measure(
         )
     half = len(data) // 2
     baseline = mean_returns(data.part(slice(0, half)), num_states, ranges)
-    samples = advantage_samples(policy, candidate, data.part(slice(half, None)), baseline)
+    measuring = data.part(slice(half, None))
+    samples = advantage_samples(policy, candidate, measuring, baseline)
+    moved = 0.5 * np.abs(candidate - policy).sum(axis=-1)
+    most = float(moved.max())
     return Evidence(
-        candidate=candidate,
+        candidate=candidate if discount is None else candidate[0],
         samples=samples,
         width=sample_width(policy, candidate, baseline, ranges),
         step=data.step,
@@ -91,9 +103,13 @@ def measure(
         drawn=data.drawn,
         steps=data.steps,
         exhausted=data.exhausted,
-        horizon=horizon,
+        horizon=horizon if discount is None else 1 / (1 - discount),
         reward_width=rewards[1] - rewards[0],
-        return_width=None if returns is None else returns[1] - returns[0],
+        return_width=width,
+        discount=discount,
+        moved=moved[measuring.step, measuring.state],
+        most_moved=most,
+        bias=0.0 if width is None else data.tail * width * most,
     )
 
 
@@ -109,6 +125,24 @@ def return_ranges(
         return ranges
     narrow = np.maximum(ranges[:, 0], returns[0]), np.minimum(ranges[:, 1], returns[1])
     return np.stack(narrow, axis=1)
+
+
+def discounted_range(
+    discount: float,
+    tail: float,
+    rewards: tuple[float, float],
+    returns: tuple[float, float] | None = None,
+) -> tuple[FloatArray, float]:
+    """Range of the returns up to the cut, shape (1, 2), and the width of that of whole returns.
+
+    G up to the cut is G − γ^K G', where G' is a return too, and is made of rewards.
+    """
+    low, high = np.divide(rewards, 1 - discount)
+    first, last = (1 - tail) * low, (1 - tail) * high
+    if returns is not None:
+        low, high = max(low, returns[0]), min(high, returns[1])
+        first, last = max(first, low - tail * high), min(last, high - tail * low)
+    return np.array([[first, last]]), float(high - low)
 
 
 def advantage_samples(

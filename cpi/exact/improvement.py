@@ -44,7 +44,8 @@ def check_weights(evaluation: Evaluation, weights: ArrayLike, name: str = "weigh
     array = check_fractions(name, weights)
     shape = evaluation.A.shape[:-1]
     if array.shape not in [(), shape[-1:], shape]:
-        raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
+        or_states = "" if len(shape) == 1 else f", or {shape[-1:]} for the same at every step"
+        raise ValueError(f"{name}: shape {array.shape}, expected {shape}{or_states}")
     return array
 
 

@@ -67,9 +67,14 @@ def _distributions(array: FloatArray, dtype: np.dtype[Any], what: str) -> FloatA
         bad = ~(off <= sum_tolerance(dtype)) | (array < 0).any(axis=-1)
     if bad.any():
         where = tuple(np.argwhere(bad)[0])
+        cure = "divide them by their sum"
+        if not (np.isfinite(array[where]).all() and (array[where] >= 0).all()):
+            cure = "replace those that are negative or no numbers"
+        elif sums[where] == 0:
+            cure = "give an action some"
         raise PolicyError(
             f"{what}: {_place(where)} has probabilities {array[where]}, which are not non-negative "
-            f"numbers that sum to 1 (they sum to {sums[where]:.12g}); divide them by their sum"
+            f"numbers that sum to 1 (they sum to {sums[where]:.12g}); {cure}"
         )
     rounded = off > ROUNDING
     array[rounded] /= sums[rounded, None]
@@ -117,8 +122,19 @@ def deterministic_policy(
 
 
 def greedy_policy(Q: ArrayLike) -> FloatArray:
-    """The first best action of each state, from Q of shape (S, A) or (H, S, A)."""
+    """The first best action of each state, from Q of shape (S, A) or (H, S, A).
+
+    Raises
+    ------
+    PolicyError
+        If the shape is another.
+    """
     values = np.asarray(Q)
+    if values.ndim not in (2, 3):
+        raise PolicyError(
+            f"Q: shape {values.shape}, expected (S, A) or (H, S, A); V has no actions, give "
+            "evaluation.Q"
+        )
     return deterministic_policy(values.argmax(axis=-1), values.shape[-1])
 
 

@@ -15,7 +15,10 @@ def check_writable(path: Path, option: str = "--json") -> None:
     places = [path]
     if not _is_stream(path):
         file = Path(os.path.realpath(path))
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise NotADirectoryError(f"{option}: {path.parent} is a file; name a folder") from None
         places = [file, file.parent] if file.exists() else [file.parent]
     if not all(os.access(place, os.W_OK) for place in places):
         raise PermissionError(f"{option}: {path} cannot be written")

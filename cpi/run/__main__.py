@@ -16,9 +16,11 @@ from cpi.exact.improvement import default_tau
 from cpi.problem import (
     FILES,
     REFUSALS,
+    Parser,
     add_problem_options,
     load_problem,
     parse,
+    print_facts,
     problem_facts,
     versions,
 )
@@ -45,7 +47,8 @@ on. On a discounted MDP, CPI takes exact advantages alone; --horizon H gives it 
 --output DIR holds run.json, run.png and the last policies, policy-METHOD.npy, which --policy reads.
 In run.json an iteration of CPI has J before the step, the true gain of the step (left) and the gain
 that its certificate guarantees (right), alpha, p (the coverage p_π(τ)) and p_w (the share of steps
-that is accepted); certified is what sampled resets alone guarantee, in all iterations together with
+that is accepted: of random resets below 1 where episodes end early, since nothing is accepted after
+their end); certified is what sampled resets alone guarantee, in all iterations together with
 probability 1 − δ. curve has J, p and environment steps after each number of iterations.
 
 {FILES}\
@@ -75,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted, nothing was run", file=sys.stderr)
         return 130
-    for key, value in facts.items():
-        out.print(f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}")
+    print_facts(facts, out)
     refusals, interrupted = work(job)
     record = {
         "problem": facts,
@@ -103,13 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+    parser = Parser(
         prog="python -m cpi.run",
         description="Run conservative policy iteration with three reset rules, or policy-gradient "
         "methods, on your own MDP or environment; or Theorem 1's experiment.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_options(parser)
     add_problem_options(parser)

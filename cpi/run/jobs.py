@@ -21,6 +21,9 @@ from envs.tabular import FloatArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Columns of CPI's rows: certificates at the exact p_w, and from sampled resets alone.
+CERTIFIED = ("right", "certified")
+
 #: Called with a status message.
 Say = Callable[[str], None]
 
@@ -80,35 +83,34 @@ class Methods:
         return refusals
 
     def show(self, out: Console) -> None:
-        """Print a row for each method, why it ended, and whether certificates held."""
-        headings = [
-            "method",
-            "iterations",
-            "final J",
-            "final p",
-            "Σ gain",
-            "Σ certificate",
-            "Σ certified",
-        ]
-        headings += ["resets accepted", "drawn", "environment steps"]
-        rows = table("", headings)
+        """Print gains and costs of each method, why it ended, and whether certificates held."""
+        headings = ("iterations", "final J", "final p", "Σ gain", "Σ certificate", "Σ certified")
+        gains = table("", ["method", *headings])
+        costs = table("", ["method", "resets accepted", "drawn", "environment steps"])
         for record in self.records:
-            totals = [record.total(key) for key in ("left", "right", "certified")]
-            rows.add_row(
+            totals = [record.total(key) for key in ("left", *CERTIFIED)]
+            gains.add_row(
                 record.name,
                 str(len(record.rows)),
                 f"{record.J[-1]:.6g}",
                 f"{record.p[-1]:.4g}",
                 *("–" if total is None else f"{total:.4g}" for total in totals),
-                *(f"{cost:,}" for cost in (*record.resets, record.steps[-1])),
             )
-        out.print(rows)
+            costs.add_row(
+                record.name, *(f"{cost:,}" for cost in (*record.resets, record.steps[-1]))
+            )
+        out.print(gains, costs)
         for record in self.records:
             out.print(f"{record.name}: {record.stopped}")
         below, certified = below_certificate(self.records, self.base)
         if certified:
             out.print(
                 f"{certified - below} of {certified} steps gained at least their certificate."
+            )
+        if any((record.total(key) or 0) < 0 for record in self.records for key in CERTIFIED):
+            out.print(
+                "A sum below 0: steps were longer than the bounds allow, as with --step full or "
+                "--bound none, so that they may have lost as much."
             )
 
     def to_json(self) -> dict[str, Any]:

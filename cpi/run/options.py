@@ -59,8 +59,8 @@ def settle(args: argparse.Namespace) -> None:
         raise ValueError("--step: sampled is certified by resets; add --samples N")
     if not 0 < args.delta < 1:
         raise ValueError(f"--delta: {args.delta} is not in (0, 1)")
-    for name, least in (("repeats", 2), ("max_resets", 8)):
-        if getattr(args, name) < least:
+    for name, least in (("repeats", 2), ("max_resets", 8), ("samples", 4)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name}: {getattr(args, name)} is below {least}")
 
 

@@ -216,6 +216,30 @@ RESETS = (
     ),
     Mutant(
         "cpi/conservative/certificate.py",
+        "the discounted penalty is halved",
+        "2 * self.discount * H",
+        "1 * self.discount * H",
+    ),
+    Mutant(
+        "cpi/conservative/certificate.py",
+        "the cut of discounted returns is not taken off",
+        'level["advantage"]) - self.bias',
+        'level["advantage"]) - 0 * self.bias',
+    ),
+    Mutant(
+        "cpi/conservative/resets.py",
+        "discounted returns are cut whatever the number of resets",
+        "math.log(CUT / resets)",
+        "math.log(CUT)",
+    ),
+    Mutant(
+        "cpi/conservative/black_box.py",
+        "a discounted draw is a step late",
+        "int(rng.geometric(1 - gamma)) - 1",
+        "int(rng.geometric(1 - gamma))",
+    ),
+    Mutant(
+        "cpi/conservative/certificate.py",
         "the upper end of p_w certifies",
         "interval[0 if per_accepted >= 0 else 1]",
         "interval[1]",
@@ -242,8 +266,8 @@ RESETS = (
     Mutant(
         "cpi/conservative/black_box.py",
         "rewards before the reset count",
-        "if h >= target:",
-        "if h >= 0:",
+        "if at >= 0:",
+        "if step >= 0:",
     ),
     Mutant(
         "cpi/conservative/loop.py",
@@ -262,6 +286,13 @@ RESETS = (
         "Bernstein's 7/3 → 1/3",
         "7 * width * log",
         "1 * width * log",
+    ),
+    Mutant(
+        "cpi/bounds/theorem1_report.py",
+        "intervals of half the replicates",
+        "np.percentile(replicates, [2.5, 97.5])",
+        "np.percentile(replicates, [25, 75])",
+        ("tests/cpi/bounds/test_theorem1.py",),
     ),
     Mutant(
         "cpi/bounds/theorem1.py",
@@ -310,8 +341,8 @@ RESETS = (
     Mutant(
         "cpi/conservative/measure.py",
         "chooses and measures on the same half",
-        "candidate, data.part(slice(half, None)), baseline)",
-        "candidate, data.part(slice(0, half)), baseline)",
+        "measuring = data.part(slice(half, None))",
+        "measuring = data.part(slice(0, half))",
     ),
     Mutant(
         "cpi/conservative/resets.py",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import cpi
 import envs
@@ -56,9 +57,21 @@ def test_check_bounds_covers_the_kind_of_mdp_and_finds_no_violation(time: Any) -
 
 def test_report_prints_as_a_table_with_a_verdict() -> None:
     text = str(cpi.check_bounds(*problem(horizon=5)))
-    for word in ("masked CPI", "PSDP", "instances", "violations", "Samanta et al. 2026"):
+    for word in ("masked CPI", "PSDP", "checks", "violated", "Samanta et al. 2026"):
         assert word in text
     assert text.endswith("no violation.")
+
+
+def test_report__numbers_are_whole_at_80_columns() -> None:
+    report = cpi.check_bounds(*problem(discount=0.9))
+    report.rows[0].instances, report.rows[0].violations = 1_234_567, 7654
+    recorder = Console(width=80, no_color=True)
+    with recorder.capture() as capture:
+        recorder.print(report)
+    printed = capture.get()
+    assert "…" not in printed and "1,234,567" in printed and "7654" in printed
+    for row in report.rows:
+        assert f"{row.min_slack:.1e}" in printed and row.summary in printed
 
 
 def test_report_to_json__plain_data() -> None:

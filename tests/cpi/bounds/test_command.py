@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import cpi
 import envs
 from cpi.bounds import REGISTRY, Bound, finite
 from cpi.bounds import __main__ as command
+from cpi.bounds.symbols import SYMBOLS
 from cpi.bounds.theorem1 import theorem1
 
 
@@ -120,6 +122,19 @@ def test_list_names_every_bound_and_its_hypothesis() -> None:
         assert bound.name in result.stdout
         assert bound.id in result.stdout
     assert "a ≥ τ on I_τ" in result.stdout
+    for symbols in SYMBOLS:
+        assert symbols in result.stdout
+
+
+def test_symbols__explain_every_symbol_of_the_statements() -> None:
+    words = "gain|at|or|if|is|in|of|max|span|pair|form|then"
+    known = set("".join(SYMBOLS))
+    for bound in REGISTRY:
+        text = re.sub(
+            rf"\b({words})\b|[a-z]{{3,}}('s)?", " ", f"{bound.statement} {bound.requires}"
+        )
+        symbols = {character for character in text if character.isalpha()}
+        assert symbols - known <= set("ΣΠ"), (bound.name, symbols - known)
 
 
 def test_place__is_the_line_of_the_definition() -> None:
@@ -224,6 +239,19 @@ def test_a_policy_for_the_environment_fits_without_the_added_state(tmp_path: Pat
     assert result.returncode == 0, result.stderr
 
 
+def test_main__an_added_state_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--env", "FrozenLake-v1", "--gamma", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "S=17" in printed
+    assert "terminal states: 1 (episodes end there, and no reset does; --env adds one" in printed
+    assert "K&L" in printed  # the legend
+    _, path = own_mdp(tmp_path)
+    assert command.main(["--mdp", path]) == 0
+    assert "terminal states: 0\n" in capsys.readouterr().out
+
+
 def test_unknown_environment_is_refused_in_one_line() -> None:
     assert "FrozenLak-v1" in refused("--env", "FrozenLak-v1", "--gamma", "0.9")
 
@@ -232,7 +260,8 @@ def test_bad_input_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:
     _, path = own_mdp(tmp_path)
     (tmp_path / "broken.npz").write_bytes(b"PK not really a zip")
     np.save(tmp_path / "short.npy", np.full((4, 2), 0.5))
-    np.save(tmp_path / "sums.npy", np.full((5, 2), 0.6))
+    for name, share in (("sums", 0.6), ("nan", np.nan), ("zeros", 0.0)):
+        np.save(tmp_path / f"{name}.npy", np.full((5, 2), share))
     for name in ("notes.npy", "notes.txt"):
         (tmp_path / name).write_text("not numbers")
     cases = [
@@ -251,6 +280,10 @@ def test_bad_input_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:
         (["--tau", "-1"], "tau: -1"),
         (["--json", str(tmp_path)], "is a folder"),
         (["--mdp", str(tmp_path)], "is a folder"),
+        (["--mdp", str(tmp_path / "sums.npy")], "sums.npy: a single array (.npy) of shape (5, 2)"),
+        (["--mdp", path, "--policy", str(tmp_path / "nan.npy")], "negative or no numbers"),
+        (["--mdp", path, "--policy", str(tmp_path / "zeros.npy")], "give an action some"),
+        (["--json", str(tmp_path / "notes.txt" / "x.json")], "notes.txt is a file; name a folder"),
         (["--mdp", path, "--horizon", "100000000"], "100000000 steps are more than 1,000,000"),
         (["--mdp", path, "--horizon", "1" + "0" * 400], "horizon: too large a number"),
         (["--mdp", path, "--policy", str(tmp_path / "notes.npy")], "begins with b'not nu'"),
@@ -280,7 +313,9 @@ def test_bad_usage_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as stop:
         command.main(args)
     assert stop.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("python -m cpi.bounds: ") and error.count("\n") == 1
+    assert error.endswith("--help lists the options\n")
 
 
 @pytest.mark.usefixtures("small_experiment")

@@ -15,13 +15,13 @@ from scipy.stats import norm
 import envs
 from cpi.bounds import theorem1 as module
 from cpi.bounds.theorem1 import (
-    Experiment,
     _slope,
     per_state_correct,
     resets_needed,
     shared_correct,
     theorem1,
 )
+from cpi.bounds.theorem1_report import Experiment
 from cpi.conservative import measure as measurement
 from cpi.conservative.loop import random_resets
 from cpi.conservative.resets import Resets, draw_resets
@@ -324,6 +324,29 @@ def test_one_seed_gives_one_experiment() -> None:
     assert one.to_json() == two.to_json()
     assert one.to_json() != other.to_json()
     assert steps == 3 * ["Theorem 1 at p = 0.4", "Theorem 1 at p = 0.2", "localizer formula"]
+
+
+def numbers(experiment: Experiment) -> Any:
+    """Each number of the tables that has an interval: value and ends, costs and gains as logs."""
+    record = experiment.to_json()
+    rows = [[s["value"], s["low"], s["high"]] for s in record["localizer_slopes"].values()]
+    for arm in experiment.arms:
+        found = record["theorem1"][arm]
+        for name in ("resets", "gain"):
+            if name in found:
+                rows += np.log(np.c_[found[name], found[f"{name}_interval"]]).tolist()
+                rows.append([found[f"{name}_slope"], *found[f"{name}_slope_interval"]])
+    return np.array(rows)
+
+
+def test_two_seeds_give_the_same_tables_within_their_intervals(experiment: Experiment) -> None:
+    """Differences between seeds are as large as the 95 % intervals say."""
+    other = small((0.4, 0.2, 0.1), seed=1, repeats=80, bootstrap=60)
+    one, two = numbers(experiment), numbers(other)
+    error = np.hypot(np.ptp(one[:, 1:], axis=1), np.ptp(two[:, 1:], axis=1)) / (2 * 1.96)
+    z = (one[:, 0] - two[:, 0]) / error
+    assert len(z) == 27 and (np.abs(z) < 3).all()
+    assert 0.5 < np.sqrt(np.mean(z**2)) < 1.4
 
 
 @pytest.mark.parametrize("name", ["repeats", "bootstrap", "seed"])

@@ -11,9 +11,9 @@ from scipy.stats import chi2_contingency
 
 from cpi.conservative.black_box import BlackBox
 from cpi.conservative.resets import draw_resets
-from cpi.exact.values import Evaluation
+from cpi.exact.values import Evaluation, evaluate
 from envs.gym import TabularEnv
-from tests.cpi.conservative.problems import ENDING, WEIGHTS, each, rows_of
+from tests.cpi.conservative.problems import ENDING, EVALUATIONS, WEIGHTS, each, likely, rows_of
 
 
 class Corridor:
@@ -113,12 +113,54 @@ def test_draw_resets__are_those_of_the_mdp(evaluation: Evaluation) -> None:
     assert theirs.steps < theirs.drawn * 4  # episodes stop where they are refused
 
 
+@pytest.mark.parametrize("discount", [0.0, 0.7])
+def test_draw_resets__discounted_ones_are_those_of_the_mdp(discount: float) -> None:
+    """Same distribution of states, actions, returns and draws; the step is not told."""
+    mdp, n, rng = ENDING.with_time(discount=discount), 800, np.random.default_rng(5)
+    policy, weights = rows_of(EVALUATIONS["stationary"])[:1], WEIGHTS[:1] * ~ENDING.terminal
+    box = BlackBox(TabularEnv(mdp), None, mdp.reward_range, discount=discount)
+    theirs = box.draw_resets(policy, weights, rng, accepted=n)
+    ours = draw_resets(evaluate(mdp, policy[0]), weights[0], rng, accepted=n)
+    assert theirs.tail == ours.tail and not theirs.step.any()
+    tables = []
+    for resets in (theirs, ours):
+        table = np.zeros((4, 3))
+        np.add.at(table, (resets.state, resets.action), 1)
+        tables.append(table.ravel())
+    assert chi2_contingency([table[np.sum(tables, axis=0) > 0] for table in tables]).pvalue > 1e-3
+    error = math.sqrt((theirs.ret.var() + ours.ret.var()) / n)
+    assert abs(theirs.ret.mean() - ours.ret.mean()) <= 4 * error
+    p = n / ours.drawn
+    assert abs(theirs.drawn - ours.drawn) <= 4 * math.sqrt(2 * n * (1 - p)) / p
+
+
+class Clock(Corridor):
+    """Corridor whose states end at 3, and whose episodes are cut after 20 steps."""
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time = 0 if self.at == 0 else self.time + 1
+        at, _, _, _, info = super().step(0)
+        self.at = min(at, 3)
+        return self.at, 1.0, False, self.time == 19, info
+
+
+def test_draw_resets__discounted_by_hand() -> None:
+    """Step t is drawn with probability (1−γ) γ^t, and a return of ones is cut after K steps."""
+    box = BlackBox(Clock(), None, (0.0, 1.0), discount=0.5)
+    resets = draw(box, np.ones((1, 4)), 800, ALWAYS_0[:1])
+    assert likely(np.bincount(resets.state), 800 * np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8]))
+    np.testing.assert_allclose(resets.ret, 2 * (1 - 0.5**13), rtol=1e-3)  # 2^13 > 8,000
+    assert resets.tail == 0.5**13 and resets.ret.max() == 2 * (1 - 0.5**13)
+
+
 def test_black_box__invalid_values_are_refused() -> None:
     ones = np.ones((3, 4))
     with pytest.raises(ValueError, match=r"rewards: 1 is outside the range 0 to 0\.5"):
         draw(BlackBox(Corridor(), 3, (0.0, 0.5)), ones, 100)
     with pytest.raises(ValueError, match="an episode ended before the horizon 3, so the range"):
         draw(BlackBox(Ending(), 3, (-5.0, -1.0)), ones, 100)
+    with pytest.raises(ValueError, match=r"an episode ended, so the range -5 to -1 must include 0"):
+        draw(BlackBox(Ending(), None, (-5.0, -1.0), discount=0.1), ones[:1], 9, ALWAYS_0[:1])
     with pytest.raises(ValueError, match=r"environment: state 4 is not in 0 … 3, the policy's"):
         draw(BlackBox(Corridor(3), 3, (0.0, 9.0)), ones, 100)
     with pytest.raises(ValueError, match=r"environment: state 0.5 is not in 0 … 3"):
@@ -130,6 +172,10 @@ def test_black_box__invalid_values_are_refused() -> None:
         ({"rewards": (0.0, math.inf)}, r"rewards: \(0\.0, inf\) is not \(low, high\), two finite"),
         ({"rewards": (0.0,)}, r"rewards: \(0\.0,\) is not \(low, high\)"),
         ({"rewards": 1.0}, "rewards: 1.0 is not"),
+        ({"horizon": None}, "give exactly one of horizon and discount"),
+        ({"discount": 0.5}, "give exactly one of horizon and discount"),
+        ({"horizon": None, "discount": 1}, r"discount: 1 is not in \[0, 1\); give horizon=H"),
+        ({"horizon": None, "discount": -0.1}, r"discount: -0\.1 is not in \[0, 1\]"),
     ):
         options: dict[str, Any] = {"horizon": 3, "rewards": (0.0, 1.0)} | changes
         with pytest.raises(ValueError, match=message):

@@ -43,6 +43,10 @@ def evidence(**changes: Any) -> Evidence:
         "horizon": 5,
         "reward_width": 2.0,
         "return_width": None,
+        "discount": None,
+        "moved": np.tile([0.25, 0.75], 2000),
+        "most_moved": 0.8,
+        "bias": 0.0,
     }
     return Evidence(**(fields | changes))
 
@@ -69,6 +73,47 @@ def test_certificate__takes_the_smallest_penalty() -> None:
     # At H = 2 every reset disturbs as much, and nothing is estimated.
     assert evidence(horizon=2, step=np.tile([0, 1], 4000)).penalty(0.1)[0] == 2.0
     assert evidence(horizon=1, step=np.zeros(8000, dtype=int)).penalty(0.1)[0] == 0.0
+
+
+def test_certificate__discounted_by_hand() -> None:
+    """1/(1−γ) = 5: B = 2 γ W m E[TV] 5, and the cut of the returns is off the lower bound."""
+    found = evidence(discount=0.8, horizon=5.0, return_width=10.0, bias=0.01).certificate(0.08)
+    lower = 0.99 - empirical_bernstein(SAMPLES, 4.0, 0.04)
+    tv = 0.5 + empirical_bernstein(np.tile([0.25, 0.75], 2000), 0.8, 0.02)
+    low, _ = acceptance_interval(8000, 20_000, 0.02)
+    assert found.form == "masked" and found.lower == pytest.approx(lower)
+    assert found.penalty == pytest.approx(2 * 0.8 * 5 * 10 * 0.8 * tv) and 0.5 < tv < 0.53
+    assert found.gain == pytest.approx(5 * low * lower**2 / (4 * found.penalty))
+    fewer = evidence(discount=0.8, horizon=5.0, return_width=4.0, moved=np.full(9, 0.8))
+    assert fewer.penalty(0.1) == (pytest.approx(2 * 0.8 * 5 * 4 * 0.8 * 0.8), "returns")
+
+
+@pytest.mark.parametrize("discount", [0.1, 0.5, 0.9])
+def test_certificate__discounted_penalty_is_attained_by_small_steps(discount: float) -> None:
+    """On `tight_masked`, which moves all mass and has a = ±W, no smaller constant is one."""
+    case = envs.tight_masked(2)
+    mdp = case.mdp.with_time(discount=discount)
+    base = evaluate(mdp, case.policy)
+    resets = draw_resets(base, np.ones(3), np.random.default_rng(0), accepted=40)
+    rows = (case.policy[None], case.candidate[None])
+    found = measure(resets, *rows, mdp.reward_range, discount=discount)
+    update = Update(base, case.candidate, 1e-4)
+    penalty, _ = found.penalty(0.1)
+    lost = 1e-4 * (update.d * update.a).sum() / (1 - discount) - update.gain
+    assert 1e-8 * penalty / (1 - discount) == pytest.approx(lost, rel=4e-4 / (1 - discount))
+    assert lost <= 1e-8 * penalty / (1 - discount) * (1 + 1e-6)
+
+
+def test_certificate__discounted_penalty_is_attained_by_policies_that_overlap() -> None:
+    """Half the mass moves, m = E[TV] = ½: a quarter of the penalty is enough, and not less."""
+    case = envs.tight_divergence(0.5)
+    update = Update(evaluate(case.mdp, case.policy), case.candidate, 1e-4)
+    lost = 1e-4 * (update.d * update.a).sum() * 2 - update.gain
+    moved = evidence(
+        discount=0.5, horizon=2.0, return_width=1.0, moved=np.full(9, 0.5), most_moved=0.5
+    )
+    assert update.return_width == pytest.approx(1.0)
+    assert 1e-8 * moved.penalty(0.1)[0] * 2 == pytest.approx(lost, rel=1e-3)
 
 
 def test_certificate__of_a_given_step() -> None:

@@ -19,6 +19,7 @@ from cpi.exact.update import Update
 from cpi.exact.values import evaluate
 from envs import TabularMDP
 from envs.gym import TabularEnv
+from tests.cpi.conservative.problems import ENDING, WEIGHTS
 from tests.cpi.worlds import interior_policy, world
 
 DELTA = 0.2
@@ -106,6 +107,39 @@ def test_certify__violations_over_1000_seeds(problem: Problem) -> None:
     assert np.mean(np.array(gains) > 0) > 0.2
 
 
+DISCOUNTED = {
+    "tight": (envs.tight_masked(2).mdp.with_time(discount=0.5), envs.tight_masked(2).policy, None),
+    "ending": (ENDING.with_time(discount=0.6), interior_policy(ENDING, 3)[0], WEIGHTS[0]),
+    "uniform": (world(3, 4, 2, discount=0.7), np.full((4, 2), 0.5), np.array([1, 0, 0.5, 1])),
+}
+
+
+@pytest.mark.parametrize("problem", DISCOUNTED.values(), ids=DISCOUNTED)
+def test_certify__discounted_violations_over_400_seeds(problem: Any) -> None:
+    mdp, policy, weights = problem
+    base, gamma = evaluate(mdp, policy), mdp.discount
+    weights = np.ones(mdp.num_states) if weights is None else weights
+    mass = base.occupancy * weights * ~mdp.terminal
+    p_w, width = mass.sum(), mdp.reward_width / (1 - gamma)
+    violated, naive, certified = [], [], 0
+    for seed in range(400):
+        found = certify(mdp, policy, lambda _: weights, delta=DELTA, resets=600, seed=seed)
+        moved = np.abs(found.candidate - policy).sum(axis=-1) / 2
+        share = mass @ moved / p_w
+        B = 2 * gamma * width * moved.max() * share / (1 - gamma)
+        advantage = mass @ (found.candidate * base.A).sum(axis=-1) / p_w
+        gain = evaluate(mdp, mixture(policy, found.candidate, found.alpha, weights)).J - base.J
+        low, high = found.p_w_interval
+        off = p_w < low - 1e-12 or p_w > high + 1e-12
+        violated.append(
+            (found.gain > gain + 1e-12, found.lower > advantage, off, found.penalty < B - 1e-9)
+        )
+        naive.append(found.advantage > advantage)
+        certified += found.gain > 0
+    assert (np.mean(violated, axis=0) <= np.array([1, 1 / 2, 1 / 2, 1 / 4]) * DELTA).all()
+    assert np.mean(naive) > DELTA and certified > 200
+
+
 def test_certify__the_gain_is_violated_without_the_radius() -> None:
     """On the tight instance the bound is the gain, so that any optimism shows."""
     mdp, policy, rule, resets, policy_class, _ = PROBLEMS["tight"]
@@ -171,6 +205,40 @@ def test_certify__a_black_box_is_certified_as_its_mdp() -> None:
         assert abs(one.mean() - two.mean()) <= 4 * error + 1e-12, name
 
 
+def test_certify__a_discounted_black_box_is_certified_as_its_mdp() -> None:
+    mdp = world(5, discount=0.5)
+    policy = interior_policy(mdp, 2)
+    box = BlackBox(TabularEnv(mdp), None, mdp.reward_range, discount=0.5)
+    weights = np.random.default_rng(4).uniform(0.2, 1.0, 5)
+    ours, theirs = (
+        [certify(*task, resets=100, delta=0.5, seed=seed) for seed in range(15)]
+        for task in (
+            (mdp, policy, lambda evaluation: weights),
+            (box, policy, lambda state: weights[state]),
+        )
+    )
+    for name in ("advantage", "lower", "p_w", "penalty"):
+        one, two = (np.array([getattr(c, name) for c in found]) for found in (ours, theirs))
+        error = np.sqrt((one.var(ddof=1) + two.var(ddof=1)) / 15)
+        assert abs(one.mean() - two.mean()) <= 4 * error + 1e-12, name
+    assert ours[0].candidate.shape == theirs[0].candidate.shape == (5, 3)
+    assert Certificate.to_json(theirs[0])["candidate"] == theirs[0].candidate.tolist()
+    with pytest.raises(PolicyError, match=r"policy: shape \(2, 5, 3\), expected \(S, A\)$"):
+        certify(box, np.broadcast_to(policy, (2, 5, 3)))
+
+
+def test_certify__a_range_of_discounted_returns_certifies_more() -> None:
+    """The last step alone pays, and the robot stays at its goal: returns are in [0, 1]."""
+    mdp = envs.lock_chain(2, 2).with_time(discount=0.8)
+    policy = uniform_policy(mdp)
+    wide = certify(mdp, policy, resets=4000)
+    narrow = certify(mdp, policy, resets=4000, returns=(0.0, 1.0))
+    assert (wide.form, narrow.form) == ("masked", "returns")
+    assert narrow.penalty == pytest.approx(wide.penalty / 5) and narrow.gain > wide.gain > 0
+    with pytest.raises(ValueError, match=r"returns: .* is outside the range"):
+        certify(mdp, policy, resets=4000, returns=(0.0, 0.5))
+
+
 def test_certify__accepts_everything_by_default() -> None:
     mdp = envs.needle(0.5, horizon=2, num_actions=2)
     box = BlackBox(TabularEnv(mdp), 2, (0.0, 1.0))
@@ -212,8 +280,6 @@ def test_certify__invalid_values_are_refused() -> None:
     bad = "ab"
     with pytest.raises(ValueError, match="returns: not an array of real numbers"):
         certify(mdp, policy, returns=bad)
-    with pytest.raises(ValueError, match=r"certificates need a horizon; use mdp\.with_time"):
-        certify(mdp.with_time(discount=0.9), policy)
     with pytest.raises(PolicyError, match="policy: shape"):
         certify(mdp, policy[:2])
     with pytest.raises(PolicyError, match=r"policy: shape \(3, 3, 2\), expected \(S, A\) or \(2, "):

@@ -64,6 +64,13 @@ def test_sampled__advantage_of_the_choice_is_unbiased(policy_class: Any) -> None
     assert all(c.lower == c.advantage for c in chosen)
 
 
+def test_sampled__needs_a_horizon() -> None:
+    mdp = ENDING.with_time(discount=0.9)
+    base = evaluate(mdp, uniform_policy(mdp))
+    with pytest.raises(ValueError, match=r"chooser: sampled ones need a horizon, .* cpi\.certify"):
+        sampled(8, "shared")(base, np.ones(5), np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("bound", ["bernstein", "hoeffding"])
 @pytest.mark.parametrize("policy_class", CLASSES)
 def test_sampled__lower_bound_holds_with_its_confidence(policy_class: Any, bound: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import envs
 from cpi.bounds import REGISTRY
+from cpi.conservative.certify import certify
 from cpi.conservative.choosers import Choice, exact_greedy, sampled
 from cpi.conservative.loop import (
     ResetWeights,
@@ -367,7 +368,7 @@ def test_discounted_steps_of_random_resets_refuse_masks(resets: ResetWeights, st
 
 def test_sampled_choosers_need_a_horizon() -> None:
     mdp = world(1, discount=0.9)
-    with pytest.raises(ValueError, match="simulation needs a horizon"):
+    with pytest.raises(ValueError, match="sampled ones need a horizon"):
         run_cpi(mdp, interior_policy(mdp, 1), chooser=sampled(10, "shared"))
 
 
@@ -488,3 +489,35 @@ def test_random_and_oracle_weights() -> None:
     assert 0 < weights.sum() < weights.size
     highest = float(base.A.max())
     assert not oracle_resets(highest)(base).any()  # the threshold is strict
+
+
+WRONG_RULES: list[tuple[Any, str]] = [
+    ("oracle", r"'oracle' is no reset rule; give cpi\.random_resets, cpi\.oracle_resets\(tau\)"),
+    (np.ones(3), r"array\(.*\) is no reset rule"),
+    (oracle_resets, r"oracle_resets, without its τ, is no reset rule"),
+    (self_resets, r"self_resets, without its τ, is no reset rule"),
+    (lambda evaluation: np.ones(9), r"shape \(9,\), expected \(3, 3\), or \(3,\) for the same"),
+    (lambda evaluation: np.ones((2, 3)), r"shape \(2, 3\), expected \(3, 3\), or"),
+    (lambda evaluation: np.full(3, 2.0), r"must lie in \[0, 1\], found 2"),
+]
+
+
+@pytest.mark.parametrize(("rule", "message"), WRONG_RULES)
+def test_weights_of__wrong_rules_are_refused(rule: Any, message: str) -> None:
+    """`run_cpi` and `certify` refuse alike, with the argument's name."""
+    mdp, policy = needle()
+    with pytest.raises(ValueError, match=f"^resets: {message}"):
+        run_cpi(mdp, policy, resets=rule)
+    with pytest.raises(ValueError, match=f"^rule: {message}"):
+        certify(mdp, policy, rule)
+
+
+def test_weights_of__a_discounted_rule_has_a_weight_a_state() -> None:
+    mdp, policy = needle()
+    for refuse in (run_cpi, certify):
+        with pytest.raises(ValueError, match=r"shape \(9,\), expected \(3,\)$"):
+            refuse(
+                mdp.with_time(discount=0.5),
+                policy,
+                **{"resets" if refuse is run_cpi else "rule": lambda evaluation: np.ones(9)},
+            )

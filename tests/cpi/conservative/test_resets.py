@@ -17,8 +17,15 @@ from cpi.exact.policies import uniform_policy
 from cpi.exact.values import Evaluation, evaluate
 from cpi.tabular.simulator import TabularSimulator
 from envs import TabularMDP
-from tests.cpi.conservative.problems import EVALUATIONS, WEIGHTS, accepted_mass, each, likely
-from tests.cpi.worlds import world
+from tests.cpi.conservative.problems import (
+    ENDING,
+    EVALUATIONS,
+    WEIGHTS,
+    accepted_mass,
+    each,
+    likely,
+)
+from tests.cpi.worlds import interior_policy, world
 
 N = 20_000
 
@@ -171,11 +178,44 @@ def test_draw_resets__long_episodes_come_in_small_batches(monkeypatch: pytest.Mo
     assert max(sizes) == 20
 
 
-def test_draw_resets__needs_a_horizon() -> None:
-    mdp = world(1, discount=0.9)
-    evaluation = evaluate(mdp, uniform_policy(mdp))
-    with pytest.raises(ValueError, match="needs a horizon"):
-        draw_resets(evaluation, np.ones(5), np.random.default_rng(0), accepted=1)
+def test_draw_resets__discounted() -> None:
+    """States follow d·w/p_w, mean returns are Q up to the cut, and draws stop geometrically."""
+    mdp = ENDING.with_time(discount=0.7)
+    evaluation = evaluate(mdp, interior_policy(ENDING, 3)[0])
+    weights = WEIGHTS[0]
+    resets = draw_resets(evaluation, weights, np.random.default_rng(0), accepted=N)
+    mass = accepted_mass(evaluation, weights)
+    p_w = mass.sum()
+    assert not resets.step.any()
+    assert likely(np.bincount(resets.state, minlength=5), N * mass / p_w)
+    assert likely(np.bincount(resets.action), np.full(3, N / 3))
+    assert 0 < resets.tail <= 0.1 / N < resets.tail / 0.7
+    for s, a in np.ndindex(4, 3):
+        returns = resets.ret[(resets.state == s) & (resets.action == a)]
+        error = returns.std(ddof=1) / math.sqrt(len(returns))
+        assert abs(returns.mean() - evaluation.Q[s, a]) <= 4 * error, (s, a)
+    assert abs(resets.drawn - N / p_w) <= 4 * math.sqrt(N * (1 - p_w)) / p_w
+    on_the_way = resets.drawn * evaluation.occupancy[:4].sum() / 0.3
+    assert 0 < resets.steps - on_the_way < N * math.log(resets.tail) / math.log(0.7)
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.6, 0.95])
+def test_draw_resets__discounted_returns_are_cut(discount: float) -> None:
+    """A state that pays 1 for ever: (1 − γ^K)/(1 − γ)."""
+    mdp = TabularMDP(np.ones((1, 1, 1)), np.ones((1, 1)), np.ones(1), discount=discount)
+    base = evaluate(mdp, np.ones((1, 1)))
+    resets = draw_resets(base, np.ones(1), np.random.default_rng(0), accepted=50)
+    np.testing.assert_allclose(resets.ret, (1 - resets.tail) / (1 - discount), rtol=1e-12)
+    length = module.cut_after(discount, 50)
+    assert resets.tail == discount**length <= 1 / 500 < (discount ** (length - 1) or 1)
+    assert resets.drawn == 50 and resets.steps == round(50 / (1 - discount)) + 50 * length
+
+
+def test_draw_resets__too_long_discounted_returns_are_refused() -> None:
+    mdp = world(1, discount=1 - 1e-6)
+    base = evaluate(mdp, uniform_policy(mdp))
+    with pytest.raises(ValueError, match=r"discount: returns at 0\.999999 take 4,605,16\d steps"):
+        draw_resets(base, np.ones(5), np.random.default_rng(0), accepted=10)
 
 
 def test_draw_resets__weights_above_1_are_refused() -> None:

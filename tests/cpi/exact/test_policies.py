@@ -214,6 +214,11 @@ def test_deterministic_policy__unknown_action_is_refused(action: float) -> None:
         deterministic_policy(np.array([[0, 1], [action, 1]]), 3)  # type: ignore[arg-type]
 
 
+def test_greedy_policy__values_of_states_are_refused() -> None:
+    with pytest.raises(PolicyError, match=r"Q: shape \(4,\), expected .* give evaluation\.Q"):
+        greedy_policy(np.arange(4.0))
+
+
 def test_a_greedy_policy_takes_the_best_action_and_the_first_of_ties() -> None:
     Q = np.array([[0.0, 1.0, 0.5], [2.0, 2.0, 2.0], [-1.0, -3.0, -1.0], [0.0, 7.0, 7.0]])
     expected = deterministic_policy(np.array([1, 0, 0, 1]), 3)

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import cpi
 import envs
@@ -192,7 +193,7 @@ def test_main__bad_input_is_one_line_that_names_it(
         ([*own, "--tau", "-1"], "--tau: -1.0 is not a number ≥ 0"),
         ([*own, "--tau", "9"], "tau: no state has an advantage above 9"),
         ([*own, "--samples", "9", "--delta", "1"], "--delta: 1.0 is not in (0, 1)"),
-        ([*own, "--samples", "3"], "resets: 3 is not a whole number ≥ 4"),
+        ([*own, "--samples", "0"], "--samples: 0 is below 4"),
         ([*own, "--precision", "0"], "precision: 0.0 is not in (0, 1]"),
         ([*own, "--recall", "2"], "recall: 2.0 is not in (0, 1]"),
         ([*own, "--step", "kl"], "step: 'kl' is none of certified, full, masked"),
@@ -207,7 +208,7 @@ def test_main__bad_input_is_one_line_that_names_it(
         ),
         ([*own, "--gamma", "0.5", "--samples", "9"], "cpi-random: sampled advantages need"),
         ([*own, "--gamma", "0.5", "--method", "grpo"], "add --horizon H"),
-        ([*own, "--output", mine], "mine.npz"),
+        ([*own, "--output", mine], f"--output: {mine} is a file; name a folder"),
     ]
     for args, message in cases:
         assert command.main(args) == 2, args
@@ -231,7 +232,25 @@ def test_main__bad_usage(args: list[str], message: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as stop:
         command.main(args)
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "usage" not in error
+
+
+def test_main__tables_are_whole_at_80_columns(
+    mine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "console", lambda file=None: Console(file=file, width=80))
+    run("--mdp", mine, "--samples", "4000", "--iterations", "2", "--step", "full")
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "environment steps" in printed and "Σ certified" in printed
+
+
+def test_main__sums_below_0_are_explained(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--mdp", mine, "--resets", "random", "--iterations", "1"]
+    run(*args, "--samples", "4000", "--step", "full")
+    assert "A sum below 0: steps were longer than the bounds allow" in capsys.readouterr().out
+    run(*args)
+    assert "A sum below 0" not in capsys.readouterr().out
 
 
 def test_main__a_method_that_is_refused_on_its_way_leaves_the_others(
