@@ -29,13 +29,13 @@ from llm.engines.engine import (
     check_state,
     check_texts,
 )
+from llm.engines.sampler import Sampler
 from llm.models.architecture import (
     check_cache,
     context_length,
     position_ids,
     without_adapters,
 )
-from llm.models.logprobs import nucleus_floor
 
 #: Completed rows are removed once they are this share of the batch, as removal copies the cache.
 DROP_SHARE = 0.1
@@ -260,7 +260,7 @@ class TransformersEngine:
             if chosen[row].temperature > 0:
                 bits = np.random.Philox(key=np.array([chosen[row].seed, j], dtype=np.uint64))
                 uniforms[row, : limits[row]] = np.random.Generator(bits).random(limits[row])
-        draw = _Sampler(chosen, device)
+        draw = Sampler(chosen, device)
         stops = _StopTable(chosen)
 
         logits, mask, position, cache = self._read_prompts([prompts[i] for i, _ in rows])
@@ -323,40 +323,6 @@ class _Context(NamedTuple):
     mask: torch.Tensor
     position: torch.Tensor
     cache: Any
-
-
-class _Sampler:
-    """Draws one token per row, by inversion in float64, with its log-prob."""
-
-    def __init__(self, params: Sequence[SamplingParams], device: torch.device) -> None:
-        self.greedy = torch.tensor([p.temperature == 0 for p in params], device=device)
-        self.temperature = torch.tensor([p.temperature or 1.0 for p in params], device=device)
-        top_p = [p.top_p if p.temperature else 1.0 for p in params]
-        self.top_p = torch.tensor(top_p, device=device)
-        self.plain = all(p.temperature == 1 for p in params)
-        self.truncates = min(top_p) < 1
-        self.any_greedy = any(p.temperature == 0 for p in params)
-
-    def __call__(
-        self, logits: torch.Tensor, u: NDArray[np.float64], rows: NDArray[np.intp]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and log-probs (B,) from logits (B, V) and uniform numbers (B,) of `rows`."""
-        logits = logits.float()
-        index = torch.from_numpy(rows).to(logits.device)
-        if not self.plain:
-            logits = logits / self.temperature[index, None]
-        if self.truncates:
-            floor = nucleus_floor(logits, self.top_p[index])
-            logits = logits.masked_fill(logits < floor[:, None], -torch.inf)
-        logprobs = logits.log_softmax(-1)
-        mass = logprobs.double().exp_().cumsum_(-1)
-        point = torch.from_numpy(u).to(mass.device)[:, None] * mass[:, -1:]
-        drawn = torch.searchsorted(mass, point, right=True)[:, 0]
-        # After rounding, the point can lie on the last boundary.
-        drawn = drawn.clamp_(max=logits.shape[-1] - 1)
-        if self.any_greedy:
-            drawn = torch.where(self.greedy[index], logprobs.argmax(-1), drawn)
-        return drawn, logprobs.gather(-1, drawn[:, None])[:, 0]
 
 
 class _StopTable:

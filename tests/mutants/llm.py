@@ -420,9 +420,34 @@ LLM = (
     Mutant(
         "llm/models/logprobs.py",
         "top-p drops the token that completes it",
-        "before = probs.cumsum(-1).sub_(probs)",
-        "before = probs.cumsum(-1)",
+        "(total.sub_(weights) < needed)",
+        "(total < needed)",
         (f"{CONTRACT}::test_logprobs_are_those_of_the_truncated_distribution",),
+    ),
+    Mutant(
+        "llm/models/logprobs.py",
+        "a nucleus ends where the search for its end does",
+        "rest = ~reached & (top_p < 1)",
+        "rest = ~reached & (top_p < 0)",
+        ("tests/llm/models/test_logprobs.py",),
+    ),
+    Mutant(
+        "llm/engines/sampler.py",
+        "a random number counts from the start of the vocabulary within its block",
+        "(point - (ends.gather(1, block) - mass)) / mass",
+        "point / ends[:, -1:]",
+    ),
+    Mutant(
+        "llm/engines/sampler.py",
+        "the last token fills up the last block",
+        ".masked_fill_(tokens > last, 0)",
+        "",
+    ),
+    Mutant(
+        "llm/engines/sampler.py",
+        "a random number may lie before its block after rounding",
+        "share.clamp_(min=0)",
+        "share",
     ),
     Mutant(
         "llm/engines/transformers.py",

@@ -157,8 +157,25 @@ def test_token_logprobs__top_p_by_hand() -> None:
     ):
         logprobs = token_logprobs(hidden, weight, torch.arange(4), top_p=top_p)
         assert_close(logprobs.exp(), torch.tensor(shares))
-    floors = nucleus_floor(weight.T.expand(2, 4), torch.tensor([0.5, 0.8]))
-    assert_close(floors.exp(), torch.tensor([4.0, 1.0]))
+    floors = nucleus_floor(weight.T.expand(3, 4), torch.tensor([0.5, 0.8, 1.0]))
+    assert_close(floors.exp(), torch.tensor([4.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("looked_at", [1, 10, 100, 1000, 3000])
+def test_nucleus_floor__however_large_the_nucleus_is(
+    looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the rows have nuclei of some tokens, others of a thousand and more."""
+    monkeypatch.setattr(logprobs, "NUCLEUS", looked_at)
+    draws = torch.Generator().manual_seed(0)
+    scale = torch.tensor([8.0, 0.5] * 10)[:, None]
+    logits = scale * torch.randn((20, 3000), generator=draws, dtype=torch.float64)
+    top_p = torch.linspace(0.05, 0.999, 20, dtype=torch.float64)
+    floors = nucleus_floor(logits, top_p)
+    for values, share, floor in zip(logits, top_p, floors, strict=True):
+        probs = values.softmax(-1)
+        assert probs[values >= floor].sum() >= share
+        assert probs[values > floor].sum() < share
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, None])

@@ -5,15 +5,27 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from llm.config.train import TrainConfig, parse_config
+from llm.engines import SamplingParams
+from llm.engines.sampler import Sampler
 from llm.models.lora import LoraOptions
 from llm.planning.demand import Lengths
 from llm.planning.fitting import smallest_change
-from llm.planning.footprint import Footprint, load_architecture
+from llm.planning.footprint import Footprint, _LiveBytes, load_architecture
 from llm.planning.hardware import GIB, USABLE, Hardware
-from llm.planning.memory_plan import MemoryPlan, longest_row, plan_memory, sequences, with_settings
+from llm.planning.memory_plan import (
+    SAMPLING_BYTES,
+    SORTING_BYTES,
+    MemoryPlan,
+    longest_row,
+    plan_memory,
+    sequences,
+    with_settings,
+)
 from llm.planning.step_cost import LAYER_SECONDS, step_cost
 from tests.llm.architectures import write
 from tests.llm.tiny_models import tiny_qwen2
@@ -145,6 +157,18 @@ def test_vllm_has_room_for_adapters_of_every_matrix(qwen_14b: Footprint) -> None
 def test_what_does_not_fit_is_said(flags: list[str], problem: str, tiny: Footprint) -> None:
     plan = planned(parsed("--engine=vllm", *flags), tiny, EIGHT)
     assert plan.problems[0].startswith(problem)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.95])
+def test_sampling_takes_what_is_planned(top_p: float) -> None:
+    """Bytes of all live tensors, for flat logits, whose nuclei are found by sorting them all."""
+    logits = torch.randn((4, 20_000), dtype=torch.bfloat16)
+    sampler = Sampler([SamplingParams(1, temperature=0.7, top_p=top_p)] * 4, torch.device("cpu"))
+    with torch.inference_mode(), _LiveBytes() as live:
+        live.start([logits])
+        sampler(logits, np.full(4, 0.5), np.arange(4))
+    planned = SAMPLING_BYTES + (SORTING_BYTES if top_p < 1 else 0)
+    assert 0.6 * planned < live.peak / logits.numel() <= planned
 
 
 # --- what would fit
