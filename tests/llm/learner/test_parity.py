@@ -140,7 +140,7 @@ def test_check_parity__differences_and_engine_requests() -> None:
         (FLOAT32, 1.0, torch.float32, 0.9, True),
         (1.01 * FLOAT32, 1.0, torch.float32, 0.9, False),
         (BFLOAT16_MEAN, 3.0, torch.bfloat16, 1.0, True),
-        (1.01 * BFLOAT16_MEAN, 0.06, torch.bfloat16, 0.9, False),
+        (1.01 * BFLOAT16_MEAN, 0.2, torch.bfloat16, 0.9, False),
         (math.nan, math.nan, torch.float32, 0.9, False),
         (math.nan, math.nan, torch.bfloat16, 1.0, False),
     ],
@@ -151,7 +151,7 @@ def test_parity__bounds_max_in_float32_and_mean_with_top_p_or_in_bfloat16(
     parity = Parity(10, mean, largest, dtype, top_p)
     assert parity.holds == holds
     assert str(parity).startswith(f"parity {'ok' if holds else 'FAILED'}: ")
-    limit = "mean ≤ 0.05 for bfloat16"
+    limit = "mean ≤ 0.1 for bfloat16"
     if dtype == torch.float32:
         limit = f"{'max' if top_p == 1 else 'mean'} ≤ 0.0001 for float32"
     assert str(parity).endswith(f"({limit})")
@@ -189,7 +189,7 @@ def test_check_parity__bfloat16_agrees_within_rounding() -> None:
     engine = TransformersEngine(model, dtype=torch.bfloat16)
     parity = check(engine, trainer(model, bf16=True))
     assert FLOAT32 < parity.mean < BFLOAT16_MEAN
-    with pytest.raises(ParityError, match=r"mean ≤ 0\.05 for bfloat16"):
+    with pytest.raises(ParityError, match=r"mean ≤ 0\.1 for bfloat16"):
         check(engine, trainer(tiny_qwen2(seed=1), bf16=True))
 
 

@@ -20,7 +20,8 @@ from llm.verifiers import Verification, make_verifier
 from llm.verifiers.math_equal import equal
 from llm.verifiers.math_text import tidy, words
 from llm.verifiers.math_worker import judge
-from llm.verifiers.maths import LONGEST, MathVerifier, Pair, Worker
+from llm.verifiers.maths import LONGEST, MathVerifier, Pair
+from llm.verifiers.workers import Worker
 from tests.llm.verifiers.math_pairs import DEVIATIONS, RIGHT, WRONG
 from tests.llm.verifiers.programs import none_left, processes
 
@@ -216,14 +217,7 @@ def test_tidy_and_words() -> None:
 
 
 def test_what_sympy_cannot_do_is_no_verdict() -> None:
-    assert judge({"gold": "3", "answer": "3", "boxed": True}) == {"equal": True}
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(150)  # as a deep answer does it, but quickly
-    try:
-        deep = judge({"gold": "3", "answer": "(" * 20 + "3" + ")" * 20, "boxed": True})
-    finally:
-        sys.setrecursionlimit(limit)
-    assert deep in ({"failure": "nested too deeply"}, {"equal": False})
+    assert judge({"gold": "3", "answer": "3", "boxed": True}) == {"reward": 1.0}
 
 
 HOSTILE = [
@@ -282,7 +276,8 @@ def test_a_worker_that_has_grown_is_replaced() -> None:
 def test_a_large_parent_does_not_make_its_workers_large() -> None:
     # Linux counts a child's largest size from its parent's on.
     code = (
-        "from llm.verifiers.maths import Pair, Worker\n"
+        "from llm.verifiers.maths import Pair\n"
+        "from llm.verifiers.workers import Worker\n"
         "large = b'x' * (400 << 20)\n"
         "worker = Worker(timeout=60.0, memory=600 << 20)\n"
         "assert worker.judge(Pair('1', '1', True)).reward == 1.0\n"
@@ -321,7 +316,7 @@ def test_a_timeout_starts_no_process_anew(hasty: MathVerifier) -> None:
 
 def test_a_pair_that_kills_every_worker_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     killer = "import os\nprint('{\"ready\": 1}', flush=True)\ninput()\nos.abort()"
-    monkeypatch.setattr("llm.verifiers.maths._WORKER", killer)
+    monkeypatch.setattr("llm.verifiers.workers._WORKER", killer)
     worker = Worker(timeout=20.0, memory=1 << 30)
     assert worker.judge(Pair("1", "1", True)) == Verification(0.0, "crash")
     assert worker.process is None
@@ -330,12 +325,12 @@ def test_a_pair_that_kills_every_worker_is_a_crash(monkeypatch: pytest.MonkeyPat
 def test_a_worker_that_cannot_start_again_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     once = (
         "print('{\"ready\": 1}', flush=True)\ninput()\n"
-        'print(\'{"id": 1, "equal": true, "last": true}\')'
+        'print(\'{"id": 1, "reward": 1, "last": true}\')'
     )
-    monkeypatch.setattr("llm.verifiers.maths._WORKER", once)
+    monkeypatch.setattr("llm.verifiers.workers._WORKER", once)
     worker = Worker(timeout=20.0, memory=1 << 30)
     assert worker.judge(Pair("1", "1", True)) == RIGHT_VERDICT
-    monkeypatch.setattr("llm.verifiers.maths._WORKER", "raise MemoryError")
+    monkeypatch.setattr("llm.verifiers.workers._WORKER", "raise MemoryError")
     assert worker.judge(Pair("1", "1", True)) == Verification(0.0, "crash")
     worker.close()
 
@@ -447,7 +442,7 @@ def test_answers_are_checked(verifier: MathVerifier, answer: Any) -> None:
 
 
 def test_a_worker_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm.verifiers.maths._WORKER", "raise ImportError('no sympy here')")
+    monkeypatch.setattr("llm.verifiers.workers._WORKER", "raise ImportError('no sympy here')")
     with pytest.raises(RuntimeError, match=r"^math: a worker did not start: ImportError: no sympy"):
         MathVerifier()(["1"], [r"\boxed{1}"])
 
