@@ -10,14 +10,15 @@ import argparse
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from cpi.reporting.json_files import write_json
 from cpi.reporting.tables import console
+from llm.common.bars import ProblemBars
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
+from llm.common.option_groups import add_option_groups
 
 if TYPE_CHECKING:
     from llm.evaluate.options import EvaluateOptions, TaskSpec
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from llm.evaluate.runner import evaluate_model
 
         quiet_transformers()
-        with Progress() as progress:
+        with ProblemBars() as progress:
             report = evaluate_model(saved, specs, options, folder, progress)
         write_results(folder / "results.json", report)
         out = console()
@@ -82,38 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return f"interrupted{cure}"
 
     return run_command(PROG, evaluate, interrupted)
-
-
-class Progress:
-    """Progress display: one bar per measurement on a terminal, else one line per batch."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        self.console = console(sys.stderr)
-        self.bars = Bars(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("problems"), TimeRemainingColumn(), console=self.console,
-            disable=not self.console.is_terminal,
-        )  # fmt: skip
-        self.bar_ids: dict[str, Any] = {}
-
-    def __enter__(self) -> Progress:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Show how many problems of a measurement are finished."""
-        if self.bars.disable:
-            self.console.print(f"{name}: {done} of {total} problems", markup=False)
-            return
-        if name not in self.bar_ids:
-            self.bar_ids[name] = self.bars.add_task(name, total=total)
-        self.bars.update(self.bar_ids[name], completed=done)
 
 
 def read_tasks(words: Sequence[str] | None, saved: SavedModel) -> list[TaskSpec]:
@@ -255,8 +224,9 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--localizer",
         metavar="NAME",
-        help="localizer of self-correction: prompted, surprisal, random, checker or "
-        "module:function (default: the run's, or prompted)",
+        help="localizer of self-correction: prompted, step_logprob, surprisal, surprisal_mean, "
+        "surprisal_drop, first, random, checker or module:function (default: the run's, or "
+        "prompted)",
     )
     add("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
     add(
@@ -284,38 +254,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of records and results (default: RUN/evaluations/step-N, or "
         "evaluations/MODEL)",
     )
-    _add_groups(parser)
-    return parser
-
-
-def _add_groups(parser: argparse.ArgumentParser) -> None:
-    """Add the options of sampling, localization and vllm that llm.train has too."""
-    from docstring_parser import DocstringStyle, parse
-
     from llm.engines.options import VLLMOptions
     from llm.resets.options import LocalizationOptions
     from llm.thoughts.options import SamplingOptions
 
-    for group, options in zip(
-        GROUPS, (SamplingOptions, LocalizationOptions, VLLMOptions), strict=True
-    ):
-        help_text = parse(options.__doc__ or "", DocstringStyle.NUMPYDOC)
-        help_of = {p.arg_name: " ".join((p.description or "").split()) for p in help_text.params}
-        section = parser.add_argument_group(
-            f"{group} (default: the run's, or as in llm.train)", help_text.short_description
-        )
-        hints = get_type_hints(options)
-        for f in dataclasses.fields(options):
-            name = f"--{group}.{f.name}"
-            if hints[f.name] in (bool, bool | None):
-                section.add_argument(name, action="store_true", default=None, help=help_of[f.name])
-                continue
-            kind = float if hints[f.name] is float else int
-            default = "" if f.default is None else f" (default: {f.default})"
-            section.add_argument(
-                name, type=kind, metavar="X" if kind is float else "N",
-                help=help_of[f.name].rstrip(".") + default,
-            )  # fmt: skip
+    groups = (SamplingOptions, LocalizationOptions, VLLMOptions)
+    add_option_groups(parser, dict(zip(GROUPS, groups, strict=True)))
+    return parser
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from cpi.core.episodes import Episode, Prefix
-from llm.engines import Engine, make_engine
 from llm.evaluate.correction import (
     GroupLocalizer,
     correct,
@@ -31,16 +30,11 @@ from llm.evaluate.measurement import Measurement, measurements
 from llm.evaluate.options import EvaluateOptions, TaskSpec
 from llm.evaluate.records import EvaluationRecords, prompt_hash
 from llm.evaluate.report import EvaluationReport, Result, summarize
-from llm.models.policy import (
-    default_device,
-    load_policy,
-    load_tokenizer,
-    merged_state_dict,
-    use_bf16,
-)
+from llm.models.policy import default_device, load_tokenizer, use_bf16
 from llm.resets.localizers import make_localizer, random
 from llm.resets.localizers import prompts as uses_model
 from llm.resets.prompted import PromptedLocalizer
+from llm.runs.sampling_engine import open_engine
 from llm.runs.saved_model import SavedModel, eos_ids
 from llm.tasks.digest import code_digest, digest
 from llm.thoughts.simulator import (
@@ -78,7 +72,9 @@ class EvaluationRunner:
         self.saved, self.options, self.folder, self.about = saved, options, folder, about
         self.bf16 = use_bf16(options.bf16, default_device())
         self.tokenizer = load_tokenizer(saved.model)
-        self.engine = open_engine(saved, options, self.bf16)
+        self.engine = open_engine(
+            saved, options.engine, bf16=self.bf16, seed=options.seed, vllm=options.vllm
+        )
         self.eos = eos_ids(saved.model)
         self.revision = saved.revision()
 
@@ -225,28 +221,6 @@ class EvaluationRunner:
                     f"tokens of prompt {prompt.example.id!r} are more than the model's {capacity}; "
                     "lower it"
                 )
-
-
-def open_engine(saved: SavedModel, options: EvaluateOptions, bf16: bool) -> Engine:
-    """Start an engine with the weights of a model or of a run's checkpoint."""
-    import torch
-
-    # The engine needs all memory of the GPU.
-    cpu = torch.device("cpu")
-    policy = None
-    if saved.checkpoint is not None:
-        policy = saved.policy(cpu, bf16)
-    elif options.engine == "transformers":
-        load_policy(saved.model, device=cpu)  # rejects a model that lacks weights
-    vllm = asdict(options.vllm)
-    engine = make_engine(options.engine, saved.model, bf16=bf16, seed=options.seed, **vllm)
-    if policy is not None:
-        try:
-            engine.sync_weights(merged_state_dict(policy, engine.dtype))
-        except BaseException:
-            engine.close()
-            raise
-    return engine
 
 
 def evaluate_model(

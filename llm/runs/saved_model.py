@@ -98,8 +98,6 @@ def find_model(name: str, step: int | None = None) -> SavedModel:
     ValueError
         If the run has no such checkpoint, or a step is given for a name that is no run.
     """
-    from llm.config.train import parse_config
-
     folder = Path(name)
     if (folder / MANIFEST).is_file():
         run, number = folder.absolute().parent.parent, folder.name.removeprefix("step-")
@@ -117,7 +115,7 @@ def find_model(name: str, step: int | None = None) -> SavedModel:
                 "--step out for a model"
             )
         return SavedModel(name, locate(name))
-    config = parse_config([f"--config={folder / 'config.yaml'}"], "llm")
+    config = run_config(folder)
     checkpoints = complete(folder / "checkpoints")
     if not checkpoints:
         raise ValueError(f"{name}: no checkpoints/step-* in it, so there are no weights to load")
@@ -126,6 +124,13 @@ def find_model(name: str, step: int | None = None) -> SavedModel:
         steps = ", ".join(map(str, checkpoints))
         raise ValueError(f"step: {step} is not among the checkpoints of {name}: {steps}")
     return SavedModel(name, locate(config.model), config, checkpoints[chosen], chosen)
+
+
+def run_config(folder: Path) -> TrainConfig:
+    """Settings of a run, from its folder."""
+    from llm.config.train import parse_config
+
+    return parse_config([f"--config={folder / 'config.yaml'}"], "llm")
 
 
 def eos_ids(model: str) -> list[int]:

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from cpi.core.episodes import Episode, Prefix
+from llm.engines.transformers import TransformersEngine
+from llm.models.policy import load_tokenizer
+from llm.models.shipped import locate
+from llm.resets.oracles import first_error
 from llm.resets.prompted import PromptedLocalizer, request
 from llm.resets.step_logprob import StepLogprobLocalizer
 from llm.runs.rollout_records import read_rollouts, rollout_files
-from llm.tasks import Example
+from llm.tasks import Example, make_task
 from llm.thoughts.options import ThoughtLimits
 from llm.thoughts.simulator import Prompt, Thought, ThoughtSimulator
 from tests.llm.small import Essay, Score, ScriptedEngine, byte_tokenizer
@@ -101,10 +105,20 @@ def test_step_logprob__trains_without_localization_tokens(
     weights = [seed["weights"] or [] for seed in seeds]
     np.testing.assert_allclose([sum(each) for each in weights], 1)
     assert all(0 < w < 1 for each in weights if len(each) > 1 for w in each)
-    # The base model has learned to localize: better than a random step.
-    known = [seed for seed in seeds if seed["first_error"]]
-    on_error = [(seed["weights"] or [])[(seed["first_error"] or 0) - 1] for seed in known]
-    assert np.mean(on_error) > np.mean([1 / len(seed["thoughts"]) for seed in known])
+
+
+def test_step_logprob__of_a_model_that_has_learned_to_localize() -> None:
+    model = locate("chain-base")
+    task, tokenizer = make_task("chain"), load_tokenizer(model)
+    simulator = ThoughtSimulator(TransformersEngine(model), tokenizer, task, ThoughtLimits())
+    starts = [Prefix(simulator.prompt(example)) for example in task.examples("train")[:40]]
+    groups = simulator.rollout(starts, 1, np.random.default_rng(0))
+    wrong = [(each, first_error(task, each)) for (each,) in groups]
+    known = [(each, error) for each, error in wrong if error is not None]
+    prompted = PromptedLocalizer(simulator, np.random.default_rng(0))
+    weights = StepLogprobLocalizer(prompted)([each for each, _ in known])
+    on_error = [w[error] for w, (_, error) in zip(weights, known, strict=True)]
+    assert np.mean(on_error) > 2 * np.mean([1 / each.length for each, _ in known])
 
 
 def test_step_logprob__no_episodes() -> None:

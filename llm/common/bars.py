@@ -1,0 +1,46 @@
+"""Progress bars of commands that work through problems."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from cpi.reporting.tables import console
+
+
+class ProblemBars:
+    """One bar per measurement on a terminal, else one line per batch.
+
+    Parameters
+    ----------
+    unit : str
+        What is counted.
+    """
+
+    def __init__(self, unit: str = "problems") -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self.console, self.unit = console(sys.stderr), unit
+        self.bars = Bars(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TextColumn(unit), TimeRemainingColumn(), console=self.console,
+            disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self.bar_ids: dict[str, Any] = {}
+
+    def __enter__(self) -> ProblemBars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Show how many problems of a measurement are finished."""
+        if self.bars.disable:
+            self.console.print(f"{name}: {done} of {total} {self.unit}", markup=False)
+            return
+        if name not in self.bar_ids:
+            self.bar_ids[name] = self.bars.add_task(name, total=total)
+        self.bars.update(self.bar_ids[name], completed=done)

@@ -1,0 +1,1 @@
+"""`python -m llm.localize`: how well a model finds the first error of labelled solutions."""
