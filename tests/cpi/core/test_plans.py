@@ -70,6 +70,11 @@ def test_group_plan__default_is_random_failures() -> None:
         ({"fresh": 8, "resets": 1, "per_reset": 4, "retries": -1}, r"retries: -1 is not"),
         ({"fresh": 0, "resets": 1, "per_reset": 4, "retries": 1}, r"retries: 1 .* are fresh=0"),
         ({"fresh": 8, "resets": 2, "per_reset": 4, "retries": 1}, r"retries: 1 .* resets=2"),
+        ({"fresh": 8, "resets": 1, "per_reset": 4, "candidates": 2}, r"candidates: 2 needs"),
+        (
+            {"fresh": 8, "resets": 2, "per_reset": 4, "candidates": 1, "choice": "deepest"},
+            r"candidates: 1 needs .* resets=2",
+        ),
         (
             {"fresh": 8, "resets": 1, "per_reset": 4, "retries": 2, "seeds": "any"},
             r"retries: 2 .* seeds='any'",
