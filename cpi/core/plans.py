@@ -180,4 +180,12 @@ ALGORITHMS: dict[str, PlanAndRule] = {
         "failed completions are reset to a step that an oracle picks, and continuations from there "
         "are compared, beside whole completions",
     ),
+    "adaptive": PlanAndRule(
+        GroupPlan(fresh=8, resets=1, per_reset=4, choice="deepest", candidates=2, retries=4),
+        self_reset,
+        ("localizer",),
+        "whole completions of a prompt are compared; where all of them failed, one is reset to the "
+        "step that a localizer names as the first wrong one, and continuations from there are "
+        "compared, again from one of these while they fail too",
+    ),
 }

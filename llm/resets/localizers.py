@@ -5,6 +5,7 @@ Localizers do not see rewards.
 - `prompted`: the model names its first error, in one more generation (the paper's SRPO).
 - `surprisal`: the least likely thought under the policy itself; costs no token.
 - `random`: equal weights.
+- `halving`: half of the steps, then half of the prefix of a group that failed; for adaptive plans.
 - `checker`: the first wrong thought by the task's step checker, an oracle.
 - `module:function`: a user's function from episodes to one array of weights each.
 """
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cpi.core.episodes import Episode
-from cpi.core.resets import Localizer
+from cpi.core.resets import Localizer, halving
 from envs.tabular import FloatArray
 from llm.common.plugins import import_object, plugin_errors
 from llm.resets.oracles import checker_rule
@@ -103,6 +104,7 @@ LOCALIZERS: dict[str, Entry] = {
     "prompted": Entry(_prompted, prompts=True),
     "surprisal": Entry(lambda task, prompted: surprisal),
     "random": Entry(lambda task, prompted: random),
+    "halving": Entry(lambda task, prompted: halving),
     "checker": Entry(_checker, needs_checker=True),
 }
 

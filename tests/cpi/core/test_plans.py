@@ -101,6 +101,12 @@ def test_the_four_algorithms_of_the_paper_have_equal_budgets() -> None:
         assert ALGORITHMS[name].plan.rollouts == 8
 
 
+def test_adaptive__begins_with_grpo_s_group() -> None:
+    plan = ALGORITHMS["adaptive"].plan
+    assert (plan.fresh, plan.rollouts, plan.retries) == (8, 8, 4)
+    assert plan.choice == "deepest" and plan.localized == 2
+
+
 def test_algorithm__needs_match_the_rule() -> None:
     whole = World(OracleReset(Second()), ScriptedLocalizer(at_step(0)))
     for name, algorithm in ALGORITHMS.items():
