@@ -6,6 +6,8 @@ There the gradient estimates g of GRPO, RRPO, SRPO and the oracle have exact mea
 deviation of g. The *worth* of a collection is (snr / snr of GRPO)²: at 1.3 it is as informative as
 1.3 GRPO collections.
 
+Adaptive plans, which reset only where a whole group failed, have a table of their own.
+
 The worth is given at equal rollouts (per trained rollout) and at equal steps (per environment step
 generated). Resets generate fewer steps; seed episodes that are not trained on generate more.
 """
@@ -28,6 +30,7 @@ from cpi.core.resets import (
     RandomReset,
     ResetRule,
     SelfReset,
+    halving,
 )
 from cpi.exact.values import evaluate
 from cpi.reporting.json_files import check_writable, write_json
@@ -45,6 +48,26 @@ ARMS: dict[str, tuple[str, tuple[float, float] | None]] = {
     "oracle": ("oracle", (1.0, 0.0)),
 }
 
+#: Adaptive plans: eight fresh rollouts, then up to four reset groups of four where all fail.
+RANDOM = GroupPlan(8, 1, 4, retries=4)
+DEEPEST_OF_2 = GroupPlan(8, 1, 4, choice="deepest", candidates=2, retries=4)
+DEEPEST = GroupPlan(8, 1, 4, choice="deepest", retries=4)
+
+#: Columns of the map of adaptive plans: the rule's arm, and the failure that is reset.
+ADAPTIVE: dict[str, tuple[GroupPlan, str]] = {
+    "halving": (RANDOM, "halving"),
+    "0.6/0.2, random": (RANDOM, "srpo 0.6/0.2"),
+    "0.6/0.2, deepest of 2": (DEEPEST_OF_2, "srpo 0.6/0.2"),
+    "0.8/0.1, random": (RANDOM, "srpo 0.8/0.1"),
+    "0.8/0.1, deepest of 2": (DEEPEST_OF_2, "srpo 0.8/0.1"),
+    "0.8/0.1, deepest": (DEEPEST, "srpo 0.8/0.1"),
+    "oracle, random": (RANDOM, "oracle"),
+    "oracle, deepest": (DEEPEST, "oracle"),
+}
+
+#: Chains of that map: the lengths of `llm.compare`'s regimes, early and late in training.
+ADAPTIVE_LENGTHS, ADAPTIVE_SUCCESS = (3, 4, 8), (0.5, 0.7, 0.9)
+
 
 def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> dict[str, Any]:
     """Exact worth of each plan, against GRPO with as many rollouts.
@@ -56,7 +79,7 @@ def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> d
     q : float
         Success probability of a step.
     plans : dict
-        Name → (plan, arm of `ARMS` whose rule it uses, or "grpo").
+        Name → (plan, arm of `ARMS` whose rule it uses, or "grpo", or "halving").
 
     Returns
     -------
@@ -70,13 +93,14 @@ def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> d
     row: dict[str, Any] = {"length": length, "q": q, "success": q**length}
     for name, (plan, arm) in plans.items():
         quality = ARMS[arm][1] if arm in ARMS else None
-        rule: ResetRule = RandomReset()
+        rule: ResetRule = SelfReset(halving) if arm == "halving" else RandomReset()
         if quality is not None:
             rule = SelfReset(NoisyLocalizer(first, *quality))
         moments = exact_moments(mdp, policy, plan, rule)
         fresh = exact_moments(mdp, policy, GroupPlan(plan.rollouts), RandomReset())
-        worth = (moments.snr(gradient) / fresh.snr(gradient)) ** 2
-        row[name] = (worth, worth * fresh.steps / moments.steps)
+        rollouts = plan.rollouts / moments.episodes
+        worth = rollouts * (moments.snr(gradient) / fresh.snr(gradient)) ** 2
+        row[name] = (worth, worth / rollouts * fresh.steps / moments.steps)
     return row
 
 
@@ -86,6 +110,14 @@ def signal_map(
     """Worth of every arm over chain length and step success, sorted by falling success qⁿ."""
     plans = {name: (ALGORITHMS[algorithm].plan, name) for name, (algorithm, _) in ARMS.items()}
     rows = [compare(n, q, plans) for n in lengths for q in success]
+    return sorted(rows, key=lambda row: -row["success"])
+
+
+def adaptive_map(
+    lengths: Sequence[int] = ADAPTIVE_LENGTHS, success: Sequence[float] = ADAPTIVE_SUCCESS
+) -> list[dict[str, Any]]:
+    """Worth of adaptive plans over chain length and step success, sorted by falling success qⁿ."""
+    rows = [compare(n, q, ADAPTIVE) for n in lengths for q in success]
     return sorted(rows, key=lambda row: -row["success"])
 
 
@@ -175,17 +207,19 @@ def report(path: Path | None) -> None:
 
     from cpi.reporting.tables import console
 
-    rows, splits = signal_map(), split_map()
+    rows, splits, adaptive = signal_map(), split_map(), adaptive_map()
     out = console()
-    table = Table(
-        title="worth of one collection, in GRPO collections: equal rollouts / equal steps"
-    )
-    for heading in ("n", "q", "success qⁿ", *ARMS):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        cells = (f"{row[name][0]:.2f} / {row[name][1]:.2f}" for name in ARMS)
-        table.add_row(str(row["length"]), f"{row['q']:g}", f"{row['success']:.2g}", *cells)
-    out.print(table)
+    for title, arms, worths in (
+        ("worth of one collection, in GRPO collections", list(ARMS), rows),
+        ("worth of adaptive plans (8 fresh, then up to 4×4 where all fail)", ADAPTIVE, adaptive),
+    ):
+        table = Table(title=f"{title}: equal rollouts / equal steps")
+        for heading in ("n", "q", "success qⁿ", *arms):
+            table.add_column(heading, justify="right")
+        for row in worths:
+            cells = (f"{row[name][0]:.2f} / {row[name][1]:.2f}" for name in arms)
+            table.add_row(str(row["length"]), f"{row['q']:g}", f"{row['success']:.2g}", *cells)
+        out.print(table)
     table = Table(title=f"other splits, n = {splits[0]['length']}, q = {splits[0]['q']:g}")
     for heading in ("fresh+resets×size", "rrpo", "oracle"):
         table.add_column(heading, justify="right")
@@ -196,7 +230,7 @@ def report(path: Path | None) -> None:
     for line in conclusions(rows):
         out.print(line)
     if path is not None:
-        write_json(path, {"map": rows, "splits": splits})
+        write_json(path, {"map": rows, "splits": splits, "adaptive": adaptive})
         out.print(f"Written to {path}")
 
 

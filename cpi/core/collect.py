@@ -179,8 +179,7 @@ def _choose(
     for pool in pools:
         eligible = [e for e in pool if e.length and (e.failed or plan.seeds == "any")]
         order = rng.permutation(len(eligible))
-        if plan.choice == "random":
-            order = order[: plan.resets]
+        order = order[: plan.localized or None]
         seeds.append([eligible[i] for i in order])
     all_seeds = [episode for seeds_of_start in seeds for episode in seeds_of_start]
     ledger.resets_drawn += len(all_seeds)

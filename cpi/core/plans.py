@@ -38,6 +38,9 @@ class GroupPlan:
     choice : {"random", "deepest"}
         Choice of `resets` among more such episodes: at random (the paper), or those with the
         latest reset step. Late resets have short continuations, so they cost fewer tokens.
+    candidates : int
+        The deepest are chosen among this many such episodes, drawn at random; 0 for all. The
+        latest of many verdicts of a localizer that errs is often too late.
     retries : int
         0 for a fixed plan: every start has its reset groups. Above 0 the plan is *adaptive*: a
         start has a reset group only if its whole fresh group failed, and another one, from the
@@ -55,10 +58,11 @@ class GroupPlan:
     per_reset: int = 0
     seeds: Literal["failed", "any"] = "failed"
     choice: Literal["random", "deepest"] = "random"
+    candidates: int = 0
     retries: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("fresh", "resets", "per_reset", "retries"):
+        for name in ("fresh", "resets", "per_reset", "candidates", "retries"):
             object.__setattr__(self, name, check_whole(name, getattr(self, name)))
         if (self.resets == 0) != (self.per_reset == 0):
             raise ValueError(
@@ -70,12 +74,22 @@ class GroupPlan:
             raise ValueError(f"seeds: {self.seeds!r} is neither 'failed' nor 'any'")
         if self.choice not in ("random", "deepest"):
             raise ValueError(f"choice: {self.choice!r} is neither 'random' nor 'deepest'")
+        if self.candidates and (self.choice != "deepest" or self.candidates < self.resets):
+            raise ValueError(
+                f"candidates: {self.candidates} needs choice='deepest' and at most as many resets; "
+                f"here are choice={self.choice!r} and resets={self.resets}"
+            )
         if self.retries and not (self.fresh and self.resets == 1 and self.seeds == "failed"):
             raise ValueError(
                 f"retries: {self.retries} makes the plan adaptive, which needs a fresh group, "
                 f"resets=1 and seeds='failed'; here are fresh={self.fresh}, resets={self.resets} "
                 f"and seeds={self.seeds!r}"
             )
+
+    @property
+    def localized(self) -> int:
+        """Number of eligible episodes per start whose steps the rule weighs; 0 for all."""
+        return self.candidates if self.choice == "deepest" else self.resets
 
     @property
     def rounds(self) -> int:
@@ -165,5 +179,13 @@ ALGORITHMS: dict[str, PlanAndRule] = {
         ("oracle",),
         "failed completions are reset to a step that an oracle picks, and continuations from there "
         "are compared, beside whole completions",
+    ),
+    "adaptive": PlanAndRule(
+        GroupPlan(fresh=8, resets=1, per_reset=4, choice="deepest", candidates=2, retries=4),
+        self_reset,
+        ("localizer",),
+        "whole completions of a prompt are compared; where all of them failed, one is reset to the "
+        "step that a localizer names as the first wrong one, and continuations from there are "
+        "compared, again from one of these while they fail too",
     ),
 }

@@ -172,6 +172,19 @@ class NoisyLocalizer:
         ]
 
 
+def halving(episodes: Sequence[Episode]) -> list[FloatArray]:
+    """Localizer of adaptive plans that uses outcomes alone: a search for a clean prefix by halves.
+
+    A failure is reset to its middle. If the reset group fails as well, the error may be in the
+    prefix, of which the next reset keeps half, and so on to the start.
+    """
+    weights = []
+    for episode in episodes:
+        kept = (episode.origin.length or episode.length) // 2
+        weights.append(np.eye(1, episode.length, kept)[0])
+    return weights
+
+
 def accept(
     weights: FloatArray, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -34,7 +34,7 @@ examples:
   python -m cpi.run --env FrozenLake-v1 --env_args.is_slippery false --output out
   python -m cpi.run --env resets/LockChain-v0 --env_args.length 6 --samples 4000 --bound none
   python -m cpi.run --mdp mine.npz --policy policy.npy --resets random oracle --step full
-  python -m cpi.run --mdp mine.npz --method grpo rrpo srpo oracle --iterations 100 --output out
+  python -m cpi.run --mdp mine.npz --method grpo srpo oracle adaptive --iterations 100 --output out
   python -m cpi.run --env resets/Needle-v0 --theorem1
 
 CPI runs once for each reset rule: random (any visited state), oracle (states with an advantage

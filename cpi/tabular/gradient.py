@@ -188,11 +188,14 @@ class Moments:
         E‖g − E g‖², summed over the entries of θ.
     steps : float
         Expected environment steps generated, including seed episodes that are not trained on.
+    episodes : float
+        Expected number of trained episodes.
     """
 
     mean: FloatArray
     variance: float
     steps: float
+    episodes: float
 
     def signal(self, gradient: FloatArray) -> float:
         """First-order gain in J per unit of ‖step‖: E g · ∇J / ‖∇J‖; nan where ∇J is 0."""
@@ -231,13 +234,16 @@ def exact_moments(
 ) -> Moments:
     """E g, its variance and its cost for a collection from one start drawn from ρ.
 
+    Of an adaptive plan, N in g is the expected number of trained episodes per start, to which the
+    number of a large batch converges.
+
     Parameters
     ----------
     mdp : TabularMDP
         Finite horizon, small enough to enumerate.
     policy : array (S, A)
     plan : GroupPlan
-        With `choice="random"`.
+        With `choice="random"`, unless it is adaptive.
     rule : ResetRule
     scale : {"group", "none"}
     success : float
@@ -246,23 +252,34 @@ def exact_moments(
     Raises
     ------
     ValueError
-        If the plan chooses the deepest reset or the scale is that of the batch: both make episodes
-        dependent in ways that this sum does not cover. Also if there are too many trajectories,
-        the policy does not fit `mdp`, or a weight of the rule is not a finite number ≥ 0.
+        If a fixed plan chooses the deepest reset or the scale is that of the batch: both make
+        episodes dependent in ways that this sum does not cover. If the plan is adaptive and
+        failures have several returns. Also if there are too many trajectories, the policy does not
+        fit `mdp`, or a weight of the rule is not a finite number ≥ 0.
     """
-    if plan.choice != "random" or scale == "batch":
-        raise ValueError("exact moments cover choice='random' and scale 'group' or 'none'")
+    if (plan.choice != "random" and not plan.retries) or scale == "batch":
+        raise ValueError(
+            "exact moments cover scale 'group' or 'none', and choice='random' or adaptive plans"
+        )
     policy = _softmax(mdp, policy)
     mean = np.zeros(policy.size)
-    square = steps = 0.0
+    square = steps = episodes = 0.0
     for s in np.flatnonzero(mdp.start):
-        part = _StartMoments(mdp, policy, int(s), plan, rule, scale, success)
-        m, sq, cost = part.from_seeds() if plan.fresh == 0 else part.from_fresh()
+        if plan.retries:
+            from cpi.tabular.adaptive import AdaptiveSums  # builds on this module
+
+            sums = AdaptiveSums(mdp, policy, plan, rule, scale, least_success(mdp, success))
+            m, sq, cost, trained = sums.from_start(int(s))
+        else:
+            part = _StartMoments(mdp, policy, int(s), plan, rule, scale, success)
+            m, sq, cost = part.from_seeds() if plan.fresh == 0 else part.from_fresh()
+            trained = plan.rollouts
         mean += mdp.start[s] * m
         square += mdp.start[s] * sq
         steps += mdp.start[s] * cost
-    mean, square = mean / plan.rollouts, square / plan.rollouts**2
-    return Moments(mean.reshape(policy.shape), square - float(mean @ mean), steps)
+        episodes += mdp.start[s] * trained
+    mean, square = mean / episodes, square / episodes**2
+    return Moments(mean.reshape(policy.shape), square - float(mean @ mean), steps, episodes)
 
 
 def _check_size(size: int, paths: Paths) -> None:
@@ -299,7 +316,7 @@ def _advantages(paths: Paths, counts: Sequence[int], scale: Scale) -> FloatArray
     return np.where(np.asarray(counts) > 0, group_advantages([group], scale)[0][first], 0.0)
 
 
-def _fresh_moments(paths: Paths, size: int, scale: Scale) -> tuple[FloatArray, float]:
+def fresh_moments(paths: Paths, size: int, scale: Scale) -> tuple[FloatArray, float]:
     """E h and E‖h‖² of h = Σ_i Â_i φ_i over one i.i.d. group."""
     _check_size(size, paths)
     mu = paths.given_value(paths.features)
@@ -343,7 +360,7 @@ class _StartMoments:
         if not plan.resets:
             return
         # The reset group from each seed episode ξ: E h, E‖h‖², expected cost.
-        self.fallback = (*_fresh_moments(paths, plan.per_reset, scale), paths.mean_length)
+        self.fallback = (*fresh_moments(paths, plan.per_reset, scale), paths.mean_length)
         origin = Prefix(start)
         episodes = [
             Episode(origin, steps, float(ret), bool(ret < least), len(steps))
@@ -361,7 +378,7 @@ class _StartMoments:
                     key = (int(seed[k][0]), int(k))
                     if key not in cache:
                         tail = enumerate_paths(mdp, policy, *key)
-                        moments = _fresh_moments(tail, plan.per_reset, scale)
+                        moments = fresh_moments(tail, plan.per_reset, scale)
                         cache[key] = (*moments, tail.mean_length)
                     reset_groups.append((w[k] / w.sum(), cache[key]))
             means.append(sum(p * moments[0] for p, moments in reset_groups))

@@ -1,4 +1,4 @@
-"""Tabular GRPO, RRPO, SRPO and the oracle: a plan, a rule, and a softmax policy-gradient learner.
+"""The algorithms of `cpi.ALGORITHMS` on a table: a plan, a rule, and a softmax policy gradient.
 
     groups = collect(simulator, starts, plan, rule, rng);   θ ← θ + lr · g(groups)
 
@@ -111,7 +111,7 @@ def learn(
     ----------
     mdp : TabularMDP
         With a finite horizon.
-    algorithm : {"grpo", "rrpo", "srpo", "oracle"}
+    algorithm : {"grpo", "rrpo", "srpo", "oracle", "adaptive"}
         A key of `cpi.ALGORITHMS`.
     theta : array (S, A), optional
         Initial logits; zeros (the uniform policy) by default.

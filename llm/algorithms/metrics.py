@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cpi.core.collect import Collection
+from cpi.core.collect import Collection, Group
 from envs.tabular import FloatArray
 from llm.learner.rows import Row
 from llm.thoughts.simulator import is_cut, token_ids
@@ -56,6 +56,32 @@ def collection_metrics(
         metrics["reset/empty_prefix_rate"] = float((kept == 0).mean())
         metrics["reset/informative_group_rate"] = float(np.mean([a.any() for _, a in resets]))
         metrics["reset/suffix_tokens"] = float(np.mean([e.cost for e in continuations]))
+    return metrics
+
+
+def adaptive_metrics(collection: Collection) -> dict[str, float]:
+    """Metrics of the resets of an adaptive plan.
+
+    `adaptive/prompts` is the share of prompts with resets, and `adaptive/solved` the share of these
+    whose last group has a success. `adaptive/rounds` is the number of reset groups per prompt with
+    resets, `adaptive/tokens` the share of resets in the tokens generated, without localizations.
+    """
+    by_prompt: dict[int, list[Group]] = {}
+    for group in collection:
+        by_prompt.setdefault(group.start, []).append(group)
+    reset = [groups for groups in by_prompt.values() if len(groups) > 1]
+    tokens = {"fresh": 0, "reset": 0}
+    for group in collection:
+        kind = "fresh" if group.seed is None else "reset"
+        tokens[kind] += sum(episode.cost for episode in group.episodes)
+    metrics = {
+        "adaptive/prompts": len(reset) / len(by_prompt),
+        "adaptive/tokens": tokens["reset"] / max(sum(tokens.values()), 1),
+    }
+    if reset:
+        solved = [not all(e.failed for e in groups[-1].episodes) for groups in reset]
+        metrics["adaptive/solved"] = float(np.mean(solved))
+        metrics["adaptive/rounds"] = float(np.mean([len(groups) - 1 for groups in reset]))
     return metrics
 
 

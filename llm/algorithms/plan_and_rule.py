@@ -1,4 +1,4 @@
-"""The algorithms grpo, rrpo, srpo and oracle: a rollout plan and a reset rule."""
+"""The algorithms grpo, rrpo, srpo, oracle and adaptive: a rollout plan and a reset rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cpi.core.resets import OracleReset
 from llm.algorithms.algorithm import Algorithm, Setup
 from llm.algorithms.batch import Batch
 from llm.algorithms.dynamic_sampling import sample_with_signal
-from llm.algorithms.metrics import collection_metrics
+from llm.algorithms.metrics import adaptive_metrics, collection_metrics
 from llm.chain.readout import ExactOracle, check_sampling, exact_task
 from llm.common.progress import Staged
 from llm.common.random_streams import (
@@ -76,6 +76,8 @@ class PlanAndRuleAlgorithm(Algorithm):
         rows = make_rows(collection, advantages, mask_truncated_completions=truncated)
         metrics = collection_metrics(collection, advantages, rows)
         metrics.update(localization_metrics(seed_weights, collection))
+        if config.group_plan().retries:
+            metrics.update(adaptive_metrics(collection))
         self._watch_thoughts(metrics["thoughts/mean"])
         if "localize/parse_failure_rate" in sampling_metrics:
             self._watch_replies(sampling_metrics["localize/parse_failure_rate"])
@@ -110,8 +112,10 @@ class PlanAndRuleAlgorithm(Algorithm):
                 else None,
             )
             rule = RecordingRule(ALGORITHMS[config.algorithm].rule(world), self.task, self.reporter)
-            simulator = Staged(self.simulator, self.reporter, "generate", "reset")
-            sampled = collect(simulator, prompts, config.group_plan(), rule, rng)
+            plan = config.group_plan()
+            resets = ["reset"] * plan.rounds
+            simulator = Staged(self.simulator, self.reporter, "generate", *resets)
+            sampled = collect(simulator, prompts, plan, rule, rng)
             seed_weights.extend(rule.seed_weights)
             return sampled
 

@@ -48,6 +48,11 @@ class PlanOptions:
         Episodes that may be reset.
     choice : {"random", "deepest"}, optional
         Which of these episodes are reset.
+    candidates : int, optional
+        The deepest are chosen among this many of them; 0 for all.
+    retries : int, optional
+        Above 0, resets are made only where all rollouts of the fresh group fail, again while the
+        reset group fails too, at most this often.
     """
 
     fresh: int | None = None
@@ -55,6 +60,8 @@ class PlanOptions:
     per_reset: int | None = None
     seeds: Literal["failed", "any"] | None = None
     choice: Literal["random", "deepest"] | None = None
+    candidates: int | None = None
+    retries: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,14 +99,14 @@ class TrainConfig:
     model : str
         Folder or hub name of a causal language model.
     algorithm : str
-        grpo, rrpo, srpo, oracle (entries of `cpi.ALGORITHMS`: a plan of rollouts and a rule for
-        resets); score, critique_grpo, spo_tree (baselines); or module:Class of your own, an
-        `llm.algorithms.Algorithm`.
+        grpo, rrpo, srpo, oracle, adaptive (entries of `cpi.ALGORITHMS`: a plan of rollouts and a
+        rule for resets); score, critique_grpo, spo_tree (baselines); or module:Class of your own,
+        an `llm.algorithms.Algorithm`.
     algorithm_args : dict
         Arguments of your own algorithm, as in --algorithm_args.depth 3.
     localizer : str
-        How srpo finds the reset step: prompted, step_logprob, surprisal, surprisal_mean,
-        surprisal_drop, first, random, checker, or module:function.
+        How srpo and adaptive find the reset step: prompted, step_logprob, surprisal,
+        surprisal_mean, surprisal_drop, first, random, halving, checker, or module:function.
     task : str
         "chain"; a data set such as gsm8k or numina_olympiads (see llm/tasks/data); a YAML file
         that declares your own data set; or module:Class of an `llm.tasks.Task`.

@@ -153,7 +153,12 @@ def _usage(prompt: PromptText, adapter: bool, dtype: str) -> str:
 def _training(saved: SavedModel, config: TrainConfig, state: Mapping[str, Any], dtype: str) -> str:
     plan, ledger = config.group_plan(), state["ledger"]
     rollouts = f"{plan.fresh} fresh completions a prompt"
-    if plan.resets:
+    if plan.retries:
+        rollouts += (
+            f", and where all fail {plan.per_reset} continuations from a reset, again while these "
+            f"fail too, at most {plan.retries} times"
+        )
+    elif plan.resets:
         rollouts += f" and {plan.resets} × {plan.per_reset} continuations from resets"
     if config.section is not None:
         rollouts = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(config.section).items())

@@ -2,11 +2,13 @@
 
 The memory plan and the token plan share this demand, so both describe the same step. Numbers are
 upper bounds: no episode stops early, every prompt has a failure, each reset goes back to the
-prompt. A `share` below 1 turns the bounds into expectations.
+prompt, and every group of an adaptive plan fails. A `share` below 1 turns the bounds into
+expectations.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm.config.demand import Call, Demand
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Assumed by expectations, because real lengths are unknown before the run. It is the length of a
 #: completion or a reply as a share of its limit, the share of an episode that a reset regenerates,
-#: and the share of prompts that dynamic sampling replaces.
+#: the share of an adaptive plan's groups that fail, and of prompts that dynamic sampling replaces.
 TYPICAL = 0.5
 
 #: Tokens of a request for a localization or a second attempt, without problem and solution.
@@ -43,10 +45,9 @@ def demand(config: TrainConfig, request: int = REQUEST, share: float = 1.0) -> D
         1 for the upper bound; `TYPICAL` for the expectation.
     """
     limits, prompts = config.sampling.limits(), config.prompts_per_step
-    if config.section is not None:
-        calls, rows = config.section.demand(limits, request, share)
-    else:
-        calls, rows = _plan_and_rule(config, int(share * limits.longest), request, share)
+    if config.section is None:
+        return _plan_and_rule(config, int(share * limits.longest), request, share)
+    calls, rows = config.section.demand(limits, request, share)
     return Demand(
         [call._replace(requests=prompts * call.requests) for call in calls],
         [kind._replace(number=prompts * kind.number) for kind in rows],
@@ -54,20 +55,24 @@ def demand(config: TrainConfig, request: int = REQUEST, share: float = 1.0) -> D
 
 
 def _plan_and_rule(config: TrainConfig, completion: int, request: int, share: float) -> Demand:
-    plan = config.group_plan()
-    again = int(share * completion) if plan.resets else 0
-    fresh = Call("fresh", 1, plan.fresh or plan.resets, 0, completion)
-    reset = Call("reset", plan.resets, plan.per_reset, completion - again, again)
+    plan, prompts = config.group_plan(), config.prompts_per_step
+    again = int(share * completion)
+    reply = int(share * config.localization.max_tokens)
+    fresh = Call("fresh", prompts, plan.fresh or plan.resets, 0, completion)
     calls, rows = [fresh], [fresh.rows] if plan.fresh else []
-    if uses_prompted_localizer(config):
-        requests = fresh.samples if plan.choice == "deepest" else plan.resets
-        reply = int(share * config.localization.max_tokens)
-        calls.append(
-            Call("localization", requests, config.localization.votes, completion + request, reply)
-        )
-    if plan.resets:
+    pool = fresh.samples
+    for number in range(1, plan.rounds + 1):
+        # The prompts that are still without a success.
+        failed = math.ceil(prompts * share**number) if plan.retries else prompts
+        if uses_prompted_localizer(config):
+            asked = failed * min(plan.localized or pool, pool)
+            votes = config.localization.votes
+            calls.append(Call("localization", asked, votes, completion + request, reply))
+        resets = failed * plan.resets
+        reset = Call("reset", resets, plan.per_reset, completion - again, again)
         calls.append(reset)
         rows.append(reset.rows)
+        pool = plan.per_reset
     return Demand(calls, rows)
 
 

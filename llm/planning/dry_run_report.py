@@ -96,6 +96,8 @@ def notes(
 ) -> list[str]:
     """Assumptions and warnings, one line each."""
     replaced = f", {TYPICAL:.0%} of prompts replaced" if config.dynamic_sampling else ""
+    if config.group_plan().retries:
+        replaced += f", {TYPICAL:.0%} of groups fail, and again of the resets from there"
     lines = [
         f"assumed: prompts of {lengths.prompt} tokens, completions and replies of {TYPICAL:.0%} of "
         f"their limit, resets at {TYPICAL:.0%} of a completion{replaced}; time counts matrix "

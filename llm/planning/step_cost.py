@@ -135,7 +135,9 @@ def _sampling(
 def _tokens(config: TrainConfig, lengths: Lengths, share: float) -> tuple[dict[str, int], int]:
     """Generated tokens by call, and tokens through the policy in the update."""
     step, repeats = demand(config, lengths.request, share), rounds(config, share)
-    generated = {call.name: int(repeats * call.tokens) for call in step.calls}
+    generated: dict[str, int] = {}
+    for call in step.calls:  # the rounds of an adaptive plan have calls of one name
+        generated[call.name] = generated.get(call.name, 0) + int(repeats * call.tokens)
     rows = step.rows
     return generated, sum(r.number * (lengths.prompt + r.context + r.trained) for r in rows)
 

@@ -8,6 +8,7 @@ Localizers do not see rewards.
   compares log-probs per token, `surprisal_drop` the change from the preceding thought.
 - `random`: equal weights.
 - `first`: the first thought, so that a reset is a fresh rollout.
+- `halving`: half of the steps, then half of the prefix of a group that failed; for adaptive plans.
 - `checker`: the first wrong thought by the task's step checker, an oracle.
 - `module:function`: a user's function from episodes to one array of weights each.
 """
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cpi.core.episodes import Episode
-from cpi.core.resets import Localizer
+from cpi.core.resets import Localizer, halving
 from envs.tabular import FloatArray
 from llm.common.plugins import import_object, plugin_errors
 from llm.resets.oracles import checker_rule
@@ -147,6 +148,7 @@ LOCALIZERS: dict[str, Entry] = {
     "surprisal_drop": Entry(lambda task, prompted: surprisal_drop),
     "first": Entry(lambda task, prompted: first),
     "random": Entry(lambda task, prompted: random),
+    "halving": Entry(lambda task, prompted: halving),
     "checker": Entry(_checker, needs_checker=True),
 }
 

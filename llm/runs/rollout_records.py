@@ -118,6 +118,7 @@ def step_records(
     for number, (group, values) in enumerate(zip(groups, advantages, strict=True)):
         reset_planned = groups_seen[group.start] >= fresh_groups
         groups_seen[group.start] += 1
+        number_of_reset = groups_seen[group.start] - fresh_groups
         records.append(
             group_record(
                 step,
@@ -125,7 +126,7 @@ def step_records(
                 group,
                 values,
                 reset_planned=reset_planned,
-                rule=rule,
+                rule=f"{rule}, reset {number_of_reset}" if plan.retries else rule,
                 seed_weights=weights_by_seed.get(id(group.seed)),
                 mask_truncated_completions=mask_truncated_completions,
             )

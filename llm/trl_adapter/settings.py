@@ -18,8 +18,13 @@ def group_size(plan: GroupPlan) -> int:
     Raises
     ------
     ValueError
-        If the sizes differ.
+        If the sizes differ, or the plan is adaptive.
     """
+    if plan.retries:
+        raise ValueError(
+            "plan: an adaptive plan has groups where others fail, but a step of TRL has a fixed "
+            "number of completions; take llm.train --algorithm adaptive, or a plan without retries"
+        )
     sizes = {plan.fresh, plan.per_reset} - {0}
     if len(sizes) > 1:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,7 +15,7 @@ import envs
 from cpi import signal
 from cpi.core.plans import GroupPlan
 from cpi.core.resets import RandomReset
-from cpi.signal import ARMS, compare, conclusions, signal_map, split_map
+from cpi.signal import ADAPTIVE, ARMS, adaptive_map, compare, conclusions, signal_map, split_map
 from cpi.tabular.gradient import exact_moments, policy_gradient
 
 RRPO = GroupPlan(4, 1, 4)
@@ -96,6 +97,41 @@ def test_signal_map__sorted_by_falling_success() -> None:
     assert all(set(row) == {"length", "q", "success", *ARMS} for row in rows)
 
 
+def test_compare__adaptive_plan_at_equal_rollouts_by_hand() -> None:
+    """All groups start at the first step of a chain of one, so they are all like the fresh one."""
+    (per_rollout, per_step) = compare(1, 0.4, {"a": ADAPTIVE["oracle, deepest"]})["a"]
+    # A group of m has Σ Â φ with second moment E S and mean signal E D; advantages differ by size.
+    q = 0.4
+
+    def moments(size: int) -> tuple[float, float]:
+        first = second = 0.0
+        for wins in range(1, size):
+            chance = math.comb(size, wins) * q**wins * (1 - q) ** (size - wins)
+            deviation = math.sqrt(wins * (size - wins) / (size * (size - 1))) + 1e-4
+            # Â of a success is (1 − w/m)/σ; scores of success and failure are √2 apart.
+            total = wins * (1 - wins / size) / deviation * math.sqrt(2)
+            first, second = first + chance * total, second + chance * total**2
+        return first, second
+
+    (d8, s8), (d4, s4) = moments(8), moments(4)
+    all_fail, again = (1 - q) ** 8, (1 - q) ** 4
+    more = all_fail * sum(again**k for k in range(4))
+    worth = (d8 + more * d4) ** 2 / (s8 + more * s4 - (d8 + more * d4) ** 2)
+    worth /= d8**2 / (s8 - d8**2)
+    assert per_rollout == pytest.approx(worth * 8 / (8 + 4 * more))
+    assert per_step == pytest.approx(per_rollout)  # each rollout has one step
+
+
+def test_adaptive_map__which_failure_to_reset_depends_on_the_localizer() -> None:
+    """The deepest of all failures pays with an oracle and not with a localizer that errs."""
+    names = ("0.6/0.2, random", "0.6/0.2, deepest of 2", "0.8/0.1, random", "0.8/0.1, deepest")
+    (row,) = adaptive_map((5,), (0.5,))
+    weak, weak_deep, good, good_deepest = (row[name][1] for name in names)
+    assert weak > weak_deep and good > good_deepest > 1
+    assert row["oracle, deepest"][1] > row["oracle, random"][1] > good
+    assert row["halving"][1] < good
+
+
 def test_split_map__names_plans() -> None:
     rows = split_map(3, 0.5)
     by_plan = {row["plan"]: row for row in rows}
@@ -140,6 +176,8 @@ def test_conclusions__arm_never_behind() -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
     """Replace the maps of the command by small ones."""
     maps = signal_map((2, 4), (0.4, 0.8)), split_map(2, 0.5)
+    adaptive = adaptive_map((2,), (0.5,))
+    monkeypatch.setattr(signal, "adaptive_map", lambda: adaptive)
     monkeypatch.setattr(signal, "signal_map", lambda: maps[0])
     monkeypatch.setattr(signal, "split_map", lambda: maps[1])
     return maps
@@ -152,7 +190,9 @@ def test_main__prints_and_writes_the_numbers(
     assert signal.main(["--json", str(path)]) == 0
     record = json.loads(path.read_text())
     rows, splits = small
-    assert record == json.loads(json.dumps({"map": rows, "splits": splits}))
+    adaptive = signal.adaptive_map()
+    expected = {"map": rows, "splits": splits, "adaptive": adaptive}
+    assert record == json.loads(json.dumps(expected))
     printed = capsys.readouterr().out
     for row in rows:
         cell = f"{row['oracle'][0]:.2f} / {row['oracle'][1]:.2f}"
@@ -161,6 +201,7 @@ def test_main__prints_and_writes_the_numbers(
             for line in printed.splitlines()
         )
     assert all(row["plan"] in printed for row in splits)
+    assert f"{adaptive[0]['halving'][0]:.2f} / {adaptive[0]['halving'][1]:.2f}" in printed
     flat = " ".join(printed.split())
     assert all(line in flat for line in conclusions(rows))
     assert str(path) in printed.replace("\n", "")
@@ -183,6 +224,7 @@ def test_main__ctrl_c_is_one_line(
 ) -> None:
     monkeypatch.setattr(signal, "split_map", Mock(side_effect=KeyboardInterrupt))
     monkeypatch.setattr(signal, "signal_map", Mock(return_value=[]))
+    monkeypatch.setattr(signal, "adaptive_map", Mock(return_value=[]))
     assert signal.main([]) == 130
     assert capsys.readouterr() == ("", "python -m cpi.signal: interrupted\n")
 
@@ -194,6 +236,7 @@ def test_main__full_disk_is_one_line(
     rows = signal.signal_map([2], [0.5])
     monkeypatch.setattr(signal, "signal_map", lambda: rows)
     monkeypatch.setattr(signal, "split_map", lambda: [{**rows[0], "plan": "4+1×4"}])
+    monkeypatch.setattr(signal, "adaptive_map", list)
     assert signal.main(["--json", "/dev/full"]) == 2
     message = "python -m cpi.signal: [Errno 28] No space left on device: '/dev/full'\n"
     assert capsys.readouterr().err == message

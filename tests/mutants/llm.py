@@ -22,6 +22,37 @@ LLM = (
         "-ratio.clamp(max=high)",
     ),
     Mutant(
+        "llm/planning/demand.py",
+        "every round of an adaptive plan resets as many prompts",
+        "math.ceil(prompts * share**number)",
+        "math.ceil(prompts * share)",
+    ),
+    Mutant(
+        "llm/planning/demand.py",
+        "every failure of an adaptive plan is localized",
+        "asked = failed * min(plan.localized or pool, pool)",
+        "asked = failed * pool",
+    ),
+    Mutant(
+        "llm/planning/step_cost.py",
+        "the last round of an adaptive plan alone costs tokens",
+        "generated[call.name] = generated.get(call.name, 0) + int(repeats * call.tokens)",
+        "generated[call.name] = int(repeats * call.tokens)",
+        ("tests/llm/planning/test_demand.py",),
+    ),
+    Mutant(
+        "llm/algorithms/metrics.py",
+        "solved means that the fresh group has a success",
+        "for e in groups[-1].episodes",
+        "for e in groups[0].episodes",
+    ),
+    Mutant(
+        "llm/runs/rollout_records.py",
+        "the fresh group counts as a reset",
+        "number_of_reset = groups_seen[group.start] - fresh_groups",
+        "number_of_reset = groups_seen[group.start]",
+    ),
+    Mutant(
         "llm/learner/losses.py",
         "k3 with the KL reversed",
         "kl = log_ref.exp() - log_ref - 1",

@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 MOMENTS = ("tests/cpi/tabular/test_exact_moments.py",)
 ADAPTIVE = ("tests/cpi/core/test_collect_adaptive.py",)
+EXACT_ADAPTIVE = ("tests/cpi/tabular/test_exact_adaptive.py",)
 RUN = ("tests/cpi/run/test_command.py",)
 
 RESETS = (
@@ -68,6 +69,47 @@ RESETS = (
         "return self.retries or int(self.resets > 0)",
         "return int(self.resets > 0)",
         ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/core/resets.py",
+        "outcome search goes on later after a failed group",
+        "(episode.origin.length or episode.length) // 2",
+        "(episode.origin.length + episode.length) // 2",
+    ),
+    Mutant(
+        "cpi/core/collect.py",
+        "the deepest of all failures instead of few candidates",
+        "order = order[: plan.localized or None]",
+        "order = order[: None if plan.choice == 'deepest' else plan.resets]",
+        ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/tabular/adaptive.py",
+        "the deepest of one fewer",
+        "chance = (below + mass) ** localized - below**localized",
+        "chance = (below + mass) ** (localized - 1) - below ** (localized - 1)",
+        EXACT_ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/tabular/adaptive.py",
+        "one failure is enough for a reset",
+        "p, later = failure**size * share",
+        "p, later = failure * share",
+        EXACT_ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/tabular/adaptive.py",
+        "rules see the steps after the reset alone",
+        "whole = [np.array([*origin.steps, *tail.tolist()])",
+        "whole = [np.array([*origin.steps[:1] * len(origin.steps), *tail.tolist()])",
+        EXACT_ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/tabular/gradient.py",
+        "an adaptive plan counts only its fresh episodes",
+        "m, sq, cost, trained = sums.from_start(int(s))",
+        "(m, sq, cost, _), trained = sums.from_start(int(s)), plan.rollouts",
+        EXACT_ADAPTIVE,
     ),
     Mutant(
         "cpi/core/resets.py",

@@ -18,7 +18,12 @@ from cpi.core.resets import RandomReset, SelfReset
 from cpi.tabular.simulator import TabularSimulator
 from envs import first_error_chain
 from tests.cpi.core.test_collect import COIN, assert_alike, rng
-from tests.cpi.scripted import RecordingSimulator, Scripted, ScriptedLocalizer
+from tests.cpi.scripted import (
+    RecordingSimulator,
+    Scripted,
+    ScriptedLocalizer,
+    assert_drawn_from,
+)
 from tests.cpi.worlds import repeatable
 
 #: From "p" all fail; two resets reach "p a b", from which one succeeds. "q" succeeds at once, and
@@ -76,6 +81,17 @@ def test_collect__adaptive_plan_by_hand() -> None:
         resets_drawn=4,
         resets_accepted=2,
     )
+
+
+def test_collect__deepest_of_few_candidates() -> None:
+    # Of three failures, the two that may be chosen are localized; the deeper one is reset.
+    script = {("p",): [("a b x", 0.0), ("a x", 0.0), ("x", 0.0)]}
+    script |= {("p", *kept): [("c", 1.0)] for kept in [("a", "b"), ("a",)]}
+    plan, localizer = GroupPlan(3, 1, 1, choice="deepest", candidates=2), first_x()
+    groups = collect(Scripted(script), ["p"] * 3000, plan, SelfReset(localizer), rng(4))
+    depths = [group.prefix.length for group in groups[1::2]]
+    assert_drawn_from(np.bincount(depths, minlength=3), np.array([0, 1, 2]) / 3)
+    assert groups.ledger.resets_drawn == 6000
 
 
 def test_collect__one_retry_is_one_reset_of_failed_groups() -> None:

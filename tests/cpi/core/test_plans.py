@@ -70,6 +70,11 @@ def test_group_plan__default_is_random_failures() -> None:
         ({"fresh": 8, "resets": 1, "per_reset": 4, "retries": -1}, r"retries: -1 is not"),
         ({"fresh": 0, "resets": 1, "per_reset": 4, "retries": 1}, r"retries: 1 .* are fresh=0"),
         ({"fresh": 8, "resets": 2, "per_reset": 4, "retries": 1}, r"retries: 1 .* resets=2"),
+        ({"fresh": 8, "resets": 1, "per_reset": 4, "candidates": 2}, r"candidates: 2 needs"),
+        (
+            {"fresh": 8, "resets": 2, "per_reset": 4, "candidates": 1, "choice": "deepest"},
+            r"candidates: 1 needs .* resets=2",
+        ),
         (
             {"fresh": 8, "resets": 1, "per_reset": 4, "retries": 2, "seeds": "any"},
             r"retries: 2 .* seeds='any'",
@@ -94,6 +99,12 @@ def test_the_four_algorithms_of_the_paper_have_equal_budgets() -> None:
     for name in ("rrpo", "srpo", "oracle"):
         assert ALGORITHMS[name].plan == GroupPlan(4, 1, 4)
         assert ALGORITHMS[name].plan.rollouts == 8
+
+
+def test_adaptive__begins_with_grpo_s_group() -> None:
+    plan = ALGORITHMS["adaptive"].plan
+    assert (plan.fresh, plan.rollouts, plan.retries) == (8, 8, 4)
+    assert plan.choice == "deepest" and plan.localized == 2
 
 
 def test_algorithm__needs_match_the_rule() -> None:

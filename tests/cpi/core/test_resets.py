@@ -19,6 +19,7 @@ from cpi.core.resets import (
     RandomReset,
     SelfReset,
     accept,
+    halving,
     pick,
 )
 from cpi.tabular.simulator import TabularOracle, TabularSimulator
@@ -31,6 +32,17 @@ MASKS = ("improvable", "first_error", "largest")
 
 def episode(*steps: Any, ret: float = 0.0) -> Episode:
     return Episode(Prefix("start"), steps, ret, ret < 1, len(steps))
+
+
+def test_halving__halves_the_episode_then_its_prefix() -> None:
+    def kept(length: int, shared: int) -> int:
+        steps = ("a",) * length
+        whole = Episode(Prefix("start", steps[:shared]), steps, 0.0, True, length - shared)
+        (weights,) = halving([whole])
+        assert weights.shape == (length,) and weights.sum() == 1
+        return int(weights.argmax())
+
+    assert [kept(9, 0), kept(8, 4), kept(5, 2), kept(5, 1), kept(1, 0)] == [4, 2, 1, 0, 0]
 
 
 class Table:

@@ -10,7 +10,7 @@ import pytest
 import cpi
 from cpi.core.collect import Collection, Group, Ledger
 from cpi.core.episodes import Episode, Prefix
-from llm.algorithms.metrics import collection_metrics
+from llm.algorithms.metrics import adaptive_metrics, collection_metrics
 from llm.learner.rows import make_rows
 from llm.tasks import ChainReasoning, Example
 from llm.thoughts.simulator import Prompt, Thought, token_ids
@@ -47,6 +47,31 @@ def groups() -> Collection:
         Group(1, empty, other),
     ]
     return Collection(sampled, Ledger())
+
+
+def test_adaptive_metrics__by_hand() -> None:
+    empty = Prefix(START)
+    fresh = [episode(empty, (thought(3, -1.0),), 0.0) for _ in range(2)]
+    group = Group(0, empty, fresh)
+    again = [episode(empty, (thought(1, -1.0),), 0.0)]
+    solved = [episode(empty, (thought(4, -1.0),), 1.0)]
+    resets = [Group(0, empty, again, fresh[0]), Group(0, empty, solved, again[0])]
+    lost = Group(1, empty, fresh), Group(1, empty, again, fresh[0])
+    right = Group(2, empty, solved)
+    metrics = adaptive_metrics(Collection([group, *resets, *lost, right], Ledger()))
+    # An episode costs a token more than its thoughts have.
+    assert metrics == pytest.approx(
+        {
+            "adaptive/prompts": 2 / 3,
+            "adaptive/tokens": (2 + 5 + 2) / (8 + 8 + 5 + 2 + 5 + 2),
+            "adaptive/solved": 1 / 2,
+            "adaptive/rounds": 3 / 2,
+        }
+    )
+    assert adaptive_metrics(Collection([right], Ledger())) == {
+        "adaptive/prompts": 0.0,
+        "adaptive/tokens": 0.0,
+    }
 
 
 def test_collection_metrics__by_hand() -> None:

@@ -290,7 +290,7 @@ def test_presets__paper_has_every_combination_of_parts() -> None:
     parts = Path(command_line.__file__).parents[1] / "presets" / "parts"
     sizes = [len(list((parts / kind).iterdir())) for kind in ("models", "problems", "methods")]
     named = [name for name, files in presets().items() if len(files) > 1]
-    assert len(named) == sizes[0] * sizes[1] * sizes[2] == 32
+    assert len(named) == sizes[0] * sizes[1] * sizes[2] == 36
 
 
 # --- round trips
@@ -392,8 +392,14 @@ def test_differences__steps_are_fixed_if_the_schedule_depends_on_them(schedule: 
 def test_group_plan__plan_of_the_algorithm_with_overrides(algorithm: str) -> None:
     plan = cpi.ALGORITHMS[algorithm].plan
     assert parsed(f"--algorithm={algorithm}").group_plan() == plan
-    changed = parsed(f"--algorithm={algorithm}", "--plan.fresh=6", "--plan.seeds=any")
-    assert changed.group_plan() == dataclasses.replace(plan, fresh=6, seeds="any")
+    changed = parsed(f"--algorithm={algorithm}", "--plan.fresh=6", "--plan.seeds=failed")
+    assert changed.group_plan() == dataclasses.replace(plan, fresh=6)
+
+
+def test_group_plan__any_algorithm_with_resets_may_be_adaptive() -> None:
+    flags = "--plan.fresh=8", "--plan.choice=deepest", "--plan.candidates=3", "--plan.retries=4"
+    plan = parsed("--algorithm=oracle", *flags).group_plan()
+    assert plan == cpi.GroupPlan(8, 1, 4, choice="deepest", candidates=3, retries=4)
 
 
 @pytest.mark.parametrize(

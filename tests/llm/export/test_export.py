@@ -83,6 +83,7 @@ def test_every_algorithm_has_a_card(run: Path, algorithm: str) -> None:
     saved = replace(saved, config=replace(saved.config, algorithm=algorithm, sampling=sampling))
     state = {"ledger": asdict(Ledger())}
     card = model_card(saved, state, adapter=True, dtype="float32", loaded="float32", prompt="1 + 1")
+    assert ("at most 4 times" in card) == (algorithm == "adaptive")
     assert about(saved.config) in card and ("2605.25507" in card) == (algorithm in ALGORITHMS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from cpi.core.resets import RandomReset
 from llm.algorithms import algorithm_class
 from llm.config.baselines import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
 from llm.config.demand import Demand
-from llm.config.train import PlanOptions, TrainConfig
+from llm.config.train import EvaluationOptions, PlanOptions, TrainConfig
 from llm.learner.rows import Row, make_rows
-from llm.planning.demand import demand, evaluation, rounds
+from llm.planning.demand import Lengths, demand, evaluation, rounds
+from llm.planning.hardware import Hardware
+from llm.planning.step_cost import step_cost
 from llm.thoughts.options import SamplingOptions
 from llm.thoughts.simulator import ThoughtSimulator
 from tests.llm.algorithms.worlds import settings, setup, starts, world
@@ -76,6 +79,35 @@ def test_demand__plan_and_rule_step_reaches_it(fresh: int) -> None:
     collection = collect(simulator, starts(simulator), config.group_plan(), RandomReset(), rng)
     rows = make_rows(collection, [group.returns for group in collection])
     assert_demand_is_reached(demand(config, REQUEST), simulator, rows)
+
+
+def test_demand__adaptive_step_reaches_it() -> None:
+    simulator = world(endless)  # a word that is wrong, in one thought: resets go to the prompt
+    config = make_config("adaptive", localizer="random", plan=PlanOptions(retries=3))
+    rng = np.random.default_rng(0)
+    collection = collect(simulator, starts(simulator), config.group_plan(), RandomReset(), rng)
+    rows = make_rows(collection, [group.returns for group in collection])
+    assert_demand_is_reached(demand(config, REQUEST), simulator, rows)
+    assert [kind.number for kind in demand(config).rows] == [16, 8, 8, 8]
+
+
+def test_demand__adaptive_localizes_few_failures_of_the_prompts_left() -> None:
+    plan = PlanOptions(candidates=6, retries=3)
+    config = settings("adaptive", prompts_per_step=8, sampling=LIMITS, plan=plan)
+    for share, asked, resets in ((1.0, [48, 32, 32], [8] * 3), (0.5, [24, 8, 4], [4, 2, 1])):
+        calls = demand(config, share=share).calls
+        assert [c.requests for c in calls if c.name == "localization"] == asked
+        assert [c.requests for c in calls if c.name == "reset"] == resets
+
+
+def test_step_cost__rounds_of_an_adaptive_plan_add_up() -> None:
+    config = make_config("adaptive", localizer="random", evaluation=EvaluationOptions(steps=0))
+    small: Any = SimpleNamespace(parameters=10, trained=10, layers=1)
+    hardware = Hardware(1, 2**30, "cpu", 1e9, here=False)
+    cost = step_cost(config, small, hardware, Lengths(PROMPT))
+    resets = [call.tokens for call in demand(config).calls if call.name == "reset"]
+    assert len(resets) == 4 and cost.generated["reset"][1] == sum(resets)
+    assert list(cost.generated) == ["fresh", "reset"]
 
 
 def test_demand__localization_call_has_prompt_solution_and_request() -> None:

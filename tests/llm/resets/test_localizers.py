@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cpi.core.collect import Collection, Group, Ledger
 from cpi.core.episodes import Episode, Prefix
-from cpi.core.resets import OracleReset, RandomReset
+from cpi.core.resets import OracleReset, RandomReset, halving
 from llm.chain.model import chain_tokenizer
 from llm.common.progress import Reporter
 from llm.engines import SamplingParams
@@ -410,6 +410,7 @@ def test_make_localizer__by_name() -> None:
     localizers = {name: make_localizer(name, TASK, localizer) for name in LOCALIZERS}
     assert localizers["prompted"] is localizer
     assert (localizers["surprisal"], localizers["random"]) == (surprisal, random)
+    assert localizers["halving"] is halving
 
 
 def test_make_localizer__user_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,16 @@ def test_step_records__one_advantage_array_per_group() -> None:
         step_records(0, [group], [], cpi.GroupPlan(4, 1, 4), rule="rrpo")
 
 
+def test_step_records__number_the_resets_of_adaptive_plans() -> None:
+    plan = cpi.GroupPlan(2, 1, 2, choice="deepest", retries=3)
+    _, records = collected(TASK, sloppy(TASK, 1.0), number=2, plan=plan)
+    for start in range(2):
+        groups = [record for record in records if record["start"] == start]
+        assert [record["kind"] for record in groups] == ["fresh", "reset", "reset", "reset"]
+        reasons = [record["seed"]["why"] for record in groups[1:] if record["seed"]]
+        assert [f", reset {n}: step" in why for n, why in enumerate(reasons, 1)] == [True] * 3
+
+
 def test_step_records__have_the_fields_of_their_type() -> None:
     _, records = collected(TASK, sloppy(TASK, 0.5), number=4)
     assert prompts(TASK, 4)[2].example.id in {record["id"] for record in records}

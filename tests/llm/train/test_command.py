@@ -26,6 +26,7 @@ RUNS = {
     "2x4": ["--algorithm=rrpo", "--plan.fresh=0", "--plan.resets=2"],
     "1x8": ["--algorithm=oracle", "--plan.fresh=0", "--plan.per_reset=8"],
     "deepest": ["--algorithm=oracle", "--plan.resets=2", "--plan.choice=deepest"],
+    "adaptive": ["--algorithm=adaptive", "--plan.fresh=2", "--plan.candidates=0"],
     "any seed": ["--algorithm=rrpo", "--plan.seeds=any"],
     "surprisal": ["--localizer=surprisal"],
     "checker": ["--localizer=checker"],

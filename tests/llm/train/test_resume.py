@@ -13,7 +13,12 @@ from tests.llm.training_runs import assert_same_run, kill, metrics, start, train
 
 
 @pytest.mark.parametrize(
-    "more", [["--algorithm=srpo"], ["--lora.r=4", "--lora.dropout=0.1", "--algorithm=rrpo"]]
+    "more",
+    [
+        ["--algorithm=srpo"],
+        ["--lora.r=4", "--lora.dropout=0.1", "--algorithm=rrpo"],
+        ["--algorithm=adaptive", "--localizer=halving", "--plan.fresh=2"],
+    ],
 )
 def test_a_resumed_run_is_the_same_run(
     more: list[str], chain_base: Path, chain_args: dict[str, Any], tmp_path: Path

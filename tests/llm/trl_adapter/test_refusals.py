@@ -58,6 +58,7 @@ def test_dataset__ambiguous_prompts_and_other_types_are_refused() -> None:
         ({"localizer": "checker", "errors": None}, "errors: none given"),
         ({"algorithm": "oracle", "errors": None}, "errors: none given"),
         ({"plan": cpi.GroupPlan(8, 1, 4)}, "plan: groups of 8 and 4"),
+        ({"algorithm": "adaptive"}, "plan: an adaptive plan has groups where others fail"),
     ],
 )
 def test_reset_rollouts__invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
