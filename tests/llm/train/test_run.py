@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llm
 from cpi.core.episodes import Episode
+from llm.runs.metric_names import described
 from llm.tasks import ChainReasoning
 from llm.train.__main__ import main
 from llm.train.given import read
@@ -54,6 +55,7 @@ def test_train_model__objects_leave_a_complete_run(run: llm.Run) -> None:
     files = {"config.yaml", "environment.json", "metrics.jsonl", "rollouts", "checkpoints", "model"}
     assert files <= {path.name for path in run.folder.iterdir()}
     (row,) = run.metrics
+    assert not [name for name in row if described(name) is None]
     assert row["step"] == 1 and row["reset/position"] > 0
     config = run.saved().config
     assert config is not None
