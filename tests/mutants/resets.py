@@ -365,8 +365,8 @@ RESETS = (
     Mutant(
         "cpi/signal.py",
         "cost ratio inverted",
-        "worth * fresh.steps / moments.steps",
-        "worth * moments.steps / fresh.steps",
+        "fresh.steps / moments.steps",
+        "moments.steps / fresh.steps",
     ),
     Mutant(
         "cpi/conservative/step_sizes.py",
