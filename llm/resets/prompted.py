@@ -14,6 +14,7 @@ from envs.tabular import FloatArray
 from llm.common.plugins import plugin_errors
 from llm.engines.engine import MAX_SEED, SamplingParams
 from llm.resets.options import LocalizationOptions
+from llm.tasks.delimiters import after_thinking
 from llm.tasks.task import Example, PromptText
 from llm.thoughts.simulator import ThoughtSimulator, encode
 from llm.verifiers.boxed import boxes
@@ -144,7 +145,8 @@ class PromptedLocalizer:
         replies = [Reply(None, 0)] * len(episodes)
         for i, (completion,) in zip(sent, completions, strict=True):
             text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
-            replies[i] = Reply(parse(text, episodes[i].length), len(completion.ids))
+            step = parse(after_thinking(text), episodes[i].length)
+            replies[i] = Reply(step, len(completion.ids))
         self.cost += sum(reply.tokens for reply in replies)
         self.asked += len(replies)
         self.failed += sum(reply.step is None for reply in replies)
@@ -160,4 +162,4 @@ class PromptedLocalizer:
             messages = request(example, thoughts)
             chats = getattr(self.tokenizer, "chat_template", None)
             text = messages if chats else messages[0]["content"] + "\n\n"
-        return encode(self.tokenizer, text)
+        return encode(self.tokenizer, text, self.task.chat_template_kwargs)
