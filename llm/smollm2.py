@@ -130,6 +130,9 @@ def convert(source: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     shutil.copy(source / "LICENSE", folder)
     (folder / "README.md").write_text(MODEL_CARD)
+    for file in folder.iterdir():
+        # safetensors files are private; the user's umask decides, as for the card.
+        file.chmod((folder / "README.md").stat().st_mode)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,13 +6,13 @@ second attempt is trained after exactly the tokens that it was sampled from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cpi.core.episodes import Episode
 from llm.tasks import Example, Task, checked
 from llm.tasks.task import PromptText
-from llm.thoughts.simulator import Prompt, ThoughtSimulator, token_ids
+from llm.thoughts.simulator import Prompt, ThoughtSimulator, render, token_ids
 
 #: Placeholder for an attempt in a rendered chat: a private-use character, not found in texts.
 ATTEMPT = "\ue000"
@@ -103,14 +103,19 @@ def _bridge(tokenizer: Any, task: Task, example: Example, request: str) -> list[
     text = checked.follow_up(task, example, request)
     if text is None:
         plain = isinstance(example.prompt, str)
-        text = f"\n\n{request}\n\n" if plain else _chat_bridge(tokenizer, example.prompt, request)
+        if plain:
+            text = f"\n\n{request}\n\n"
+        else:
+            text = _chat_bridge(tokenizer, example.prompt, request, task.chat_template_kwargs)
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _chat_bridge(tokenizer: Any, messages: PromptText, request: str) -> str:
+def _chat_bridge(
+    tokenizer: Any, messages: PromptText, request: str, variables: Mapping[str, Any]
+) -> str:
     """The text that the chat template puts between an attempt and the next one."""
     turns = [*messages, _message("assistant", ATTEMPT), _message("user", request)]
-    chat = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    chat = render(tokenizer, turns, variables)
     _, attempt, after = chat.rpartition(ATTEMPT)
     if not attempt:
         raise ValueError(

@@ -116,7 +116,10 @@ def export(
     weights = next(iter(trainable(policy).values())).dtype if dtype is None else dtype
     target: torch.dtype = getattr(torch, weights) if isinstance(weights, str) else weights
     examples = [e for split in ("test", "train") for e in checked.examples(task, split)]
-    prompts = [Prompt(encode(tokenizer, e.prompt), e) for e in examples[:PROMPTS]]
+    prompts = [
+        Prompt(encode(tokenizer, e.prompt, task.chat_template_kwargs), e)
+        for e in examples[:PROMPTS]
+    ]
     probes = [probe(policy, prompt.ids) for prompt in prompts]
     expected = [scores(policy, ids) for ids in probes]
     # Adapters are exported without their base, which must be loaded in the run's dtype.
@@ -136,7 +139,7 @@ def export(
         tokenizer.save_pretrained(part)
         del policy
         progress("loading the written model")
-        check_tokenizer(part, tokenizer, prompts)
+        check_tokenizer(part, tokenizer, prompts, task.chat_template_kwargs)
         model = load(part, adapter, loaded).to(device)
         actual = [scores(model, ids) for ids in probes]
         mean, largest = compare(expected, actual, exact)
@@ -144,7 +147,7 @@ def export(
         name = str(target).removeprefix("torch.")
         card = model_card(
             saved, state, adapter=adapter, dtype=name, loaded=str(loaded).removeprefix("torch."),
-            prompt=examples[0].prompt,
+            prompt=examples[0].prompt, variables=task.chat_template_kwargs,
         )  # fmt: skip
         (part / "README.md").write_text(card, encoding="utf-8")
         for file in part.iterdir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,12 @@ def compare(
     return mean, largest
 
 
-def check_tokenizer(folder: Path, tokenizer: Any, prompts: Sequence[Prompt]) -> None:
+def check_tokenizer(
+    folder: Path,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    variables: Mapping[str, Any] | None = None,
+) -> None:
     """Check that AutoTokenizer loads the run's tokenizer from a folder.
 
     Raises
@@ -98,7 +103,7 @@ def check_tokenizer(folder: Path, tokenizer: Any, prompts: Sequence[Prompt]) -> 
     same = written.get_vocab() == tokenizer.get_vocab() and written.chat_template == (
         tokenizer.chat_template
     )
-    if not same or any(encode(written, p.example.prompt) != p.ids for p in prompts):
+    if not same or any(encode(written, p.example.prompt, variables) != p.ids for p in prompts):
         raise ExportError(
             "tokenizer: AutoTokenizer reads the written one differently, so the model would see "
             "other tokens than in the run; nothing is exported"

@@ -38,6 +38,7 @@ def model_card(
     dtype: str,
     loaded: str,
     prompt: PromptText,
+    variables: Mapping[str, Any],
 ) -> str:
     """Write the README.md of an exported checkpoint.
 
@@ -53,6 +54,8 @@ def model_card(
         Dtype of the written weights, and dtype for loading the model.
     prompt : str or messages
         Prompt of the task for the usage example.
+    variables : mapping
+        Variables of the chat template.
     """
     config = saved.config
     assert config is not None
@@ -63,7 +66,7 @@ def model_card(
         f"learning with verifiable rewards, with credit-resets. {about(config)}"
         f"{f'; see {PAPER}' if config.algorithm in ALGORITHMS else ''}.",
         "## Use",
-        _usage(prompt, adapter, loaded),
+        _usage(prompt, variables, adapter, loaded),
         "## Training",
         _training(saved, config, state, dtype),
         "## Results",
@@ -116,14 +119,15 @@ def _header(saved: SavedModel, config: TrainConfig, adapter: bool) -> str:
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---"
 
 
-def _usage(prompt: PromptText, adapter: bool, dtype: str) -> str:
+def _usage(prompt: PromptText, variables: Mapping[str, Any], adapter: bool, dtype: str) -> str:
     if isinstance(prompt, str):
         encode = [f"prompt = {prompt!r}", 'inputs = tokenizer(prompt, return_tensors="pt")']
     else:
         encode = [
             f"messages = {prompt!r}",
             "inputs = tokenizer.apply_chat_template(",
-            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True,',
+            *(f"    {name}={value!r}," for name, value in variables.items()),
             ")",
         ]
     classes = ("peft", "AutoPeftModelForCausalLM") if adapter else (None, "AutoModelForCausalLM")

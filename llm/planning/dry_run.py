@@ -186,8 +186,9 @@ def _lengths(
     checks: Checks,
 ) -> Lengths:
     """Tokens of the longest prompt and of the longest request for a second attempt."""
-    train = [Prompt(encode(tokenizer, e.prompt), e) for e in examples["train"]]
-    test = [encode(tokenizer, e.prompt) for e in examples["test"][: config.evaluation.problems]]
+    variables, problems = task.chat_template_kwargs, config.evaluation.problems
+    train = [Prompt(encode(tokenizer, e.prompt, variables), e) for e in examples["train"]]
+    test = [encode(tokenizer, e.prompt, variables) for e in examples["test"][:problems]]
     prompt = max(map(len, [*(p.ids for p in train), *test]))
     checks.done.append(f"{len(train) + len(test)} prompts, of at most {prompt} tokens")
     if config.turns == 1:

@@ -15,6 +15,7 @@ from envs.tabular import FloatArray
 from llm.common.plugins import plugin_errors
 from llm.engines.engine import MAX_SEED, SamplingParams
 from llm.resets.options import LocalizationOptions
+from llm.tasks.delimiters import after_thinking
 from llm.tasks.task import Example, PromptText
 from llm.thoughts.simulator import ThoughtSimulator, encode
 from llm.verifiers.boxed import boxes
@@ -187,7 +188,9 @@ class PromptedLocalizer:
         replies = [Reply((), 0)] * len(episodes)
         for i, samples in zip(sent, completions, strict=True):
             texts = [self.tokenizer.decode(s.ids, skip_special_tokens=True) for s in samples]
-            votes = tuple(parse(text, episodes[i].length, self.lowest) for text in texts)
+            votes = tuple(
+                parse(after_thinking(text), episodes[i].length, self.lowest) for text in texts
+            )
             replies[i] = Reply(votes, sum(len(sample.ids) for sample in samples))
         self.cost += sum(reply.tokens for reply in replies)
         self.asked += len(replies)
@@ -205,4 +208,4 @@ class PromptedLocalizer:
             messages = request(example, thoughts, may_be_right=not self.lowest)
             chats = getattr(self.tokenizer, "chat_template", None)
             text = messages if chats else messages[0]["content"] + "\n\n"
-        return encode(self.tokenizer, text)
+        return encode(self.tokenizer, text, self.task.chat_template_kwargs)

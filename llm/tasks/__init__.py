@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from llm.common.arguments import kinds_of
 from llm.common.plugins import import_object
+from llm.tasks import reasoning_gym
 from llm.tasks.chain import ChainReasoning
 from llm.tasks.data_task import DataTask
 from llm.tasks.declaration import Declaration, declared, read
+from llm.tasks.reasoning_gym import ReasoningGym
 from llm.tasks.source import check_files
 from llm.tasks.task import Example, Split, Task
 
@@ -44,6 +47,8 @@ def check_task_name(name: str, options: Mapping[str, Any]) -> None:
     file = _declaration(name)
     if file is not None:
         check_files(read(file, options))
+    elif name.startswith(reasoning_gym.PREFIX):
+        reasoning_gym.check_name(name.removeprefix(reasoning_gym.PREFIX))
     elif name != "chain" and ":" not in name:
         raise _unknown(name)
 
@@ -54,6 +59,8 @@ def argument_kinds(name: str) -> dict[str, Any]:
         return {**get_type_hints(Declaration), **dict.fromkeys(REGEXES, str)}
     if ":" not in name:
         return kinds_of(ChainReasoning)
+    if name.startswith(reasoning_gym.PREFIX):
+        return reasoning_gym.argument_kinds(name.removeprefix(reasoning_gym.PREFIX))
     try:
         return kinds_of(import_object(name, "task"))
     except ValueError:  # reported when the task is made
@@ -62,6 +69,8 @@ def argument_kinds(name: str) -> dict[str, Any]:
 
 def make_task(name: str, /, **options: Any) -> Task:
     """Create a task by name, from a YAML declaration, or from an import path `module:Class`.
+
+    `reasoning_gym:NAME` is a data set of reasoning-gym.
 
     Raises
     ------
@@ -74,6 +83,8 @@ def make_task(name: str, /, **options: Any) -> Task:
         make = lambda **options: DataTask(read(file, options))  # noqa: E731
     elif name == "chain":
         make = ChainReasoning
+    elif name.startswith(reasoning_gym.PREFIX):
+        make = partial(ReasoningGym, name.removeprefix(reasoning_gym.PREFIX))
     elif ":" in name:
         make = import_object(name, "task")
     else:
@@ -107,4 +118,6 @@ def _declaration(name: str) -> Path | None:
 
 def _unknown(name: str) -> ValueError:
     known = ", ".join(["chain", *declared()])
-    return ValueError(f"task: {name!r} is none of {known}, nor module:Class, nor a .yaml file")
+    return ValueError(
+        f"task: {name!r} is none of {known}, nor reasoning_gym:NAME, module:Class or a .yaml file"
+    )

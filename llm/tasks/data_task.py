@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from llm.tasks.declaration import Declaration
-from llm.tasks.delimiters import without_delimiters
+from llm.tasks.delimiters import after_thinking, without_delimiters
+from llm.tasks.prompts import Shot, prompt_of
 from llm.tasks.rows import Row, RowError
 from llm.tasks.schema import Schema, value
 from llm.tasks.source import Source, load
 from llm.tasks.task import Example, PromptText, Split, Task
 from llm.verifiers import Verification, make_verifier
 from llm.verifiers.math_text import without_unicode
-
-#: Names of whitespace delimiters in an instruction.
-BLANKS = {"\n": "a line break", "\n\n": "an empty line"}
 
 
 class DataTask(Task):
@@ -44,6 +42,8 @@ class DataTask(Task):
         self.verifier = make_verifier(declaration.verifier, **declaration.verifier_args)
         self._sources: list[Source] = []
         self._notes: list[str] = []
+        self._shots: list[Shot] = []
+        self.chat_template_kwargs = declaration.chat_template_kwargs
 
     def __str__(self) -> str:
         return self.declaration.name
@@ -89,14 +89,14 @@ class DataTask(Task):
         return ""
 
     def verify(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Verification]:
-        """Verify completions without their delimiters, which are no part of a program."""
+        """Verify completions without delimiters, which are no part of a program, and thinking."""
         answers: dict[Any, Any] = {}
         for example in examples:
             if example.data not in answers:  # completions of a group share an answer
                 answers[example.data] = self.answer(example)
         return self.verifier(
             [answers[example.data] for example in examples],
-            [without_delimiters(text, self.delimiter) for text in completions],
+            [without_delimiters(after_thinking(text), self.delimiter) for text in completions],
         )
 
     def reward(self, example: Example, completion: str) -> float:
@@ -111,32 +111,66 @@ class DataTask(Task):
         task, taken = self.declaration, dict[str, tuple[int, int]]()
         self._sources.clear()
         self._notes.clear()
+        self._shots = []
+        rows = self._rows("test", task.test if task.named_splits else None)
+        share = isinstance(task.test, float) and task.test < 1
+        number = max(1, round(task.test * len(rows))) if share and task.test else task.test
+        remaining = iter(rows)
+        test = self._take("test", remaining, None if number is None else int(number), taken)
+        within, held_out = taken, dict[str, tuple[int, int]]()
         if task.named_splits:
-            test = self._take("test", self._rows("test", task.test), task.test, taken)
-            within = dict[str, tuple[int, int]]()
-            rows = self._rows("train", task.train)
-            train = self._take("train", rows, task.train, within, held_out=taken)
-        else:
-            rows = self._rows("test", None)
-            test = self._take("test", rows, task.test, taken)
-            train = self._take("train", rows, task.train, taken)
+            remaining = iter(self._rows("train", task.train))
+            within, held_out = held_out, taken
+        if task.shots:
+            worked = self._take("shots", remaining, task.shots, within, held_out)
+            self._shots = self._worked(worked)
+            test = [e._replace(prompt=self._prompt_of(self._row(e.data))) for e in test]
+        train = self._take("train", remaining, task.train, within, held_out)
         return {"train": train, "test": test}
 
-    def _rows(self, split: Split, number: int | None) -> Iterator[tuple[int, int]]:
-        """Yield indices of sources and rows that meet the conditions, in random order."""
+    def _worked(self, examples: Sequence[Example]) -> list[Shot]:
+        """Worked examples of these problems; they must be right.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than `shots`, or the verifier finds a solution wrong.
+        """
+        asked = self.declaration.shots
+        if len(examples) < asked:
+            raise ValueError(
+                f"task_args.shots: {asked} worked examples, but {self} has {len(examples)} "
+                "training problems"
+            )
+        shots = [Shot(e.problem, self.schema.solution(self._row(e.data))) for e in examples]
+        answers = [self._answer(self._row(e.data)) for e in examples]
+        texts = [without_delimiters(shot.solution, self.delimiter) for shot in shots]
+        for example, shot, result in zip(
+            examples, shots, self.verifier(answers, texts), strict=True
+        ):
+            if result.reward < self.success:
+                raise ValueError(
+                    f"task_args.worked: the verifier finds no right answer in the worked solution "
+                    f"of {example.id!r}, {shot.solution[-60:]!r}; write it as the verifier reads "
+                    "it, as in --task_args.worked '{steps} Answer: {answer}'"
+                )
+        return shots
+
+    def _rows(self, split: Split, number: float | None) -> list[tuple[int, int]]:
+        """Indices of sources and rows that meet the conditions, in random order."""
         if number == 0:
-            return
+            return []
         chosen: list[tuple[int, int]] = []
         for source in load(self.declaration, split):
             self.schema.check_columns(source)
             chosen += [(len(self._sources), row) for row in self.schema.selected(source)]
             self._sources.append(source)
-        for i in np.random.default_rng(self.declaration.seed).permutation(len(chosen)):
-            yield chosen[i]
+        order = np.random.default_rng(self.declaration.seed).permutation(len(chosen))
+        return [chosen[i] for i in order]
 
     def _take(
         self,
-        split: Split,
+        split: Split | Literal["shots"],
         rows: Iterator[tuple[int, int]],
         number: int | None,
         taken: dict[str, tuple[int, int]],
@@ -182,9 +216,11 @@ class DataTask(Task):
         self._check(split, len(examples), number, skipped)
         return examples
 
-    def _check(self, split: Split, size: int, number: int | None, skipped: str) -> None:
+    def _check(self, split: str, size: int, number: int | None, skipped: str) -> None:
         """Note missing problems and skipped rows; raise if a requested split is empty."""
         task = self.declaration
+        if split == "shots":
+            return
         if not size and number != 0 and split == "train" and not task.named_splits:
             raise ValueError(
                 f"task: {self} has no train problems: test takes all there are, up to {task.test}; "
@@ -218,31 +254,32 @@ class DataTask(Task):
             return None
         if not self.schema.usable(answer):
             return None
-        problem, messages = self.schema.problem(row), self.schema.messages(row)
+        problem = self.schema.problem(row)
         if reason := self._refusal(answer):
             raise RowError(reason)
         field = self.declaration.id
         name = str(value(row, field)) if field else f"{source.label}-{place[1] + 1}"
-        prompt = self._prompt(messages or [{"role": "user", "content": problem}])
-        return Example(name, prompt, place, problem)
+        return Example(name, self._prompt_of(row), place, problem)
 
-    def _prompt(self, messages: list[dict[str, str]]) -> PromptText:
-        """Add the system message, and the instruction at the end of the last message."""
+    def _prompt_of(self, row: Row) -> PromptText:
+        """Prompt of a row's problem.
+
+        Raises
+        ------
+        RowError
+            If it is a conversation that has a system message already, or cannot be plain text.
+        """
         task = self.declaration
-        *before, last = messages
-        shown = BLANKS.get(task.delimiter, task.delimiter)
-        instruction = task.instruction.replace("{delimiter}", shown)
-        content = "\n\n".join(filter(None, (last["content"].strip(), instruction)))
-        system = [{"role": "system", "content": task.system}] if task.system else []
-        roles = [message["role"] for message in (*system, *before)]
+        messages = self.schema.messages(row)
+        messages = messages or [{"role": "user", "content": self.schema.problem(row)}]
+        roles = [*["system"] * bool(task.system), *(message["role"] for message in messages[:-1])]
         if roles.count("system") > 1:
             raise RowError("its messages have a system message of their own; leave out `system`")
-        if task.chat:
-            return [*system, *before, {"role": last["role"], "content": content}]
-        if set(roles) - {"system"}:
+        if not task.chat and set(roles) - {"system"}:
             raise RowError("its prompt is a conversation, which needs `chat: true`")
-        texts = [message["content"] for message in (*system, *before)]
-        return "\n\n".join(filter(None, (*texts, content))) + "\n"
+        return prompt_of(
+            messages, task.chat, task.system, task.instruction, task.delimiter, self._shots
+        )
 
 
 def _key(text: str) -> str:

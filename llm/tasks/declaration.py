@@ -8,7 +8,7 @@ declaration has the same form:
     answer: solution              # a field ...
     extract: boxed                # ... and which part of it
     verifier: math
-    test: 100                     # held out; the other problems are for training
+    test: 100                     # held out (or .1, a share); the others are for training
 
 `--task my.yaml --task_args.test 50` overrides: every key is an option of `task_args`.
 """
@@ -73,8 +73,18 @@ class Declaration:
         the command line `--task_args.where.FIELD.matches REGEX`.
     answer_where : dict, list or value, optional
         Condition on the extracted answer; rows without an answer are then omitted.
-    train, test : int, optional
-        Maximum number of problems; by default the whole named split, or all that `test` leaves.
+    train : int, optional
+        Maximum number of training problems; by default the whole named split, or all that `test`
+        leaves.
+    test : int or float, optional
+        Maximum number of held-out problems, or their share of the rows, below 1; by default the
+        whole named split.
+    shots : int
+        Worked examples before each question. They are drawn from the training problems, and are
+        not trained on.
+    worked : str
+        Solution of a worked example: a field, or text with {field}s; by default the answer field.
+        {delimiter} stands for the delimiter. The verifier must find it right.
     seed : int
         Seed of the order in which problems are drawn.
     bad_rows : {"error", "drop"}
@@ -88,6 +98,8 @@ class Declaration:
         Text after the problem; {delimiter} stands for the delimiter.
     chat : bool
         Prompt with chat messages, through the model's template; otherwise with plain text.
+    chat_template_kwargs : dict
+        Variables of the model's template, as in `{enable_thinking: false}`.
     verifier : str
         Name of a verifier (math, numeric, choice, yes_no, exact, code), or module:function.
     verifier_args : dict
@@ -112,13 +124,16 @@ class Declaration:
     where: dict[str, Any] = field(default_factory=dict)
     answer_where: Any = None
     train: int | None = None
-    test: int | None = None
+    test: int | float | None = None
+    shots: int = 0
+    worked: str = ""
     seed: int = 0
     bad_rows: Literal["error", "drop"] = "error"
     max_prompt_chars: int = 20_000
     system: str = ""
     instruction: str = INSTRUCTION
     chat: bool = True
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     verifier: str = "math"
     verifier_args: dict[str, Any] = field(default_factory=dict)
     delimiter: str = "</thought>"
@@ -135,9 +150,16 @@ class Declaration:
                 f"delimiter: {self.delimiter!r} holds a backslash and an n, not the end of a line; "
                 "in a shell write $'\\n\\n', in YAML \"\\n\\n\""
             )
-        for key in ("train", "test"):
+        for key in ("train", "shots"):
             if (getattr(self, key) or 0) < 0:
                 raise ValueError(f"{key}: {getattr(self, key)} is not a whole number ≥ 0")
+        whole = isinstance(self.test, int) and self.test >= 0
+        if not (self.test is None or whole or 0 < self.test < 1):
+            raise ValueError(
+                f"test: {self.test} is not a whole number ≥ 0, nor a share of the rows below 1"
+            )
+        if self.chat_template_kwargs and not self.chat:
+            raise ValueError("chat_template_kwargs: with chat false no template is used; drop one")
         if self.seed < 0 or self.max_prompt_chars < 1:
             raise ValueError(
                 f"seed={self.seed}, max_prompt_chars={self.max_prompt_chars}: must be ≥ 0 and ≥ 1"
@@ -166,7 +188,7 @@ def declared() -> dict[str, Path]:
 def read(path: Path, options: Mapping[str, Any]) -> Declaration:
     """Read a declaration and override its keys by the options of `task_args`.
 
-    `where` and `verifier_args` are merged; other keys are replaced.
+    `where`, `verifier_args` and `chat_template_kwargs` are merged; other keys are replaced.
 
     Raises
     ------
@@ -197,7 +219,7 @@ def read(path: Path, options: Mapping[str, Any]) -> Declaration:
                 value = {
                     k: from_text(v, Any) if isinstance(v, str) else v for k, v in value.items()
                 }
-            if key in ("where", "verifier_args"):
+            if key in ("where", "verifier_args", "chat_template_kwargs"):
                 value = {**values.get(key, {}), **value}
             values[key] = value
     try:

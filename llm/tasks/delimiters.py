@@ -69,3 +69,9 @@ def without_delimiters(text: str, delimiter: str) -> str:
         parts += [text[at:start], "\n" if not fenced or "\n" in delimiter else ""]
         at = start + len(delimiter)
     return "".join([*parts, text[at:]])
+
+
+def after_thinking(text: str) -> str:
+    """Return what follows `<think>…</think>`, for a verifier; "" if the thinking has no end."""
+    _, closed, answer = text.rpartition("</think>")
+    return answer if closed or "<think>" not in text else ""

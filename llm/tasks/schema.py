@@ -54,6 +54,9 @@ class Schema:
         for part in self.parts:
             if not _FIELD.search(part):
                 raise ValueError(f"prompt: {part[1:-1]!r} is neither a field nor has a {{field}}")
+        self.worked = task.worked or task.answer
+        if not _FIELD.search(self.worked.replace("{delimiter}", "")):
+            self.worked = f"{{{self.worked}}}"
         self.task = task
         self.extract = _extractor(task.extract)
         self.where = list(_conditions(task.where))
@@ -68,7 +71,10 @@ class Schema:
         ValueError
             Names the missing column and the existing ones.
         """
-        inside = [field for part in self.parts for field in _FIELD.findall(part)]
+        parts = (
+            [*self.parts, self.worked.replace("{delimiter}", "")] if self.task.shots else self.parts
+        )
+        inside = [field for part in parts for field in _FIELD.findall(part)]
         where = [field for field, _ in self.where]
         fields = [*inside, self.task.answer, *where, *filter(None, [self.task.id])]
         if self.task.extract == "livecodebench":
@@ -142,9 +148,24 @@ class Schema:
             )
         return messages
 
-    def _filled(self, part: str, row: Row) -> str:
+    def solution(self, row: Row) -> str:
+        """Return the worked solution of a row.
+
+        Raises
+        ------
+        RowError
+            If a field is missing, or the solution is empty.
+        """
+        parts = self.worked.split("{delimiter}")
+        text = self.task.delimiter.join(self._filled(part, row, part) for part in parts).strip()
+        if not text:
+            raise RowError("the worked solution is empty")
+        return text
+
+    def _filled(self, part: str, row: Row, empty: str = "") -> str:
+        """A part with the values of its fields; `empty` if all of them are."""
         values = {field: _shown(field, value(row, field)) for field in _FIELD.findall(part)}
-        return _FIELD.sub(lambda m: values[m[1]], part) if any(values.values()) else ""
+        return _FIELD.sub(lambda m: values[m[1]], part) if any(values.values()) else empty
 
     def answer(self, row: Row) -> Any:
         """Return the answer of a row, as the verifier expects it.

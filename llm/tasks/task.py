@@ -6,7 +6,8 @@ only the data are new (`llm.tasks.declaration`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -52,12 +53,15 @@ class Task:
         Minimum reward of a success; episodes below it have failed and may be reset.
     has_checker : bool
         Whether `errors` is implemented.
+    chat_template_kwargs : mapping
+        Variables of the model's chat template, such as `enable_thinking`.
     """
 
     delimiter: str = "</thought>"
     stop: tuple[str, ...] = ()
     success: float = 1.0
     has_checker: bool = False
+    chat_template_kwargs: Mapping[str, Any] = MappingProxyType({})
 
     def __str__(self) -> str:
         """Name of the task in messages."""

@@ -9,7 +9,8 @@ episode. A thought or an episode that is too long is cut, and marked as cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +24,9 @@ from llm.tasks.rows import lone_surrogate
 from llm.tasks.task import Example, PromptText, Task
 from llm.thoughts.options import ThoughtLimits
 from llm.verifiers import Verification
+
+#: Tokens of `<think>` and the blanks after it, at most: a byte each.
+LONGEST_OPENING = 12
 
 
 class Prompt(NamedTuple):
@@ -64,8 +68,12 @@ def is_cut(episode: Episode) -> bool:
     return bool(episode.steps[-1].end == "cut")
 
 
-def encode(tokenizer: Any, text: PromptText) -> tuple[int, ...]:
+def encode(
+    tokenizer: Any, text: PromptText, variables: Mapping[str, Any] | None = None
+) -> tuple[int, ...]:
     """Token ids of a prompt: plain text as it is, messages through the chat template.
+
+    `variables` are those of the template, `Task.chat_template_kwargs`.
 
     Both begin with one BOS, if the tokenizer or the template has one. No EOS is added to plain
     text, as the model goes on from it.
@@ -73,8 +81,8 @@ def encode(tokenizer: Any, text: PromptText) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        If messages are given and the tokenizer has no chat template, or it refuses them; or if a
-        text has a lone surrogate, which tokenizers refuse.
+        If messages are given and the tokenizer has no chat template, or it refuses them or the
+        variables; or if a text has a lone surrogate, which tokenizers refuse.
     """
     for part in [text] if isinstance(text, str) else [str(m.get("content")) for m in text]:
         if surrogate := lone_surrogate(part):
@@ -97,15 +105,38 @@ def encode(tokenizer: Any, text: PromptText) -> tuple[int, ...]:
             "prompt: chat messages, but the model's tokenizer has no chat template; "
             "use a chat model, or a task with plain prompts (--task_args.chat false for a data set)"
         )
+    return tuple(tokenizer(render(tokenizer, text, variables), add_special_tokens=False).input_ids)
+
+
+def render(
+    tokenizer: Any, messages: list[dict[str, str]], variables: Mapping[str, Any] | None = None
+) -> str:
+    """Text of chat messages, up to the beginning of the assistant's reply.
+
+    Raises
+    ------
+    ValueError
+        If the chat template refuses the messages, or does not have a variable.
+    """
+    variables = variables or {}
+    for name in variables:
+        if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+            raise ValueError(
+                f"chat_template_kwargs: the model's chat template has no variable {name!r}; leave "
+                "it out"
+            )
     try:
-        rendered = tokenizer.apply_chat_template(text, add_generation_prompt=True, tokenize=False)
+        rendered: str = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **variables
+        )
     except Exception as error:  # of Jinja, or raised by the template
-        roles = ", ".join(message.get("role", "?") for message in text)
+        roles = ", ".join(message.get("role", "?") for message in messages)
+        given = f" with {dict(variables)}" if variables else ""
         raise ValueError(
-            f"prompt: the model's chat template refuses messages of {roles}: "
+            f"prompt: the model's chat template refuses messages of {roles}{given}: "
             f"{' '.join(str(error).split())}"
         ) from error
-    return tuple(tokenizer(rendered, add_special_tokens=False).input_ids)
+    return rendered
 
 
 class ThoughtSimulator:
@@ -156,7 +187,8 @@ class ThoughtSimulator:
 
     def prompt(self, example: Example) -> Prompt:
         """The initial state of a problem."""
-        return Prompt(encode(self.tokenizer, example.prompt), example)
+        ids = encode(self.tokenizer, example.prompt, self.task.chat_template_kwargs)
+        return Prompt(ids, example)
 
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
@@ -207,17 +239,28 @@ class ThoughtSimulator:
         return [(*prefix.steps, *self._split(each, max_thoughts, rest)) for each in completions]
 
     def verify(self, completions: Sequence[tuple[Prefix, Steps]]) -> list[Verification]:
-        """Verify complete episodes in one batch; each is its prefix and all its steps."""
+        """Verify complete episodes in one batch; each is its prefix and all its steps.
+
+        Some chat templates end a prompt with `<think>`; the text for the verifier begins with it.
+        """
         examples = [prefix.start.example for prefix, _ in completions]
         texts = [
-            self.tokenizer.decode(token_ids(steps), skip_special_tokens=True)
-            for _, steps in completions
+            self._opened(prefix.start)
+            + self.tokenizer.decode(token_ids(steps), skip_special_tokens=True)
+            for prefix, steps in completions
         ]
         verifications = checked.verify(self.task, examples, texts)
         self.verified += len(verifications)
         pairs = zip(examples, verifications, strict=True)
         self.unverified += [(example, v.failure) for example, v in pairs if v.failure]
         return verifications
+
+    def _opened(self, prompt: Prompt) -> str:
+        """`<think>` if the prompt ends with it, else ""."""
+        if not isinstance(prompt.example.prompt, list):
+            return ""
+        end = self.tokenizer.decode(list(prompt.ids[-LONGEST_OPENING:])).rstrip()
+        return "<think>" if end.endswith("<think>") else ""
 
     def take_verification_counts(self) -> tuple[int, list[tuple[Example, str]]]:
         """Return `verified` and `unverified`, and reset both."""

@@ -139,3 +139,22 @@ def test_check_room__empty_follow_up_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"Silent\.follow_up of 'essay' is ''; give it a text"):
         check_room(simulator, starts(simulator), "Again.")
+
+
+#: As templates of models that think: earlier thinking is left out, and the reply begins with it.
+SWITCHED = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{{ '<think>\n' if enable_thinking }}{% endif %}"
+)
+
+
+def test_next_turn__keeps_thinking_that_the_template_would_strip() -> None:
+    simulator = chat_simulator(SWITCHED)
+    simulator.task.chat_template_kwargs = {"enable_thinking": True}
+    (start,) = starts(simulator)
+    assert simulator.tokenizer.decode(start.ids).endswith("<assistant><think>\n")
+    ids = simulator.tokenizer("so 5?</think>5").input_ids
+    turn = next_turn(simulator, attempt(start, ids, "cut"), "Look again.")
+    assert turn.ids[: len(start.ids) + len(ids)] == (*start.ids, *ids)
+    rest = simulator.tokenizer.decode(turn.ids[len(start.ids) + len(ids) :])
+    assert rest == "<eos>\n<user>Look again.<eos>\n<assistant><think>\n"

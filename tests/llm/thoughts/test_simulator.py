@@ -548,3 +548,23 @@ def test_worlds_agree_on_a_random_policy() -> None:
         assert_mean([g.returns.mean() - e for g, e in zip(resets, expected, strict=True)], 0.0)
         kept = np.bincount([g.prefix.length for g in resets], minlength=n)
         assert_drawn_from(kept, before / before.sum())
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_rollout__thoughts_inside_thinking_and_a_verifier_that_sees_where_it_began(
+    opened: bool,
+) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}" + "<think>\n" * opened
+    )
+    text = "a\n\nb\n\n</think>good"
+    script = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+    task = Essay("\n\n")
+    simulator = ThoughtSimulator(
+        ScriptedEngine(lambda prompt, p, j: script), tokenizer, task, ThoughtLimits()
+    )
+    prompt = simulator.prompt(Example("x", [{"role": "user", "content": "q"}]))
+    ((episode,),) = simulator.rollout([Prefix(prompt)], 1, np.random.default_rng(0))
+    assert [thought.text for thought in episode.steps] == ["a\n\n", "b\n\n", "</think>good"]
+    assert task.read == ["<think>" * opened + text]
