@@ -135,8 +135,8 @@ class TrainConfig:
         Number of checkpoints kept.
     rollout_steps : int
         Steps between rollout records; 0 for none.
-    report_to : {"none", "tensorboard"}
-        Also write TensorBoard events.
+    report_to : {"none", "tensorboard", "wandb", "trackio"}
+        Also send metrics, and the completions of steps with rollout records, to this tracker.
     scale_rewards : {"group", "batch", "none"}
         Divide advantages by the standard deviation of the group, the batch, or not.
     dynamic_sampling : int
@@ -178,7 +178,7 @@ class TrainConfig:
     save_steps: int = 10
     save_total_limit: int = 2
     rollout_steps: int = 1
-    report_to: Literal["none", "tensorboard"] = "none"
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     scale_rewards: Scale = "group"
     dynamic_sampling: int = 0
     gradient_checkpointing: bool = False

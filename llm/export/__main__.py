@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpi.reporting.tables import console
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
+from llm.export import hub
 from llm.export.check import (
     PROMPTS,
     check_tokenizer,
@@ -42,12 +43,13 @@ examples:
   python -m llm.export runs/chain-srpo-s0                    to runs/chain-srpo-s0/export/step-…
   python -m llm.export runs/lora --adapter --out my-adapter
   python -m llm.export runs/lora --dtype bfloat16 --out my-model
+  python -m llm.export runs/lora --push_to_hub me/my-model --private
 
 The folder has weights (safetensors; adapters merged, unless --adapter), the run's tokenizer, a
 generation config that samples and stops as the run did, and a model card. The card describes the
 training and lists the results of the run and of `llm.evaluate`, so evaluate first. Before the
 folder gets its name, plain Transformers loads it; tokens and log-probs must equal those of the
-run's policy. Exit codes: 0 done, 1 the written model differs, 2 bad input."""
+run's policy. Exit codes: 0 done, 1 the written model differs or was not uploaded, 2 bad input."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,10 @@ def _export(args: argparse.Namespace) -> int:
     err = console(sys.stderr)
     saved = find_model(args.run, args.step)
     check_run(saved, args.adapter)
+    if args.push_to_hub:
+        hub.check_name(args.push_to_hub)
+    elif args.private:
+        raise ValueError("private: nothing is uploaded; give --push_to_hub NAME")
     quiet_transformers()
     out = Path(args.out).expanduser() if args.out else default_out(saved, args.adapter)
     done = export(
@@ -284,6 +290,11 @@ def _export(args: argparse.Namespace) -> int:
         f"{done.max:.1e} nats"
     )
     out_console.print(f"{done.dtype}, {size / 1e6:,.1f} MB, in {done.folder}", markup=False)
+    if args.push_to_hub:
+        err.print("uploading")
+        message = f"Step {saved.step} of {saved.run.absolute().name}"
+        address = hub.push(done.folder, args.push_to_hub, message, args.private)
+        out_console.print(f"uploaded to {address}", markup=False)
     return 0
 
 
@@ -336,6 +347,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="dtype of the weights (default: the checkpoint's, without rounding)",
     )
     add("--force", action="store_true", help="replace an existing model in DIR")
+    add("--push_to_hub", metavar="NAME", help="then upload it to the hub, as USER/MODEL")
+    add("--private", action="store_true", help="a model that the upload makes is private")
     return parser
 
 

@@ -40,6 +40,7 @@ from llm.planning.memory_plan import plan_memory
 from llm.planning.options import DryRunOptions
 from llm.planning.step_cost import checkpoint_bytes, step_cost
 from llm.runs.folder import open_run
+from llm.runs.trackers import check_installed
 from llm.tasks import Example, Split, Task, checked, make_task
 from llm.thoughts.simulator import Prompt, encode, stop_token_ids
 
@@ -161,8 +162,7 @@ def _check_inputs(
         checks.done.append("the tokenizer")
         if examples is not None:
             lengths = _lengths(config, footprint, task, tokenizer, examples, checks)
-    if config.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("report_to: TensorBoard is not installed; pip install tensorboard")
+    check_installed(config.report_to)
     if config.engine == "vllm":
         if importlib.util.find_spec("vllm") is not None:
             checks.done.append("vLLM is installed")

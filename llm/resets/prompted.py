@@ -188,9 +188,8 @@ class PromptedLocalizer:
         replies = [Reply((), 0)] * len(episodes)
         for i, samples in zip(sent, completions, strict=True):
             texts = [self.tokenizer.decode(s.ids, skip_special_tokens=True) for s in samples]
-            votes = tuple(
-                parse(after_thinking(text), episodes[i].length, self.lowest) for text in texts
-            )
+            answers = [after_thinking(text) for text in texts]
+            votes = tuple(parse(answer, episodes[i].length, self.lowest) for answer in answers)
             replies[i] = Reply(votes, sum(len(sample.ids) for sample in samples))
         self.cost += sum(reply.tokens for reply in replies)
         self.asked += len(replies)

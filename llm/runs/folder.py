@@ -5,7 +5,7 @@ environment.json   versions, commit and device of each start
 metrics.jsonl      a line per step
 rollouts/          a file per step, a line per group
 checkpoints/       step-N, the newest few
-tensorboard/       events, with --report_to tensorboard
+tensorboard/       events, with --report_to tensorboard; wandb/ likewise
 diagnosis-step-N.json   of a step that failed: the rows and tokens that are not finite
 .lock              held while a process writes to the folder
 """

@@ -34,6 +34,7 @@ from llm.learner.updater import TrainingError
 from llm.runs.checkpoints import CheckpointError
 from llm.runs.metrics_log import MetricsLog
 from llm.runs.rollout_records import write_rollouts
+from llm.runs.trackers import check_installed
 from llm.thoughts.simulator import Prompt
 from llm.train.build import build_learner, build_sampler, load_problems
 from llm.train.evaluation import evaluate
@@ -57,7 +58,8 @@ class Trainer:
         self, config: TrainConfig, reporter: Reporter | None = None, resume: Path | None = None
     ) -> None:
         self.config = config
-        self.log = MetricsLog(config.folder, config.report_to if rank() == 0 else "none")
+        tracker = config.report_to if rank() == 0 else "none"
+        check_installed(tracker)
         self.reporter = reporter or Reporter(config.steps)
         self.problems = load_problems(config)
         seed_everything(config.seed, 0)
@@ -70,6 +72,7 @@ class Trainer:
             restored = restore_run(config, self.problems, self.learner, resume)
             self.step, self.ledger, self.num_tokens = restored
             self._recorded = self.step
+        self.log = MetricsLog(config.folder, tracker, config)
         try:
             self.sampler = build_sampler(config, self.problems, self.learner)
         except BaseException:
@@ -158,7 +161,7 @@ class Trainer:
         except EngineError as error:
             failure = error  # raised after the completed step is recorded
         if config.rollout_steps and step % config.rollout_steps == 0:
-            on_main_process(lambda: write_rollouts(config.folder, step, batch.records()))
+            on_main_process(lambda: self._write_rollouts(step, batch))
         metrics["num_tokens"] = self.num_tokens
         metrics.update({f"ledger/{name}": n for name, n in self.ledger.to_json().items()})
         metrics["step_time"] = time.perf_counter() - began
@@ -245,6 +248,12 @@ class Trainer:
         if self._recorded == self.step and self.learner.updater.between_batches:
             with contextlib.suppress(CheckpointError):  # the original failure is reported
                 self.save()
+
+    def _write_rollouts(self, step: int, batch: Batch) -> None:
+        """Write the rollouts of a step, and report its completions."""
+        records = batch.records()
+        write_rollouts(self.config.folder, step, records)
+        self.log.completions(step, records)
 
     def _record(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         record = on_main_process(lambda: self.log.write(step, metrics))
