@@ -30,7 +30,8 @@ examples:
   python -m llm.compare --quick                      smoke test of one minute
   python -m llm.compare                              all runs: about 1.5 hours on two cores
   python -m llm.compare --regimes [long] --arms [grpo,deepest-checker] --seeds 16
-  python -m llm.compare --arms [dapo,spo-tree,score,critique-grpo]   other methods
+  python -m llm.compare --arms [grpo,adaptive-checker,adaptive-surprisal]   adaptive resets
+  python -m llm.compare --arms [dapo,spo-tree,score,critique-grpo,vineppo]   other methods
   python -m llm.compare --tune                       learning rates, on separate seeds
 
 Existing runs are not made again, so an interrupted comparison resumes where it stopped."""

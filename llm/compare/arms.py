@@ -10,7 +10,7 @@ from typing import Any
 
 from cpi.core.plans import GroupPlan
 from cpi.signal import compare as exact_worth
-from llm.config.baselines import ScoreOptions, SPOTreeOptions
+from llm.config.baselines import ScoreOptions, SPOTreeOptions, VinePPOOptions
 from llm.config.train import EvaluationOptions, PlanOptions, TrainConfig
 from llm.learner.options import LossConfig, OptimizerOptions, UpdateOptions
 from llm.models.lora import LoraOptions
@@ -75,6 +75,18 @@ ARMS: dict[str, Arm] = {
     "srpo-prompted-lora": Arm("srpo", "prompted", lora_r=16),
 }
 
+#: Adaptive resets: where all eight rollouts of a prompt fail. They run only if `--arms` names them.
+#: A checker is never wrong, so the deepest of all failures is reset. Localizers that err choose
+#: between two, and halving takes any failure.
+ADAPTIVE: dict[str, Arm] = {
+    "adaptive-checker": Arm("adaptive", plan=PlanOptions(candidates=0)),
+    "adaptive-halving": Arm("adaptive", "halving", plan=PlanOptions(candidates=1)),
+    "adaptive-surprisal": Arm("adaptive", "surprisal"),
+    "adaptive-prompted": Arm("adaptive", "prompted"),
+    "adaptive-any-surprisal": Arm("adaptive", "surprisal", plan=PlanOptions(candidates=1)),
+    "adaptive-any-prompted": Arm("adaptive", "prompted", plan=PlanOptions(candidates=1)),
+}
+
 #: Other methods, with the settings of the presets. They train on eight rollouts per prompt, or on a
 #: tree of eight leaves. They run only if `--arms` names them.
 BASELINES: dict[str, Arm] = {
@@ -102,6 +114,9 @@ BASELINES: dict[str, Arm] = {
         },
     ),
     "critique-grpo": Arm("critique_grpo"),
+    "vineppo": Arm("vineppo"),
+    # The paper's 8 completions and 9 rollouts leave few steps of the token budget.
+    "vineppo-small": Arm("vineppo", more=lambda _: {"vineppo": VinePPOOptions(2, 3)}),
 }
 
 #: Arms that can no longer be run, but whose records are still read. Rehearsal added the likelihood
@@ -109,10 +124,10 @@ BASELINES: dict[str, Arm] = {
 RETIRED = ("srpo-prompted-rehearsal",)
 
 #: Every arm with records, in table order.
-RECORDED = (*ARMS, *RETIRED, *BASELINES)
+RECORDED = (*ARMS, *RETIRED, *ADAPTIVE, *BASELINES)
 
 #: Arms that can be run.
-KNOWN = ARMS | BASELINES
+KNOWN = ARMS | ADAPTIVE | BASELINES
 
 #: Arms, rates and seeds for the choice of the learning rate.
 TUNING_ARMS = ("grpo", "rrpo", "oracle-first_error")
@@ -210,6 +225,8 @@ def predicted(arm: str, length: int, q: float = 0.5) -> float | None:
         "random-rrpo": (GroupPlan(4, 2, 4), "rrpo"),
         "random-checker": (GroupPlan(4, 2, 4), "oracle"),
         "one-checker": (GroupPlan(0, 1, 8), "oracle"),
+        "adaptive-checker": (GroupPlan(8, 1, 4, choice="deepest", retries=4), "oracle"),
+        "adaptive-halving": (GroupPlan(8, 1, 4, retries=4), "halving"),
     }
     if arm not in known:
         return None

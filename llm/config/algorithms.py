@@ -13,6 +13,7 @@ CLASSES: dict[str, str] = {
     "score": "llm.algorithms.score:Score",
     "critique_grpo": "llm.algorithms.critique_grpo:CritiqueGRPO",
     "spo_tree": "llm.algorithms.spo_tree:SPOTree",
+    "vineppo": "llm.algorithms.vineppo:VinePPO",
 }
 
 

@@ -202,6 +202,42 @@ class SPOTreeOptions(AlgorithmOptions):
         return Demand(calls, [call.rows for call in calls])
 
 
+@dataclass(frozen=True)
+class VinePPOOptions(AlgorithmOptions):
+    """VinePPO: values of every prefix by rollouts; see `llm.algorithms.vineppo`.
+
+    Parameters
+    ----------
+    completions : int
+        Completions per prompt, which are trained on.
+    samples : int
+        Rollouts per prefix of a completion, the prompt included, that estimate its value.
+    """
+
+    completions: int = 8
+    samples: int = 9
+
+    def __post_init__(self) -> None:
+        _at_least("vineppo", self, completions=1, samples=1)
+
+    @property
+    def rollouts(self) -> int:
+        """Episodes trained on per prompt."""
+        return self.completions
+
+    def demand(self, limits: ThoughtLimits, request: int, share: float) -> Demand:
+        """Generate calls and rows of one prompt; see `llm.planning.demand.demand`."""
+        length, again = int(share * limits.longest), int(share * share * limits.longest)
+        thoughts = max(1, int(share * limits.max_thoughts))
+        trained = min(length, limits.max_thought_tokens)
+        completions = Call("completion", 1, self.completions, 0, length)
+        prefixes = 1 + self.completions * (thoughts - 1)
+        values = Call("value", prefixes, self.samples, length - again, again)
+        context = int(share * (length - trained))
+        rows = Rows(self.completions * thoughts, context, trained)
+        return Demand([completions, values], [rows])
+
+
 def _at_least(name: str, options: object, **minima: int) -> None:
     for option, minimum in minima.items():
         if getattr(options, option) < minimum:

@@ -21,6 +21,7 @@ from llm.config.baselines import (
     CritiqueGRPOOptions,
     ScoreOptions,
     SPOTreeOptions,
+    VinePPOOptions,
 )
 from llm.config.command_line import parse
 from llm.config.presets import presets
@@ -100,8 +101,8 @@ class TrainConfig:
         Folder or hub name of a causal language model.
     algorithm : str
         grpo, rrpo, srpo, oracle, adaptive (entries of `cpi.ALGORITHMS`: a plan of rollouts and a
-        rule for resets); score, critique_grpo, spo_tree (baselines); or module:Class of your own,
-        an `llm.algorithms.Algorithm`.
+        rule for resets); score, critique_grpo, spo_tree, vineppo (baselines); or module:Class of
+        your own, an `llm.algorithms.Algorithm`.
     algorithm_args : dict
         Arguments of your own algorithm, as in --algorithm_args.depth 3.
     localizer : str
@@ -154,6 +155,7 @@ class TrainConfig:
     score : ScoreOptions
     critique_grpo : CritiqueGRPOOptions
     spo_tree : SPOTreeOptions
+    vineppo : VinePPOOptions
     loss : LossConfig
     update : UpdateOptions
     optimizer : OptimizerOptions
@@ -191,6 +193,7 @@ class TrainConfig:
     score: ScoreOptions = field(default_factory=ScoreOptions)
     critique_grpo: CritiqueGRPOOptions = field(default_factory=CritiqueGRPOOptions)
     spo_tree: SPOTreeOptions = field(default_factory=SPOTreeOptions)
+    vineppo: VinePPOOptions = field(default_factory=VinePPOOptions)
     loss: LossConfig = field(default_factory=LossConfig)
     update: UpdateOptions = field(default_factory=UpdateOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)

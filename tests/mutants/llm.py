@@ -53,6 +53,31 @@ LLM = (
         "number_of_reset = groups_seen[group.start]",
     ),
     Mutant(
+        "llm/algorithms/vineppo.py",
+        "a thought is credited with the value after it, without the value before",
+        "for gain in np.diff(path)",
+        "for gain in path[1:]",
+    ),
+    Mutant(
+        "llm/algorithms/vineppo.py",
+        "rollouts for values count as trained",
+        "ledger.generated(episodes, trained=False)",
+        "ledger.generated(episodes, trained=True)",
+    ),
+    Mutant(
+        "llm/algorithms/vineppo.py",
+        "values of prefixes are off by one",
+        "for e in episodes for k in range(1, e.length)",
+        "for e in episodes for k in range(e.length - 1)",
+    ),
+    Mutant(
+        "llm/config/baselines.py",
+        "every completion has a value of the prompt",
+        "prefixes = 1 + self.completions * (thoughts - 1)",
+        "prefixes = self.completions * thoughts",
+        ("tests/llm/planning/test_demand.py",),
+    ),
+    Mutant(
         "llm/learner/losses.py",
         "k3 with the KL reversed",
         "kl = log_ref.exp() - log_ref - 1",

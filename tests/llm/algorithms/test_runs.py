@@ -30,6 +30,7 @@ RUNS = {
     "spo_tree": [
         "--algorithm=spo_tree", "--spo_tree.branches=[4,2,2]", "--spo_tree.segment_tokens=3",
     ],
+    "vineppo": ["--algorithm=vineppo", "--vineppo.completions=2", "--vineppo.samples=2"],
     "dapo": [
         "--algorithm=rrpo", "--dynamic_sampling=2", "--loss.epsilon_high=0.28", "--plan.fresh=2",
         "--plan.per_reset=2",

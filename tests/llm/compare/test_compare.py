@@ -19,6 +19,7 @@ from llm.common.progress import Reporter
 from llm.common.statistics import interval
 from llm.compare.__main__ import main
 from llm.compare.arms import (
+    ADAPTIVE,
     ARMS,
     BASELINES,
     LEARNING_RATE,
@@ -109,6 +110,25 @@ def test_only_what_an_arm_is_differs() -> None:
 
 def test_every_arm_is_another_one() -> None:
     assert len(set(map(repr, ARMS.values()))) == len(ARMS)
+
+
+def test_adaptive_arms_differ_from_grpo_in_their_plan_alone() -> None:
+    regime = REGIMES["long"]
+    base = asdict(run_config(ARMS["grpo"], regime, "m", 1e-3, 0))
+    for arm in ADAPTIVE.values():
+        config = run_config(arm, regime, "m", 1e-3, 0)
+        odd = {name for name in base if asdict(config)[name] != base[name]}
+        assert odd <= {"algorithm", "localizer", "plan"}
+        plan = config.group_plan()
+        assert (plan.fresh, plan.per_reset, plan.retries) == (8, 4, 4)
+    assert len(set(map(repr, ADAPTIVE.values()))) == len(ADAPTIVE)
+
+
+def test_the_theory_of_an_adaptive_arm_is_that_of_its_plan() -> None:
+    for name, rule in (("adaptive-checker", "oracle"), ("adaptive-halving", "halving")):
+        plan = run_config(ADAPTIVE[name], REGIMES["short"], "m", 1e-3, 0).group_plan()
+        expected = exact_worth(3, 0.5, {"x": (plan, rule)})["x"][1]
+        assert predicted(name, 3) == pytest.approx(float(expected))
 
 
 def test_the_theory_of_an_arm_is_that_of_its_plan() -> None:

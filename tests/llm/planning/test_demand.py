@@ -13,7 +13,12 @@ import pytest
 from cpi.core.collect import collect
 from cpi.core.resets import RandomReset
 from llm.algorithms import algorithm_class
-from llm.config.baselines import CritiqueGRPOOptions, ScoreOptions, SPOTreeOptions
+from llm.config.baselines import (
+    CritiqueGRPOOptions,
+    ScoreOptions,
+    SPOTreeOptions,
+    VinePPOOptions,
+)
 from llm.config.demand import Demand
 from llm.config.train import EvaluationOptions, PlanOptions, TrainConfig
 from llm.learner.rows import Row, make_rows
@@ -69,6 +74,27 @@ def test_demand__baseline_step_reaches_it(algorithm: str, options: Any) -> None:
     sampler = algorithm_class(config)(setup(simulator, config))
     batch = sampler.batch(1, range(2), np.random.default_rng(0))
     assert_demand_is_reached(demand(config, REQUEST), simulator, batch.rows)
+
+
+def test_demand__vineppo_step_reaches_it() -> None:
+    limits = SamplingOptions(max_completion_length=12, max_thoughts=1, max_thought_tokens=50)
+    options = VinePPOOptions(completions=3, samples=2)
+    config = settings("vineppo", prompts_per_step=2, sampling=limits, vineppo=options)
+    simulator = world(endless)
+    batch = algorithm_class(config)(setup(simulator, config)).batch(
+        1, range(2), np.random.default_rng(0)
+    )
+    assert_demand_is_reached(demand(config), simulator, batch.rows)
+
+
+def test_demand__vineppo_has_values_of_every_prefix() -> None:
+    limits = SamplingOptions(max_completion_length=40, max_thoughts=4, max_thought_tokens=10)
+    config = settings("vineppo", prompts_per_step=2, sampling=limits, vineppo=VinePPOOptions(3, 5))
+    most, typical = demand(config), demand(config, share=0.5)
+    assert [call[1:] for call in most.calls] == [(2, 3, 0, 40), (20, 5, 0, 40)]
+    assert most.rows == [(24, 30, 10)]
+    assert [call[1:] for call in typical.calls] == [(2, 3, 0, 20), (8, 5, 10, 10)]
+    assert typical.rows == [(12, 5, 10)]
 
 
 @pytest.mark.parametrize("fresh", [0, 3])
