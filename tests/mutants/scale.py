@@ -29,8 +29,8 @@ SCALE = (
     Mutant(
         "llm/tasks/data_task.py",
         "problems in file order, not shuffled",
-        "for i in np.random.default_rng(self.declaration.seed).permutation(len(chosen)):",
-        "for i in range(len(chosen)):",
+        "order = np.random.default_rng(self.declaration.seed).permutation(len(chosen))",
+        "order = np.arange(len(chosen))",
         DATA,
     ),
     Mutant(
@@ -223,10 +223,10 @@ SCALE = (
         ("tests/llm/tasks/test_bad_data.py",),
     ),
     Mutant(
-        "llm/tasks/data_task.py",
+        "llm/tasks/prompts.py",
         "a conversation's instruction is a message of its own",
-        'return [*system, *before, {"role": last["role"], "content": content}]',
-        'return [*system, *before, last, {"role": last["role"], "content": content}]',
+        'return [*start, *before, {"role": last["role"], "content": content}]',
+        'return [*start, *before, last, {"role": last["role"], "content": content}]',
         ANSWERED,
     ),
     Mutant(
