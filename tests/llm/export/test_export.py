@@ -82,7 +82,9 @@ def test_every_algorithm_has_a_card(run: Path, algorithm: str) -> None:
     sampling = replace(saved.config.sampling, max_completion_length=256)
     saved = replace(saved, config=replace(saved.config, algorithm=algorithm, sampling=sampling))
     state = {"ledger": asdict(Ledger())}
-    card = model_card(saved, state, adapter=True, dtype="float32", loaded="float32", prompt="1 + 1")
+    card = model_card(
+        saved, state, adapter=True, dtype="float32", loaded="float32", prompt="1 + 1", variables={}
+    )
     assert ("at most 4 times" in card) == (algorithm == "adaptive")
     assert about(saved.config) in card and ("2605.25507" in card) == (algorithm in ALGORITHMS)
 
@@ -101,7 +103,13 @@ def test_model_card__leaves_damaged_files_out(damaged: bytes, run: Path, tmp_pat
     results.write_bytes(damaged)
     state = {"ledger": asdict(Ledger())}
     card = model_card(
-        find_model(str(folder)), state, adapter=True, dtype="float32", loaded="float32", prompt="1"
+        find_model(str(folder)),
+        state,
+        adapter=True,
+        dtype="float32",
+        loaded="float32",
+        prompt="1",
+        variables={},
     )
     assert "0.125" in card
 
