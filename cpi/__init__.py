@@ -12,6 +12,7 @@
 """
 
 from cpi.bounds import REGISTRY, Bound, Update, check_bounds
+from cpi.bounds.guarantees import Guarantees, guarantees
 from cpi.conservative.black_box import BlackBox
 from cpi.conservative.certificate import Certificate
 from cpi.conservative.certify import certify
@@ -90,6 +91,7 @@ __all__ = [
     "Evaluation",
     "Group",
     "GroupPlan",
+    "Guarantees",
     "Ledger",
     "NoisyLocalizer",
     "Optimum",
@@ -121,6 +123,7 @@ __all__ = [
     "greedy_policy",
     "group_advantages",
     "group_gradient",
+    "guarantees",
     "improvable",
     "learn",
     "linear_program",

@@ -27,6 +27,7 @@ from cpi.bounds import (
     finite_improvable,
 )
 from cpi.bounds.check import STEPS, Row, variations
+from cpi.bounds.guarantees import Guarantees, guarantees
 from cpi.bounds.instances import (
     candidates,
     chain_instances,
@@ -37,6 +38,7 @@ from cpi.bounds.instances import (
 from cpi.bounds.symbols import legend
 from cpi.bounds.theorem1 import theorem1
 from cpi.bounds.theorem1_report import Experiment
+from cpi.conservative.loop import ResetWeights, oracle_resets, random_resets
 from cpi.exact.values import Evaluation
 from cpi.problem import (
     FILES,
@@ -59,6 +61,7 @@ examples:
   python -m cpi.bounds --list                           the statements, with their hypotheses
   python -m cpi.bounds --env FrozenLake-v1 --gamma 0.99
   python -m cpi.bounds --env resets/LockChain-v0 --tau 0.1
+  python -m cpi.bounds --env resets/LockChain-v0 --guarantee
   python -m cpi.bounds --mdp mine.npz --policy policy.npy --horizon 20
 
 {FILES}\
@@ -73,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parse(parser, argv)
     facts: dict[str, Any] = {}
+    promised: dict[str, Guarantees] = {}
     try:
         if args.list:
             out.print(statements(), legend())
@@ -91,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_facts(facts, out)
             report = BoundReport([Row(bound) for bound in bounds_for(base.mdp)])
             updates = problem_updates(base, args.seed, args.tau)
+            if args.guarantee is not None:
+                promised = own_guarantees(base, args)
     except REFUSALS as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -98,7 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: interrupted, nothing was checked", file=sys.stderr)
         return 130
     try:
-        return run(args, out, report, updates, {"problem": facts} if facts else {})
+        extra: dict[str, Any] = {"problem": facts} if facts else {}
+        for rule, values in promised.items():
+            out.print(f"\n{rule} resets", values)
+            extra.setdefault("guarantees", {})[rule] = values.to_json()
+        return run(args, out, report, updates, extra)
     except (OSError, MemoryError, ArithmeticError) as error:  # a full disk; numbers too large
         print(f"{parser.prog}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -149,6 +159,18 @@ def run(
     return int(report.violations > 0 or (experiment is not None and not experiment.certified))
 
 
+def own_guarantees(base: Evaluation, args: argparse.Namespace) -> dict[str, Guarantees]:
+    """What is guaranteed of a step with random and, if anything is improvable, oracle resets."""
+    tau = threshold(base, args.tau)
+    rules: dict[str, ResetWeights] = {"random": random_resets}
+    if tau is not None:
+        rules["oracle"] = oracle_resets(tau)
+    options = {"tau": tau, "delta": 0.05, "resets": args.guarantee, "seed": args.seed}
+    return {
+        name: guarantees(base.mdp, base.policy, rule, **options) for name, rule in rules.items()
+    }
+
+
 def statements() -> Table:
     """The table of `--list`."""
     table = Table("statement", "requires", "source", "id, and where it is written")
@@ -185,6 +207,15 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="20 random MDPs of each kind, 60 repeats of Theorem 1: seconds",
     )
+    add(
+        "--guarantee",
+        type=whole,
+        nargs="?",
+        const=1000,
+        metavar="N",
+        help="also print step sizes, certified gains and both sides of the bounds on your problem, "
+        "and what N sampled resets certify with probability 0.95 (default 1000)",
+    )
     add("--instances", type=whole, metavar="N", help="random MDPs of each kind (default 250)")
     add("--seed", type=whole, default=0, metavar="N", help="seed of the random MDPs (default 0)")
     add(
@@ -198,7 +229,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def refuse_problem_options(args: argparse.Namespace) -> None:
     """Check the options of the built-in suite, and set the default of `--instances`."""
-    for name in ("policy", "gamma", "horizon"):
+    for name in ("policy", "gamma", "horizon", "guarantee"):
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} needs a problem of yours: add --mdp FILE.npz or --env ID")
     if args.tau is not None and not 0 <= args.tau < np.inf:

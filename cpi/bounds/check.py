@@ -16,6 +16,7 @@ from cpi.exact.improvement import check_weights, default_tau, improvable_mask, v
 from cpi.exact.policies import check_policy
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate
+from cpi.reporting.notebook import Printed
 from envs.tabular import FloatArray, TabularMDP, distribution, real_array
 
 #: Default step sizes of `check_bounds`.
@@ -90,7 +91,7 @@ def _number(value: float) -> float | None:
 
 
 @dataclass
-class BoundReport:
+class BoundReport(Printed):
     """All rows, and the checks that failed; prints as a table (also in a notebook)."""
 
     rows: list[Row]
@@ -182,9 +183,11 @@ class BoundReport:
         return table
 
     def __str__(self) -> str:
-        from cpi.reporting.tables import plain
+        return super().__str__() + self.verdict()
 
-        return plain(self) + self.verdict()
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each bound, for `pandas.DataFrame`."""
+        return self.to_json()
 
 
 def bounds_for(mdp: TabularMDP) -> tuple[Bound, ...]:

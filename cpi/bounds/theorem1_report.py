@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cpi.reporting.notebook import Printed
 from envs.tabular import FloatArray
 
 #: Arm of the Theorem 1 experiment → its label, and the exponent of p that theory predicts.
@@ -56,7 +57,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Printed):
     """Every arm over the coverages `p`, and the localizer grid; prints as tables.
 
     `setting` holds horizon, num_actions, tau and delta.

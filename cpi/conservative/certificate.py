@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from cpi.conservative.confidence import acceptance_interval, check_delta, empirical_bernstein
+from cpi.reporting.notebook import Printed
 from envs.tabular import FloatArray
 
 #: Parts of δ. The gain is quadratic in the bound of 𝔸_w, and the samples of 𝔸_w vary most.
@@ -51,7 +52,7 @@ SURE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Certificate:
+class Certificate(Printed):
     """A step α towards a candidate whose gain is at least `gain` with probability 1 − δ.
 
     The step is the masked mixture (1 − α w) π + α w π' (`cpi.mixture`), with the weights w of the
@@ -126,11 +127,6 @@ class Certificate:
             needed = "none suffice at a mean ≤ 0" if number is None else f"about {number:,}"
             table.add_row("accepted resets needed", needed)
         return table
-
-    def __str__(self) -> str:
-        from cpi.reporting.tables import plain
-
-        return plain(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,7 @@ from cpi.exact.improvement import (
 from cpi.exact.policies import check_policy, mixture
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, evaluate, rounding_of
+from cpi.reporting.notebook import Printed, draw_returns
 from envs.checks import check_number, check_whole
 from envs.tabular import FloatArray, TabularMDP
 
@@ -66,7 +67,9 @@ def oracle_resets(tau: float) -> ResetWeights:
 
 
 def weights_of(rule: ResetWeights, evaluation: Evaluation, name: str) -> FloatArray:
-    """Weights of a reset rule, shape (S,) or (H, S); `name` is that of the argument.
+    """Weights of a reset rule, 0 in terminal states; `name` is that of the argument.
+
+    The shape is (S,) or (H, S). Random resets of a discounted MDP keep w ≡ 1, as in K&L's bounds.
 
     Raises
     ------
@@ -79,7 +82,10 @@ def weights_of(rule: ResetWeights, evaluation: Evaluation, name: str) -> FloatAr
             f"{name}: {given} is no reset rule; give cpi.random_resets, cpi.oracle_resets(tau), "
             "cpi.self_resets(tau, precision, recall), or a function of an Evaluation"
         )
-    return check_weights(evaluation, rule(evaluation), name)
+    weights = check_weights(evaluation, rule(evaluation), name)
+    if evaluation.mdp.horizon is not None or (weights != 1).any():  # K&L's random resets: w ≡ 1
+        weights = weights * ~evaluation.mdp.terminal
+    return weights
 
 
 def self_resets(tau: float, precision: float, recall: float) -> ResetWeights:
@@ -143,7 +149,7 @@ class Iteration(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Printed):
     """Iterations, the final policy and its return, the reason to stop; prints as a table."""
 
     iterations: list[Iteration]
@@ -166,10 +172,13 @@ class Run:
             table.add_row(*(f"{v:,}" if isinstance(v, int) else f"{v:.4g}" for v in row))
         return table
 
-    def __str__(self) -> str:
-        from cpi.reporting.tables import plain
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each iteration, for `pandas.DataFrame`."""
+        return [row._asdict() for row in self.iterations]
 
-        return plain(self)
+    def plot(self, axes: Any = None) -> Any:
+        """Draw J over iterations on matplotlib axes, by default the current ones; returns them."""
+        return draw_returns([*(row.J for row in self.iterations), self.J], 0, axes)
 
 
 def run_cpi(
@@ -228,8 +237,6 @@ def run_cpi(
     stopped = f"all {iterations} iterations done"
     for number in range(iterations):
         weights = weights_of(resets, evaluation, "resets")
-        if mdp.horizon is not None or (weights != 1).any():  # K&L's random resets are w ≡ 1
-            weights = weights * ~mdp.terminal
         if coverage(evaluation, weights) <= 0:
             tau_of_rule = getattr(resets, "tau", None)
             level = "" if tau_of_rule is None else f" by more than τ = {tau_of_rule:g}"

@@ -22,6 +22,7 @@ from cpi.core.resets import NoisyLocalizer, OracleReset, ResetRule
 from cpi.exact.improvement import default_tau
 from cpi.exact.optimal import optimal
 from cpi.exact.values import Evaluation, evaluate
+from cpi.reporting.notebook import Printed, draw_returns
 from cpi.tabular.gradient import group_gradient, softmax_policy
 from cpi.tabular.simulator import TabularOracle, TabularSimulator
 from envs.checks import check_number, check_whole
@@ -54,7 +55,7 @@ class Progress(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class LearningRun:
+class LearningRun(Printed):
     """Learning curve and final logits θ, shape (S, A); prints as a table."""
 
     progress: list[Progress]
@@ -81,10 +82,17 @@ class LearningRun:
             table.add_row(str(row.iteration), f"{row.J:.4f}", f"{row.grad_norm:.3g}", *numbers)
         return table
 
-    def __str__(self) -> str:
-        from cpi.reporting.tables import plain
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each update, for `pandas.DataFrame`."""
+        return [
+            {"iteration": row.iteration, "J": row.J, "grad_norm": row.grad_norm}
+            | row.ledger.to_json()
+            for row in self.progress
+        ]
 
-        return plain(self)
+    def plot(self, axes: Any = None) -> Any:
+        """Draw J over updates on matplotlib axes, by default the current ones; returns them."""
+        return draw_returns([row.J for row in self.progress], 1, axes)
 
 
 def learn(
