@@ -15,7 +15,7 @@ from llm.tasks.rows import Row, RowError
 from llm.tasks.schema import Schema, value
 from llm.tasks.source import Source, load
 from llm.tasks.task import Example, PromptText, Split, Task
-from llm.verifiers import Verification, make_verifier
+from llm.verifiers import Verification, make_verifier, make_weighted
 from llm.verifiers.math_text import without_unicode
 
 
@@ -39,7 +39,10 @@ class DataTask(Task):
         self.declaration = declaration
         self.delimiter, self.stop = declaration.delimiter, tuple(declaration.stop)
         self.schema = Schema(declaration)
-        self.verifier = make_verifier(declaration.verifier, **declaration.verifier_args)
+        if declaration.reward:
+            self.verifier, self.success = make_weighted(declaration.reward)
+        else:
+            self.verifier = make_verifier(declaration.verifier, **declaration.verifier_args)
         self._sources: list[Source] = []
         self._notes: list[str] = []
         self._shots: list[Shot] = []

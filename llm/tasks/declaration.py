@@ -101,9 +101,13 @@ class Declaration:
     chat_template_kwargs : dict
         Variables of the model's template, as in `{enable_thinking: false}`.
     verifier : str
-        Name of a verifier (math, numeric, choice, yes_no, exact, code), or module:function.
+        Name of a verifier (math, numeric, choice, yes_no, exact, code, format), or module:function.
     verifier_args : dict
         Options of the verifier.
+    reward : dict
+        Several rewards with weights instead of one verifier: `{math: 1, format: .1}`. An entry is a
+        weight ≥ 0, or `{weight: .1}` with options. The first one decides: a success has a reward of
+        at least its weight. Means are logged as rewards/NAME/mean.
     delimiter : str
         Text that ends a thought.
     stop : list of str
@@ -136,6 +140,7 @@ class Declaration:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     verifier: str = "math"
     verifier_args: dict[str, Any] = field(default_factory=dict)
+    reward: dict[str, Any] = field(default_factory=dict)
     delimiter: str = "</thought>"
     stop: list[str] = field(default_factory=list)
 

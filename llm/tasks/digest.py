@@ -21,6 +21,8 @@ def digest(task: Task, examples: Sequence[Example]) -> str:
     if isinstance(task, DataTask):
         declaration = task.declaration
         verifier = [declaration.verifier, declaration.verifier_args, declaration.delimiter]
+        if declaration.reward:
+            verifier.append(list(declaration.reward.items()))
     for example in examples:
         answer = task.answer(example) if isinstance(task, DataTask) else example.data
         parts = [example.id, example.prompt, answer, verifier]

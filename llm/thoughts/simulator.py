@@ -160,6 +160,8 @@ class ThoughtSimulator:
         Number of episodes passed to the verifier since the last `take_verification_counts`.
     unverified : list of (Example, str)
         Those among them on which the verifier failed, with the reason.
+    rewards : list of Verification
+        Verifications since the last `take_rewards` whose reward has parts.
 
     Raises
     ------
@@ -183,6 +185,7 @@ class ThoughtSimulator:
         self.eos_token_ids = eos_token_ids
         self.stop_token_ids = stop_token_ids(tokenizer, task, eos_token_ids)
         self.verified, self.unverified = 0, list[tuple[Example, str]]()
+        self.rewards: list[Verification] = []
         self._may_end: dict[int, bool] = {}
 
     def prompt(self, example: Example) -> Prompt:
@@ -251,6 +254,7 @@ class ThoughtSimulator:
         ]
         verifications = checked.verify(self.task, examples, texts)
         self.verified += len(verifications)
+        self.rewards += [v for v in verifications if v.parts]
         pairs = zip(examples, verifications, strict=True)
         self.unverified += [(example, v.failure) for example, v in pairs if v.failure]
         return verifications
@@ -267,6 +271,16 @@ class ThoughtSimulator:
         counts = self.verified, self.unverified
         self.verified, self.unverified = 0, []
         return counts
+
+    def take_rewards(self) -> dict[str, float]:
+        """Return mean and standard deviation of each part of `rewards`, and empty it."""
+        values: dict[str, list[float]] = {}
+        for verification in self.rewards:
+            for name, value in verification.parts:
+                values.setdefault(name, []).append(value)
+        self.rewards = []
+        metrics = {f"rewards/{name}/mean": float(np.mean(v)) for name, v in values.items()}
+        return metrics | {f"rewards/{name}/std": float(np.std(v)) for name, v in values.items()}
 
     def _episode(self, prefix: Prefix, steps: Steps, reward: float, cost: int) -> Episode:
         return Episode(prefix, steps, float(reward), reward < self.task.success, cost)

@@ -147,6 +147,7 @@ class Trainer:
         engine.sleep()  # frees its memory for the update
         rows, metrics = batch.rows, dict(batch.metrics)
         metrics["verifier/failure_rate"] = self._failure_rate()
+        metrics.update(self.sampler.simulator.take_rewards())
         metrics.update(self._update(step, batch))
         self._warn_off_policy(step, metrics)
         self.step = step
@@ -233,7 +234,8 @@ class Trainer:
         rng = generator(self.config.seed, 0, EVALUATE)
         samples = self.config.evaluation.samples
         metrics = evaluate(self.sampler.simulator, self.sampler.test, samples, rng)
-        return {**metrics, "eval/verifier/failure_rate": self._failure_rate()}
+        rewards = {f"eval/{name}": v for name, v in self.sampler.simulator.take_rewards().items()}
+        return {**metrics, **rewards, "eval/verifier/failure_rate": self._failure_rate()}
 
     # ------------------------------------------------------------------ files
 

@@ -16,10 +16,13 @@ class Verification(NamedTuple):
     failure : str
         Why the completion could not be verified ("timeout", "crash", ...), or "". The reward is
         then 0; count such completions apart from wrong answers.
+    parts : tuple of (str, float)
+        Rewards that make up `reward`, by name and before weighting; their means are logged.
     """
 
     reward: float
     failure: str = ""
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 class Verifier(Protocol):
