@@ -104,13 +104,15 @@ def remedies() -> list[str]:
     return [f"| {arm} | {' | '.join(row)} |" for arm, row in cells.items()]
 
 
+#: Other methods with records.
+OTHERS = [arm for arm in BASELINES if not arm.startswith("vineppo")]
+
+
 def baselines() -> list[str]:
     """The lines of the table of other methods."""
     names = ("short", "middle", "long")
-    found = [read_records(RESULTS, name, ["grpo", *BASELINES]) for name in names]
-    return [
-        f"| {arm} | {' | '.join(gain(records, arm) for records in found)} |" for arm in BASELINES
-    ]
+    found = [read_records(RESULTS, name, ["grpo", *OTHERS]) for name in names]
+    return [f"| {arm} | {' | '.join(gain(records, arm) for records in found)} |" for arm in OTHERS]
 
 
 def never_took_off(run: dict[str, Any]) -> bool:
@@ -128,7 +130,7 @@ def test_all_runs_of_the_comparison_are_recorded() -> None:
 def test_all_runs_of_other_methods_are_recorded() -> None:
     for name in ("short", "middle", "long"):
         records = read_records(RESULTS, name, BASELINES)
-        assert records.keys() == BASELINES.keys()
+        assert list(records) == OTHERS
         assert all(sorted(own) == list(range(8)) for own in records.values())
         for arm, own in records.items():
             for seed, record in own.items():

@@ -15,7 +15,7 @@ class Metric(NamedTuple):
     Attributes
     ----------
     name : str
-        With `K` or `STAGE` where names differ in a part.
+        With `K`, `STAGE` or `NAME` where names differ in a part.
     meaning : str
     unit : str
         "" for a pure number.
@@ -29,6 +29,7 @@ class Metric(NamedTuple):
     def pattern(self) -> re.Pattern[str]:
         """What the names match."""
         text = re.escape(self.name).replace("STAGE", r"\w+").replace("@K", r"@\d+")
+        text = text.replace("NAME", r"[^/]+")
         return re.compile(text)
 
 
@@ -53,6 +54,8 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     "Rollouts": (
         Metric("reward", "Mean reward of the trained episodes.", REWARD),
         Metric("reward_std", "Mean standard deviation of the rewards of a group.", REWARD),
+        Metric("rewards/NAME/mean", "Mean of one of several rewards, without weight.", REWARD),
+        Metric("rewards/NAME/std", "Standard deviation of one of several rewards.", REWARD),
         Metric("fresh/reward", "Mean reward of rollouts from the prompt.", REWARD),
         Metric("frac_reward_zero_std", "Groups without a signal: all rewards equal.", SHARE),
         Metric("completions/mean_length", "Mean length, reset prefix included.", TOKENS),
@@ -81,6 +84,8 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     ),
     "Update": (
         Metric("loss", "Loss; its gradient is trained on, its value hardly tells.", ""),
+        Metric("update/tokens", "Tokens of rows that move the policy, prompts included.", TOKENS),
+        Metric("update/computed_tokens", "Of these, without prefixes that rows share.", TOKENS),
         Metric("grad_norm", "Norm of the gradient before clipping.", ""),
         Metric("learning_rate", "Learning rate of the last optimizer step.", ""),
         Metric("kl", "KL term to the reference, where beta > 0 (k3 estimate).", NATS),
@@ -109,6 +114,12 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     "Some algorithms": (
         Metric("dynamic_sampling/prompts", "Prompts sampled to fill the batch.", "prompts"),
         Metric("dynamic_sampling/reward", "Mean reward of all of them.", REWARD),
+        Metric("adaptive/prompts", "Adaptive resets: prompts that are reset.", SHARE),
+        Metric("adaptive/tokens", "Adaptive resets: tokens of reset groups, of all generated.", SHARE),
+        Metric("adaptive/solved", "Adaptive resets: reset prompts with a success.", SHARE),
+        Metric("adaptive/rounds", "Adaptive resets: reset groups of a reset prompt.", "groups"),
+        Metric("vineppo/informative_rate", "VinePPO: thoughts with an advantage.", SHARE),
+        Metric("vineppo/value_tokens", "VinePPO: tokens generated for values.", SHARE),
         Metric("score/second_reward", "SCoRe: mean reward of second attempts.", REWARD),
         Metric("score/fixed", "SCoRe: failed first attempts that succeed next.", SHARE),
         Metric("score/broken", "SCoRe: successes whose second attempt fails.", SHARE),
