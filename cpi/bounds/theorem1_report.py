@@ -119,16 +119,14 @@ class Experiment(Printed):
 
     def __rich__(self) -> Any:
         from rich.console import Group
-        from rich.table import Table
 
-        needed = Table(title="resets needed for a 90 %-correct choice, against coverage p")
-        gains = Table(title="certified gain of one step, against coverage p (true gain below)")
-        for table in (needed, gains):
-            table.add_column("")
-            for p in self.p:
-                table.add_column(f"p = {p:g}", justify="right")
-            for heading in ("slope", "theory"):
-                table.add_column(heading, justify="right")
+        from cpi.reporting.tables import table
+
+        headings = ["", *(f"p = {p:g}" for p in self.p), "slope", "theory"]
+        needed = table("resets needed for a 90 %-correct choice, against coverage p", headings)
+        gains = table("certified gain of one step, against coverage p (true gain below)", headings)
+        for labelled in (needed, gains):
+            labelled.columns[0].justify, labelled.columns[0].min_width = "left", 11
         for arm, (label, exponent) in PREDICTED.items():
             values = self.to_json()["theorem1"][arm]["resets"]
             cells = (f"{value:,.0f}" for value in values)
@@ -137,19 +135,11 @@ class Experiment(Printed):
             cells = (f"{pt.certificate:.2g}\n{pt.gain:.2g}" for pt in self.arms[arm])
             gains.add_row(label, *cells, str(self.slopes[arm]["gain"]), f"{exponent:+d}")
             cells = (f"{pt.certified:.2g}\n{pt.certified_gain:.2g}" for pt in self.arms[arm])
-            gains.add_row(f"  with probability {1 - self.setting['delta']:g}", *cells, "", "")
-        grid = Table(title="self resets by precision and recall: measured, and the formula below")
-        for heading in (
-            "precision",
-            "recall",
-            "accepted",
-            "drawn",
-            "𝔸_w",
-            "certified",
-            "true gain",
-            f"with probability {1 - self.setting['delta']:g}",
-        ):
-            grid.add_column(heading, justify="right")
+            gains.add_row(f"with probability {1 - self.setting['delta']:g}", *cells, "", "")
+        sure = f"with probability {1 - self.setting['delta']:g}"
+        headings = ["precision", "recall", "accepted", "drawn", "𝔸_w", "certified", "true gain"]
+        title = "self resets by precision and recall: measured, and the formula below"
+        grid = table(title, [*headings, sure])
         for row in self.localizer:
             grid.add_row(
                 f"{row['precision']:g}",

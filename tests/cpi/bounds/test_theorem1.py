@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import norm
 
 import envs
@@ -315,6 +316,16 @@ def test_the_tables_show_the_numbers(experiment: Experiment) -> None:
         assert f"{point.accepted:,.0f}" in printed
         assert f"{point.certified:.2g}" in printed and f"{point.certified_gain:.2g}" in printed
     assert "p = 0.4" in printed and "oracle resets, refused draws included" in printed
+
+
+def test_the_tables_are_whole_at_80_columns(experiment: Experiment) -> None:
+    arms = {name: [*points, *points[:2]] for name, points in experiment.arms.items()}
+    five = replace(experiment, p=(0.4, 0.2, 0.1, 0.05, 0.025), arms=arms)
+    recorder = Console(width=80, no_color=True)
+    with recorder.capture() as capture:
+        recorder.print(five)
+    printed = capture.get()
+    assert "…" not in printed and "probability" in printed and "included" in printed
 
 
 def test_one_seed_gives_one_experiment() -> None:
