@@ -78,12 +78,18 @@ class Reporter:
     ----------
     timings : dict of str to (tokens, seconds)
         Totals of each stage since the last `clear_timings`.
+    prompts : dict of str to (tokens, cached)
+        The same for tokens of prompts, and for those of them that engines had computed before.
+    prompt_counts : function () -> (tokens, cached)
+        Totals of the run so far.
     """
 
     def __init__(self, steps: int, console: Console | None = None) -> None:
         self.console = console or make_console()
         self.steps = steps
         self.timings: dict[str, tuple[int, float]] = {}
+        self.prompts: dict[str, tuple[int, int]] = {}
+        self.prompt_counts: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._bars = Progress(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description:<8}"),
@@ -131,6 +137,7 @@ class Reporter:
         self._bars.reset(bar, total=total, note="", visible=True)
         for later in self._later(bar):
             self._bars.reset(later, start=False, total=1, note="")
+        sent, cached = self.prompt_counts()
         stage = Stage(lambda tokens: self._bars.advance(bar, tokens))
         try:
             yield stage
@@ -141,6 +148,8 @@ class Reporter:
         seconds = time.perf_counter() - stage.began
         tokens, before = self.timings.get(name, (0, 0.0))
         self.timings[name] = (tokens + stage.tokens, before + seconds)
+        now, earlier = self.prompt_counts(), self.prompts.get(name, (0, 0))
+        self.prompts[name] = (earlier[0] + now[0] - sent, earlier[1] + now[1] - cached)
         self._bars.update(
             bar,
             total=stage.tokens or 1,
@@ -160,12 +169,21 @@ class Reporter:
         yield from bars[bars.index(bar) + 1 :]
 
     def clear_timings(self) -> dict[str, float]:
-        """Seconds and tokens per second of each stage since the last call, as metrics."""
+        """Metrics of each stage since the last call.
+
+        `time/*` are seconds; `tokens_per_second/*` counts generated or trained tokens;
+        `prefix_cache_hit_rate/*` is the share of prompt tokens, those of every sample, that the
+        engine had already computed.
+        """
         metrics = {}
         for name, (tokens, seconds) in self.timings.items():
             metrics[f"time/{name}"] = seconds
             metrics[f"tokens_per_second/{name}"] = tokens / max(seconds, 1e-9)
+        for name, (sent, cached) in self.prompts.items():
+            if sent:
+                metrics[f"prefix_cache_hit_rate/{name}"] = cached / sent
         self.timings.clear()
+        self.prompts.clear()
         return metrics
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:

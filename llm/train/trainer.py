@@ -79,7 +79,10 @@ class Trainer:
             self.log.close()
             raise
         try:
-            task, prompts = self.problems.task, self.sampler.train
+            task, prompts, engine = self.problems.task, self.sampler.train, self.sampler.engine
+            self.reporter.prompt_counts = lambda: (
+                engine.stats.prompt_tokens, engine.stats.cached_tokens,
+            )  # fmt: skip
             setup = Setup(
                 config, self.sampler.simulator, task, prompts, self.read_out, self.reporter
             )

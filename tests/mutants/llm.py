@@ -513,6 +513,13 @@ LLM = (
         (f"{CONTRACT}::test_each_prompt_has_its_own_parameters",),
     ),
     Mutant(
+        "llm/common/progress.py",
+        "cached prompt tokens of earlier stages count again",
+        "earlier[1] + now[1] - cached",
+        "earlier[1] + now[1]",
+        ("tests/llm/common/test_progress.py",),
+    ),
+    Mutant(
         "llm/train/trainer.py",
         "the engine keeps the initial weights",
         "            self.sync()\n            if config.evaluation.steps and",

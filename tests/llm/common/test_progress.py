@@ -220,6 +220,27 @@ def test_timings__add_up_until_cleared() -> None:
     assert reporter.timings["generate"][0] == 10
 
 
+def test_timings__shares_of_prompts_that_were_cached() -> None:
+    reporter = Reporter(1, in_file()[0])
+    counts = [100, 40]
+    reporter.prompt_counts = lambda: (counts[0], counts[1])
+    for name, sent, cached in (
+        ("generate", 10, 5),
+        ("reset", 8, 2),
+        ("reset", 2, 2),
+        ("train", 0, 0),
+    ):
+        with reporter.stage(name):
+            counts[0] += sent
+            counts[1] += cached
+        counts[0] += 50  # outside of any stage
+    rates = {name: value for name, value in reporter.clear_timings().items() if "cache" in name}
+    assert rates == {
+        "prefix_cache_hit_rate/generate": 5 / 10, "prefix_cache_hit_rate/reset": 4 / 10,
+    }  # fmt: skip
+    assert reporter.clear_timings() == {}
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     folder = tmp_path / "runs of [mine]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -18,7 +19,9 @@ import psutil
 import pytest
 import torch
 from peft import LoraConfig
+from rich.console import Console
 
+from llm.common.progress import Reporter
 from llm.engines import EngineError, SamplingParams
 from llm.engines.vllm import VLLMEngine, _stream
 from llm.engines.vllm_weights import Adapters
@@ -77,6 +80,26 @@ def test_second_call_finds_prefixes_until_weights_change(engine: VLLMEngine) -> 
     before = engine.stats.prompt_tokens
     cached()
     assert engine.stats.prompt_tokens - before == samples * total
+
+
+@needs_vllm
+def test_resets_find_what_the_fresh_rollouts_have_computed(engine: VLLMEngine) -> None:
+    engine.sync_weights(tiny_qwen2().state_dict())
+    reporter = Reporter(1, Console(file=io.StringIO()))
+    reporter.prompt_counts = lambda: (engine.stats.prompt_tokens, engine.stats.cached_tokens)
+    with reporter.stage("generate"):
+        fresh = engine.generate(PROMPTS, [SamplingParams(50, n=2, seed=1)] * len(PROMPTS))
+    kept = [p + group[0].ids[:30].tolist() for p, group in zip(PROMPTS, fresh, strict=True)]
+    with reporter.stage("reset"):
+        engine.generate(kept, [SamplingParams(20, n=4, seed=2)] * len(kept))
+    rates = reporter.clear_timings()
+
+    def blocks(prompts: list[list[int]]) -> float:
+        return sum(len(p) // 32 * 32 for p in prompts) / sum(map(len, prompts))
+
+    # Of fresh rollouts, the second sample; of resets, all of them.
+    assert rates["prefix_cache_hit_rate/generate"] == pytest.approx(blocks(PROMPTS) / 2)
+    assert rates["prefix_cache_hit_rate/reset"] == pytest.approx(blocks(kept))
 
 
 @needs_vllm

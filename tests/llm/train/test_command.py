@@ -91,6 +91,11 @@ def test_vllm_samples_for_the_trainer(
     more = [*RUNS[name], "--engine=vllm"]
     assert train(chain_base, tmp_path / "run", chain_args, *more) == 0
     check(tmp_path / "run", name)
+    stages = {"generate"} if name == "grpo" else {"generate", "localize", "reset"}
+    for line in metrics(tmp_path / "run")[1:]:
+        rates = {n: v for n, v in line.items() if n.startswith("prefix_cache_hit_rate/")}
+        assert {n.partition("/")[2] for n in rates} == stages
+        assert all(0 <= value <= 1 for value in rates.values())
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rrpo", "srpo", "oracle"])
