@@ -19,9 +19,9 @@ from envs.tabular import FloatArray
 LEVEL, RESAMPLES = 0.95, 5000
 
 
-def mean_over_problems(values: FloatArray) -> Estimate:
-    """Mean of one value in [0, 1] per problem, with its interval."""
-    return _estimate(values, np.mean, (0.0, 1.0), vectorized=True)
+def mean_over_problems(values: FloatArray, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
+    """Mean of one value within bounds per problem, with its interval."""
+    return _estimate(values, np.mean, bounds, vectorized=True)
 
 
 def bootstrap(

@@ -36,6 +36,7 @@ EPILOG = """\
 examples:
   python -m llm.evaluate runs/chain-srpo-s0                      newest checkpoint, task of the run
   python -m llm.evaluate runs/chain-srpo-s0 --step 0 --greedy
+  python -m llm.evaluate runs/chain-srpo-s0 --baseline           against its base model
   python -m llm.evaluate chain-base --tasks chain length=4 chain length=8
   python -m llm.evaluate MODEL --tasks my_tasks:Sums --samples 16 --k 1 16 --engine vllm
   python -m llm.evaluate runs/chain-srpo-s0 --correct 3          self-correction, 3 rounds
@@ -49,7 +50,8 @@ resets to random steps. The latter run for 4K rounds, since they spend no tokens
 Tokens are generated ones: localizations count, prompts do not.
 
 Files in --output: TASK-greedy.jsonl, TASK-sampled.jsonl and TASK-correct-K-LOCALIZER.jsonl, with
-one line per problem; and results.json with results, settings, versions and commit.
+one line per problem; and results.json with results, settings, versions and commit. With --baseline,
+the folder baseline has those of the base model, and comparison.json the paired differences.
 Exit codes: 0 done, 2 bad input, 130 interrupted."""
 
 
@@ -67,14 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         specs = read_tasks(args.tasks, saved)
         options = read_options(args, saved)
         folder = Path(args.output).expanduser() if args.output else default_output(saved)
+        from llm.evaluate.comparison import base_model, compare
         from llm.evaluate.runner import evaluate_model
 
+        base = base_model(saved) if args.baseline else None
         quiet_transformers()
+        out = console()
         with ProblemBars() as progress:
             report = evaluate_model(saved, specs, options, folder, progress)
         write_results(folder / "results.json", report)
-        out = console()
         out.print(report)
+        if base is not None:
+            with ProblemBars() as progress:
+                before = evaluate_model(base, specs, options, folder / "baseline", progress)
+            write_results(folder / "baseline" / "results.json", before)
+            comparison = compare(before, folder / "baseline", report, folder)
+            write_json(folder / "comparison.json", comparison.to_json())
+            out.print(before, comparison, "", sep="\n")
         out.print(f"Records and results are in {folder}", markup=False)
         return 0
 
@@ -227,6 +238,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="localizer of self-correction: prompted, step_logprob, surprisal, surprisal_mean, "
         "surprisal_drop, first, random, checker or module:function (default: the run's, or "
         "prompted)",
+    )
+    add(
+        "--baseline",
+        action="store_true",
+        help="also evaluate the base model of the run, and show the paired difference",
     )
     add("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
     add(

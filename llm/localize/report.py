@@ -115,8 +115,8 @@ def _mean(values: FloatArray, rows: Sequence[str], low: float = 0.0) -> Estimate
     if not len(values):
         return None
     sums = _sums(values, rows, sorted(set(rows)))
-    if len(sums) == len(values) and not low:
-        return mean_over_problems(sums[:, 0])
+    if len(sums) == len(values):
+        return mean_over_problems(sums[:, 0], (low, 1.0))
     return bootstrap(lambda i: _ratio(sums[i]), len(sums), (low, 1.0))
 
 

@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 CONTRACT = "tests/llm/engines/test_contract.py"
 LOCALIZERS = ("tests/llm/resets/test_localizers.py",)
+LOCALIZE = ("tests/llm/localize/test_report.py", "tests/llm/localize/test_data.py")
 RESUME = ("tests/llm/train/test_resume.py",)
 
 LLM = (
@@ -267,6 +268,41 @@ LLM = (
         "output.prompt_logprobs.logprobs[len(prompt) - 1 :]",
         "output.prompt_logprobs.logprobs[len(prompt) :]",
         (CONTRACT,),
+    ),
+    Mutant(
+        "llm/localize/report.py",
+        "no wrong step counts as before the first one",
+        "share(lambda step, error: 0 < step <= error)",
+        "share(lambda step, error: step <= error)",
+        LOCALIZE,
+    ),
+    Mutant(
+        "llm/localize/report.py",
+        "solutions are drawn, not problems",
+        "sums = _sums(values, rows, sorted(set(rows)))",
+        "sums = np.stack([values, np.ones(len(values))], 1)",
+        LOCALIZE,
+    ),
+    Mutant(
+        "llm/localize/report.py",
+        "F1 is the arithmetic mean",
+        "return 2 * a * b / (a + b) if a + b else 0.0",
+        "return (a + b) / 2",
+        LOCALIZE,
+    ),
+    Mutant(
+        "llm/localize/data.py",
+        "a label may be the number of steps",
+        "0 <= label < len(steps)",
+        "0 <= label <= len(steps)",
+        LOCALIZE,
+    ),
+    Mutant(
+        "llm/evaluate/comparison.py",
+        "problems are paired in the order of their records",
+        'key=lambda record: int(record["index"])',
+        "key=lambda record: 0",
+        ("tests/llm/evaluate/test_comparison.py",),
     ),
     Mutant(
         "llm/resets/quality.py",
