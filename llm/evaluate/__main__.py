@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cpi.reporting.json_files import write_json
+from cpi.reporting.options import underscored
 from cpi.reporting.tables import console
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
+from llm.config.command_line import HELP_ALL
 
 if TYPE_CHECKING:
     from llm.evaluate.options import EvaluateOptions, TaskSpec
@@ -55,7 +57,14 @@ Exit codes: 0 done, 2 bad input, 130 interrupted."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    args = make_parser().parse_args(argv)
+    words = underscored(argv)
+    if "--list" in words:
+        from llm.config.names import listing
+
+        print("\n".join(listing(("task", "localizer"))))
+        return 0
+    full = HELP_ALL in words
+    args = make_parser(full).parse_args(["--help"] if full else words)
     folder: Path | None = None
 
     def evaluate() -> int:
@@ -174,7 +183,7 @@ def options_of(given: Mapping[str, Any], saved: SavedModel) -> EvaluateOptions:
 
 def read_options(args: argparse.Namespace, saved: SavedModel) -> EvaluateOptions:
     """Read options from the command line; others are the run's settings or the defaults."""
-    others = ("model", "step", "tasks", "output")
+    others = ("model", "step", "tasks", "output", "help_all", "list")
     given = {n: v for n, v in vars(args).items() if v is not None and n not in others}
     return options_of(given, saved)
 
@@ -208,8 +217,8 @@ def write_results(path: Path, report: EvaluationReport) -> None:
 GROUPS = ("sampling", "localization", "vllm")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Argument parser of the command."""
+def make_parser(full: bool = False) -> argparse.ArgumentParser:
+    """Argument parser of the command; its help has the options of groups only if `full`."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         prog=PROG,
@@ -223,6 +232,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="MODEL_OR_RUN",
         help="folder of a training run, folder or hub name of a model, or chain-base",
     )
+    add(HELP_ALL, action="store_true", help="also show the options of the groups below")
+    add("--list", action="store_true", help="print the names of tasks and localizers, and stop")
     add("--step", type=int, metavar="N", help="checkpoint of a run (default: the newest)")
     add(
         "--tasks",
@@ -284,11 +295,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of records and results (default: RUN/evaluations/step-N, or "
         "evaluations/MODEL)",
     )
-    _add_groups(parser)
+    _add_groups(parser, full)
     return parser
 
 
-def _add_groups(parser: argparse.ArgumentParser) -> None:
+def _add_groups(parser: argparse.ArgumentParser, full: bool) -> None:
     """Add the options of sampling, localization and vllm that llm.train has too."""
     from docstring_parser import DocstringStyle, parse
 
@@ -308,13 +319,14 @@ def _add_groups(parser: argparse.ArgumentParser) -> None:
         for f in dataclasses.fields(options):
             name = f"--{group}.{f.name}"
             if hints[f.name] in (bool, bool | None):
-                section.add_argument(name, action="store_true", default=None, help=help_of[f.name])
+                shown = help_of[f.name] if full else argparse.SUPPRESS
+                section.add_argument(name, action="store_true", default=None, help=shown)
                 continue
             kind = float if hints[f.name] is float else int
             default = "" if f.default is None else f" (default: {f.default})"
             section.add_argument(
                 name, type=kind, metavar="X" if kind is float else "N",
-                help=help_of[f.name].rstrip(".") + default,
+                help=help_of[f.name].rstrip(".") + default if full else argparse.SUPPRESS,
             )  # fmt: skip
 
 

@@ -26,10 +26,14 @@ from llm.verifiers import Verification
 
 
 class Prompt(NamedTuple):
-    """An initial state of the thought MDP: the token ids of a problem's prompt."""
+    """An initial state of the thought MDP: the token ids of a problem's prompt.
+
+    `answer` is the problem's reference answer, for people to read.
+    """
 
     ids: tuple[int, ...]
     example: Example
+    answer: str = ""
 
 
 class Thought(NamedTuple):
@@ -156,7 +160,8 @@ class ThoughtSimulator:
 
     def prompt(self, example: Example) -> Prompt:
         """The initial state of a problem."""
-        return Prompt(encode(self.tokenizer, example.prompt), example)
+        answer = self.task.reference(example)
+        return Prompt(encode(self.tokenizer, example.prompt), example, answer)
 
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator
