@@ -651,7 +651,7 @@ CONSTANTS = (
     Mutant(
         "cpi/conservative/loop.py",
         "discounted masks accept terminal states",
-        "if mdp.horizon is not None or (weights != 1).any():",
-        "if mdp.horizon is not None:",
+        "if evaluation.mdp.horizon is not None or (weights != 1).any():",
+        "if evaluation.mdp.horizon is not None:",
     ),
 )

@@ -407,7 +407,7 @@ RESETS = (
     Mutant(
         "cpi/conservative/loop.py",
         "terminal states accepted",
-        "weights = weights * ~mdp.terminal",
+        "weights = weights * ~evaluation.mdp.terminal",
         "weights = weights * 1.0",
     ),
     Mutant(
