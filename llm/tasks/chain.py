@@ -103,7 +103,9 @@ class ChainReasoning(Task):
         return [text[len(before) :] for before, text in itertools.pairwise(texts)]
 
     def reference(self, example: Example) -> str:
-        """Return the correct solution in one line."""
+        """Return the correct solution in one line; "" for data of a subclass that is no problem."""
+        if not isinstance(example.data, Problem):
+            return ""
         return " ".join(thought.strip() for thought in self.solution(example))
 
     def localization_prompt(self, example: Example, thoughts: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpi.core.episodes import Episode, Prefix, Steps
+from llm.common.plugins import plugin_errors
 from llm.engines.engine import MAX_SEED, Completion, Engine, SamplingParams
 from llm.tasks import checked
 from llm.tasks.delimiters import end_of_thought
@@ -195,7 +196,9 @@ class ThoughtSimulator:
     def prompt(self, example: Example) -> Prompt:
         """The initial state of a problem."""
         ids = encode(self.tokenizer, example.prompt, self.task.chat_template_kwargs)
-        return Prompt(ids, example, self.task.reference(example))
+        name = f"task: {type(self.task).__name__}.reference of {example.id!r}"
+        with plugin_errors(name, self.task):
+            return Prompt(ids, example, self.task.reference(example))
 
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator

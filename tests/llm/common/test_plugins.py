@@ -40,6 +40,10 @@ TASKS = {
         "def errors(self, example, thoughts):\n    return 1",
         "errors of '{id}' is 1, not True or False for each of",
     ),
+    "a reference that fails": (
+        "def reference(self, example):\n    return {}['answer']",
+        "task: Mine.reference of '{id}': KeyError: 'answer' ({file}, line 6)",
+    ),
     "a request that fails": (
         "def localization_prompt(self, example, thoughts):\n    raise OSError('no template')",
         "task: Mine.localization_prompt of '{id}': OSError: no template ({file}, line 6)",
