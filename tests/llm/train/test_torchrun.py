@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +148,38 @@ def test_a_bad_input_is_said_once(runs: Runs) -> None:
     (line,) = said(complaints)
     assert "optimizer.lr_scheduler_type: " in line
     assert not (folder / "run").exists()
+
+
+def agents(runs: Runs, name: str, *more: str) -> str:
+    """Run it by two torchrun agents of one process each, as on two machines; what they print."""
+    model, task, folder = runs
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = arguments(model, folder / name, task, *FLAGS, *more)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    launch += ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    job = [
+        subprocess.Popen(
+            [*launch, f"--node_rank={node}", "-m", "llm.train", *flags],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    try:
+        printed = [agent.communicate(timeout=600)[0] for agent in job]
+    finally:
+        for agent in job:
+            kill(agent)
+    assert [agent.returncode for agent in job] == [0, 0], printed
+    return "".join(printed)
+
+
+def test_two_agents_train_and_resume(runs: Runs) -> None:
+    small = ["--prompts_per_step=2", "--save_steps=1"]
+    first = agents(runs, "run", *small, "--steps=1")
+    assert first.count("step 1/1") == 1
+    second = agents(runs, "run", *small, "--steps=2", "--resume=auto")
+    assert "going on from" in second and second.count("step 2/2") == 1
+    assert [row["step"] for row in metrics(runs[2] / "run")] == [1, 2]
