@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from cpi.exact.improvement import (
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import load_policy, uniform_policy
 from cpi.exact.values import Evaluation, evaluate
+from cpi.reporting.options import underscored
 from envs.tabular import TabularMDP
 
 #: Errors of bad user input; their messages are written for the user.
@@ -80,7 +80,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     """
     rest: list[str] = []
     env_args: dict[str, Any] = {}
-    tokens = iter(sys.argv[1:] if argv is None else argv)
+    tokens = iter(underscored(argv))
     for token in tokens:
         if not token.startswith(ENV_ARGS):
             rest.append(token)

@@ -15,8 +15,9 @@ generated). Resets generate fewer steps; seed episodes that are not trained on g
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from cpi.core.resets import (
 )
 from cpi.exact.values import evaluate
 from cpi.reporting.json_files import check_writable, write_json
+from cpi.reporting.options import underscored
 from cpi.tabular.gradient import exact_moments, policy_gradient
 from cpi.tabular.simulator import TabularOracle
 
@@ -105,11 +107,19 @@ def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> d
 
 
 def signal_map(
-    lengths: Sequence[int] = LENGTHS, success: Sequence[float] = SUCCESS
+    lengths: Sequence[int] = LENGTHS,
+    success: Sequence[float] = SUCCESS,
+    progress: Callable[[str], None] = lambda chain: None,
 ) -> list[dict[str, Any]]:
-    """Worth of every arm over chain length and step success, sorted by falling success qⁿ."""
+    """Worth of every arm over chain length and step success, sorted by falling success qⁿ.
+
+    `progress` is called with the name of each chain, before it is computed.
+    """
     plans = {name: (ALGORITHMS[algorithm].plan, name) for name, (algorithm, _) in ARMS.items()}
-    rows = [compare(n, q, plans) for n in lengths for q in success]
+    rows: list[dict[str, Any]] = []
+    for n, q in itertools.product(lengths, success):
+        progress(f"chain {len(rows) + 1} of {len(lengths) * len(success)}: n = {n}, q = {q:g}")
+        rows.append(compare(n, q, plans))
     return sorted(rows, key=lambda row: -row["success"])
 
 
@@ -187,7 +197,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "other step weight f.",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
-    args = parser.parse_args(argv)
+    parser.add_argument("--list", action="store_true", help="print the arms, and stop")
+    args = parser.parse_args(underscored(argv))
+    if args.list:
+        for name, (algorithm, quality) in ARMS.items():
+            weights = f", weight {quality[0]:g} on the first error" if quality else ""
+            others = f" and {quality[1]:g} on others" if quality else ""
+            print(f"{name:14}{ALGORITHMS[algorithm].about}{weights}{others}")
+        return 0
     try:
         if args.json is not None:
             check_writable(args.json)
@@ -207,7 +224,12 @@ def report(path: Path | None) -> None:
 
     from cpi.reporting.tables import console
 
-    rows, splits, adaptive = signal_map(), split_map(), adaptive_map()
+    with console(sys.stderr).status("starting") as status:
+        rows = signal_map(progress=status.update)
+        status.update("other splits")
+        splits = split_map()
+        status.update("adaptive plans")
+        adaptive = adaptive_map()
     out = console()
     for title, arms, worths in (
         ("worth of one collection, in GRPO collections", list(ARMS), rows),

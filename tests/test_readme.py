@@ -48,12 +48,12 @@ COMPARISON = DOCS / "findings" / "comparison.md"
 
 #: Options of other commands.
 ELSEWHERE = {
-    *("--html", "--dry-run", "--dry_run.gpus", "--dry_run.gpu_memory", "--gpu"),
+    *("--html", "--dry_run", "--dry_run.gpus", "--dry_run.gpu_memory", "--gpu"),
     *("--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--master_port"),
 }
 
 #: How a command prints all of its options, where --help is short.
-HELP: dict[str, str] = {}
+HELP = {"llm.train.__main__": "--help_all", "llm.evaluate.__main__": "--help_all"}
 
 #: What is tried to keep a prompted localizer's skill has a table of its own.
 REMEDIES = (

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cpi.conservative.step_sizes import ANYWHERE, DISCOUNTED, FINITE
 from cpi.exact.improvement import default_tau
 from cpi.problem import (
     FILES,
@@ -27,6 +28,7 @@ from cpi.problem import (
 from cpi.reporting.json_files import check_writable, write_json
 from cpi.reporting.tables import console
 from cpi.run.jobs import Job, Methods, Theorem1
+from cpi.run.methods import METHODS, RULES
 from cpi.run.options import add_run_options, settle
 
 EPILOG = f"""\
@@ -62,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = console()  # before the help is printed, whose characters an encoding may lack
     parser = make_parser()
     args = parse(parser, argv)
+    if args.list:
+        out.print("\n".join(listing()))
+        return 0
     started = time.monotonic()
     try:
         settle(args)
@@ -103,6 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2 if refusals else 0
 
 
+def listing() -> list[str]:
+    """Lines of `--list`."""
+    steps = {"finite horizon": FINITE, "discounted": DISCOUNTED, "both": ANYWHERE}
+    return [
+        f"--method  {' '.join(METHODS)}",
+        f"--resets  {' '.join(RULES)}",
+        *(f"--step    {' '.join(rules)} ({where})" for where, rules in steps.items()),
+    ]
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = Parser(
@@ -110,6 +125,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Run conservative policy iteration with three reset rules, or policy-gradient "
         "methods, on your own MDP or environment; or Theorem 1's experiment.",
         epilog=EPILOG,
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print methods, reset rules and step sizes, and stop"
     )
     add_run_options(parser)
     add_problem_options(parser)
@@ -130,7 +148,9 @@ def work(job: Job) -> tuple[list[str], bool]:
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """The options as plain data."""
     return {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(args).items()
+        if name != "list"
     }
 
 

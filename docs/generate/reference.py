@@ -138,7 +138,7 @@ def commands() -> str:
             contextlib.redirect_stdout(out),
             contextlib.suppress(SystemExit),
         ):
-            main(["--help"])
+            main(["--help_all" if name == "llm.evaluate" else "--help"])
         lines += [f"## python -m {name}", "", "```text", out.getvalue().strip(), "```", ""]
     return "\n".join(lines)
 

@@ -37,7 +37,7 @@ def next_turn(simulator: ThoughtSimulator, attempt: Episode, request: str) -> Pr
     stopped = bool(attempt_ids) and attempt_ids[-1] in simulator.stop_token_ids
     if stopped and bridge[:1] == attempt_ids[-1:]:
         bridge = bridge[1:]
-    return Prompt((*start.ids, *attempt_ids, *bridge), start.example)
+    return Prompt((*start.ids, *attempt_ids, *bridge), start.example, start.answer)
 
 
 def with_readable_prompt(simulator: ThoughtSimulator, turn: Prompt) -> Prompt:

@@ -10,8 +10,13 @@ from typing import TypeVar, get_type_hints
 T = TypeVar("T")
 
 
-def add_option_groups(parser: argparse.ArgumentParser, groups: Mapping[str, type]) -> None:
-    """Add an option per field of each dataclass, with the help texts of its docstring."""
+def add_option_groups(
+    parser: argparse.ArgumentParser, groups: Mapping[str, type], shown: bool = True
+) -> None:
+    """Add an option per field of each dataclass, with the help texts of its docstring.
+
+    Unless `shown`, the help has the groups without their options.
+    """
     from docstring_parser import DocstringStyle, parse
 
     for group, options in groups.items():
@@ -24,13 +29,14 @@ def add_option_groups(parser: argparse.ArgumentParser, groups: Mapping[str, type
         for f in dataclasses.fields(options):
             name = f"--{group}.{f.name}"
             if hints[f.name] in (bool, bool | None):
-                section.add_argument(name, action="store_true", default=None, help=help_of[f.name])
+                text = help_of[f.name] if shown else argparse.SUPPRESS
+                section.add_argument(name, action="store_true", default=None, help=text)
                 continue
             kind = float if hints[f.name] is float else int
             default = "" if f.default is None else f" (default: {f.default})"
             section.add_argument(
                 name, type=kind, metavar="X" if kind is float else "N",
-                help=help_of[f.name].rstrip(".") + default,
+                help=help_of[f.name].rstrip(".") + default if shown else argparse.SUPPRESS,
             )  # fmt: skip
 
 

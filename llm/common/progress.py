@@ -30,21 +30,21 @@ from cpi.reporting.tables import console as make_console
 #: Stages of a step, in order.
 STAGES = ("generate", "localize", "reset", "retry", "train")
 
-#: Displayed metrics: name, heading and format.
+#: Displayed metrics, by their names in metrics.jsonl, and the format of each.
 SHOWN = {
-    "reward": ("reward", ".3f"),
-    "fresh/reward": ("fresh", ".3f"),
-    "reset/reward": ("reset", ".3f"),
-    "frac_reward_zero_std": ("no signal", ".0%"),
-    "reset/position": ("reset at", ".0%"),
-    "localize/exact": ("localized", ".0%"),
-    "localize/parse_failure_rate": ("no step named", ".0%"),
-    "eval/pass@1": ("eval pass@1", ".3f"),
-    "loss": ("loss", ".4f"),
-    "grad_norm": ("grad norm", ".3f"),
-    "entropy": ("entropy", ".3f"),
-    "completions/mean_length": ("length", ".0f"),
-    "step_time": ("seconds", ".2f"),
+    "reward": ".3f",
+    "fresh/reward": ".3f",
+    "reset/reward": ".3f",
+    "frac_reward_zero_std": ".2f",
+    "reset/position": ".2f",
+    "localize/exact": ".2f",
+    "localize/parse_failure_rate": ".2f",
+    "eval/pass@1": ".3f",
+    "loss": ".4f",
+    "grad_norm": ".3f",
+    "entropy": ".3f",
+    "completions/mean_length": ".0f",
+    "step_time": ".2f",
 }
 
 #: Minimum width of a column; number of steps between headings.
@@ -171,20 +171,18 @@ class Reporter:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a step."""
         shown = {
-            heading: _cell(metrics[name], form)
-            for name, (heading, form) in SHOWN.items()
-            if name in metrics
+            name: _cell(metrics[name], form) for name, form in SHOWN.items() if name in metrics
         }
         if self.console.is_terminal:
             self._bars.update(self._run, completed=step, note=f"step {step} of {self.steps}")
             self._row({"step": str(step), **shown})
         else:
-            words = "  ".join(f"{heading} {value}" for heading, value in shown.items())
+            words = "  ".join(f"{name} {value}" for name, value in shown.items())
             self.message(f"step {step}/{self.steps}  {words}")
 
     def _row(self, shown: Mapping[str, str]) -> None:
         """Print values under headings: one line per step if the width allows."""
-        order = ["step", *(heading for heading, _ in SHOWN.values())]
+        order = ["step", *SHOWN]
         headings = [heading for heading in order if heading in shown or heading in self._headings]
         lines = _lines(headings, self.console.width)
         repeat = headings != self._headings or self._rows == HEADINGS_EVERY or len(lines) > 1

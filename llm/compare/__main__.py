@@ -12,10 +12,11 @@ learning rate for all runs was chosen by `--tune`, on seeds that no comparison u
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llm.common.commands import leave, prepare, run_command
+from llm.compare.arms import ARMS, BASELINES, REGIMES
 from llm.compare.report import summary, tuning_table
 from llm.compare.runs import CompareConfig, done, make, runs
 
@@ -33,6 +34,7 @@ examples:
   python -m llm.compare --arms [grpo,adaptive-checker,adaptive-surprisal]   adaptive resets
   python -m llm.compare --arms [dapo,spo-tree,score,critique-grpo,vineppo]   other methods
   python -m llm.compare --tune                       learning rates, on separate seeds
+  python -m llm.compare --list                       arms and regimes
 
 Existing runs are not made again, so an interrupted comparison resumes where it stopped."""
 
@@ -40,6 +42,9 @@ Existing runs are not made again, so an interrupted comparison resumes where it 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
+    if "--list" in (sys.argv[1:] if argv is None else argv):
+        print("\n".join(listing()))
+        return 0
     checked: list[CompareConfig] = []
     if code := run_command(PROG, lambda: _check(argv, checked)):
         return code
@@ -67,6 +72,19 @@ def _check(argv: Sequence[str] | None, checked: list[CompareConfig]) -> int:
         done(path, settings)
     checked.append(config)
     return 0
+
+
+def listing() -> Iterator[str]:
+    """Lines of `--list`: arms and regimes."""
+    yield "--arms"
+    for name, arm in (ARMS | BASELINES).items():
+        localizer = f" {arm.localizer}" if arm.algorithm == "srpo" else ""
+        sizes = (arm.plan.fresh, arm.plan.resets, arm.plan.per_reset)
+        plan = "" if None in sizes else ", {}+{}×{}".format(*sizes)
+        yield f"  {name:20}{arm.algorithm}{localizer}{plan}"
+    yield "--regimes"
+    for name, regime in REGIMES.items():
+        yield f"  {name:20}{regime.length} steps, {regime.token_budget:,} tokens"
 
 
 def make_missing(config: CompareConfig) -> None:

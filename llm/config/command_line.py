@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from cpi.reporting.options import underscored
 from llm.common.yaml_text import check_yaml, read_yaml
 from llm.config.presets import presets
 
 Settings = TypeVar("Settings")
+
+#: Shows every option where `--help` shows groups.
+HELP_ALL = "--help_all"
 
 
 def parse(
@@ -45,7 +49,7 @@ def parse(
     ValueError
         If an option is unknown or a value is invalid; the message is one line.
     SystemExit
-        After --help.
+        After --help or --help_all.
     """
     from jsonargparse import (
         ArgumentError,
@@ -57,6 +61,11 @@ def parse(
     )
     from yaml import YAMLError
 
+    words = underscored(argv)
+    if _has_sections(settings) and {"-h", "--help"} & set(words):
+        print(short_help(settings, prog, description, epilog))
+        raise SystemExit(0)
+    words = ["--help" if word == HELP_ALL else word for word in words]
     set_parsing_settings(docstring_parse_style=_numpydoc())
 
     def load(text: str) -> Any:
@@ -82,13 +91,44 @@ def parse(
     parser.add_argument("--config", action="config", help=help_)
     parser.add_class_arguments(settings, None)
     try:
-        arguments = _files_first(sys.argv[1:] if argv is None else argv, settings)
+        arguments = _files_first(words, settings)
         arguments = _switched_on(arguments, set(_switches(settings)))
         values = parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from None
     names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
     return settings(**{name: values[name] for name in names})
+
+
+def _has_sections(settings: Any) -> bool:
+    return any(map(dataclasses.is_dataclass, get_type_hints(settings).values()))
+
+
+def short_help(settings: Any, prog: str, description: str, epilog: str) -> str:
+    """The run's own options, and the groups of the others; `--help_all` has every option."""
+    from docstring_parser import parse as parse_docstring
+
+    hints = get_type_hints(settings)
+    about = {
+        p.arg_name: " ".join((p.description or "").split())
+        for p in parse_docstring(settings.__doc__ or "", _numpydoc()).params
+    }
+    own = [name for name, kind in hints.items() if not dataclasses.is_dataclass(kind)]
+    groups = [name for name, kind in hints.items() if dataclasses.is_dataclass(kind)]
+    width = 2 + max(map(len, hints))
+    lines = [f"usage: {prog} [--config FILE_OR_PRESET] [--OPTION VALUE] ...", "", description, ""]
+    lines += ["options:", _entry("config", "A YAML file, or a preset.", width)]
+    lines += [_entry(name, about[name], width) for name in own]
+    lines += ["", f"groups, --GROUP.OPTION VALUE ({HELP_ALL} shows the options of each):"]
+    lines += [_entry(name, (hints[name].__doc__ or "").splitlines()[0], width) for name in groups]
+    return "\n".join([*lines, "", epilog])
+
+
+def _entry(name: str, text: str, width: int) -> str:
+    """An option with its text, wrapped and indented."""
+    indent = " " * (width + 4)
+    wrapped = textwrap.wrap(text, max(30, 96 - len(indent)))
+    return f"  --{name:{width}}" + f"\n{indent}".join(wrapped)
 
 
 def _numpydoc() -> Any:

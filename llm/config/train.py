@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from cpi.core.advantages import Scale
 from cpi.core.plans import ALGORITHMS, GroupPlan
+from cpi.reporting.options import underscored
 from llm.common.arguments import kinds_of, with_argument
 from llm.common.plugins import import_object
 from llm.config.algorithms import CLASSES, check_algorithm
@@ -320,7 +320,7 @@ def parse_config(
     The parser does not know the types of a task's or an algorithm's own arguments, which are
     therefore read here.
     """
-    words, flags = _split(list(sys.argv[1:] if argv is None else argv))
+    words, flags = _split(underscored(argv))
     config = parse(TrainConfig, words, prog, description, epilog, list(presets()))
     task_args, algorithm_args = config.task_args, config.algorithm_args
     kinds = argument_kinds(config.task) if flags["task_args"] else {}

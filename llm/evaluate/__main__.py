@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpi.reporting.json_files import write_json
+from cpi.reporting.options import underscored
 from cpi.reporting.tables import console
 from llm.common.bars import ProblemBars
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
 from llm.common.option_groups import add_option_groups
+from llm.config.command_line import HELP_ALL
 
 if TYPE_CHECKING:
     from llm.evaluate.options import EvaluateOptions, TaskSpec
@@ -56,7 +58,14 @@ Exit codes: 0 done, 2 bad input, 130 interrupted."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    args = make_parser().parse_args(argv)
+    words = underscored(argv)
+    if "--list" in words:
+        from llm.config.names import listing
+
+        print("\n".join(listing(("task", "localizer"))))
+        return 0
+    full = HELP_ALL in words
+    args = make_parser(full).parse_args(["--help"] if full else words)
     folder: Path | None = None
 
     def evaluate() -> int:
@@ -143,7 +152,7 @@ def options_of(given: Mapping[str, Any], saved: SavedModel) -> EvaluateOptions:
 
 def read_options(args: argparse.Namespace, saved: SavedModel) -> EvaluateOptions:
     """Read options from the command line; others are the run's settings or the defaults."""
-    others = ("model", "step", "tasks", "output")
+    others = ("model", "step", "tasks", "output", "help_all", "list")
     given = {n: v for n, v in vars(args).items() if v is not None and n not in others}
     return options_of(given, saved)
 
@@ -177,8 +186,8 @@ def write_results(path: Path, report: EvaluationReport) -> None:
 GROUPS = ("sampling", "localization", "vllm")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Argument parser of the command."""
+def make_parser(full: bool = False) -> argparse.ArgumentParser:
+    """Argument parser of the command; its help has the options of groups only if `full`."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         prog=PROG,
@@ -192,6 +201,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="MODEL_OR_RUN",
         help="folder of a training run, folder or hub name of a model, or chain-base",
     )
+    add(HELP_ALL, action="store_true", help="also show the options of the groups below")
+    add("--list", action="store_true", help="print the names of tasks and localizers, and stop")
     add("--step", type=int, metavar="N", help="checkpoint of a run (default: the newest)")
     add(
         "--tasks",
@@ -259,7 +270,7 @@ def make_parser() -> argparse.ArgumentParser:
     from llm.thoughts.options import SamplingOptions
 
     groups = (SamplingOptions, LocalizationOptions, VLLMOptions)
-    add_option_groups(parser, dict(zip(GROUPS, groups, strict=True)))
+    add_option_groups(parser, dict(zip(GROUPS, groups, strict=True)), full)
     return parser
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpi.reporting.json_files import check_writable, write_json
+from cpi.reporting.options import underscored
 from cpi.reporting.tables import console
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
 from llm.runs.checkpoint_folders import checkpoints_of
@@ -61,7 +62,7 @@ error in theory or code; 2 bad input.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    args = make_parser().parse_args(argv)
+    args = make_parser().parse_args(underscored(argv))
     return run_command(PROG, lambda: _exact(args), lambda: "interrupted, nothing is written")
 
 

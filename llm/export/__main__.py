@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpi.reporting.options import underscored
 from cpi.reporting.tables import console
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
 from llm.export import hub
@@ -262,7 +263,7 @@ def generation_config(base: Any, saved: SavedModel, task: Task, tokenizer: Any) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    args = make_parser().parse_args(argv)
+    args = make_parser().parse_args(underscored(argv))
     return run_command(PROG, lambda: _export(args), lambda: "interrupted, nothing is written")
 
 

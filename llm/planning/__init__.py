@@ -1,1 +1,1 @@
-"""Resources that a run needs, planned before it starts: `python -m llm.train … --dry-run`."""
+"""Resources that a run needs, planned before it starts: `python -m llm.train … --dry_run`."""

@@ -1,4 +1,4 @@
-"""`python -m llm.train … --dry-run`: check a run and plan its resources before it starts.
+"""`python -m llm.train … --dry_run`: check a run and plan its resources before it starts.
 
 No weights are loaded and nothing is written. `memory_plan` and `host_plan` plan memory, `step_cost`
 plans tokens and time. A run that does not fit is refused with the smallest change that would fit.

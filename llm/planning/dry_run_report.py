@@ -44,8 +44,9 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def memory_table(plan: MemoryPlan, hardware: Hardware) -> Table:
-    """Memory per GPU: a row for each use, a column for each phase."""
-    table = _table("memory per GPU, GiB", "", *PHASES)
+    """Memory of a process: a row for each use, a column for each phase."""
+    owner = "per GPU" if hardware.device == "cuda" else "of the process on CPUs"
+    table = _table(f"memory {owner}, GiB", "", *PHASES)
 
     def cells(row: Sequence[int]) -> list[str]:
         digits = 2 if max(plan.totals()) >= GIB else 4
@@ -65,13 +66,13 @@ def cost_table(config: TrainConfig, cost: StepCost) -> Table:
     for name, pair in cost.generated.items():
         table.add_row(f"{name} tokens", *(f"{tokens:,}" for tokens in pair))
     table.add_row("tokens through the update", *(f"{tokens:,}" for tokens in cost.trained))
-    table.add_row("generate, seconds", *map(_seconds, cost.seconds["generate"]))
-    table.add_row("train, seconds", *map(_seconds, cost.seconds["train"]))
-    table.add_row("step, seconds", *map(_seconds, cost.step))
+    table.add_row("generate, seconds", *map(rounded, cost.seconds["generate"]))
+    table.add_row("train, seconds", *map(rounded, cost.seconds["train"]))
+    table.add_row("step, seconds", *map(rounded, cost.step))
     if config.evaluation.steps:
         table.add_section()
         table.add_row("an evaluation, tokens", *(f"{tokens:,}" for tokens in cost.evaluation))
-        table.add_row("an evaluation, seconds", *map(_seconds, cost.seconds["evaluation"]))
+        table.add_row("an evaluation, seconds", *map(rounded, cost.seconds["evaluation"]))
     table.add_section()
     steps = config.steps
     evaluations = 2 + (steps - 1) // config.evaluation.steps if config.evaluation.steps else 0
@@ -79,12 +80,14 @@ def cost_table(config: TrainConfig, cost: StepCost) -> Table:
         steps * step + evaluations * evaluation
         for step, evaluation in zip(cost.step, cost.seconds["evaluation"], strict=True)
     ]
-    table.add_row(f"{steps} steps, hours", *(f"{seconds / 3600:.2g}" for seconds in run))
+    table.add_row(f"{steps} steps, hours", *(rounded(seconds / 3600) for seconds in run))
     return table
 
 
-def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+def rounded(value: float) -> str:
+    """A time as two digits, without an exponent: an estimate has no more."""
+    digits = float(f"{value:.2g}")
+    return f"{digits:,.0f}" if digits >= 10 else f"{digits:.2f}".rstrip("0").rstrip(".")
 
 
 def notes(

@@ -122,7 +122,7 @@ def _choices(
         choices.append(Choice(6, "engine", ["vllm"]))
     choices += [
         Choice(20, "lora.r", [] if config.lora.r else [64]),
-        Choice(21, GPUS, _doubles(hardware.gpus, 64)),
+        Choice(21, GPUS, _doubles(hardware.gpus, 64) if hardware.device == "cuda" else []),
         Choice(60, "sampling.max_completion_length", _halves(config.sampling.limits().longest)[:4]),
     ]
     return [choice for choice in choices if choice.values]

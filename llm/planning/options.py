@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cpi.reporting.options import underscored
 from llm.config.command_line import parse
 
-FLAGS = ("--dry-run", "--dry_run")
+FLAG = "--dry_run"
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def split(argv: Sequence[str] | None, prog: str) -> tuple[list[str], DryRunOptio
     others: list[str] = []
     options: list[str] = []
     wanted = False
-    rest = iter(sys.argv[1:] if argv is None else argv)
+    rest = iter(underscored(argv))
     for argument in rest:
         flag, dot, option = argument.partition(".")
-        if flag not in FLAGS and argument not in FLAGS:
+        if FLAG not in (flag, argument):
             others.append(argument)
             continue
         wanted = True
@@ -60,4 +60,4 @@ def split(argv: Sequence[str] | None, prog: str) -> tuple[list[str], DryRunOptio
             options.append(f"--{option}")
             if "=" not in option:
                 options += [value for value in [next(rest, None)] if value is not None]
-    return others, parse(DryRunOptions, options, f"{prog} --dry-run") if wanted else None
+    return others, parse(DryRunOptions, options, f"{prog} {FLAG}") if wanted else None

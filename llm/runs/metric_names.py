@@ -115,7 +115,9 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("dynamic_sampling/prompts", "Prompts sampled to fill the batch.", "prompts"),
         Metric("dynamic_sampling/reward", "Mean reward of all of them.", REWARD),
         Metric("adaptive/prompts", "Adaptive resets: prompts that are reset.", SHARE),
-        Metric("adaptive/tokens", "Adaptive resets: tokens of reset groups, of all generated.", SHARE),
+        Metric(
+            "adaptive/tokens", "Adaptive resets: tokens of reset groups, of all generated.", SHARE
+        ),
         Metric("adaptive/solved", "Adaptive resets: reset prompts with a success.", SHARE),
         Metric("adaptive/rounds", "Adaptive resets: reset groups of a reset prompt.", "groups"),
         Metric("vineppo/informative_rate", "VinePPO: thoughts with an advantage.", SHARE),

@@ -64,7 +64,13 @@ class Seed(TypedDict):
     why: str
 
 
-class Record(TypedDict):
+class _Answer(TypedDict, total=False):
+    """The reference answer of a problem; earlier versions did not record it."""
+
+    answer: str
+
+
+class Record(_Answer):
     """A group: episodes that share a prompt and a prefix.
 
     `kind` is "fallback" for a fresh group that replaces a reset without a seed episode. `group`
@@ -183,6 +189,7 @@ def group_record(
         kind="reset" if seed is not None else "fallback" if reset_planned else "fresh",
         prompt=group.prefix.start.example.prompt,
         prompt_tokens=len(group.prefix.start.ids),
+        answer=group.prefix.start.answer,
         prefix=_texts(group.prefix.steps),
         prefix_tokens=len(token_ids(_thoughts(group.prefix.steps))),
         seed=seed,
@@ -305,9 +312,9 @@ def _check(record: object) -> None:
 
 
 def _require_fields(value: object, form: type) -> None:
-    fields = form.__annotations__
+    fields: frozenset[str] = form.__required_keys__  # type: ignore[attr-defined]
     if not isinstance(value, dict):
         raise ValueError(f"{type(value).__name__} in place of a {form.__name__.lower()}")
-    missing = [name for name in fields if name not in value]
+    missing = [name for name in form.__annotations__ if name in fields - value.keys()]
     if missing:
         raise ValueError(f"a {form.__name__.lower()} without {', '.join(missing)}")

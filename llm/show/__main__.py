@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from cpi.reporting.options import underscored
 from cpi.reporting.tables import console
 from llm.common.commands import leave, prepare, run_command
 from llm.runs.rollout_records import (
@@ -22,6 +23,7 @@ from llm.runs.rollout_records import (
 from llm.show.labels import (
     Section,
     Summary,
+    answer_label,
     end_label,
     format_advantage,
     format_mean,
@@ -49,8 +51,8 @@ examples:
   python -m llm.show runs/chain-srpo-s0/rollouts/step-000010.jsonl
 
 A group is a set of episodes that share a prompt and a prefix. Its tree shows from the top: the
-prompt; the shared thoughts, which are not trained on; the cut; the rest of the seed (the failed
-episode that was reset); and each continuation with its advantage and reward.
+prompt; the reference answer; the shared thoughts, which are not trained on; the cut; the rest of
+the seed (the failed episode that was reset); and each continuation with its advantage and reward.
 
   ▲ ▼ =    advantage above, below, at the group's mean
   ✗        the first wrong thought, where the task can check it
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser()
     prepare(parser.prog)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(underscored(argv))
 
     def show() -> int:
         files = find_files(args.run)
@@ -237,6 +239,8 @@ def tree(record: Record) -> Tree:
 def _prompt(record: Record) -> Iterator[Text]:
     for role, text in prompt_parts(record["prompt"]):
         yield Text(f"[{role}] {text}" if role else text)
+    if answer_label(record):
+        yield Text(answer_label(record), style="green")
 
 
 def _thoughts(record: Record | None, thoughts: Sequence[str], before: int, style: str) -> Table:

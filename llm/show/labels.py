@@ -22,6 +22,9 @@ _INVISIBLE = re.compile(
     "\ud800-\udfff]"
 )
 
+#: Longest reference answer that is shown.
+ANSWER = 200
+
 
 def visible(text: str) -> str:
     """Model output with visible control characters: ESC as ␛, a direction mark as ⟨U+202E⟩."""
@@ -50,6 +53,12 @@ def prompt_label(record: Record) -> str:
     """Name and length of the prompt; no name if it equals the text."""
     name, text = visible(record["id"]), prompt_parts(record["prompt"])[-1][1]
     return ("" if name == text.strip() else f"{name} · ") + f"{record['prompt_tokens']} tokens"
+
+
+def answer_label(record: Record) -> str:
+    """The reference answer, on one line and cut at `ANSWER` characters; empty if unknown."""
+    text = " ".join(visible(record.get("answer", "")).split())
+    return f"answer: {text[:ANSWER]}{'…' if len(text) > ANSWER else ''}" if text else ""
 
 
 def prefix_label(record: Record) -> str:

@@ -16,6 +16,7 @@ from string import Template
 from llm.runs.rollout_records import KINDS, Continuation, Record
 from llm.show.labels import (
     Section,
+    answer_label,
     cut_label,
     end_label,
     format_advantage,
@@ -190,6 +191,8 @@ def _prompt(record: Record) -> Iterator[str]:
     for role, text in prompt_parts(record["prompt"]):
         heading = f'<span class="role">{escape(role)}</span>\n' if role else ""
         yield f'{heading}<div class="text">{escape(text)}</div>\n'
+    if answer_label(record):
+        yield f"<p>{escape(answer_label(record))}</p>\n"
     yield "</section>\n"
 
 

@@ -102,6 +102,10 @@ class ChainReasoning(Task):
         texts = [self.chain.render_steps(problem, values[:k]) for k in range(len(values) + 1)]
         return [text[len(before) :] for before, text in itertools.pairwise(texts)]
 
+    def reference(self, example: Example) -> str:
+        """Return the correct solution in one line."""
+        return " ".join(thought.strip() for thought in self.solution(example))
+
     def localization_prompt(self, example: Example, thoughts: Sequence[str]) -> str:
         r"""Return the problem, the solution, and `?`; the reply is a box with a step number."""
         solution = "".join(thoughts)

@@ -70,6 +70,13 @@ class DataTask(Task):
         self.examples("test")  # reads the data at the first use
         return self._answer(self._row(example.data))
 
+    def reference(self, example: Example) -> str:
+        """See `Task.reference`; "" for tests of a program."""
+        answer = self.answer(example)
+        several = answer if isinstance(answer, list) else [answer]
+        simple = all(isinstance(each, str | int | float) for each in several)
+        return ", ".join(map(str, several)) if simple else ""
+
     def _row(self, place: tuple[int, int]) -> Row:
         source, row = place
         return self._sources[source].rows[row]

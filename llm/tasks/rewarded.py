@@ -40,6 +40,10 @@ class RewardedTask(Task):
         with plugin_errors(f"reward of {example.id!r}", self.function):
             return float(self.function(example, completion))
 
+    def reference(self, example: Example) -> str:
+        """See `Task`."""
+        return self.task.reference(example)
+
     def notes(self) -> Sequence[str]:
         """See `Task`."""
         return self.task.notes()

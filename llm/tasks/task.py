@@ -82,6 +82,10 @@ class Task:
             for example, completion in zip(examples, completions, strict=True)
         ]
 
+    def reference(self, example: Example) -> str:
+        """Return the right answer for people to read; "" if there is none in short."""
+        return str(example.data) if isinstance(example.data, str | int | float) else ""
+
     def notes(self) -> Sequence[str]:
         """Return notes on the problems for the user, one line each; empty before `examples`."""
         return ()

@@ -30,10 +30,14 @@ LONGEST_OPENING = 12
 
 
 class Prompt(NamedTuple):
-    """An initial state of the thought MDP: the token ids of a problem's prompt."""
+    """An initial state of the thought MDP: the token ids of a problem's prompt.
+
+    `answer` is the problem's reference answer, for people to read.
+    """
 
     ids: tuple[int, ...]
     example: Example
+    answer: str = ""
 
 
 class Thought(NamedTuple):
@@ -191,7 +195,7 @@ class ThoughtSimulator:
     def prompt(self, example: Example) -> Prompt:
         """The initial state of a problem."""
         ids = encode(self.tokenizer, example.prompt, self.task.chat_template_kwargs)
-        return Prompt(ids, example)
+        return Prompt(ids, example, self.task.reference(example))
 
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator

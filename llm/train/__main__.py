@@ -35,11 +35,12 @@ examples:
   python -m llm.train --model MODEL --algorithm grpo --engine vllm
   python -m llm.train --config chain --model MODEL --steps 50     a preset; flags win over it
   python -m llm.train --config RUN/config.yaml --resume auto      resume a run
-  python -m llm.train --config chain --dry-run                    plan only, no training
+  python -m llm.train --config chain --dry_run                    plan only, no training
+  python -m llm.train --list      algorithms, localizers, tasks and presets
   python -m llm.train --model MODEL --task my_tasks:Proofs --localizer my_tasks:first_doubt
   torchrun --nproc_per_node 8 -m llm.train --config chain --model MODEL      on eight GPUs
 
---dry-run prints memory, tokens and time of a step. It refuses settings that do not fit and suggests
+--dry_run prints memory, tokens and time of a step. It refuses settings that do not fit and suggests
 others that do. It needs no weights. It plans for this machine, or for --dry_run.gpus N of
 --dry_run.gpu_memory GiB each (and --dry_run.tflops of peak, for the time).
 
@@ -63,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from llm.planning.options import split
 
             try:
+                if "--list" in (sys.argv[1:] if argv is None else argv):
+                    from llm.config.names import listing
+
+                    print("\n".join(listing()))
+                    return 0
                 argv, dry = split(argv, PROG)
                 config = parse_config(argv, PROG, DESCRIPTION, EPILOG)
                 _check_names(config)
@@ -173,8 +179,12 @@ def _reports_failure() -> bool:
 
 def _resume_command(config: TrainConfig) -> str:
     """The command that resumes a run."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    prog = PROG if processes == "1" else f"torchrun --nproc_per_node {processes} -m llm.train"
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
+    prog = PROG
+    if nodes * processes > 1:
+        several = f"--nnodes {nodes} … " if nodes > 1 else ""
+        prog = f"torchrun {several}--nproc_per_node {processes} -m llm.train"
     return f"{prog} --config {shlex.quote(str(config.folder / 'config.yaml'))} --resume auto"
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from cpi.reporting.options import underscored
 from cpi.reporting.tables import console
 from paper_figures import HOME
 from paper_figures.framework.catalogue import FIGURES, choose, inputs_first
@@ -77,7 +78,7 @@ def run(argv: Sequence[str] | None, interrupted: Callable[[], bool]) -> int:
         metavar="LIST",
         help="comma-separated, of pdf, png and svg (default: pdf,png)",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(underscored(argv))
     try:
         figures = choose(args.names)
         if args.list:

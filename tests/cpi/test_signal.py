@@ -178,7 +178,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
     maps = signal_map((2, 4), (0.4, 0.8)), split_map(2, 0.5)
     adaptive = adaptive_map((2,), (0.5,))
     monkeypatch.setattr(signal, "adaptive_map", lambda: adaptive)
-    monkeypatch.setattr(signal, "signal_map", lambda: maps[0])
+    monkeypatch.setattr(signal, "signal_map", lambda progress: maps[0])
     monkeypatch.setattr(signal, "split_map", lambda: maps[1])
     return maps
 
@@ -234,7 +234,7 @@ def test_main__full_disk_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = signal.signal_map([2], [0.5])
-    monkeypatch.setattr(signal, "signal_map", lambda: rows)
+    monkeypatch.setattr(signal, "signal_map", lambda progress: rows)
     monkeypatch.setattr(signal, "split_map", lambda: [{**rows[0], "plan": "4+1×4"}])
     monkeypatch.setattr(signal, "adaptive_map", list)
     assert signal.main(["--json", "/dev/full"]) == 2
@@ -248,3 +248,16 @@ def test_main__help_explains_a_cell(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "above 1 the method is ahead" in printed and "--json FILE" in printed
+
+
+def test_main__list_names_every_arm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert signal.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:14].strip() for line in lines] == list(signal.ARMS)
+
+
+def test_signal_map__says_which_chain_it_computes() -> None:
+    told: list[str] = []
+    rows = signal.signal_map((2,), (0.5, 0.9), told.append)
+    assert told == ["chain 1 of 2: n = 2, q = 0.5", "chain 2 of 2: n = 2, q = 0.9"]
+    assert len(rows) == 2

@@ -83,8 +83,8 @@ def test_reporter__file_gets_one_line_per_step() -> None:
         reporter.step(1, {"loss": -0.00126, "reward": 0.5, "localize/exact": 1 / 3, "lr": 0.1})
     assert file.getvalue().splitlines() == [
         "[/b] a message [red] of more than the forty columns of this file, whole",
-        "step 0/3  eval pass@1 0.250",
-        "step 1/3  reward 0.500  localized 33%  loss -0.0013",
+        "step 0/3  eval/pass@1 0.250",
+        "step 1/3  reward 0.500  localize/exact 0.33  loss -0.0013",
     ]
 
 
@@ -106,7 +106,7 @@ def test_reporter__terminal_shows_all_within_its_width(width: int) -> None:
         assert re.fullmatch(r"[0-9,]+/s", bar[5])
     # Each value is right-aligned with its heading, once per step.
     table, values_shown = lines[: -1 - len(STAGES)], []
-    for heading, _ in SHOWN.values():
+    for heading in SHOWN:
         values = [
             cell for above, below in value_lines(table) for cell in cells(above, below, heading)
         ]
@@ -114,7 +114,7 @@ def test_reporter__terminal_shows_all_within_its_width(width: int) -> None:
         assert values[0] == values[1]
         values_shown.append(values[0])
     assert values_shown == [
-        "0.500", "0.500", "0.500", "50%", "50%", "50%", "50%", "0.500",
+        "0.500", "0.500", "0.500", "0.50", "0.50", "0.50", "0.50", "0.500",
         "-1.2e+05", "1234.568", "0.500", "4096", "98765.43",
     ]  # fmt: skip
 
@@ -151,9 +151,9 @@ def test_reporter__headings_repeat_periodically_and_on_change() -> None:
     assert kinds == [
         "heading", rows[0], "heading", *rows[1:first], "heading", *rows[first:second],
     ]  # fmt: skip
-    assert lines[0].split() == ["step", "eval", "pass@1"]
+    assert lines[0].split() == ["step", "eval/pass@1"]
     # A column is kept, empty, when its metric is missing.
-    assert lines[2].split() == ["step", "reward", "eval", "pass@1"]
+    assert lines[2].split() == ["step", "reward", "eval/pass@1"]
     assert lines[3].split() == ["1", "0.010"]
 
 

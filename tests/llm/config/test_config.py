@@ -492,7 +492,7 @@ def test_help__every_option_has_a_text(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as raised:
-        parse(settings, ["--help"], "prog", "What it does.", "How it is used:\n  like this")
+        parse(settings, ["--help_all"], "prog", "What it does.", "How it is used:\n  like this")
     assert raised.value.code == 0
     shown = capsys.readouterr().out
     assert "What it does." in shown and "How it is used:\n  like this" in shown
@@ -517,7 +517,7 @@ def test_presets__chain_fits_every_algorithm(algorithm: str) -> None:
 def test_help__lists_the_presets_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     for settings, named in ((TrainConfig, list(presets())), (PretrainConfig, [])):
         with pytest.raises(SystemExit):
-            parse(settings, ["--help"], "prog", named_presets=named)  # type: ignore[type-var]
+            parse(settings, ["--help_all"], "prog", named_presets=named)  # type: ignore[type-var]
         assert ("name of a preset" in capsys.readouterr().out) == bool(named)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.planning.dry_run_report import advice
+from llm.planning.dry_run_report import advice, rounded
 from llm.planning.hardware import DryRunOptions
 from llm.planning.options import split
 from llm.train.__main__ import main
@@ -58,8 +58,14 @@ def test_it_plans_the_run_on_this_machine_and_writes_nothing(
     assert "parameters: 362,304, of which 362,304 are trained" in shown
     for name in ("weights", "optimizer", "activations", "KV cache", "fresh tokens", "step, sec"):
         assert name in shown
+    assert "memory of the process on CPUs, GiB" in shown and "GPU" not in shown
     assert "640 prompts, of at most 12 tokens" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rounded__two_digits_without_an_exponent() -> None:
+    times = {1234567.0: "1,200,000", 95.4: "95", 3.14159: "3.1", 0.456: "0.46", 0.0012: "0"}
+    assert {value: rounded(value) for value in times} == times
 
 
 @pytest.mark.parametrize(

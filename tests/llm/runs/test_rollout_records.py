@@ -60,6 +60,7 @@ def test_group_record__reset_group_by_hand() -> None:
         "kind": "reset",
         "prompt": "2 +3 *3 -4\n",
         "prompt_tokens": 11,
+        "answer": "",
         "prefix": ["5\n"],
         "prefix_tokens": 2,
         "seed": {

@@ -19,6 +19,8 @@ from llm.runs.rollout_records import (
 )
 from llm.show import __main__ as show
 from llm.show.labels import (
+    ANSWER,
+    answer_label,
     cut_label,
     format_advantage,
     format_reward,
@@ -400,3 +402,11 @@ def test_summarise__by_hand() -> None:
     assert summary.counts == {"fresh": 1, "reset": 2}
     assert summary.rewards == {"fresh": 0.5, "reset": 0.5}
     assert (summary.groups, summary.signal, summary.tokens) == (3, 2, 7 * 1234)
+
+
+def test_answer_label__one_line_of_limited_length(run: Path) -> None:
+    (record, *_) = read_rollouts(rollout_files(run)[max(rollout_files(run))])
+    assert answer_label({**record, "answer": "4\n2"}) == "answer: 4 2"
+    assert answer_label({**record, "answer": "x" * 999}) == f"answer: {'x' * ANSWER}…"
+    record.pop("answer", None)  # a record of an earlier version
+    assert answer_label(record) == ""

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from llm.tasks import ChainReasoning, Example
+from llm.tasks import ChainReasoning, Example, Task
 from llm.tasks.rewarded import RewardedTask
 
 
@@ -27,6 +27,17 @@ def test_rewarded_task__only_the_reward_differs() -> None:
     prompts = [each.localization_prompt(examples[0], thoughts) for each in (task, rewarded)]
     assert prompts[0] == prompts[1]
     assert rewarded.follow_up(examples[0], "") == task.follow_up(examples[0], "")
+
+
+def test_reference__the_answer_for_people() -> None:
+    task = ChainReasoning(length=2, modulus=10, operations=["+3", "-4"], train=2, test=2)
+    example = task.examples("test")[0]
+    *_, last = task.solution(example)
+    reference = task.reference(example)
+    assert reference.endswith(last.strip()) and len(reference.split()) == 2
+    assert RewardedTask(task, length).reference(example) == reference
+    assert Task().reference(Example("a", "b", 42)) == "42"
+    assert Task().reference(Example("a", "b", {"tests": []})) == ""
 
 
 def test_rewarded_task__an_error_names_the_problem() -> None:
