@@ -11,9 +11,12 @@ T = TypeVar("T")
 
 
 def add_option_groups(
-    parser: argparse.ArgumentParser, groups: Mapping[str, type], full: bool = True
+    parser: argparse.ArgumentParser, groups: Mapping[str, type], shown: bool = True
 ) -> None:
-    """Add an option per field of each dataclass, with the help texts of its docstring if `full`."""
+    """Add an option per field of each dataclass, with the help texts of its docstring.
+
+    Unless `shown`, the help has the groups without their options.
+    """
     from docstring_parser import DocstringStyle, parse
 
     for group, options in groups.items():
@@ -26,14 +29,14 @@ def add_option_groups(
         for f in dataclasses.fields(options):
             name = f"--{group}.{f.name}"
             if hints[f.name] in (bool, bool | None):
-                shown = help_of[f.name] if full else argparse.SUPPRESS
-                section.add_argument(name, action="store_true", default=None, help=shown)
+                text = help_of[f.name] if shown else argparse.SUPPRESS
+                section.add_argument(name, action="store_true", default=None, help=text)
                 continue
             kind = float if hints[f.name] is float else int
             default = "" if f.default is None else f" (default: {f.default})"
             section.add_argument(
                 name, type=kind, metavar="X" if kind is float else "N",
-                help=help_of[f.name].rstrip(".") + default if full else argparse.SUPPRESS,
+                help=help_of[f.name].rstrip(".") + default if shown else argparse.SUPPRESS,
             )  # fmt: skip
 
 

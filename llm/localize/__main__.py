@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from cpi.reporting.json_files import check_writable, write_json
+from cpi.reporting.options import underscored
 from cpi.reporting.tables import console
 from llm.common.bars import ProblemBars
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
@@ -54,7 +55,7 @@ GROUPS = ("localization", "vllm")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    args = make_parser().parse_args(argv)
+    args = make_parser().parse_args(underscored(argv))
 
     def localize() -> int:
         from llm.localize.data import read_data

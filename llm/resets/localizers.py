@@ -4,8 +4,9 @@ Localizers do not see rewards.
 
 - `prompted`: the model names its first error, in one more generation (the paper's SRPO).
 - `step_logprob`: the probability of each step's number as the reply; generates no token.
-- `surprisal`: the least likely thought under the policy itself; costs no token. `surprisal_mean`
-  compares log-probs per token, `surprisal_drop` the change from the preceding thought.
+- `surprisal`: the least likely thought under the policy itself; costs no token.
+- `surprisal_mean`: the thought of the lowest log-prob per token; costs no token.
+- `surprisal_drop`: the largest drop of it from the preceding thought; costs no token.
 - `random`: equal weights.
 - `first`: the first thought, so that a reset is a fresh rollout.
 - `halving`: half of the steps, then half of the prefix of a group that failed; for adaptive plans.

@@ -25,7 +25,7 @@ def test_metrics__the_code_writes_each() -> None:
     code += "".join(f'"ledger/{field.name}"' for field in dataclasses.fields(Ledger))
     ratios = r'name = "sampling/importance_sampling_ratio"'
     for name in NAMES:
-        stem = name.replace("@K", "@{k}").replace("STAGE", "{name}")
+        stem = name.replace("@K", "@{k}").replace("STAGE", "{name}").replace("NAME", "{name}")
         text = ratios if "importance_sampling_ratio" in name else f'"{stem}"'
         assert text in code or re.search(rf'"{re.escape(stem)}"', code), name
 
