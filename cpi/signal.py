@@ -31,6 +31,7 @@ from cpi.core.resets import (
     RandomReset,
     ResetRule,
     SelfReset,
+    first_step,
     halving,
 )
 from cpi.exact.values import evaluate
@@ -57,6 +58,7 @@ DEEPEST = GroupPlan(8, 1, 4, choice="deepest", retries=4)
 
 #: Columns of the map of adaptive plans: the rule's arm, and the failure that is reset.
 ADAPTIVE: dict[str, tuple[GroupPlan, str]] = {
+    "first": (RANDOM, "first"),
     "halving": (RANDOM, "halving"),
     "0.6/0.2, random": (RANDOM, "srpo 0.6/0.2"),
     "0.6/0.2, deepest of 2": (DEEPEST_OF_2, "srpo 0.6/0.2"),
@@ -66,6 +68,9 @@ ADAPTIVE: dict[str, tuple[GroupPlan, str]] = {
     "oracle, random": (RANDOM, "oracle"),
     "oracle, deepest": (DEEPEST, "oracle"),
 }
+
+#: Localizers without a quality: the control, and the outcome search.
+SEARCHES = {"first": first_step, "halving": halving}
 
 #: Chains of that map: the lengths of `llm.compare`'s regimes, early and late in training.
 ADAPTIVE_LENGTHS, ADAPTIVE_SUCCESS = (3, 4, 8), (0.5, 0.7, 0.9)
@@ -81,7 +86,7 @@ def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> d
     q : float
         Success probability of a step.
     plans : dict
-        Name → (plan, arm of `ARMS` whose rule it uses, or "grpo", or "halving").
+        Name → (plan, arm of `ARMS` whose rule it uses, "grpo", or one of `SEARCHES`).
 
     Returns
     -------
@@ -95,7 +100,7 @@ def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> d
     row: dict[str, Any] = {"length": length, "q": q, "success": q**length}
     for name, (plan, arm) in plans.items():
         quality = ARMS[arm][1] if arm in ARMS else None
-        rule: ResetRule = SelfReset(halving) if arm == "halving" else RandomReset()
+        rule: ResetRule = SelfReset(SEARCHES[arm]) if arm in SEARCHES else RandomReset()
         if quality is not None:
             rule = SelfReset(NoisyLocalizer(first, *quality))
         moments = exact_moments(mdp, policy, plan, rule)

@@ -185,6 +185,11 @@ def halving(episodes: Sequence[Episode]) -> list[FloatArray]:
     return weights
 
 
+def first_step(episodes: Sequence[Episode]) -> list[FloatArray]:
+    """Localizer that keeps no step: the control, which draws the same groups from the start."""
+    return [np.eye(1, episode.length)[0] for episode in episodes]
+
+
 def accept(
     weights: FloatArray, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

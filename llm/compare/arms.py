@@ -77,10 +77,11 @@ ARMS: dict[str, Arm] = {
 
 #: Adaptive resets: where all eight rollouts of a prompt fail. They run only if `--arms` names them.
 #: A checker is never wrong, so the deepest of all failures is reset. Localizers that err choose
-#: between two, and halving takes any failure.
+#: between two, and halving takes any failure. First is the control: the same groups, drawn afresh.
 ADAPTIVE: dict[str, Arm] = {
     "adaptive-checker": Arm("adaptive", plan=PlanOptions(candidates=0)),
     "adaptive-halving": Arm("adaptive", "halving", plan=PlanOptions(candidates=1)),
+    "adaptive-first": Arm("adaptive", "first", plan=PlanOptions(candidates=1)),
     "adaptive-surprisal": Arm("adaptive", "surprisal"),
     "adaptive-prompted": Arm("adaptive", "prompted"),
     "adaptive-any-surprisal": Arm("adaptive", "surprisal", plan=PlanOptions(candidates=1)),
@@ -227,6 +228,7 @@ def predicted(arm: str, length: int, q: float = 0.5) -> float | None:
         "one-checker": (GroupPlan(0, 1, 8), "oracle"),
         "adaptive-checker": (GroupPlan(8, 1, 4, choice="deepest", retries=4), "oracle"),
         "adaptive-halving": (GroupPlan(8, 1, 4, retries=4), "halving"),
+        "adaptive-first": (GroupPlan(8, 1, 4, retries=4), "first"),
     }
     if arm not in known:
         return None

@@ -94,7 +94,7 @@ class CompareConfig:
         Names are algorithm-localizer (or -mask of the oracle), or plan-localizer; by default the
         arms of the regime. The plans random and deepest have two reset groups of 4, from any
         failed answers or those with the latest errors; the plan one has 8 continuations of one
-        reset. Others must be named: adaptive-checker, -halving, -surprisal, -prompted,
+        reset. Others must be named: adaptive-checker, -halving, -first, -surprisal, -prompted,
         -any-surprisal, -any-prompted (resets where all rollouts of a prompt fail; any: of a random
         failure); and other methods: dapo, spo-tree, score, critique-grpo,
         vineppo, vineppo-small.

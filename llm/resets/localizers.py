@@ -8,7 +8,7 @@ Localizers do not see rewards.
 - `surprisal_mean`: the thought of the lowest log-prob per token; costs no token.
 - `surprisal_drop`: the largest drop of it from the preceding thought; costs no token.
 - `random`: equal weights.
-- `first`: the first thought, so that a reset is a fresh rollout.
+- `first`: the first thought, so that a reset is a fresh rollout; the control of adaptive plans.
 - `halving`: half of the steps, then half of the prefix of a group that failed; for adaptive plans.
 - `checker`: the first wrong thought by the task's step checker, an oracle.
 - `module:function`: a user's function from episodes to one array of weights each.
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cpi.core.episodes import Episode
-from cpi.core.resets import Localizer, halving
+from cpi.core.resets import Localizer, first_step, halving
 from envs.tabular import FloatArray
 from llm.common.plugins import import_object, plugin_errors
 from llm.resets.oracles import checker_rule
@@ -60,11 +60,6 @@ def surprisal_drop(episodes: Sequence[Episode]) -> list[FloatArray]:
 def _mean_logprobs(episode: Episode) -> FloatArray:
     """Mean log-prob of the tokens of each thought, shape (n,)."""
     return np.array([thought.logprobs.mean() for thought in episode.steps])
-
-
-def first(episodes: Sequence[Episode]) -> list[FloatArray]:
-    """Weight 1 on the first thought."""
-    return [np.eye(1, episode.length)[0] for episode in episodes]
 
 
 def random(episodes: Sequence[Episode]) -> list[FloatArray]:
@@ -147,7 +142,7 @@ LOCALIZERS: dict[str, Entry] = {
     "surprisal": Entry(lambda task, prompted: surprisal),
     "surprisal_mean": Entry(lambda task, prompted: surprisal_mean),
     "surprisal_drop": Entry(lambda task, prompted: surprisal_drop),
-    "first": Entry(lambda task, prompted: first),
+    "first": Entry(lambda task, prompted: first_step),
     "random": Entry(lambda task, prompted: random),
     "halving": Entry(lambda task, prompted: halving),
     "checker": Entry(_checker, needs_checker=True),

@@ -130,6 +130,9 @@ def test_adaptive_map__which_failure_to_reset_depends_on_the_localizer() -> None
     assert weak > weak_deep and good > good_deepest > 1
     assert row["oracle, deepest"][1] > row["oracle, random"][1] > good
     assert row["halving"][1] < good
+    # The control pays on short chains, where more rollouts find a success, and not on long ones.
+    short, long = compare(3, 0.5, ADAPTIVE)["first"], compare(8, 0.5, {"s": ADAPTIVE["first"]})["s"]
+    assert short[1] > 1.3 and long[1] < 1
 
 
 def test_split_map__names_plans() -> None:

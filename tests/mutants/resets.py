@@ -77,6 +77,12 @@ RESETS = (
         "(episode.origin.length + episode.length) // 2",
     ),
     Mutant(
+        "cpi/core/resets.py",
+        "the control keeps all steps but the last",
+        "return [np.eye(1, episode.length)[0] for episode in episodes]",
+        "return [np.eye(1, episode.length, episode.length - 1)[0] for episode in episodes]",
+    ),
+    Mutant(
         "cpi/core/collect.py",
         "the deepest of all failures instead of few candidates",
         "order = order[: plan.localized or None]",

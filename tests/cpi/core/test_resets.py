@@ -19,6 +19,7 @@ from cpi.core.resets import (
     RandomReset,
     SelfReset,
     accept,
+    first_step,
     halving,
     pick,
 )
@@ -43,6 +44,11 @@ def test_halving__halves_the_episode_then_its_prefix() -> None:
         return int(weights.argmax())
 
     assert [kept(9, 0), kept(8, 4), kept(5, 2), kept(5, 1), kept(1, 0)] == [4, 2, 1, 0, 0]
+
+
+def test_first_step__keeps_no_step() -> None:
+    first, second = first_step([episode("a", "b", "c"), episode("d")])
+    assert (first.tolist(), second.tolist()) == ([1, 0, 0], [1])
 
 
 class Table:

@@ -125,7 +125,11 @@ def test_adaptive_arms_differ_from_grpo_in_their_plan_alone() -> None:
 
 
 def test_the_theory_of_an_adaptive_arm_is_that_of_its_plan() -> None:
-    for name, rule in (("adaptive-checker", "oracle"), ("adaptive-halving", "halving")):
+    for name, rule in (
+        ("adaptive-checker", "oracle"),
+        ("adaptive-halving", "halving"),
+        ("adaptive-first", "first"),
+    ):
         plan = run_config(ADAPTIVE[name], REGIMES["short"], "m", 1e-3, 0).group_plan()
         expected = exact_worth(3, 0.5, {"x": (plan, rule)})["x"][1]
         assert predicted(name, 3) == pytest.approx(float(expected))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cpi.core.collect import Collection, Group, Ledger
 from cpi.core.episodes import Episode, Prefix
-from cpi.core.resets import OracleReset, RandomReset, halving
+from cpi.core.resets import OracleReset, RandomReset, first_step, halving
 from llm.chain.model import chain_tokenizer
 from llm.common.progress import Reporter
 from llm.engines import SamplingParams
@@ -26,9 +26,6 @@ from llm.resets.localizers import (
     surprisal,
     surprisal_drop,
     surprisal_mean,
-)
-from llm.resets.localizers import (
-    first as first_step,
 )
 from llm.resets.options import LocalizationOptions
 from llm.resets.oracles import CheckerOracle, checker_rule, first_error
@@ -410,7 +407,7 @@ def test_make_localizer__by_name() -> None:
     localizers = {name: make_localizer(name, TASK, localizer) for name in LOCALIZERS}
     assert localizers["prompted"] is localizer
     assert (localizers["surprisal"], localizers["random"]) == (surprisal, random)
-    assert localizers["halving"] is halving
+    assert (localizers["halving"], localizers["first"]) == (halving, first_step)
 
 
 def test_make_localizer__user_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
