@@ -1,8 +1,9 @@
 """Presets: settings with a name that `--config` accepts.
 
-Each file in `llm/presets/` is a preset. The presets of the paper's runs are composed. The preset
-MODEL-PROBLEMS-METHOD merges `llm/presets/parts/paper.yaml` with one file from each folder of
-`llm/presets/parts/`. The runs therefore differ in nothing else.
+Each file in `llm/presets/` is a preset. Others are composed, so that runs differ in nothing else. A
+preset MODEL-PROBLEMS-METHOD of the paper's runs merges `llm/presets/parts/paper.yaml` with one file
+from each of the folders `models`, `problems` and `methods` beside it. A preset
+smollm2-135m-PROBLEMS-METHOD merges `smollm2.yaml` with a file of `smollm2/` and one of `methods`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from itertools import product
 from pathlib import Path
 
 PRESETS = Path(__file__).parents[1] / "presets"
+
+#: Methods that are compared on SmolLM2.
+COMPARED = ("grpo", "rrpo", "srpo")
 
 
 def presets() -> dict[str, list[Path]]:
@@ -23,4 +27,8 @@ def presets() -> dict[str, list[Path]]:
         files[name] = [parts / "paper.yaml", model, problems, method]
         # Settings of a method that depend on the problems.
         files[name] += (parts / "pairs").glob(f"{problems.stem}-{method.stem}.yaml")
+    for problems in (parts / "smollm2").glob("*.yaml"):
+        for compared in COMPARED:
+            name = f"smollm2-135m-{problems.stem}-{compared}"
+            files[name] = [parts / "smollm2.yaml", problems, parts / f"methods/{compared}.yaml"]
     return dict(sorted(files.items()))

@@ -109,9 +109,9 @@ class TrainConfig:
         How srpo and adaptive find the reset step: prompted, step_logprob, surprisal,
         surprisal_mean, surprisal_drop, first, random, halving, checker, or module:function.
     task : str
-        "chain"; a data set such as gsm8k or numina_olympiads (see llm/tasks/data); a YAML file
-        that declares your own data set; reasoning_gym:NAME of that package; or module:Class of an
-        `llm.tasks.Task`.
+        "chain"; "sums"; a data set such as gsm8k or numina_olympiads (see llm/tasks/data);
+        reasoning_gym:NAME of that package; a YAML file that declares your own data set; or
+        module:Class of an `llm.tasks.Task`.
     task_args : dict
         Arguments of the task, as in --task_args.length 6, or --task_args.path my.jsonl for a data
         set: every key of its declaration.

@@ -15,6 +15,7 @@ from llm.tasks.data_task import DataTask
 from llm.tasks.declaration import Declaration, declared, read
 from llm.tasks.reasoning_gym import ReasoningGym
 from llm.tasks.source import check_files
+from llm.tasks.sums import Sums
 from llm.tasks.task import Example, Split, Task
 
 __all__ = [
@@ -29,6 +30,9 @@ __all__ = [
     "make_task",
 ]
 
+
+#: Tasks in code, by name.
+TASKS: dict[str, type[Task]] = {"chain": ChainReasoning, "sums": Sums}
 
 #: Conditions of a declaration that are text.
 REGEXES = tuple(
@@ -49,7 +53,7 @@ def check_task_name(name: str, options: Mapping[str, Any]) -> None:
         check_files(read(file, options))
     elif name.startswith(reasoning_gym.PREFIX):
         reasoning_gym.check_name(name.removeprefix(reasoning_gym.PREFIX))
-    elif name != "chain" and ":" not in name:
+    elif name not in TASKS and ":" not in name:
         raise _unknown(name)
 
 
@@ -58,7 +62,7 @@ def argument_kinds(name: str) -> dict[str, Any]:
     if _declaration(name) is not None:
         return {**get_type_hints(Declaration), **dict.fromkeys(REGEXES, str)}
     if ":" not in name:
-        return kinds_of(ChainReasoning)
+        return kinds_of(TASKS.get(name, ChainReasoning))
     if name.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.argument_kinds(name.removeprefix(reasoning_gym.PREFIX))
     try:
@@ -81,8 +85,8 @@ def make_task(name: str, /, **options: Any) -> Task:
     make: Callable[..., Any]
     if file is not None:
         make = lambda **options: DataTask(read(file, options))  # noqa: E731
-    elif name == "chain":
-        make = ChainReasoning
+    elif name in TASKS:
+        make = TASKS[name]
     elif name.startswith(reasoning_gym.PREFIX):
         make = partial(ReasoningGym, name.removeprefix(reasoning_gym.PREFIX))
     elif ":" in name:
@@ -117,7 +121,7 @@ def _declaration(name: str) -> Path | None:
 
 
 def _unknown(name: str) -> ValueError:
-    known = ", ".join(["chain", *declared()])
+    known = ", ".join([*TASKS, *declared()])
     return ValueError(
         f"task: {name!r} is none of {known}, nor reasoning_gym:NAME, module:Class or a .yaml file"
     )

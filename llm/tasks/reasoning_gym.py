@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm.common.arguments import kinds_of
+from llm.common.plugins import import_object, plugin_errors
 from llm.tasks.delimiters import after_thinking, without_delimiters
 from llm.tasks.prompts import Shot, prompt_of
 from llm.tasks.task import Example, Split, Task
@@ -72,6 +73,9 @@ class ReasoningGym(Task):
         Seed of the problems. Training, held-out and worked problems have seeds far apart.
     shots : int
         Problems shown with their answers before each question.
+    worked : str
+        module:function from an item of the data set to the solution shown, whose answer must score
+        1; by default the answer alone.
     chat : bool
         Prompt with chat messages, through the model's template; otherwise with plain text.
     chat_template_kwargs : dict
@@ -104,6 +108,7 @@ class ReasoningGym(Task):
         test: int = 200,
         seed: int = 0,
         shots: int = 0,
+        worked: str = "",
         chat: bool = True,
         chat_template_kwargs: dict[str, Any] | None = None,
         system: str = "",
@@ -118,7 +123,8 @@ class ReasoningGym(Task):
                 raise ValueError(f"task_args.{key}: {size} is not a whole number ≥ {least}")
         if not 0 <= seed <= APART - max(train, test, shots):
             raise ValueError(f"task_args.seed: {seed} is not in 0 … {APART - max(train, test)}")
-        self.name, self.sizes, self.seed, self.shots = name, (train, test, shots), seed, shots
+        self.name, self.sizes, self.seed = name, (train, test, shots), seed
+        self.worked = import_object(worked, "task_args.worked") if worked else None
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.chat, self.system, self.instruction = chat, system, instruction
         self.delimiter, self.stop, self.config = delimiter, tuple(stop), config
@@ -161,6 +167,11 @@ class ReasoningGym(Task):
                 seen.add(key)
                 kept += 1
                 yield entry
+        if not kept:
+            raise ValueError(
+                f"task_args.{label}: {self} has no {label} problem left: all {size} repeat others, "
+                "as its arguments allow too few problems"
+            )
         if kept < size:
             self._notes.append(
                 f"task: {self}: {kept} {label} problems, {size} asked for; {size - kept} repeat a "
@@ -168,7 +179,17 @@ class ReasoningGym(Task):
             )
 
     def _shot(self, entry: dict[str, Any]) -> Shot:
-        return Shot(entry["question"], f"<answer>{entry['answer']}</answer>")
+        """Worked example of a problem."""
+        if self.worked is None:
+            return Shot(entry["question"], f"<answer>{entry['answer']}</answer>")
+        with plugin_errors(f"task_args.worked of {self}", self.worked):
+            solution = str(self.worked(entry))
+        if self.reward(self._example("worked", entry, []), solution) < self.success:
+            raise ValueError(
+                f"task_args.worked: {self} does not score {solution[-60:]!r} as right; write the "
+                "answer as <answer>…</answer>"
+            )
+        return Shot(entry["question"], solution)
 
     def _example(self, name: str, entry: dict[str, Any], worked: Sequence[Shot]) -> Example:
         messages = [{"role": "user", "content": entry["question"]}]

@@ -18,12 +18,14 @@ from llm.planning.footprint import Footprint, load_architecture
 from llm.planning.hardware import GIB, Hardware
 from llm.planning.memory_plan import plan_memory
 from llm.train.__main__ import main
+from tests.conftest import REAL_MODEL
 from tests.llm.architectures import write
 from tests.llm.sandboxes import skip_without_sandbox
 from tests.llm.small import byte_tokenizer
 from tests.llm.tiny_models import save, tiny_qwen2
 
 EIGHT = Hardware(8, 80 * GIB, "cuda", 312e12, here=False)
+SMOLLM2 = [name for name in presets() if name.startswith("smollm2")]
 ONE = Hardware(1, 24 * GIB, "cuda", 71e12, here=False)
 
 
@@ -49,7 +51,9 @@ def traced() -> Iterator[Callable[..., Footprint]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in presets() if name != "chain"])
+@pytest.mark.parametrize(
+    "name", [name for name in presets() if name != "chain" and name not in SMOLLM2]
+)
 def test_presets_fit_the_hardware_that_they_name(
     name: str, architectures: dict[str, Path], traced: Callable[..., Footprint]
 ) -> None:
@@ -91,7 +95,7 @@ def test_presets_of_the_paper_differ_in_model_task_and_method_alone(name: str) -
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", [name for name in presets() if name not in SMOLLM2])
 def test_every_preset_has_a_dry_run(
     name: str,
     architectures: dict[str, Path],
@@ -116,6 +120,27 @@ def test_every_preset_has_a_dry_run(
     if name == "olmo3-7b-olympiads-srpo":  # without weights or network, as all of them
         assert "parameters: 7,457,918,976, of which 159,907,840 are trained" in told
         assert "for all processes together: 113.5 GiB to load the model, 111.3 GiB for" in told
+
+
+def test_presets_of_smollm2_differ_in_problems_and_method_alone() -> None:
+    configs = {
+        name: dataclasses.asdict(parse_config([f"--config={name}"], "x")) for name in SMOLLM2
+    }
+    assert len(configs) == 9
+    for name, config in configs.items():
+        assert name.endswith(config.pop("algorithm"))
+        assert config.pop("task_args") and config.pop("task")
+    first, *others = configs.values()
+    assert all(config == first for config in others)
+
+
+@pytest.mark.slow
+@pytest.mark.real_model
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("name", SMOLLM2)
+def test_presets_of_smollm2_have_a_dry_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"--config={name}", f"--model={REAL_MODEL}", "--dry-run"]) == 0
+    assert "parameters: 134,515,008" in capsys.readouterr().out
 
 
 PROBLEMS = [

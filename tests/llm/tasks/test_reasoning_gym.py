@@ -55,6 +55,28 @@ def test_shots__show_questions_with_right_answers() -> None:
     assert eval(worked.rpartition(":")[2].rstrip(" =")) == int(answer)
 
 
+def test_worked__shows_steps_that_are_true() -> None:
+    args = {"min_digits": 1, "max_digits": 1, "max_terms": 2, "chat": False, "instruction": ""}
+    task = make_task("reasoning_gym:chain_sum", train=40, test=40, shots=10,
+                     worked="llm.tasks.worked:chain_sum", **args)  # fmt: skip
+    steps = re.findall(r"^(.+ [+-] .+) = (.+)$", str(task.examples("test")[0].prompt), re.M)
+    assert len(steps) >= 5
+    assert all(eval(left) == int(right) for left, right in steps)
+
+
+def test_examples__too_few_problems_are_one_line() -> None:
+    task = make_task("reasoning_gym:chain_sum", train=5, test=900, shots=0,
+                     **{**SUMS, "min_terms": 1, "max_terms": 1})  # fmt: skip
+    with pytest.raises(ValueError, match=r"train: .* has no train problem left: all 5 repeat"):
+        task.examples("train")
+
+
+def test_worked__wrong_solutions_are_refused() -> None:
+    task = sums(shots=1, worked="builtins:str")
+    with pytest.raises(ValueError, match=r"^task_args.worked: .* does not score .* as right"):
+        task.examples("train")
+
+
 def test_verify__scores_the_last_answer_after_thinking() -> None:
     task = sums()
     example = task.examples("train")[0]
