@@ -32,7 +32,7 @@ class Call(NamedTuple):
     @property
     def rows(self) -> Rows:
         """Rows that train on all generated tokens, each with its context."""
-        return Rows(self.requests * self.samples, self.context, self.new)
+        return Rows(self.requests * self.samples, self.context, self.new, self.requests)
 
 
 class Rows(NamedTuple):
@@ -44,11 +44,14 @@ class Rows(NamedTuple):
         Number of rows.
     context, trained : int
         Tokens per row: between the prompt and the trained part, and trained on.
+    prefixes : int
+        Number of distinct prefixes, each of equally many rows.
     """
 
     number: int
     context: int
     trained: int
+    prefixes: int = 1
 
 
 class Demand(NamedTuple):

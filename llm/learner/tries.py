@@ -21,7 +21,7 @@ from llm.models.tree_attention import Tries, short_window, unsupported
 
 Ints = NDArray[np.int64]
 
-#: Hidden size below which a token's cost falls no further.
+#: Width below which a token takes no less time; it does take less memory.
 NARROW = 256
 
 
@@ -88,14 +88,27 @@ class Pack(NamedTuple):
     tokens: int
 
 
-def trie_cost(tokens: int, width: int) -> int:
-    """Work of a forward pass on a trie of N tokens, up to a factor: N (4 D + N) at hidden size D.
+def trie_cost(tokens: int, width: int, reach: int = 0) -> int:
+    """Work of a forward pass on a trie of N tokens, and its memory, up to a factor: N (4 W + N).
 
-    Linear layers cost as much per token as dense attention to 4 D others (measured, D from 256 to
-    576; 6 D by the number of operations). Memory grows alike: each layer keeps a mask of N² entries
-    beside more than 4 D numbers per token.
+    Parameters
+    ----------
+    tokens : int
+        N.
+    width : int
+        W, from `llm.models.tree_attention.attention_width`.
+    reach : int
+        Length of the longest row. Shorter tries cost as much per token: equal limits are then also
+        equal limits on the number of tokens.
     """
-    return tokens * (4 * max(width, NARROW) + tokens)
+    return tokens * (4 * width + max(tokens, reach))
+
+
+def joins(before: int, after: int, length: int, width: int, limit: int) -> bool:
+    """Whether a row joins a trie that thereby grows from `before` to `after` tokens."""
+    wide = max(width, NARROW)
+    added = trie_cost(after, wide) - trie_cost(before, wide)
+    return trie_cost(after, width) <= limit and added < trie_cost(length, wide)
 
 
 def plan_packs(rows: Sequence[Row], index: Sequence[int], width: int, limit: int) -> list[Pack]:
@@ -107,10 +120,8 @@ def plan_packs(rows: Sequence[Row], index: Sequence[int], width: int, limit: int
     ----------
     rows : sequence of Row
     index : sequence of int
-    width : int
-        Hidden size D.
-    limit : int
-        Maximum `trie_cost` of a trie with several rows.
+    width, limit : int
+        See `trie_cost`; its maximum for a trie with several rows.
     """
     packs: list[Pack] = []
     last = np.zeros(0, dtype=np.int64)
@@ -118,8 +129,7 @@ def plan_packs(rows: Sequence[Row], index: Sequence[int], width: int, limit: int
         ids = rows[index[at]].ids
         before = packs[-1].tokens if packs else 0
         after = before + len(ids) - shared_prefix(last, ids)
-        cost, alone = trie_cost(after, width), trie_cost(len(ids), width)
-        if packs and cost <= limit and cost - trie_cost(before, width) < alone:
+        if packs and joins(before, after, len(ids), width, limit):
             packs[-1] = Pack([*packs[-1].rows, index[at]], after)
         else:
             packs.append(Pack([index[at]], len(ids)))
@@ -128,7 +138,7 @@ def plan_packs(rows: Sequence[Row], index: Sequence[int], width: int, limit: int
 
 
 def shard_packs(
-    packs: Sequence[Pack], width: int, limit: int, ranks: int
+    packs: Sequence[Pack], width: int, reach: int, limit: int, ranks: int
 ) -> list[list[list[Pack]]]:
     """Shard packs over ranks: longest first, each to the rank with fewest tokens.
 
@@ -136,7 +146,7 @@ def shard_packs(
     -------
     list of rounds, of `ranks` lists of packs
         In each round, a rank has one micro-batch. It costs at most `limit` with padding, or is a
-        single pack, and may be empty. See `plan_packs` for `width` and `limit`.
+        single pack, and may be empty. See `trie_cost` for `width` and `reach`.
     """
     shards: list[list[Pack]] = [[] for _ in range(ranks)]
     for one in sorted(packs, key=lambda pack: (-pack.tokens, pack.rows)):
@@ -145,7 +155,7 @@ def shard_packs(
     for shard in shards:
         batches.append([])
         for one in reversed(shard):  # packs of like length together
-            cost = trie_cost(one.tokens, width)
+            cost = trie_cost(one.tokens, width, reach)
             if batches[-1] and (len(batches[-1][-1]) + 1) * cost <= limit:
                 batches[-1][-1].append(one)
             else:

@@ -39,6 +39,7 @@ from llm.learner.tries import Pack, pack, plan_packs, shard_packs, trie_cost, wh
 from llm.models.fsdp import full_tensor, local_shard
 from llm.models.logprobs import CompletionLogprobs
 from llm.models.policy import trainable
+from llm.models.tree_attention import attention_width
 
 
 class TrainingError(ReportedError):
@@ -111,7 +112,7 @@ class PolicyUpdater:
         if options.full_determinism:
             prepare(self.device)
         self.between_batches = True
-        self.width = int(self.policy.config.get_text_config().hidden_size)
+        self.width = attention_width(self.policy.config)
         self.why_not_shared = "it is off"
         if options.share_prefixes:
             self.why_not_shared = why_not_shared(
@@ -217,10 +218,11 @@ class PolicyUpdater:
                 [[Pack([i], len(rows[i].ids)) for i in members] for members in by_rank]
                 for by_rank in shard_micro_batches(rows, part, size, world_size())
             ]
-        # As much work, and thereby memory, as `size` separate rows may take.
-        limit = size * trie_cost(max((len(rows[i].ids) for i in part), default=0), self.width)
+        # As much work and memory as `size` of the longest rows take.
+        longest = max((len(rows[i].ids) for i in part), default=0)
+        limit = size * trie_cost(longest, self.width)
         packs = plan_packs(rows, part, self.width, limit)
-        return shard_packs(packs, self.width, limit, world_size())
+        return shard_packs(packs, self.width, longest, limit, world_size())
 
     def _batches(
         self, rows: Sequence[Row], plan: list[list[list[Pack]]]

@@ -85,6 +85,20 @@ def tree_masks(config: Any, depth: Tensor, end: Tensor, dtype: torch.dtype) -> A
     return {kind: masks[kind]() for kind in sorted(set(kinds))}
 
 
+def attention_width(config: Any) -> int:
+    """W at which a token of a trie of N costs 4 W + N: linear layers, and attention with its mask.
+
+    Linear layers cost as much as dense attention to 4 D others at hidden size D (measured, D from
+    256 to 576; 6 D by the number of operations). Memory grows alike: each layer keeps a mask of N²
+    entries, and per token more than 4 D numbers. Eager attention keeps copies of the scores of each
+    head: at most as much as 2 masks for each head (traced, with and without checkpointing).
+    """
+    text = config.get_text_config()
+    if TAKES_BOOLEANS.get(text._attn_implementation, True):
+        return int(text.hidden_size)
+    return max(1, int(text.hidden_size) // (2 * int(text.num_attention_heads)))
+
+
 def unsupported(model: Any) -> str:
     """Why a model cannot take such masks, from its configuration; "" if nothing speaks against."""
     base = without_adapters(model)

@@ -50,7 +50,10 @@ def demand(config: TrainConfig, request: int = REQUEST, share: float = 1.0) -> D
     calls, rows = config.section.demand(limits, request, share)
     return Demand(
         [call._replace(requests=prompts * call.requests) for call in calls],
-        [kind._replace(number=prompts * kind.number) for kind in rows],
+        [
+            kind._replace(number=prompts * kind.number, prefixes=prompts * kind.prefixes)
+            for kind in rows
+        ],
     )
 
 

@@ -65,7 +65,8 @@ def cost_table(config: TrainConfig, cost: StepCost) -> Table:
     table = _table("a step", "", "expected", "at most")
     for name, pair in cost.generated.items():
         table.add_row(f"{name} tokens", *(f"{tokens:,}" for tokens in pair))
-    table.add_row("tokens through the update", *(f"{tokens:,}" for tokens in cost.trained))
+    table.add_row("tokens of the update", *(f"{tokens:,}" for tokens in cost.trained))
+    table.add_row(" through the model", *(f"{tokens:,}" for tokens in cost.computed))
     table.add_row("generate, seconds", *map(rounded, cost.seconds["generate"]))
     table.add_row("train, seconds", *map(rounded, cost.seconds["train"]))
     table.add_row("step, seconds", *map(rounded, cost.step))

@@ -23,6 +23,7 @@ from llm.planning.memory_plan import (
     micro_batch,
     plan_memory,
     sequences,
+    update_bytes,
     with_settings,
 )
 
@@ -62,7 +63,7 @@ def smallest_change(
         for chosen in itertools.combinations(choices, size)
     ]
     combinations.sort(key=lambda chosen: (sum(choice.weight for choice in chosen), len(chosen)))
-    updates = _UpdateBytes(config, hardware, lengths)
+    updates = _UpdateBytes(config, hardware, lengths, footprint(config))
     for chosen in combinations:
         names = [choice.name for choice in chosen]
         for values in itertools.product(*(choice.values for choice in chosen)):
@@ -91,7 +92,7 @@ class Choice(NamedTuple):
 def _choices(
     config: TrainConfig, hardware: Hardware, lengths: Lengths, footprint: Footprint
 ) -> list[Choice]:
-    rows = micro_batch(config, hardware.gpus)
+    rows = micro_batch(config, hardware.gpus, lengths, footprint)
     choices = [
         Choice(1, "update.per_device_train_batch_size", _halves(rows)),
         Choice(2, "gradient_checkpointing", [] if config.gradient_checkpointing else [True]),
@@ -148,14 +149,17 @@ class _UpdateBytes:
     the interpolation is an upper bound.
     """
 
-    def __init__(self, config: TrainConfig, hardware: Hardware, lengths: Lengths) -> None:
-        self.max_rows, self.lengths = micro_batch(config, hardware.gpus), lengths
+    def __init__(
+        self, config: TrainConfig, hardware: Hardware, lengths: Lengths, footprint: Footprint
+    ) -> None:
+        self.max_rows = micro_batch(config, hardware.gpus, lengths, footprint)
+        self.lengths = lengths
 
     def __call__(self, config: TrainConfig, footprint: Footprint) -> int:
         rows = min(self.max_rows, config.update.per_device_train_batch_size)
-        rest = (*longest_row(config, self.lengths), config.gradient_checkpointing)
-        one_row = footprint.update(1, *rest)
+        longest = longest_row(config, self.lengths)
+        one_row = update_bytes(config, footprint, 1, longest)
         if rows == 1:
             return one_row
-        all_rows = footprint.update(self.max_rows, *rest)
+        all_rows = update_bytes(config, footprint, self.max_rows, longest)
         return one_row + math.ceil((all_rows - one_row) * (rows - 1) / (self.max_rows - 1))

@@ -27,6 +27,7 @@ from llm.models.logprobs import CHUNK_BYTES, _decoder_and_head, token_logprobs
 from llm.models.lora import LoraOptions, adapt
 from llm.models.policy import trainable
 from llm.models.shipped import locate
+from llm.models.tree_attention import attention_width, tree_masks, unsupported
 
 #: Number of layers that are traced; each further layer needs as much as the third.
 TRACED_LAYERS = 3
@@ -80,6 +81,10 @@ class Footprint:
         largest tensor.
     vocabulary, layers, positions : int
         Sizes of the model; `positions` is its maximum sequence length in tokens.
+    width : int
+        See `llm.models.tree_attention.attention_width`.
+    why_not_shared : str
+        Why rows cannot share prefixes, as far as the configuration shows.
 
     Raises
     ------
@@ -95,6 +100,7 @@ class Footprint:
         self._chunk = max(1, CHUNK_BYTES // (4 * self.vocabulary))
         base = self._build(architecture)
         self.model_class: type = type(base)
+        self.width, self.why_not_shared = attention_width(base.config), unsupported(base)
         self.base = sum(p.numel() for p in base.parameters())
         self.edges = sum(sum(p.shape) for p in base.parameters() if p.ndim == 2)
         policy = adapt(base, lora)
@@ -112,7 +118,9 @@ class Footprint:
         self._traced: dict[Any, int] = {}
         self._full_model: Any = None
 
-    def update(self, rows: int, prompt: int, completion: int, checkpointing: bool) -> int:
+    def update(
+        self, rows: int, prompt: int, completion: int, checkpointing: bool, tries: bool = False
+    ) -> int:
         """Peak bytes of an update of one micro-batch, without weights and gradients.
 
         Parameters
@@ -123,6 +131,8 @@ class Footprint:
             Tokens of each row; only those of the completion are trained on.
         checkpointing : bool
             Gradient checkpointing.
+        tries : bool
+            With an attention mask for each row, as if it were a trie.
 
         Raises
         ------
@@ -131,7 +141,7 @@ class Footprint:
         """
 
         def traced(layers: int) -> int:
-            key = (layers, rows, prompt, completion, checkpointing)
+            key = (layers, rows, prompt, completion, checkpointing, tries)
             if key not in self._traced:
                 self._traced[key] = self._trace(*key)
             return self._traced[key]
@@ -203,7 +213,13 @@ class Footprint:
             return _from_config(architecture, dtype)
 
     def _trace(
-        self, layers: int, rows: int, prompt: int, completion: int, checkpointing: bool
+        self,
+        layers: int,
+        rows: int,
+        prompt: int,
+        completion: int,
+        checkpointing: bool,
+        tries: bool = False,
     ) -> int:
         policy = adapt(self._build(_shorter(self.architecture, layers)), self.lora, checkpointing)
         decoder, head = _decoder_and_head(policy)
@@ -219,11 +235,16 @@ class Footprint:
             yield *policy.parameters(), *policy.buffers(), *(p.grad for p in moved), ids, present
             # As in `completion_logprobs`, but without masks that depend on values.
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                positions = (present.cumsum(1) - 1).clamp(min=0)
+                mask = present
+                if tries:
+                    dtype = torch.bfloat16 if self.bf16 else decoder.dtype
+                    mask = tree_masks(decoder.config, positions, positions + 1, dtype)
                 hidden = decoder(
                     input_ids=ids,
-                    attention_mask=present,
+                    attention_mask=mask,
                     use_cache=False,
-                    **position_ids(decoder, (present.cumsum(1) - 1).clamp(min=0)),
+                    **position_ids(decoder, positions),
                 ).last_hidden_state
                 scored = hidden[:, prompt - 1 : -1].reshape(rows * completion, -1)
                 # Chunks run one after the other, so two of them already reach the peak.

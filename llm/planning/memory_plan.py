@@ -26,6 +26,7 @@ from llm.engines.vllm_weights import reserved_rank
 from llm.planning.demand import Lengths, demand, evaluation
 from llm.planning.footprint import Footprint
 from llm.planning.hardware import GIB, Hardware
+from llm.planning.shared_prefixes import lines, shares
 
 PHASES = ("generate", "backward", "step", "sync")
 
@@ -88,10 +89,10 @@ def plan_memory(
     def share(total: int) -> int:
         return math.ceil(total / gpus)
 
-    rows, (prompt, completion) = micro_batch(config, gpus), longest_row(config, lengths)
+    rows, longest = micro_batch(config, gpus, lengths, footprint), longest_row(config, lengths)
     if update is None:
-        update = footprint.update(rows, prompt, completion, config.gradient_checkpointing)
-    logits = min(footprint.logits(rows * completion), update)
+        update = update_bytes(config, footprint, rows, longest)
+    logits = min(footprint.logits(rows * longest[1]), update)
     weights, optimizer = share(footprint.weights), share(footprint.optimizer)
     gradients = share(footprint.gradients)
     reference = weights if config.needs_reference and not config.lora.r else 0
@@ -127,8 +128,20 @@ def plan_memory(
     return plan
 
 
-def micro_batch(config: TrainConfig, gpus: int) -> int:
-    """Maximum rows of a process in one micro-batch."""
+def update_bytes(
+    config: TrainConfig, footprint: Footprint, rows: int, longest: tuple[int, int]
+) -> int:
+    """Bytes of an update of some of the longest rows, without weights and gradients."""
+    checkpointing = config.gradient_checkpointing
+    if shares(config, footprint):  # a trie may have trained tokens only
+        return footprint.update(rows, 1, sum(longest) - 1, checkpointing, tries=True)
+    return footprint.update(rows, *longest, checkpointing)
+
+
+def micro_batch(config: TrainConfig, gpus: int, lengths: Lengths, footprint: Footprint) -> int:
+    """Maximum rows of a process in one micro-batch; of tries, as many as take the same memory."""
+    if shares(config, footprint):
+        return lines(config, gpus, lengths, footprint.width)
     rows = sum(kind.number for kind in demand(config).rows)
     rows = math.ceil(rows / config.update.steps_per_generation / gpus)
     return min(config.update.per_device_train_batch_size, rows)

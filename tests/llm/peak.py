@@ -1,8 +1,8 @@
 """Measured peak memory of updates: `python -m tests.llm.peak OPTIONS …` prints a line of JSON each.
 
-OPTIONS is full, or lora and checkpointing joined by +. Prints the peak growth of a process in bytes
-during an update of a model of 11 M parameters, and the prediction of `llm.planning.footprint`. Each
-measurement has its own process, forked after the imports.
+OPTIONS is full, or tries, lora and checkpointing joined by +. Prints the peak growth of a process
+in bytes during an update of a model of 11 M parameters, and the prediction of
+`llm.planning.footprint`. Each measurement has its own process, forked after the imports.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ def architecture() -> object:
     )
 
 
-def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
+def measure(lora: bool, checkpointing: bool, tries: bool) -> dict[str, float]:
+    import numpy as np
     import torch
     from transformers import AutoModelForCausalLM
 
-    from llm.models.logprobs import completion_logprobs
+    from llm.learner.rows import Row
+    from llm.learner.tries import Pack, pack
+    from llm.models.logprobs import completion_logprobs, trie_logprobs
     from llm.models.lora import LoraOptions, adapt
     from llm.models.policy import trainable
     from llm.planning.footprint import Footprint
@@ -42,14 +45,33 @@ def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
     torch.set_num_threads(1)
     options = LoraOptions(r=16 if lora else 0)
     footprint = Footprint(architecture(), options, bf16=False)
-    predicted = footprint.update(ROWS, PROMPT, COMPLETION, checkpointing)
+    if tries:  # a prompt of half of the tokens, and one row or as many as fill the positions
+        one_row, predicted = (
+            footprint.update(1, 256, rows * (256 // ROWS), checkpointing, tries=True)
+            for rows in (1, ROWS)
+        )
+    else:
+        one_row, predicted = (
+            footprint.update(rows, PROMPT, COMPLETION, checkpointing) for rows in (1, ROWS)
+        )
     policy = adapt(
         AutoModelForCausalLM.from_config(architecture(), dtype=torch.float32),
         options,
         checkpointing,
     )
 
+    draws = np.random.default_rng(0)
+
     def update(rows: int) -> None:
+        if tries:
+            start, new = np.arange(256), 256 // ROWS
+            batch = [
+                Row(np.concatenate([start, tail]), 256, 256 + new, np.zeros(new), 1.0)
+                for tail in draws.integers(4096, size=(rows, new))
+            ]
+            packed = pack(batch, [Pack(list(range(rows)), 0)], torch.device("cpu"))
+            trie_logprobs(policy, packed.tries).sum().backward()
+            return
         ids = torch.randint(4096, (rows, PROMPT + COMPLETION))
         present = torch.ones_like(ids)
         present[0, -1] = 0  # one shorter row, so that the mask matters
@@ -62,7 +84,6 @@ def measure(lora: bool, checkpointing: bool) -> dict[str, float]:
     update(1)  # one-off allocations of the libraries
     before = peak_bytes()
     update(ROWS)
-    one_row = footprint.update(1, PROMPT, COMPLETION, checkpointing)
     return {"measured": float(peak_bytes() - before), "predicted": float(predicted - one_row)}
 
 
@@ -76,7 +97,8 @@ def main() -> None:
         process = os.fork()
         if process == 0:
             words = options.split("+")
-            print(json.dumps(measure("lora" in words, "checkpointing" in words)), flush=True)
+            choices = ["lora" in words, "checkpointing" in words, "tries" in words]
+            print(json.dumps(measure(*choices)), flush=True)
             os._exit(0)
         os.waitpid(process, 0)
 

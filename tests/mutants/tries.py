@@ -45,9 +45,28 @@ TRIES = (
     ),
     Mutant(
         "llm/learner/tries.py",
+        "padding attends to nothing",
+        "end = np.tile(np.arange(1, longest + 1)",
+        "end = np.tile(np.arange(longest)",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
         "a trie may have as many tokens as the separate rows, whatever its mask takes",
-        "if packs and cost <= limit and",
-        "if packs and after * trie_cost(len(ids), width) <= limit * len(ids) and",
+        "return trie_cost(after, width) <= limit and",
+        "return after * trie_cost(length, width) <= limit * length and",
+    ),
+    Mutant(
+        "llm/learner/tries.py",
+        "many short rows take more memory than the longest rows that are allowed",
+        "max(tokens, reach)",
+        "tokens",
+    ),
+    Mutant(
+        "llm/models/tree_attention.py",
+        "eager attention costs as much as any other",
+        "int(text.hidden_size) // (2 * int(text.num_attention_heads))",
+        "int(text.hidden_size)",
+        TESTS,
     ),
     Mutant(
         "llm/learner/tries.py",

@@ -30,10 +30,14 @@ from llm.learner.updater import PolicyUpdater
 from llm.models.logprobs import CompletionLogprobs
 from llm.models.lora import LoraOptions
 from llm.models.policy import load_policy, trainable
+from llm.models.tree_attention import attention_width
 from tests.llm.learner.test_rows import WITH_KL, assert_alike, groups, rows_of, step
 from tests.llm.tiny_models import VOCABULARY, tiny_qwen2
 
 CPU = torch.device("cpu")
+
+#: Hidden size of a model.
+WIDTH = 256
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
 
@@ -70,43 +74,55 @@ def test_build_trie__every_distinct_prefix_once(sequences: list[list[int]]) -> N
 def test_packs__hold_each_row_once_and_keep_to_the_limit(
     sequences: list[list[int]], tokens: int, ranks: int
 ) -> None:
-    limit = trie_cost(tokens, 8)
+    longest = max(map(len, sequences)) + 1
+    limit = max(trie_cost(tokens, WIDTH), trie_cost(longest, WIDTH))
     rows = [row([9, *ids], 1) for ids in sequences]
     index = list(range(0, len(rows), 2))
-    packs = plan_packs(rows, index, 8, limit)
+    packs = plan_packs(rows, index, WIDTH, limit)
     assert sorted(i for one in packs for i in one.rows) == index
     for one in packs:
         assert one.tokens == len(build_trie([rows[i].ids for i in one.rows]))
-        assert one.tokens <= tokens or len(one.rows) == 1
-    rounds = shard_packs(packs, 8, limit, ranks)
+        assert one.tokens <= max(tokens, longest)
+    rounds = shard_packs(packs, WIDTH, longest, limit, ranks)
     assert all(len(each) == ranks for each in rounds)
     assert sorted(i for each in rounds for part in each for one in part for i in one.rows) == index
     for part in (part for each in rounds for part in each if len(part) > 1):
-        assert len(part) * max(trie_cost(one.tokens, 8) for one in part) <= limit
+        padded = len(part) * max(one.tokens for one in part)
+        assert len(part) * max(trie_cost(one.tokens, WIDTH) for one in part) <= limit
+        assert padded * (4 * WIDTH + longest) <= limit
     loads = [sum(one.tokens for each in rounds for one in each[k]) for k in range(ranks)]
     assert max(loads) - min(loads) <= max(one.tokens for one in packs)
 
 
 def test_plan_packs__rows_with_nothing_in_common_stay_alone() -> None:
     rows = [row([k, *range(20)], 1) for k in range(50, 54)]
-    assert [one.rows for one in plan_packs(rows, range(4), 64, 10**9)] == [[0], [1], [2], [3]]
+    assert [one.rows for one in plan_packs(rows, range(4), WIDTH, 10**9)] == [[0], [1], [2], [3]]
     # A long prefix is worth attention to siblings, a short one is not.
     for shared, all_join in ((1, False), (40, True)):
         tails = [row([*range(shared), *(30 + k for _ in range(20))], 1) for k in range(3)]
-        assert (len(plan_packs(tails, range(3), 256, 10**9)) == 1) == all_join
+        assert (len(plan_packs(tails, range(3), WIDTH, 10**9)) == 1) == all_join
 
 
 def test_plan_packs__the_mask_of_a_large_trie_counts() -> None:
     """A mask has N² entries: 32 rows' worth of tokens in one trie takes far more than 32 rows."""
-    size, length, width = 32, 300, 64
+    size, length, width = 32, 300, WIDTH
     draws = np.random.default_rng(0).integers(0, 50, size=(200, 50)).tolist()
     rows = [row([*range(250), *tail], 1) for tail in draws]
     limit = size * trie_cost(length, width)
     packs = plan_packs(rows, range(200), width, limit)
     largest = max(one.tokens for one in packs)
-    assert largest**2 + 4 * 256 * largest <= size * (length**2 + 4 * 256 * length)
+    assert largest**2 + 4 * WIDTH * largest <= size * (length**2 + 4 * WIDTH * length)
     # It would be 9600 tokens, with a mask 32 times as large as those of 32 rows.
     assert 3000 < largest < 3100
+
+
+@pytest.mark.parametrize(("heads", "hidden"), [(2, 64), (8, 1024)])
+def test_attention_width__eager_scores_count(heads: int, hidden: int) -> None:
+    config = transformers.Qwen2Config(hidden_size=hidden, num_attention_heads=heads)
+    config._attn_implementation = "sdpa"
+    assert attention_width(config) == hidden
+    config._attn_implementation = "eager"
+    assert attention_width(config) == hidden / (2 * heads)
 
 
 def test_pack__a_padded_line_for_each_trie() -> None:
@@ -235,7 +251,30 @@ def _logprobs(model: Any, batch: Any) -> torch.Tensor:
     return result
 
 
-@pytest.mark.parametrize("name", ["Qwen2", "Gemma2", "GPT2"])
+@pytest.mark.parametrize("kind", ["separate", "one alone", "nothing trained", "two prompts"])
+def test_trie_logprobs__edge_cases(kind: str) -> None:
+    model, rows = model_of("Qwen2"), tree_rows()
+    if kind == "one alone":
+        rows = rows[:1]
+    packs = alone(rows) if kind == "separate" else together(rows)
+    if kind == "two prompts":  # of unequal length: a trie with padding
+        packs = [Pack([i for i, r in enumerate(rows) if r.ids[1] == token], 0) for token in (4, 10)]
+        assert sorted(i for each in packs for i in each.rows) == list(range(len(rows)))
+    if kind == "nothing trained":  # a reset after the last token: its row has no suffix
+        empty = row(rows[0].ids.tolist(), len(rows[0].ids))
+        rows = [rows[0], empty, *rows[1:]]
+        packs = together(rows)
+    order = [i for each in packs for i in each.rows]
+    expected = forward(model, [rows[i] for i in order], None)
+    actual = forward(model, rows, packs)
+    assert_close(actual, expected, rtol=0, atol=1e-5)
+    there, here = slopes(model, expected), slopes(model, actual)
+    for parameter, tensor in there.items():
+        error = 1e-5 * max(1.0, float(tensor.abs().max()))
+        assert_close(here[parameter], tensor, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_trie_logprobs__in_bfloat16(name: str) -> None:
     model, rows = model_of(name), tree_rows()
     exact = forward(model, rows, None)

@@ -133,7 +133,7 @@ def test_known_requests_for_second_attempts_are_counted(
     assert main(["--config=chain", "--algorithm=score", *flags, "--dry-run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     (prompt,) = re.findall(r"prompts of (\d+) tokens", shown)
-    (bound,) = re.findall(r"tokens through the update [\d,]+ ([\d,]+)", shown)
+    (bound,) = re.findall(r"tokens of the update [\d,]+ ([\d,]+)", shown)
     # Two first attempts, and two second ones after prompt, first attempt and request.
     request = (int(bound.replace(",", "")) - 4 * int(prompt) - 2 * 20 - 2 * 40) / 2
     assert 0 < request < 20

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from llm.learner.tries import trie_cost
 from llm.models.lora import LoraOptions, adapt
 from llm.models.policy import trainable
 from llm.planning.footprint import Footprint, load_architecture
@@ -106,14 +107,34 @@ def test_checkpointing_and_fewer_rows_take_less() -> None:
     assert footprint.update(4, 8, 200, True) < 0.9 * all_
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_large_trie_takes_no_more_than_rows_of_the_same_cost(
+    attention: str, adapters: bool
+) -> None:
+    config = tiny_qwen2().config
+    config._attn_implementation = attention
+    footprint = Footprint(config, LoraOptions(r=4 * adapters), bf16=adapters)
+    size, length = 4, 400
+    limit = size * trie_cost(length, footprint.width)
+    largest = max(n for n in range(size * length) if trie_cost(n, footprint.width) <= limit)
+    assert largest > 1.5 * length
+    assert not footprint.why_not_shared
+    one = footprint.update(1, 1, largest - 1, adapters, tries=True)
+    assert one <= footprint.update(size, 1, length - 1, adapters, tries=True)
+    separate = footprint.update(size, 1, length - 1, adapters)
+    assert 0.95 * one < separate <= footprint.update(size, 1, length - 1, adapters, tries=True)
+
+
 @pytest.mark.slow
 def test_the_peak_is_the_measured_one_within_a_fifth() -> None:
     command = [sys.executable, "-m", "tests.llm.peak", "full", "lora+checkpointing"]
+    command += ["tries"]
     # So that what is freed is given back: glibc keeps it, as much again as a checkpointed update.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     cases = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(cases) == 2
+    assert len(cases) == 3
     for found in cases:
         assert 0.8 < found["predicted"] / found["measured"] < 1.2
 

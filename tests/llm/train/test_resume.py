@@ -27,6 +27,8 @@ def test_a_resumed_run_is_the_same_run(
     assert train(chain_base, whole, chain_args, *more) == 0
     assert train(chain_base, parts, chain_args, *more, "--steps=1") == 0
     assert train(chain_base, parts, chain_args, *more, "--resume=auto") == 0
+    shared = [line["update/tokens"] - line["update/computed_tokens"] for line in metrics(whole)[1:]]
+    assert max(shared) > 0
     # The first part ended with an evaluation, which the whole run had no reason for at step 1.
     lines = metrics(parts)
     for name in [name for name in lines[1] if name.startswith("eval/")]:
