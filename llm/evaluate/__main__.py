@@ -163,7 +163,7 @@ def options_of(given: Mapping[str, Any], saved: SavedModel) -> EvaluateOptions:
 
 def read_options(args: argparse.Namespace, saved: SavedModel) -> EvaluateOptions:
     """Read options from the command line; others are the run's settings or the defaults."""
-    others = ("model", "step", "tasks", "output", "help_all", "list")
+    others = ("model", "step", "tasks", "output", "baseline", "help_all", "list")
     given = {n: v for n, v in vars(args).items() if v is not None and n not in others}
     return options_of(given, saved)
 
