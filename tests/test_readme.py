@@ -13,6 +13,8 @@ import pytest
 
 from cpi.bounds import __main__ as cpi_bounds
 from cpi.run import __main__ as cpi_run
+from cpi.signal import ADAPTIVE
+from cpi.signal import compare as exact_worth
 from llm.common.statistics import interval
 from llm.compare.arms import (
     ARMS,
@@ -50,6 +52,8 @@ COMPARISON = DOCS / "findings" / "comparison.md"
 ELSEWHERE = {
     *("--html", "--dry_run", "--dry_run.gpus", "--dry_run.gpu_memory", "--gpu"),
     *("--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--master_port"),
+    *("--task_args.min_terms", "--task_args.datasets"),  # of data sets of reasoning-gym
+    *("--task_args.path.train", "--task_args.path.test"),
 }
 
 #: How a command prints all of its options, where --help is short.
@@ -194,6 +198,15 @@ def test_what_the_readme_tells_of_the_comparison() -> None:
     assert len(rows) == 4
     runs = sum(len(read_records_of(RESULTS / name)) for name in (*REGIMES, "middle-1e-3", "tuning"))
     assert f"{len(ARMS)} arms" in text and f"{runs} recorded" in " ".join(text.split())
+
+
+def test_worth_of_adaptive_resets_in_the_readme() -> None:
+    arms = {name: ADAPTIVE[name] for name in ("0.8/0.1, deepest of 2", "oracle, deepest")}
+    row = exact_worth(8, 0.5, arms)
+    assert f"{row['success']:.1%}" == "0.4%"
+    good, checker = (row[name][1] for name in arms)
+    assert f"{good:.1f} batches" in " ".join(README.read_text().split())
+    assert f"and {checker:.0f} with a step checker" in README.read_text()
 
 
 def test_options_in_the_texts_exist(capsys: pytest.CaptureFixture[str]) -> None:
