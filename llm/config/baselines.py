@@ -234,7 +234,7 @@ class VinePPOOptions(AlgorithmOptions):
         prefixes = 1 + self.completions * (thoughts - 1)
         values = Call("value", prefixes, self.samples, length - again, again)
         context = int(share * (length - trained))
-        rows = Rows(self.completions * thoughts, context, trained)
+        rows = Rows(self.completions * thoughts, context, trained, self.completions)
         return Demand([completions, values], [rows])
 
 

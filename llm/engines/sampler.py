@@ -78,7 +78,9 @@ def invert(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     masses = torch.cat([*parts, probs[:, full:].sum(-1, keepdim=True)], dim=1).double()
     ends = masses.cumsum(-1)
     point = u[:, None] * ends[:, -1:]
-    block = torch.searchsorted(ends, point, right=True)
+    # Probabilities that are not numbers, of weights that are not, have no block and no token: any
+    # will do, as its log-prob stops the run.
+    block = torch.searchsorted(ends, point, right=True).clamp_(max=masses.shape[1] - 1)
     mass = masses.gather(1, block)
     share = (point - (ends.gather(1, block) - mass)) / mass
 
@@ -88,4 +90,5 @@ def invert(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     inside.cumsum_(-1)
     # A share is below 1, as x u < x. It can be below 0, as the start of a block is rounded.
     point = share.clamp_(min=0) * inside[:, -1:]
-    return (block * BLOCK + torch.searchsorted(inside, point, right=True))[:, 0]
+    found = block * BLOCK + torch.searchsorted(inside, point, right=True)
+    return found.clamp_(max=last)[:, 0]

@@ -41,6 +41,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("step", "Training step; 0 is the evaluation before the first one.", "steps"),
         Metric("num_tokens", "Tokens of all rows so far, prompts included.", TOKENS),
         Metric("step_time", "Wall-clock time of the step, evaluation included.", SECONDS),
+        Metric("prefix_cache_hit_rate/STAGE", "Prompt tokens that vLLM found in its cache.", SHARE),
         Metric("time/STAGE", "Wall-clock time of a stage of the step.", SECONDS),
         Metric("tokens_per_second/STAGE", "Speed of a stage of the step.", "tokens a second"),
     ),

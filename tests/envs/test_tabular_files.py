@@ -212,7 +212,7 @@ def test_a_single_array(tmp_path: Path) -> None:
     path = tmp_path / "one.npy"
     np.save(path, np.eye(2))
     np.testing.assert_array_equal(load_arrays(path)["array"], np.eye(2))
-    with pytest.raises(MDPError, match=r"one\.npy: no array rewards, start"):
+    with pytest.raises(MDPError, match=r"one\.npy: a single array \(\.npy\) of shape"):
         TabularMDP.load(path)
 
 

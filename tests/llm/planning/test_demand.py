@@ -92,9 +92,9 @@ def test_demand__vineppo_has_values_of_every_prefix() -> None:
     config = settings("vineppo", prompts_per_step=2, sampling=limits, vineppo=VinePPOOptions(3, 5))
     most, typical = demand(config), demand(config, share=0.5)
     assert [call[1:] for call in most.calls] == [(2, 3, 0, 40), (20, 5, 0, 40)]
-    assert most.rows == [(24, 30, 10)]
+    assert most.rows == [(24, 30, 10, 6)]
     assert [call[1:] for call in typical.calls] == [(2, 3, 0, 20), (8, 5, 10, 10)]
-    assert typical.rows == [(12, 5, 10)]
+    assert typical.rows == [(12, 5, 10, 6)]
 
 
 @pytest.mark.parametrize("fresh", [0, 3])
@@ -128,7 +128,7 @@ def test_demand__adaptive_localizes_few_failures_of_the_prompts_left() -> None:
 
 def test_step_cost__rounds_of_an_adaptive_plan_add_up() -> None:
     config = make_config("adaptive", localizer="random", evaluation=EvaluationOptions(steps=0))
-    small: Any = SimpleNamespace(parameters=10, trained=10, layers=1)
+    small: Any = SimpleNamespace(parameters=10, trained=10, layers=1, why_not_shared="no layers")
     hardware = Hardware(1, 2**30, "cpu", 1e9, here=False)
     cost = step_cost(config, small, hardware, Lengths(PROMPT))
     resets = [call.tokens for call in demand(config).calls if call.name == "reset"]

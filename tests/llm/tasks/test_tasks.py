@@ -224,7 +224,7 @@ def test_make_task__a_failing_import_is_refused(working_directory: Path) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("chains", "task: 'chains' is none of chain, acereason_math, "),
+        ("chains", "task: 'chains' is none of chain, sums, acereason_math, "),
         ("llm.tasks:NoSuch", "task: module llm.tasks has no NoSuch"),
         ("nowhere:Task", "task: cannot import nowhere: No module named 'nowhere'"),
         (":Task", "task: ':Task' is not of the form module:name"),

@@ -58,7 +58,7 @@ INVALID: dict[str, tuple[Any, str]] = {
     "numbers": (lambda e, c: [1.0, 0.0], "task: Mine.verify of 'x' is 1.0, not an llm.verifi"),
     "nan": (
         lambda e, c: [Verification(1.0), Verification(float("nan"))],
-        "task: Mine.verify of 'y' is Verification(reward=nan, failure=''), not an",
+        "task: Mine.verify of 'y' is Verification(reward=nan, failure='', parts=()), not an",
     ),
     "text": (
         lambda e, c: [Verification("1")] * 2,

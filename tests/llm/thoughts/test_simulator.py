@@ -358,7 +358,7 @@ def test_encode_chain_with_a_template() -> None:
     engine = ScriptedEngine(lambda *_: [])
     example = Example("x", [{"role": "user", "content": text}])
     prompt = ThoughtSimulator(engine, tokenizer, task, WIDE).prompt(example)
-    assert prompt == (prompt_ids, example)
+    assert prompt == (prompt_ids, example, "")
 
 
 def test_stop_token_ids() -> None:

@@ -249,11 +249,11 @@ def test_train_step__dropout_is_off_or_warned_of(
     ("metrics", "off"),
     [
         ({}, False),
-        ({"importance_sampling_ratio": 0.81, "sampling_logp_difference": 0.049}, False),
+        ({"importance_sampling_ratio": 0.81, "sampling_logp_difference": 0.099}, False),
         ({"importance_sampling_ratio": 0.79}, True),
         ({"importance_sampling_ratio": 1.26}, True),
         ({"importance_sampling_ratio": math.nan}, True),
-        ({"sampling_logp_difference": 0.051}, True),
+        ({"sampling_logp_difference": 0.101}, True),
     ],
 )
 def test_off_policy__limits(metrics: dict[str, float], off: bool) -> None:

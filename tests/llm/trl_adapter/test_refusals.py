@@ -54,7 +54,10 @@ def test_dataset__ambiguous_prompts_and_other_types_are_refused() -> None:
     ("options", "message"),
     [
         ({"algorithm": "ppo"}, f"algorithm: 'ppo' is none of {', '.join(cpi.ALGORITHMS)}"),
-        ({"localizer": "psychic"}, "localizer: 'psychic' is none of prompted, surprisal"),
+        (
+            {"localizer": "psychic"},
+            "localizer: 'psychic' is none of prompted, step_logprob, surprisal",
+        ),
         ({"localizer": "checker", "errors": None}, "errors: none given"),
         ({"algorithm": "oracle", "errors": None}, "errors: none given"),
         ({"plan": cpi.GroupPlan(8, 1, 4)}, "plan: groups of 8 and 4"),

@@ -438,7 +438,7 @@ def test_verifiers__long_texts_take_linear_time(name: str, part: str) -> None:
 
 
 def test_make_verifier__invalid_names_and_options_are_refused() -> None:
-    names = "math, choice, yes_no, exact, numeric, code"
+    names = "math, choice, yes_no, exact, numeric, code, format"
     with pytest.raises(ValueError, match=f"^verifier: 'maths' is none of {names}, nor module:func"):
         make_verifier("maths")
     with pytest.raises(ValueError, match=r"^verifier: choice cannot be made with .*letter"):
