@@ -431,7 +431,7 @@ def test_updater__many_rows_of_one_prompt(policy: Any) -> None:
     # Copies with other advantages, and rows that are prefixes of others.
     assert len({tuple(each.ids) for each in rows}) < 500
     moved, metrics = step(policy, rows, WITH_KL["grpo"], 1000, share_prefixes=False)
-    others, its = step(policy, rows, WITH_KL["grpo"], 64)
+    others, its = step(policy, rows, WITH_KL["grpo"], 256)
     assert_alike(others, moved, 1e-6)
     distinct = {tuple(each.ids[:k]) for each in rows for k in range(1, len(each.ids) + 1)}
     assert its.pop("update/computed_tokens") == len(distinct)
