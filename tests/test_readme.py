@@ -200,13 +200,31 @@ def test_what_the_readme_tells_of_the_comparison() -> None:
     assert f"{len(ARMS)} arms" in text and f"{runs} recorded" in " ".join(text.split())
 
 
+def test_adaptive_resets_of_the_texts_are_recorded() -> None:
+    arms = ("adaptive-checker", "adaptive-any-surprisal")
+    found = read_records(RESULTS, "long-fresh", ("grpo", *arms))
+    assert all(sorted(own) == list(range(8, 16)) for own in found.values())
+    half = {a: np.median([tokens_to(r, 0.5) for r in own.values()]) for a, own in found.items()}
+    text, page = README.read_text(), COMPARISON.read_text()
+    for arm in arms:
+        assert f"| {arm} | {gain(found, arm)} | {half[arm] / 1000:.1f} |" in page
+        assert gain(found, arm) in text
+    assert f"(GRPO {half['grpo'] / 1000:.1f})" in page
+    assert all(
+        area(own) > area(base)
+        for own, base in zip(found[arms[0]].values(), found["grpo"].values(), strict=True)
+    )
+    thousands = [round(half[arm] / 1000) for arm in (arms[0], "grpo")]
+    assert "after {} thousand tokens instead of {}".format(*thousands) in " ".join(text.split())
+
+
 def test_worth_of_adaptive_resets_in_the_readme() -> None:
     arms = {name: ADAPTIVE[name] for name in ("0.8/0.1, deepest of 2", "oracle, deepest")}
     row = exact_worth(8, 0.5, arms)
     assert f"{row['success']:.1%}" == "0.4%"
     good, checker = (row[name][1] for name in arms)
-    assert f"{good:.1f} batches" in " ".join(README.read_text().split())
-    assert f"and {checker:.0f} with a step checker" in README.read_text()
+    text = " ".join(README.read_text().split())
+    assert f"{good:.1f} batches of GRPO and {checker:.0f} with a step checker" in text
 
 
 def test_options_in_the_texts_exist(capsys: pytest.CaptureFixture[str]) -> None:
