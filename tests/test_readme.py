@@ -202,13 +202,14 @@ def test_what_the_readme_tells_of_the_comparison() -> None:
 
 def test_adaptive_resets_of_the_texts_are_recorded() -> None:
     arms = ("adaptive-checker", "adaptive-any-surprisal")
-    found = read_records(RESULTS, "long-fresh", ("grpo", *arms))
+    controls = ("adaptive-halving", "adaptive-first")
+    found = read_records(RESULTS, "long-fresh", ("grpo", *arms, *controls))
     assert all(sorted(own) == list(range(8, 16)) for own in found.values())
     half = {a: np.median([tokens_to(r, 0.5) for r in own.values()]) for a, own in found.items()}
     text, page = README.read_text(), COMPARISON.read_text()
-    for arm in arms:
+    for arm in (*arms, *controls):
         assert f"| {arm} | {gain(found, arm)} | {half[arm] / 1000:.1f} |" in page
-        assert gain(found, arm) in text
+    assert all(gain(found, arm) in text for arm in arms)
     assert f"(GRPO {half['grpo'] / 1000:.1f})" in page
     assert all(
         area(own) > area(base)
