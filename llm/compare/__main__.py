@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llm.common.commands import leave, prepare, run_command
-from llm.compare.arms import ARMS, BASELINES, REGIMES
+from llm.compare.arms import ARMS, BASELINES, KNOWN_REGIMES
 from llm.compare.report import summary, tuning_table
 from llm.compare.runs import CompareConfig, done, make, runs
 
@@ -83,7 +83,7 @@ def listing() -> Iterator[str]:
         plan = "" if None in sizes else ", {}+{}×{}".format(*sizes)
         yield f"  {name:20}{arm.algorithm}{localizer}{plan}"
     yield "--regimes"
-    for name, regime in REGIMES.items():
+    for name, regime in KNOWN_REGIMES.items():
         yield f"  {name:20}{regime.length} steps, {regime.token_budget:,} tokens"
 
 

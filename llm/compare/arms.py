@@ -176,6 +176,12 @@ REGIMES: dict[str, Regime] = {
     "few": Regime(8, 120_000, "first-error resets ahead (1.43)", prompts_per_step=4, arms=LATEST),
 }
 
+#: Every regime that can be run. On the last, which runs only if `--regimes` names it, nothing was
+#: tuned or chosen: it tests what the others and their seeds suggested.
+KNOWN_REGIMES: dict[str, Regime] = REGIMES | {
+    "six": Regime(6, 60_000, "first-error resets ahead (1.22)")
+}
+
 #: Learning rate of all arms in all regimes: the largest at which all runs of `--tune` end above ½.
 #: A common rate was chosen after 9 of 144 runs of *middle* had failed at 1e-3, its best mean.
 LEARNING_RATE = 5e-4

@@ -11,6 +11,7 @@ import numpy as np
 from llm.common.statistics import interval
 from llm.compare.arms import (
     ARMS,
+    KNOWN_REGIMES,
     RECORDED,
     REGIMES,
     RETIRED,
@@ -83,7 +84,7 @@ def summary(folder: Path, regime: str) -> Table:
     """Table of the arms of a regime, compared with GRPO on the same seeds."""
     from rich.table import Table
 
-    length, prediction = REGIMES[regime].length, REGIMES[regime].prediction
+    length, prediction = KNOWN_REGIMES[regime].length, KNOWN_REGIMES[regime].prediction
     records = read_records(folder, regime, RECORDED)
     table = Table(
         title=f"{regime}: {length} steps; theory, before the runs: {prediction}",

@@ -16,6 +16,7 @@ from cpi.reporting.json_files import write_json
 from llm.compare.arms import (
     ARMS,
     KNOWN,
+    KNOWN_REGIMES,
     LEARNING_RATE,
     REGIMES,
     TUNING_ARMS,
@@ -89,7 +90,7 @@ class CompareConfig:
     model : str
         Base model.
     regimes : list of str
-        Any of short, middle, long, few.
+        Any of short, middle, long, few, and six, which must be named.
     arms : list of str
         Names are algorithm-localizer (or -mask of the oracle), or plan-localizer; by default the
         arms of the regime. The plans random and deepest have two reset groups of 4, from any
@@ -123,7 +124,7 @@ class CompareConfig:
     tune: bool = False
 
     def __post_init__(self) -> None:
-        options = (("regimes", self.regimes, REGIMES), ("arms", self.arms, KNOWN))
+        options = (("regimes", self.regimes, KNOWN_REGIMES), ("arms", self.arms, KNOWN))
         for option, names, known in options:
             for name in names:
                 if name not in known:
@@ -152,7 +153,7 @@ def runs(config: CompareConfig) -> dict[Path, TrainConfig]:
     folder = Path(config.output)
     planned = {}
     for name in config.regimes:
-        regime = REGIMES[name]
+        regime = KNOWN_REGIMES[name]
         if config.tune:
             for rate in TUNING_RATES:
                 for seed in TUNING_SEEDS:

@@ -22,6 +22,7 @@ from llm.compare.arms import (
     ADAPTIVE,
     ARMS,
     BASELINES,
+    KNOWN_REGIMES,
     LEARNING_RATE,
     REGIMES,
     TUNING_RATES,
@@ -266,7 +267,7 @@ def test_a_quick_comparison_goes_on_where_it_was(
     # An eighth of its tokens, one run after the other in this process; below, one in a worker.
     for name, regime in REGIMES.items():
         budget = regime.token_budget // 8
-        monkeypatch.setitem(REGIMES, name, dataclasses.replace(regime, token_budget=budget))
+        monkeypatch.setitem(KNOWN_REGIMES, name, dataclasses.replace(regime, token_budget=budget))
     flags = ["--quick", "--output", str(tmp_path)]
     assert main([*flags, "--jobs", "1"]) == 0
     printed = capsys.readouterr().out
@@ -275,7 +276,7 @@ def test_a_quick_comparison_goes_on_where_it_was(
         assert f"{regime}: " in printed
     records = read_records(tmp_path, "short")
     assert list(records) == ["grpo", "oracle-first_error"]
-    budget = REGIMES["short"].token_budget // 10
+    budget = KNOWN_REGIMES["short"].token_budget // 10
     for own in records.values():
         assert list(own) == [0, 1]
         for one in own.values():
