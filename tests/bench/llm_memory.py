@@ -1,7 +1,8 @@
-"""Memory of log-probs over a large vocabulary: `python -m tests.bench.llm_memory HOW`.
+"""Peak memory with a large vocabulary: `python -m tests.bench.llm_memory HOW`.
 
-HOW is `chunked`, as in training, or `naive`, through the logits of the full sequence. Prints the
-memory that one forward and backward pass adds to the process at its peak, in bytes.
+HOW is, for log-probs and their gradient, `chunked` as in training, or `naive`, through the logits
+of the full sequence; for an update, `shared` or `separate`: whether a prefix that rows share is
+computed once. Prints the bytes that are added to the process at its peak.
 """
 
 from __future__ import annotations
@@ -51,5 +52,39 @@ def measure(how: str) -> dict[str, float]:
     return {"bytes": float(peak_bytes() - before), "logprob": float(mean)}
 
 
+def update(share: bool) -> dict[str, float]:
+    """Additional bytes at the peak of an update: 4 fresh rows, 4 from the middle of one of them."""
+    import numpy as np
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from llm.learner.options import LossConfig, UpdateOptions
+    from llm.learner.updater import PolicyUpdater
+    from tests.bench.llm_update import srpo
+    from tests.bench.peak import peak_bytes
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=49_152, hidden_size=256, intermediate_size=1024, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    learner = PolicyUpdater(
+        model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), LossConfig(),
+        UpdateOptions(per_device_train_batch_size=8, share_prefixes=share),
+        max_completion_length=1024,
+    )  # fmt: skip
+    for parameter in model.parameters():  # gradients are allocated in both cases
+        parameter.grad = torch.zeros_like(parameter)
+    rows = srpo(1024, 1024, np.random.default_rng(0))[:8]
+    before = peak_bytes()
+    learner(rows, np.random.default_rng(0))
+    return {"bytes": float(peak_bytes() - before)}
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1])))
+    how = sys.argv[1]
+    print(json.dumps(measure(how) if how in ("chunked", "naive") else update(how == "shared")))

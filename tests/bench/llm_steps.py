@@ -22,8 +22,8 @@ from rich.console import Console
 
 from tests.bench.llm_world import Signal, reward_function, save_model
 
-#: Prompts × group size = 128 completions of 64 tokens, in micro-batches of 32.
-PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS, MICRO_BATCH = 16, 8, 32, 64, 32
+#: Prompts × group size = 128 completions, as long as their prompts, in micro-batches of 32.
+PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS, MICRO_BATCH = 16, 8, 64, 64, 32
 LEARNING_RATE = 5e-5
 
 

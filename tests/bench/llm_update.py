@@ -1,6 +1,7 @@
 """Update with and without shared prefixes: `python -m tests.bench.llm_update ROUNDS`.
 
 Prints seconds of processor time for each shape of rows, and the tokens that go through the model.
+The floor is the time of the matrix products alone that the shared tokens need, both ways.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,30 @@ def _row(prefix: Any, trained_from: int, tokens: int, rng: np.random.Generator) 
     return Row(ids, trained_from, len(ids), np.full(tokens, -6.0), float(rng.normal()))
 
 
+def products(model: Any, batches: list[tuple[Any, int]]) -> Callable[[], None]:
+    """The products with the model's weights, for these batches; the head sees trained tokens alone.
+
+    A linear layer takes three: for its output, for the gradient of its input and of its weights.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    jobs = []
+    for batch, trained in batches:
+        for layer in (m for m in model.modules() if isinstance(m, torch.nn.Linear)):
+            tokens = trained if layer is head else batch.input_ids.numel()
+            x = torch.randn(tokens, layer.in_features)
+            jobs.append((x, layer.weight.detach(), torch.randn(tokens, layer.out_features)))
+
+    def run() -> None:
+        for x, weight, gradient in jobs:
+            torch.mm(x, weight.T)
+            torch.mm(gradient, weight)
+            torch.mm(gradient.T, x)
+
+    return run
+
+
 def main(rounds: int) -> dict[str, Any]:
     """Time all updates in turn, on one thread."""
     import torch
@@ -80,17 +106,24 @@ def main(rounds: int) -> dict[str, Any]:
             rows = make(prompt, completion, np.random.default_rng(0))
             updates = {"shared": updater(True), "separate": updater(False)}
             assert not updates["shared"].why_not_shared
-            result: dict[str, Any] = {
-                name: {"step": [], "tokens": sum(
-                    batch.input_ids.numel()
-                    for batch, _ in update._batches(rows, update._plan(rows, range(len(rows))))
-                )}
+            batches = {
+                name: list(update._batches(rows, update._plan(rows, range(len(rows)))))
                 for name, update in updates.items()
-            }  # fmt: skip
+            }
+            result: dict[str, Any] = {
+                name: {"step": [], "tokens": sum(batch.input_ids.numel() for batch, _ in own)}
+                for name, own in batches.items()
+            }
+            contestants: dict[str, Callable[[], Any]] = {
+                name: partial(update, rows, np.random.default_rng(0))
+                for name, update in updates.items()
+            }
+            contestants["floor"] = products(base, batches["shared"])
+            result["floor"] = {"step": []}
             for _ in range(rounds):
-                for name, update in updates.items():
+                for name, call in contestants.items():
                     began = time.process_time()
-                    update(rows, np.random.default_rng(0))
+                    call()
                     result[name]["step"].append(time.process_time() - began)
             results[f"{make.__name__.upper()} {prompt}/{completion}"] = result
     return results
