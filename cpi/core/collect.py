@@ -8,7 +8,7 @@ these two calls for all starts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,9 @@ def collect(
     the reset is replaced by a *fallback*: a further fresh group of the same size. It is kept apart
     from the first one, whose outcome (say, all successes) caused the fallback.
 
-    An adaptive plan resets only starts whose last group failed as a whole, and has no fallbacks.
+    An adaptive plan resets only starts whose last group failed as a whole, and has no fallbacks. If
+    it has `equal_cost`, a quarter of the starts comes first, and the others only as far as the cost
+    of that quarter lets them.
 
     Parameters
     ----------
@@ -113,6 +115,32 @@ def collect(
         random stream under every plan. A single group that is reset to before its first step
         therefore equals the fresh group of GRPO, episode for episode.
     """
+    if not plan.equal_cost:
+        return _collect(simulator, starts, plan, rule, rng)
+    pilot = -(-len(starts) // 4)
+    first = _collect(simulator, starts[:pilot], plan, rule, rng)
+    number = affordable(first, len(starts), pilot)
+    if number == pilot:
+        return first
+    second = _collect(simulator, starts[pilot:number], plan, rule, rng)
+    others = [replace(group, start=pilot + group.start) for group in second]
+    return Collection([*first, *others], first.ledger + second.ledger)
+
+
+def affordable(pilot: Collection, starts: int, rolled_out: int) -> int:
+    """Number of starts that cost as much as the fresh groups of all of them; at least the pilot."""
+    fresh = sum(e.cost for group in pilot if group.seed is None for e in group.episodes)
+    cost = pilot.ledger.steps + pilot.ledger.localizer_cost
+    return max(rolled_out, round(starts * fresh / cost)) if cost else starts
+
+
+def _collect(
+    simulator: Simulator,
+    starts: Sequence[Any],
+    plan: GroupPlan,
+    rule: ResetRule | None,
+    rng: np.random.Generator,
+) -> Collection:
     # Not rng.spawn: its counter is not part of the state, so a restored state would not repeat it.
     first, second, seeding, choosing = (
         np.random.default_rng(seed) for seed in rng.integers(2**63, size=(4, 2))

@@ -45,6 +45,10 @@ class GroupPlan:
         0 for a fixed plan: every start has its reset groups. Above 0 the plan is *adaptive*: a
         start has a reset group only if its whole fresh group failed, and another one, from the
         episodes of the last, while that one fails too; at most `retries` of them.
+    equal_cost : bool
+        Adaptive plans: of the starts of a batch, roll out only as many as cost what the fresh
+        groups of all would. An optimizer that normalizes its gradients moves by the step, not by
+        the signal, so that dear steps make slow progress.
 
     Raises
     ------
@@ -60,6 +64,7 @@ class GroupPlan:
     choice: Literal["random", "deepest"] = "random"
     candidates: int = 0
     retries: int = 0
+    equal_cost: bool = False
 
     def __post_init__(self) -> None:
         for name in ("fresh", "resets", "per_reset", "candidates", "retries"):
@@ -85,6 +90,8 @@ class GroupPlan:
                 f"resets=1 and seeds='failed'; here are fresh={self.fresh}, resets={self.resets} "
                 f"and seeds={self.seeds!r}"
             )
+        if self.equal_cost and not self.retries:
+            raise ValueError("equal_cost: it is for adaptive plans; give retries above 0")
 
     @property
     def localized(self) -> int:

@@ -86,6 +86,12 @@ ADAPTIVE: dict[str, Arm] = {
     "adaptive-prompted": Arm("adaptive", "prompted"),
     "adaptive-any-surprisal": Arm("adaptive", "surprisal", plan=PlanOptions(candidates=1)),
     "adaptive-any-prompted": Arm("adaptive", "prompted", plan=PlanOptions(candidates=1)),
+    "equal-checker": Arm("adaptive", plan=PlanOptions(candidates=0, equal_cost=True)),
+    "equal-prompted": Arm("adaptive", "prompted", plan=PlanOptions(equal_cost=True)),
+    "equal-any-prompted": Arm(
+        "adaptive", "prompted", plan=PlanOptions(candidates=1, equal_cost=True)
+    ),
+    "equal-first": Arm("adaptive", "first", plan=PlanOptions(candidates=1, equal_cost=True)),
 }
 
 #: Other methods, with the settings of the presets. They train on eight rollouts per prompt, or on a

@@ -54,6 +54,9 @@ class PlanOptions:
     retries : int, optional
         Above 0, resets are made only where all rollouts of the fresh group fail, again while the
         reset group fails too, at most this often.
+    equal_cost : bool, optional
+        With retries: take only as many of the step's prompts as cost what the fresh groups of all
+        of them would, so that steps with resets are no dearer than others.
     """
 
     fresh: int | None = None
@@ -63,6 +66,7 @@ class PlanOptions:
     choice: Literal["random", "deepest"] | None = None
     candidates: int | None = None
     retries: int | None = None
+    equal_cost: bool | None = None
 
 
 @dataclass(frozen=True)
