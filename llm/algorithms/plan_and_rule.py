@@ -113,8 +113,9 @@ class PlanAndRuleAlgorithm(Algorithm):
             )
             rule = RecordingRule(ALGORITHMS[config.algorithm].rule(world), self.task, self.reporter)
             plan = config.group_plan()
-            resets = ["reset"] * plan.rounds
-            simulator = Staged(self.simulator, self.reporter, "generate", *resets)
+            # Fresh and reset rollouts take turns where costs are kept equal.
+            stages = ("generate",) if plan.equal_cost else ("generate", "reset")
+            simulator = Staged(self.simulator, self.reporter, *stages)
             sampled = collect(simulator, prompts, plan, rule, rng)
             seed_weights.extend(rule.seed_weights)
             return sampled

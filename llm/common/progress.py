@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from types import TracebackType
 
@@ -236,11 +237,11 @@ class Reporter:
 
 
 class Staged:
-    """A simulator that shows its n-th call as the n-th of the given stages."""
+    """A simulator that shows its n-th call as the n-th of the given stages, others as the last."""
 
     def __init__(self, simulator: Simulator, reporter: Reporter, *stages: str) -> None:
         self.simulator, self.reporter = simulator, reporter
-        self.stages = iter(stages)
+        self.stages = chain(stages, repeat(stages[-1]))
 
     def rollout(
         self, prefixes: Sequence[Prefix], n: int, rng: np.random.Generator

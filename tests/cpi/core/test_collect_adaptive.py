@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,14 +38,14 @@ LADDER = {
 }
 
 
-def first_x() -> ScriptedLocalizer:
-    """Weight 1 on the first wrong word, one that begins with x; a cost of 10 an episode."""
+def first_x(cost_each: int = 10) -> ScriptedLocalizer:
+    """Weight 1 on the first wrong word, one that begins with x."""
 
     def weights(episode: object) -> object:
         wrong = np.array([word.startswith("x") for word in episode.steps])  # type: ignore[attr-defined]
         return (wrong & (np.cumsum(wrong) == 1)).astype(float)
 
-    return ScriptedLocalizer(weights, cost_each=10)
+    return ScriptedLocalizer(weights, cost_each=cost_each)
 
 
 def climb(starts: list[str], retries: int) -> tuple[Collection, Scripted, ScriptedLocalizer]:
@@ -131,6 +132,50 @@ def test_collect__adaptive_plan_begins_as_grpo() -> None:
     fresh = [group for group in groups if group.seed is None]
     assert_alike(Collection(fresh, grpo.ledger), grpo)
     assert len(groups) > 5
+
+
+@pytest.mark.parametrize(
+    ("cost_each", "others"),
+    # The fresh groups of "p" and "q" cost 7 + 4, the resets of "p" 10, and four localizations: with
+    # all of them, eight starts' fresh groups pay for 8 × 11 / (21 + 4 × cost_each) starts.
+    [(0, 2), (2, 1), (10, 0)],
+)
+def test_collect__starts_of_an_equal_cost_by_hand(cost_each: int, others: int) -> None:
+    plan = GroupPlan(2, 1, 2, choice="deepest", retries=4, equal_cost=True)
+    world, starts = Scripted(LADDER), ["p", "q"] + 6 * ["q"]
+    groups = collect(world, starts, plan, SelfReset(first_x(cost_each)), rng())
+    assert [group.start for group in groups] == [0, 0, 0, 1, *range(2, 2 + others)]
+    assert groups.ledger.steps == 21 + 4 * others
+    assert groups.ledger.localizer_cost == 4 * cost_each
+    assert groups.ledger.episodes == groups.ledger.trained_episodes == 8 + 2 * others
+
+
+def test_collect__equal_cost_takes_all_starts_where_none_is_reset() -> None:
+    plan = GroupPlan(2, 1, 2, choice="deepest", retries=4, equal_cost=True)
+    for number in range(6):
+        groups = collect(Scripted(LADDER), ["q"] * number, plan, SelfReset(first_x()), rng())
+        assert [group.start for group in groups] == list(range(number))
+
+
+def test_collect__equal_cost_on_average() -> None:
+    # Half of the starts fail and cost five times as much; a step then costs what eight fresh groups
+    # do, though the number of starts follows from a quarter of them.
+    chain = first_error_chain(6)
+    simulator = TabularSimulator(chain, uniform_policy(chain))
+    plan = GroupPlan(4, 1, 4, retries=4)
+    costs = {
+        equal: [
+            collect(
+                simulator, [0] * 32, replace(plan, equal_cost=equal), RandomReset(), r
+            ).ledger.steps
+            for r in [rng(equal)]
+            for _ in range(40)
+        ]
+        for equal in (False, True)
+    }
+    fresh = np.mean([collect(simulator, [0] * 32, GroupPlan(4), None, rng()).ledger.steps])
+    assert np.mean(costs[False]) > 1.5 * fresh
+    assert abs(np.mean(costs[True]) / fresh - 1) < 0.1
 
 
 @repeatable

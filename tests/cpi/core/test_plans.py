@@ -68,6 +68,7 @@ def test_group_plan__default_is_random_failures() -> None:
         ({"fresh": 4, "resets": 1}, r"resets=1 and per_reset=0: give both, or neither"),
         ({"fresh": 4, "per_reset": 4}, r"resets=0 and per_reset=4: give both, or neither"),
         ({"fresh": 8, "resets": 1, "per_reset": 4, "retries": -1}, r"retries: -1 is not"),
+        ({"fresh": 8, "resets": 1, "per_reset": 4, "equal_cost": True}, r"equal_cost: .* retries"),
         ({"fresh": 0, "resets": 1, "per_reset": 4, "retries": 1}, r"retries: 1 .* are fresh=0"),
         ({"fresh": 8, "resets": 2, "per_reset": 4, "retries": 1}, r"retries: 1 .* resets=2"),
         ({"fresh": 8, "resets": 1, "per_reset": 4, "candidates": 2}, r"candidates: 2 needs"),
