@@ -65,6 +65,8 @@ def adaptive_metrics(collection: Collection) -> dict[str, float]:
     `adaptive/prompts` is the share of prompts with resets, and `adaptive/solved` the share of these
     whose last group has a success. `adaptive/rounds` is the number of reset groups per prompt with
     resets, `adaptive/tokens` the share of resets in the tokens generated, without localizations.
+    `adaptive/started` is the number of prompts that were rolled out: fewer than all where the plan
+    keeps costs equal.
     """
     by_prompt: dict[int, list[Group]] = {}
     for group in collection:
@@ -75,6 +77,7 @@ def adaptive_metrics(collection: Collection) -> dict[str, float]:
         kind = "fresh" if group.seed is None else "reset"
         tokens[kind] += sum(episode.cost for episode in group.episodes)
     metrics = {
+        "adaptive/started": float(len(by_prompt)),
         "adaptive/prompts": len(reset) / len(by_prompt),
         "adaptive/tokens": tokens["reset"] / max(sum(tokens.values()), 1),
     }

@@ -2,7 +2,8 @@
 
 The memory plan and the token plan share this demand, so both describe the same step. Numbers are
 upper bounds: no episode stops early, every prompt has a failure, each reset goes back to the
-prompt, and every group of an adaptive plan fails. A `share` below 1 turns the bounds into
+prompt, and every group of an adaptive plan fails (even where costs are kept equal: only after
+the first quarter of the prompts is their cost known). A `share` below 1 turns the bounds into
 expectations.
 """
 
@@ -59,6 +60,18 @@ def demand(config: TrainConfig, request: int = REQUEST, share: float = 1.0) -> D
 
 def _plan_and_rule(config: TrainConfig, completion: int, request: int, share: float) -> Demand:
     plan, prompts = config.group_plan(), config.prompts_per_step
+    all_of_them = _of_prompts(config, prompts, completion, request, share)
+    if not plan.equal_cost or share == 1:
+        return all_of_them
+    fresh, total = all_of_them.calls[0].tokens, sum(call.tokens for call in all_of_them.calls)
+    fewer = max(-(-prompts // 4), round(prompts * fresh / total))
+    return _of_prompts(config, fewer, completion, request, share)
+
+
+def _of_prompts(
+    config: TrainConfig, prompts: int, completion: int, request: int, share: float
+) -> Demand:
+    plan = config.group_plan()
     again = int(share * completion)
     reply = int(share * config.localization.max_tokens)
     fresh = Call("fresh", prompts, plan.fresh or plan.resets, 0, completion)

@@ -115,6 +115,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     "Some algorithms": (
         Metric("dynamic_sampling/prompts", "Prompts sampled to fill the batch.", "prompts"),
         Metric("dynamic_sampling/reward", "Mean reward of all of them.", REWARD),
+        Metric("adaptive/started", "Adaptive resets: prompts that are rolled out.", "prompts"),
         Metric("adaptive/prompts", "Adaptive resets: prompts that are reset.", SHARE),
         Metric("adaptive/tokens", "Adaptive resets: generated tokens of reset groups.", SHARE),
         Metric("adaptive/solved", "Adaptive resets: reset prompts with a success.", SHARE),

@@ -35,6 +35,13 @@ LLM = (
         "asked = failed * pool",
     ),
     Mutant(
+        "llm/planning/demand.py",
+        "at equal cost the first prompts are expected to be all",
+        "fewer = max(-(-prompts // 4), round(prompts * fresh / total))",
+        "fewer = -(-prompts // 4)",
+        ("tests/llm/planning/test_demand.py",),
+    ),
+    Mutant(
         "llm/planning/step_cost.py",
         "the last round of an adaptive plan alone costs tokens",
         "generated[call.name] = generated.get(call.name, 0) + int(repeats * call.tokens)",

@@ -64,6 +64,27 @@ RESETS = (
         ADAPTIVE,
     ),
     Mutant(
+        "cpi/core/collect.py",
+        "equal cost counts resets as fresh groups",
+        "for group in pilot if group.seed is None for e in group.episodes",
+        "for group in pilot for e in group.episodes",
+        ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/core/collect.py",
+        "equal cost leaves localizations out",
+        "cost = pilot.ledger.steps + pilot.ledger.localizer_cost",
+        "cost = pilot.ledger.steps",
+        ADAPTIVE,
+    ),
+    Mutant(
+        "cpi/core/collect.py",
+        "the other starts are numbered anew",
+        "replace(group, start=pilot + group.start)",
+        "group",
+        ADAPTIVE,
+    ),
+    Mutant(
         "cpi/core/plans.py",
         "an adaptive plan has one round",
         "return self.retries or int(self.resets > 0)",

@@ -158,8 +158,8 @@ def test_collect__equal_cost_takes_all_starts_where_none_is_reset() -> None:
 
 
 def test_collect__equal_cost_on_average() -> None:
-    # Half of the starts fail and cost five times as much; a step then costs what eight fresh groups
-    # do, though the number of starts follows from a quarter of them.
+    # Resets triple the cost; the number of starts, which follows from a quarter of them, then
+    # brings it back to that of 32 fresh groups.
     chain = first_error_chain(6)
     simulator = TabularSimulator(chain, uniform_policy(chain))
     plan = GroupPlan(4, 1, 4, retries=4)
@@ -173,8 +173,8 @@ def test_collect__equal_cost_on_average() -> None:
         ]
         for equal in (False, True)
     }
-    fresh = np.mean([collect(simulator, [0] * 32, GroupPlan(4), None, rng()).ledger.steps])
-    assert np.mean(costs[False]) > 1.5 * fresh
+    fresh = collect(simulator, [0] * 32, GroupPlan(4), None, rng()).ledger.steps
+    assert np.mean(costs[False]) > 2.5 * fresh
     assert abs(np.mean(costs[True]) / fresh - 1) < 0.1
 
 

@@ -62,6 +62,7 @@ def test_adaptive_metrics__by_hand() -> None:
     # An episode costs a token more than its thoughts have.
     assert metrics == pytest.approx(
         {
+            "adaptive/started": 3,
             "adaptive/prompts": 2 / 3,
             "adaptive/tokens": (2 + 5 + 2) / (8 + 8 + 5 + 2 + 5 + 2),
             "adaptive/solved": 1 / 2,
@@ -69,6 +70,7 @@ def test_adaptive_metrics__by_hand() -> None:
         }
     )
     assert adaptive_metrics(Collection([right], Ledger())) == {
+        "adaptive/started": 1.0,
         "adaptive/prompts": 0.0,
         "adaptive/tokens": 0.0,
     }

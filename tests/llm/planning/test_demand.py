@@ -126,6 +126,16 @@ def test_demand__adaptive_localizes_few_failures_of_the_prompts_left() -> None:
         assert [c.requests for c in calls if c.name == "reset"] == resets
 
 
+def test_demand__fewer_prompts_at_equal_cost() -> None:
+    # Half of the groups fail each time, and a reset is half as long: 8 × 4 × ½ to 8 × 8 rollouts.
+    plan = PlanOptions(retries=4, equal_cost=True)
+    config = settings(
+        "adaptive", prompts_per_step=8, sampling=LIMITS, localizer="random", plan=plan
+    )
+    assert demand(config, share=0.5).calls[0].requests == round(8 * 64 / (64 + 16))
+    assert demand(config).calls[0].requests == 8
+
+
 def test_step_cost__rounds_of_an_adaptive_plan_add_up() -> None:
     config = make_config("adaptive", localizer="random", evaluation=EvaluationOptions(steps=0))
     small: Any = SimpleNamespace(parameters=10, trained=10, layers=1, why_not_shared="no layers")
