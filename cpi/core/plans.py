@@ -162,6 +162,8 @@ class PlanAndRule(NamedTuple):
 
 #: Plan of RRPO and SRPO in the paper: a fresh group of four, and one reset group of four.
 _HALF = GroupPlan(fresh=4, resets=1, per_reset=4)
+#: A whole group of GRPO, and where it fails up to four reset groups of four.
+_ADAPTIVE = GroupPlan(8, 1, 4, choice="deepest", candidates=2, retries=4, equal_cost=True)
 
 ALGORITHMS: dict[str, PlanAndRule] = {
     "grpo": PlanAndRule(
@@ -188,11 +190,11 @@ ALGORITHMS: dict[str, PlanAndRule] = {
         "are compared, beside whole completions",
     ),
     "adaptive": PlanAndRule(
-        GroupPlan(fresh=8, resets=1, per_reset=4, choice="deepest", candidates=2, retries=4),
+        _ADAPTIVE,
         self_reset,
         ("localizer",),
         "whole completions of a prompt are compared; where all of them failed, one is reset to the "
         "step that a localizer names as the first wrong one, and continuations from there are "
-        "compared, again from one of these while they fail too",
+        "compared, again from one of these while they fail too; fewer prompts then make a step",
     ),
 }

@@ -75,23 +75,29 @@ ARMS: dict[str, Arm] = {
     "srpo-prompted-lora": Arm("srpo", "prompted", lora_r=16),
 }
 
+
+def _adaptive(localizer: str, candidates: int, equal_cost: bool) -> Arm:
+    plan = PlanOptions(candidates=candidates, equal_cost=equal_cost)
+    return Arm("adaptive", localizer, plan=plan)
+
+
 #: Adaptive resets: where all eight rollouts of a prompt fail. They run only if `--arms` names them.
 #: A checker is never wrong, so the deepest of all failures is reset. Localizers that err choose
-#: between two, and halving takes any failure. First is the control: the same groups, drawn afresh.
+#: between two, or take any failure, as halving does. First is the control: the same groups, drawn
+#: afresh. Equal: a step costs what the fresh groups of its prompts would, with fewer prompts.
 ADAPTIVE: dict[str, Arm] = {
-    "adaptive-checker": Arm("adaptive", plan=PlanOptions(candidates=0)),
-    "adaptive-halving": Arm("adaptive", "halving", plan=PlanOptions(candidates=1)),
-    "adaptive-first": Arm("adaptive", "first", plan=PlanOptions(candidates=1)),
-    "adaptive-surprisal": Arm("adaptive", "surprisal"),
-    "adaptive-prompted": Arm("adaptive", "prompted"),
-    "adaptive-any-surprisal": Arm("adaptive", "surprisal", plan=PlanOptions(candidates=1)),
-    "adaptive-any-prompted": Arm("adaptive", "prompted", plan=PlanOptions(candidates=1)),
-    "equal-checker": Arm("adaptive", plan=PlanOptions(candidates=0, equal_cost=True)),
-    "equal-prompted": Arm("adaptive", "prompted", plan=PlanOptions(equal_cost=True)),
-    "equal-any-prompted": Arm(
-        "adaptive", "prompted", plan=PlanOptions(candidates=1, equal_cost=True)
-    ),
-    "equal-first": Arm("adaptive", "first", plan=PlanOptions(candidates=1, equal_cost=True)),
+    "adaptive-checker": _adaptive("checker", 0, False),
+    "adaptive-halving": _adaptive("halving", 1, False),
+    "adaptive-first": _adaptive("first", 1, False),
+    "adaptive-surprisal": _adaptive("surprisal", 2, False),
+    "adaptive-prompted": _adaptive("prompted", 2, False),
+    "adaptive-any-surprisal": _adaptive("surprisal", 1, False),
+    "adaptive-any-prompted": _adaptive("prompted", 1, False),
+    "equal-checker": _adaptive("checker", 0, True),
+    "equal-prompted": _adaptive("prompted", 2, True),
+    "equal-any-prompted": _adaptive("prompted", 1, True),
+    "equal-surprisal": _adaptive("surprisal", 2, True),
+    "equal-first": _adaptive("first", 1, True),
 }
 
 #: Other methods, with the settings of the presets. They train on eight rollouts per prompt, or on a

@@ -97,8 +97,9 @@ class CompareConfig:
         failed answers or those with the latest errors; the plan one has 8 continuations of one
         reset. Others must be named: adaptive-checker, -halving, -first, -surprisal, -prompted,
         -any-surprisal, -any-prompted (resets where all rollouts of a prompt fail; any: of a random
-        failure); and other methods: dapo, spo-tree, score, critique-grpo,
-        vineppo, vineppo-small.
+        failure); equal-checker, -prompted, -any-prompted, -surprisal, -first (the same with fewer
+        prompts a step, at the cost of fresh groups alone); and other methods: dapo, spo-tree,
+        score, critique-grpo, vineppo, vineppo-small.
     seeds : int
         Runs of each arm in each regime.
     first_seed : int

@@ -109,7 +109,8 @@ def test_demand__plan_and_rule_step_reaches_it(fresh: int) -> None:
 
 def test_demand__adaptive_step_reaches_it() -> None:
     simulator = world(endless)  # a word that is wrong, in one thought: resets go to the prompt
-    config = make_config("adaptive", localizer="random", plan=PlanOptions(retries=3))
+    plan = PlanOptions(retries=3, equal_cost=False)
+    config = make_config("adaptive", localizer="random", plan=plan)
     rng = np.random.default_rng(0)
     collection = collect(simulator, starts(simulator), config.group_plan(), RandomReset(), rng)
     rows = make_rows(collection, [group.returns for group in collection])
@@ -118,7 +119,7 @@ def test_demand__adaptive_step_reaches_it() -> None:
 
 
 def test_demand__adaptive_localizes_few_failures_of_the_prompts_left() -> None:
-    plan = PlanOptions(candidates=6, retries=3)
+    plan = PlanOptions(candidates=6, retries=3, equal_cost=False)
     config = settings("adaptive", prompts_per_step=8, sampling=LIMITS, plan=plan)
     for share, asked, resets in ((1.0, [48, 32, 32], [8] * 3), (0.5, [24, 8, 4], [4, 2, 1])):
         calls = demand(config, share=share).calls
