@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 CONTRACT = "tests/llm/engines/test_contract.py"
 LOCALIZERS = ("tests/llm/resets/test_localizers.py",)
+CONTEXTS = "tests/llm/engines/test_contexts.py"
 LOCALIZE = ("tests/llm/localize/test_report.py", "tests/llm/localize/test_data.py")
 RESUME = ("tests/llm/train/test_resume.py",)
 
@@ -270,6 +271,27 @@ LLM = (
         (CONTRACT,),
     ),
     Mutant(
+        "llm/engines/transformers.py",
+        "kept prompts survive new weights",
+        "        self._kept = None\n        weights",
+        "        weights",
+        (CONTEXTS,),
+    ),
+    Mutant(
+        "llm/engines/transformers.py",
+        "kept prompts grow with what follows them",
+        "self._kept = distinct, copy.deepcopy(context)",
+        "self._kept = distinct, context",
+        (CONTEXTS,),
+    ),
+    Mutant(
+        "llm/engines/contexts.py",
+        "further tokens are at the positions of the prompt's last ones",
+        "torch.arange(1, ids.shape[1] + 1, device=ids.device)",
+        "torch.arange(ids.shape[1], device=ids.device)",
+        (CONTEXTS,),
+    ),
+    Mutant(
         "llm/localize/report.py",
         "no wrong step counts as before the first one",
         "share(lambda step, error: 0 < step <= error)",
@@ -503,10 +525,10 @@ LLM = (
         (f"{CONTRACT}::test_samples_have_the_distribution_of_the_softmax",),
     ),
     Mutant(
-        "llm/engines/transformers.py",
+        "llm/engines/contexts.py",
         "padding is attended to",
-        "mask[place, longest - len(prompt) :] = 1",
-        "mask[place, :] = 1",
+        "mask[row, longest - len(text) :] = 1",
+        "mask[row, :] = 1",
         (f"{CONTRACT}::test_prompts_of_unequal_length_do_not_disturb_each_other",),
     ),
     Mutant(
