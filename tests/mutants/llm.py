@@ -292,6 +292,13 @@ LLM = (
         (CONTEXTS,),
     ),
     Mutant(
+        "llm/common/bars.py",
+        "what was finished before counts in the rate",
+        "60 * (done - before)",
+        "60 * done",
+        ("tests/llm/common/test_bars.py",),
+    ),
+    Mutant(
         "llm/localize/report.py",
         "no wrong step counts as before the first one",
         "share(lambda step, error: 0 < step <= error)",
