@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
 
@@ -40,12 +40,47 @@ def add_option_groups(
             )  # fmt: skip
 
 
-def read_option_group(args: argparse.Namespace, group: str, default: T) -> T:
-    """The options of a group that were given; the others are those of `default`."""
-    changes = {
-        name.removeprefix(f"{group}."): value
-        for name, value in vars(args).items()
-        if name.startswith(f"{group}.") and value is not None
-    }
-    changed: T = dataclasses.replace(default, **changes)  # type: ignore[type-var]
-    return changed
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the model, its checkpoint, and the options of the engine that loads it."""
+    add = parser.add_argument
+    add(
+        "model",
+        metavar="MODEL_OR_RUN",
+        help="folder of a training run, folder or hub name of a model, or chain-base",
+    )
+    add("--step", type=int, metavar="N", help="checkpoint of a run (default: the newest)")
+    add("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
+    add("--engine", choices=["transformers", "vllm"], help="engine (default: transformers)")
+    add(
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        help="compute in bfloat16 (default: as in the run, or if the GPU supports it)",
+    )
+
+
+def given_options(args: argparse.Namespace, options: type) -> dict[str, Any]:
+    """The options of a dataclass, and of its groups, that a command line gives."""
+    names = {f.name for f in dataclasses.fields(options)}
+    return {n: v for n, v in vars(args).items() if v is not None and n.partition(".")[0] in names}
+
+
+def with_options(defaults: T, given: Mapping[str, Any]) -> T:
+    """Options with some values replaced; the name `group.name` is one of a group's.
+
+    Raises
+    ------
+    ValueError
+        If there is no option of a name, or a value is out of range.
+    """
+    values = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults)}  # type: ignore[arg-type]
+    for name, value in given.items():
+        group, dot, part = name.partition(".")
+        if group not in values:
+            module = type(defaults).__module__
+            raise ValueError(f"{name}: no option of this name; see {module}")
+        if dot or isinstance(value, Mapping):
+            changes = {part: value} if dot else value
+            values[group] = dataclasses.replace(values[group], **changes)
+        else:
+            values[group] = tuple(value) if isinstance(value, list) else value
+    return type(defaults)(**values)

@@ -12,14 +12,24 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llm.engines.contexts import (
+    Context,
+    extend,
+    logprobs_of,
+    new_tokens,
+    padded,
+    positions_of,
+    read,
+)
 from llm.engines.engine import (
     Completion,
     EngineError,
@@ -64,7 +74,16 @@ class TransformersEngine:
     ------
     ValueError
         If the model has recurrent layers.
+
+    Attributes
+    ----------
+    keep_prompts : bool
+        Keep keys and values of the last batch of prompts, for a next call with the same prompts or
+        longer ones. They take memory until then, or until the weights change.
     """
+
+    keep_prompts = False
+    _kept: tuple[dict[tuple[int, ...], int], Context] | None = None
 
     def __init__(
         self,
@@ -113,21 +132,32 @@ class TransformersEngine:
     def logprobs(
         self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float64]]:
-        """See `Engine.logprobs`; each distinct prompt of a batch is computed once."""
+        """See `Engine.logprobs`; each distinct prompt of a batch is computed once.
+
+        A prompt with one continuation is read with it, in one pass.
+        """
         self._check_open()
         texts = check_texts(prompts, continuations, self.max_model_len, self._vocab_size)
         began = time.perf_counter()
         results = [np.zeros(0) for _ in prompts]
-        for rows in self._logprob_batches(prompts, continuations):
-            self.stats.prompt_tokens += sum(len(texts[i]) for i in rows)
-            for i, scores in zip(rows, self._logprobs(prompts, continuations, rows), strict=True):
-                results[i] = scores
+        counts = Counter(map(tuple, prompts))
+        order = [i for i in range(len(prompts)) if len(continuations[i])]
+        alone = [i for i in order if counts[tuple(prompts[i])] == 1]
+        together = [i for i in order if counts[tuple(prompts[i])] > 1]
+        alone.sort(key=lambda i: len(texts[i]))
+        together.sort(key=lambda i: (len(prompts[i]), tuple(prompts[i]), len(continuations[i])))
+        for kind, method in ((alone, self._text_logprobs), (together, self._logprobs)):
+            for rows in self._logprob_batches(kind, continuations):
+                self.stats.prompt_tokens += sum(len(texts[i]) for i in rows)
+                for i, scores in zip(rows, method(prompts, continuations, rows), strict=True):
+                    results[i] = scores
         self.stats.seconds += time.perf_counter() - began
         return results
 
     def sync_weights(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """See `Engine.sync_weights`; there is no cache between calls to drop."""
+        """See `Engine.sync_weights`."""
         self._check_open()
+        self._kept = None
         weights = self._model.state_dict()
         check_state(weights, state_dict, self.dtype)
         with torch.no_grad():
@@ -142,7 +172,7 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Drop the model."""
-        self._model = None
+        self._model = self._kept = None
 
     def _check_open(self) -> None:
         if self._model is None:
@@ -168,12 +198,10 @@ class TransformersEngine:
             yield batch
 
     def _logprob_batches(
-        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+        self, order: Sequence[int], continuations: Sequence[Sequence[int]]
     ) -> Iterator[list[int]]:
-        """Batches of non-empty continuations whose float32 logits fit `LOGIT_BYTES`, or of one."""
+        """Batches of continuations, in order, whose float32 logits fit `LOGIT_BYTES`, or of one."""
         tokens = LOGIT_BYTES // (4 * self._vocab_size)
-        order = [i for i in range(len(prompts)) if len(continuations[i])]
-        order.sort(key=lambda i: (len(prompts[i]), tuple(prompts[i]), len(continuations[i])))
         batch: list[int] = []
         for i in order:
             longest = max(len(continuations[j]) for j in [*batch, i])
@@ -185,13 +213,35 @@ class TransformersEngine:
         if batch:
             yield batch
 
+    def _text_logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        rows: Sequence[int],
+    ) -> list[NDArray[np.float64]]:
+        """Log-probs of the continuations of some requests, whose texts are one batch."""
+        targets = [torch.tensor(list(continuations[i])) for i in rows]
+        ids, mask = padded(
+            [[*map(int, prompts[i]), *map(int, continuations[i])][:-1] for i in rows],
+            self._model.device,
+        )
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            use_cache=False,
+            logits_to_keep=max(map(len, targets)),
+            **position_ids(self._model, positions_of(mask)),
+        )
+        pairs = zip(output.logits, targets, strict=True)
+        return [logprobs_of(logits[-len(target) :], target) for logits, target in pairs]
+
     def _logprobs(
         self,
         prompts: Sequence[Sequence[int]],
         continuations: Sequence[Sequence[int]],
         rows: Sequence[int],
     ) -> list[NDArray[np.float64]]:
-        """Log-probs of the continuations of some requests, in one batch."""
+        """Log-probs of several continuations of each prompt, in one batch."""
         context = self._read_prompts([prompts[i] for i in rows])
         lengths = [len(continuations[i]) for i in rows]
         ids = torch.zeros((len(rows), max(lengths)), dtype=torch.long)
@@ -210,40 +260,26 @@ class TransformersEngine:
                 **position_ids(self._model, context.position[:, None] + steps),
             )
             logits = torch.cat([logits, output.logits], dim=1)
-        table = logits.float().log_softmax(-1).gather(-1, ids[:, :, None])[:, :, 0]
-        scores = table.double().cpu().numpy()
-        return [scores[row, :length] for row, length in enumerate(lengths)]
+        return [logprobs_of(logits[row, :n], ids[row, :n]) for row, n in enumerate(lengths)]
 
-    def _read_prompts(self, prompts: Sequence[Sequence[int]]) -> _Context:
+    def _read_prompts(self, prompts: Sequence[Sequence[int]]) -> Context:
         """Compute each distinct prompt once, and select the results for all rows."""
         distinct: dict[tuple[int, ...], int] = {}
-        source = [distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts]
+        source = [distinct.setdefault(tuple(map(int, p)), len(distinct)) for p in prompts]
         self.stats.cached_tokens += sum(map(len, prompts)) - sum(map(len, distinct))
-        longest = max(map(len, distinct))
-        ids = torch.zeros((len(distinct), longest), dtype=torch.long)
-        mask = torch.zeros((len(distinct), longest), dtype=torch.long)
-        for prompt, place in distinct.items():
-            ids[place, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[place, longest - len(prompt) :] = 1
-        device = self._model.device
-        ids, mask = ids.to(device), mask.to(device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            use_cache=True,
-            logits_to_keep=1,
-            **position_ids(self._model, positions),
-        )
-        index = torch.tensor(source, device=device)
-        cache: Any = getattr(output, "past_key_values", None)
-        if not hasattr(cache, "batch_select_indices"):
-            raise EngineError(
-                f"{type(self._model).__name__} keeps no cache of keys and values that this engine "
-                "can use; use a causal language model that does, or --engine vllm"
-            )
-        cache.batch_select_indices(index)
-        return _Context(output.logits[index, -1], mask[index], positions[index, -1], cache)
+        context = self._continued(list(distinct)) or read(self._model, list(distinct))
+        if self.keep_prompts:
+            self._kept = distinct, copy.deepcopy(context)
+        return context.select(source)
+
+    def _continued(self, prompts: Sequence[tuple[int, ...]]) -> Context | None:
+        """Read the prompts from the kept ones on, if all of them begin with kept ones."""
+        if self._kept is None or (more := new_tokens(self._kept[0], prompts)) is None:
+            return None
+        rows, context = self._kept
+        self.stats.cached_tokens += sum(map(len, prompts)) - more * len(prompts)
+        context = copy.deepcopy(context).select([rows[p[: len(p) - more]] for p in prompts])
+        return extend(self._model, context, [p[-more:] for p in prompts]) if more else context
 
     def _sample(
         self,
@@ -303,26 +339,6 @@ class TransformersEngine:
             Completion(tokens[r, :n], logprobs[r, :n], "stop" if stopped[r] else "length")
             for r, n in enumerate(lengths)
         ]
-
-
-class _Context(NamedTuple):
-    """Rows of prompts that the model has read.
-
-    Attributes
-    ----------
-    logits : Tensor (B, V)
-        Of the next token.
-    mask : Tensor (B, T)
-        1 for each token, 0 for padding.
-    position : Tensor (B,)
-        Position of the last token.
-    cache : Transformers cache
-    """
-
-    logits: torch.Tensor
-    mask: torch.Tensor
-    position: torch.Tensor
-    cache: Any
 
 
 class _StopTable:

@@ -7,7 +7,6 @@ tables and intervals in `llm.evaluate.report`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,12 @@ from cpi.reporting.options import underscored
 from cpi.reporting.tables import console
 from llm.common.bars import ProblemBars
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
-from llm.common.option_groups import add_option_groups
+from llm.common.option_groups import (
+    add_model_options,
+    add_option_groups,
+    given_options,
+    with_options,
+)
 from llm.config.command_line import HELP_ALL
 
 if TYPE_CHECKING:
@@ -142,30 +146,17 @@ def options_of(given: Mapping[str, Any], saved: SavedModel) -> EvaluateOptions:
     """Options by name, in which `group.name` sets one of a group; others are the run's."""
     from llm.evaluate.options import EvaluateOptions
 
-    values: dict[str, Any] = {}
-    if (config := saved.config) is not None:
-        values = {name: getattr(config, name) for name in (*GROUPS, "bf16")}
-        if config.needs("localizer"):
-            values["localizer"] = config.localizer
-    known = {f.name for f in dataclasses.fields(EvaluateOptions)}
-    defaults = EvaluateOptions(**values)
-    for name, value in given.items():
-        group, dot, part = name.partition(".")
-        if group not in known:
-            raise ValueError(f"{name}: no option of this name; see llm.evaluate.options")
-        if not dot and group not in GROUPS:
-            values[name] = tuple(value) if name == "k" else value
-            continue
-        changes = {part: value} if dot else value
-        values[group] = dataclasses.replace(values.get(group, getattr(defaults, group)), **changes)
-    return EvaluateOptions(**values)
+    values = saved.settings(*GROUPS, "bf16")
+    if saved.config is not None and saved.config.needs("localizer"):
+        values["localizer"] = saved.config.localizer
+    return with_options(EvaluateOptions(**values), given)
 
 
 def read_options(args: argparse.Namespace, saved: SavedModel) -> EvaluateOptions:
     """Read options from the command line; others are the run's settings or the defaults."""
-    others = ("model", "step", "tasks", "output", "baseline", "help_all", "list")
-    given = {n: v for n, v in vars(args).items() if v is not None and n not in others}
-    return options_of(given, saved)
+    from llm.evaluate.options import EvaluateOptions
+
+    return options_of(given_options(args, EvaluateOptions), saved)
 
 
 def default_output(saved: SavedModel) -> Path:
@@ -206,15 +197,10 @@ def make_parser(full: bool = False) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_options(parser)
     add = parser.add_argument
-    add(
-        "model",
-        metavar="MODEL_OR_RUN",
-        help="folder of a training run, folder or hub name of a model, or chain-base",
-    )
     add(HELP_ALL, action="store_true", help="also show the options of the groups below")
     add("--list", action="store_true", help="print the names of tasks and localizers, and stop")
-    add("--step", type=int, metavar="N", help="checkpoint of a run (default: the newest)")
     add(
         "--tasks",
         nargs="+",
@@ -254,15 +240,6 @@ def make_parser(full: bool = False) -> argparse.ArgumentParser:
         "--baseline",
         action="store_true",
         help="also evaluate the base model of the run, and show the paired difference",
-    )
-    add("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
-    add(
-        "--engine", choices=["transformers", "vllm"], help="sampling engine (default: transformers)"
-    )
-    add(
-        "--bf16",
-        action=argparse.BooleanOptionalAction,
-        help="compute in bfloat16 (default: as in the run, or if the GPU supports it)",
     )
     add(
         "--batch_size",

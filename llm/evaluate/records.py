@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.common.atomic_files import append, write_whole
+from llm.common.json_lines import complete_lines
 from llm.config.resume import differences
 from llm.thoughts.simulator import Prompt
 
@@ -68,7 +69,7 @@ class EvaluationRecords:
         # A round trip through JSON turns tuples into lists.
         plain = json.loads(json.dumps(settings))
         self.done: dict[int, dict[str, Any]] = {}
-        lines = self._complete_lines()
+        lines = complete_lines(path, self._damaged)
         if not lines:
             write_whole(path, json.dumps({"settings": plain, **about}) + "\n")
             return
@@ -97,26 +98,6 @@ class EvaluationRecords:
     def in_order(self) -> list[dict[str, Any]]:
         """All records, by number of the problem."""
         return [self.done[i] for i in sorted(self.done)]
-
-    def _complete_lines(self) -> list[dict[str, Any]]:
-        """Complete lines of the file; truncates a partial last line."""
-        if not self.path.exists():
-            return []
-        # Undecodable bytes belong to a partial or a damaged line, which is handled below.
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        complete = text[: text.rfind("\n") + 1]
-        if complete != text:
-            write_whole(self.path, complete)
-        records = []
-        for number, line in enumerate(complete.split("\n")[:-1], 1):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise self._damaged(number, str(error)) from error
-            if not isinstance(record, dict):
-                raise self._damaged(number, "not an object")
-            records.append(record)
-        return records
 
     def _check(self, number: int, record: Mapping[str, Any]) -> None:
         """Raise unless a record is complete and of the current problem."""

@@ -70,6 +70,8 @@ class LabelledSolutions(NamedTuple):
     solutions : list of Solution
     notes : list of str
         Remarks for the report.
+    available : int
+        Solutions from which these were drawn.
     """
 
     name: str
@@ -77,12 +79,14 @@ class LabelledSolutions(NamedTuple):
     separator: str
     solutions: list[Solution]
     notes: list[str]
+    available: int
 
 
 def read_data(path: Path, half: Half = "all", limit: int | None = None) -> LabelledSolutions:
     """Read a file of labelled solutions, or the rollouts of a run.
 
-    With a limit, the solutions are a fixed pseudo-random choice, as files may be sorted by label.
+    With a limit, the solutions are a random sample with a fixed seed, as files may be sorted by
+    label. A smaller limit gives a part of it.
 
     Raises
     ------
@@ -91,12 +95,13 @@ def read_data(path: Path, half: Half = "all", limit: int | None = None) -> Label
     """
     data = _read_run(path) if path.is_dir() else _read_file(path)
     chosen = [s for s in data.solutions if half in ("all", half_of(s.problem))]
+    available = len(chosen)
     first = sorted(chosen, key=lambda s: (_digest(f"{s.number} {s.problem}"), s.number))[:limit]
     chosen = sorted(first, key=lambda s: s.number)
     if not chosen:
         part = "" if half == "all" else f" in the half {half!r}"
         raise ValueError(f"data: {path} has no solution{part}")
-    return data._replace(solutions=chosen)
+    return data._replace(solutions=chosen, available=available)
 
 
 def half_of(problem: str) -> Half:
@@ -116,7 +121,7 @@ def _read_file(path: Path) -> LabelledSolutions:
             solutions.append(_solution(number, row))
         except ValueError as error:
             raise ValueError(f"data: {place}: {error}") from None
-    return LabelledSolutions(path.stem, Task(), "\n\n", solutions, [])
+    return LabelledSolutions(path.stem, Task(), "\n\n", solutions, [], len(solutions))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -204,7 +209,7 @@ def _read_run(folder: Path) -> LabelledSolutions:
                 first = int(wrong[0]) if len(wrong) else None
                 solutions.append(Solution(example.id, len(solutions), example, steps, first))
     notes = [f"{unknown} failed rollouts without a wrong step are left out"] if unknown else []
-    return LabelledSolutions(folder.name, task, "", solutions, notes)
+    return LabelledSolutions(folder.name, task, "", solutions, notes, len(solutions))
 
 
 def _episodes(record: Record) -> Iterator[tuple[list[str], float]]:

@@ -26,13 +26,13 @@ class LocalizeOptions:
     half : {"all", "tune", "report"}
         Which problems are used: all, or one of two halves chosen by a hash of the problem's text.
     limit : int, optional
-        Maximum number of solutions per data set.
+        Maximum number of solutions per data set: a random sample with a fixed seed.
     seed : int
     engine : {"transformers", "vllm"}
     bf16 : bool, optional
         Compute in bfloat16; by default where a GPU has it.
     batch_size : int
-        Solutions per batch.
+        Solutions per batch, of like length; records are written after each batch.
     localization : LocalizationOptions
     vllm : VLLMOptions
     """
@@ -44,7 +44,7 @@ class LocalizeOptions:
     seed: int = 0
     engine: str = "transformers"
     bf16: bool | None = None
-    batch_size: int = 32
+    batch_size: int = 16
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)
     vllm: VLLMOptions = field(default_factory=VLLMOptions)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class Result:
         Whether the localizer can answer that no step is wrong.
     wrong, right, problems : int
         Solutions with and without a wrong step, and distinct problems.
+    available : int
+        Solutions from which these were drawn.
     exact, within_1, at_or_before : Estimate or None
         Shares of the wrong solutions in which the verdict is the first wrong step, at most one step
         from it, or no later.
@@ -53,6 +55,7 @@ class Result:
     wrong: int
     right: int
     problems: int
+    available: int
     exact: Estimate | None
     within_1: Estimate | None
     at_or_before: Estimate | None
@@ -86,7 +89,7 @@ def summarize(
     both = may_be_right and wrong and right
     return Result(
         data.name, localizer, may_be_right, len(wrong), len(right),
-        len({s.problem for s in data.solutions}),
+        len({s.problem for s in data.solutions}), data.available,
         _mean(exact, problems), _mean(near, problems), _mean(before, problems),
         _mean(drawn, problems),
         None if localizer == "random" else _mean(exact - chance, problems, low=-1.0),
@@ -173,9 +176,11 @@ class LocalizationReport:
 
 
 def _wrong_table(name: str, data: str, results: Sequence[Result]) -> Any:
+    used, available = results[0].wrong + results[0].right, results[0].available
+    sample = f", in a random sample of {used} of {available} rows" if used < available else ""
     rows = table(
-        f"{name} on {data}: {results[0].wrong} solutions with a wrong step; {LEVEL:.0%} intervals "
-        "over problems",
+        f"{name} on {data}: {results[0].wrong} solutions with a wrong step{sample}; {LEVEL:.0%} "
+        "intervals over problems",
         ["localizer", "exact", "exact − chance", "within 1", "at or before", "drawn"],
     )
     for r in results:
@@ -222,7 +227,7 @@ def remarks(results: Sequence[Result]) -> list[str]:
 
 
 def verdict_records(
-    data: LabelledSolutions, verdicts: dict[str, list[Verdict]]
+    data: LabelledSolutions, verdicts: Mapping[str, Sequence[Verdict]]
 ) -> list[dict[str, Any]]:
     """JSON records of all verdicts, one per solution; entry 0 of weights is "no wrong step"."""
 

@@ -13,7 +13,7 @@ from envs.tabular import FloatArray
 from llm.engines.engine import MAX_SEED
 from llm.localize.data import LabelledSolutions, Solution
 from llm.localize.options import LocalizeOptions
-from llm.resets.localizers import make_localizer, prompts, requests
+from llm.resets.localizers import make_localizer, prompts, reads_logprobs, requests
 from llm.resets.prompted import PromptedLocalizer, Reply
 from llm.resets.step_logprob import StepLogprobLocalizer
 from llm.tasks import Task
@@ -50,15 +50,14 @@ class Verdict(NamedTuple):
         return steps / steps.sum() if steps.sum() > 0 else np.full(len(steps), 1 / len(steps))
 
 
-def verdicts(
-    data: LabelledSolutions,
-    simulator: ThoughtSimulator,
-    options: LocalizeOptions,
-    progress: Callable[[int], None] = lambda done: None,
-) -> dict[str, list[Verdict]]:
-    """Verdicts of each localizer on all solutions, in order.
+def make_judge(
+    data: LabelledSolutions, simulator: ThoughtSimulator, options: LocalizeOptions
+) -> Callable[[Sequence[Solution]], list[dict[str, Verdict]]]:
+    """A function from solutions to the verdicts of all localizers on each.
 
-    A verdict depends on its solution alone, not on the others.
+    A verdict depends on its solution alone, not on the others. Localizers are asked in turn about
+    the same solutions, first those that generate: a Transformers engine then reads a request once
+    if its `keep_prompts` is set. Log-probs are computed only if a localizer reads them.
 
     Parameters
     ----------
@@ -66,23 +65,23 @@ def verdicts(
     simulator : ThoughtSimulator
         Of the task of the data.
     options : LocalizeOptions
-    progress : function of int
-        Called after each batch with the number of finished solutions.
 
     Raises
     ------
     ValueError
-        If a solution is too long for the model, or the data do not fit a localizer.
+        If the data do not fit a localizer. The function raises it if a solution is too long for
+        the model.
     """
-    results: dict[str, list[Verdict]] = {name: [] for name in options.localizers}
-    judges = {name: _judge(name, data, simulator, options) for name in options.localizers}
-    for at in range(0, len(data.solutions), options.batch_size):
-        batch = data.solutions[at : at + options.batch_size]
-        episodes = as_episodes(batch, data.separator, simulator)
-        for name, judge in judges.items():
-            results[name] += judge(batch, episodes)
-        progress(at + len(batch))
-    return results
+    names = sorted(options.localizers, key=lambda name: not prompts(name))
+    judges = {name: _judge(name, data, simulator, options) for name in names}
+    scored = any(map(reads_logprobs, names))
+
+    def judge(solutions: Sequence[Solution]) -> list[dict[str, Verdict]]:
+        episodes = as_episodes(solutions, data.separator, simulator, scored)
+        found = {name: judges[name](solutions, episodes) for name in names}
+        return [{name: each[i] for name, each in found.items()} for i in range(len(solutions))]
+
+    return judge
 
 
 #: Gives the verdicts on some solutions, which are also given as episodes.
@@ -155,11 +154,12 @@ def _probabilities(localizer: StepLogprobLocalizer, episodes: Sequence[Episode])
 
 
 def as_episodes(
-    solutions: Sequence[Solution], separator: str, simulator: ThoughtSimulator
+    solutions: Sequence[Solution], separator: str, simulator: ThoughtSimulator, scored: bool = True
 ) -> list[Episode]:
-    """Solutions as failed episodes, with the model's log-probs of their tokens.
+    """Solutions as failed episodes, with the model's log-probs of their tokens if `scored`.
 
-    Each step is tokenized by itself, so that boundaries of steps are boundaries of tokens.
+    Log-probs are NaN otherwise. Each step is tokenized by itself, so that boundaries of steps are
+    boundaries of tokens.
 
     Raises
     ------
@@ -169,8 +169,8 @@ def as_episodes(
     starts, thoughts = [], []
     for solution in solutions:
         starts.append(_start(solution, simulator.tokenizer))
-        texts = [step + separator for step in solution.steps[:-1]] + [solution.steps[-1]]
-        ids = [simulator.tokenizer(t, add_special_tokens=False).input_ids for t in texts]
+        steps = [step + separator for step in solution.steps[:-1]] + [solution.steps[-1]]
+        ids = [simulator.tokenizer(t, add_special_tokens=False).input_ids for t in steps]
         if not all(ids):
             raise ValueError(f"data: a step of {solution.id!r} has no token of this model")
         size, most = len(starts[-1].ids) + sum(map(len, ids)), simulator.engine.max_model_len - 1
@@ -179,19 +179,20 @@ def as_episodes(
                 f"data: problem and solution {solution.id!r} have {size} tokens, more than the "
                 f"{most} that the model takes; leave it out"
             )
-        thoughts.append(list(zip(texts, ids, strict=True)))
-    scores = simulator.engine.logprobs(
-        [start.ids for start in starts], [[i for _, ids in each for i in ids] for each in thoughts]
-    )
+        thoughts.append(list(zip(steps, ids, strict=True)))
+    texts = [[i for _, ids in each for i in ids] for each in thoughts]
+    scores = [np.full(len(text), np.nan) for text in texts]
+    if scored:
+        scores = simulator.engine.logprobs([start.ids for start in starts], texts)
     episodes = []
     for start, parts, logprobs in zip(starts, thoughts, scores, strict=True):
         ends = np.cumsum([len(ids) for _, ids in parts])
         split = np.split(logprobs, ends)[:-1]
-        steps = tuple(
+        made = tuple(
             Thought(tuple(ids), lp, text, "delimiter")
             for (text, ids), lp in zip(parts, split, strict=True)
         )
-        episodes.append(Episode(Prefix(start), steps, 0.0, True, 0))
+        episodes.append(Episode(Prefix(start), made, 0.0, True, 0))
     return episodes
 
 

@@ -128,20 +128,23 @@ class Entry(NamedTuple):
         Whether it sends the model the prompted localizer's request.
     needs_checker : bool
         Whether the task must have a step checker.
+    logprobs : bool
+        Whether it reads the log-probs of the tokens of thoughts.
     """
 
     make: Callable[[Task, PromptedLocalizer | None], Localizer]
     prompts: bool = False
     requests: bool = False
     needs_checker: bool = False
+    logprobs: bool = False
 
 
 LOCALIZERS: dict[str, Entry] = {
     "prompted": Entry(_prompted, prompts=True, requests=True),
     "step_logprob": Entry(_step_logprob, requests=True),
-    "surprisal": Entry(lambda task, prompted: surprisal),
-    "surprisal_mean": Entry(lambda task, prompted: surprisal_mean),
-    "surprisal_drop": Entry(lambda task, prompted: surprisal_drop),
+    "surprisal": Entry(lambda task, prompted: surprisal, logprobs=True),
+    "surprisal_mean": Entry(lambda task, prompted: surprisal_mean, logprobs=True),
+    "surprisal_drop": Entry(lambda task, prompted: surprisal_drop, logprobs=True),
     "first": Entry(lambda task, prompted: first_step),
     "random": Entry(lambda task, prompted: random),
     "halving": Entry(lambda task, prompted: halving),
@@ -157,6 +160,11 @@ def prompts(name: str) -> bool:
 def requests(name: str) -> bool:
     """Whether the localizer of this name sends the model the prompted localizer's request."""
     return name in LOCALIZERS and LOCALIZERS[name].requests
+
+
+def reads_logprobs(name: str) -> bool:
+    """Whether the localizer of this name may read log-probs; a user's may."""
+    return name not in LOCALIZERS or LOCALIZERS[name].logprobs
 
 
 def check_name(name: str) -> None:

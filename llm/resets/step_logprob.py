@@ -8,6 +8,7 @@ distribution over steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -52,16 +53,21 @@ class StepLogprobLocalizer:
     def probabilities(self, episodes: Sequence[Episode]) -> list[FloatArray | None]:
         """Probability of each candidate: `prompted.lowest`, …, n; None if the request is too long.
 
-        All requests are one call of the engine.
+        All requests are one call of the engine. The tokens with which all candidates begin belong
+        to the prompt, as their probability cancels.
         """
         lowest, engine = self.prompted.lowest, self.prompted.engine
+        longest = max((episode.length for episode in episodes), default=0)
+        candidates = {k: self._tokens(rf"\boxed{{{k}}}") for k in range(max(longest, 2) + 1)}
+        columns = zip(*candidates.values(), strict=False)
+        common = [column[0] for column in takewhile(lambda c: len(set(c)) == 1, columns)]
         prompts: list[tuple[int, ...]] = []
         replies: list[list[int]] = []
         for episode in episodes:
-            prompt = self.prompted.prompt(episode)
+            prompt = (*self.prompted.prompt(episode), *common)
             for number in range(lowest, episode.length + 1):
                 prompts.append(prompt)
-                replies.append(self._tokens(rf"\boxed{{{number}}}"))
+                replies.append(candidates[number][len(common) :])
         fits = [
             len(prompt) + len(reply) < engine.max_model_len
             for prompt, reply in zip(prompts, replies, strict=True)

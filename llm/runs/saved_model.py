@@ -49,6 +49,10 @@ class SavedModel:
         """The run's folder."""
         return Path(self.name)
 
+    def settings(self, *names: str) -> dict[str, Any]:
+        """Settings of the run by name; none of a model that is no run."""
+        return {} if self.config is None else {name: getattr(self.config, name) for name in names}
+
     def policy(self, device: torch.device, bf16: bool = False) -> Any:
         """Load the model in eval mode, with the weights of the checkpoint.
 

@@ -6,6 +6,8 @@ from tests.mutants.mutant import Mutant
 
 CONTRACT = "tests/llm/engines/test_contract.py"
 LOCALIZERS = ("tests/llm/resets/test_localizers.py",)
+CONTEXTS = "tests/llm/engines/test_contexts.py"
+COMMAND = "tests/llm/localize/test_command.py"
 LOCALIZE = ("tests/llm/localize/test_report.py", "tests/llm/localize/test_data.py")
 RESUME = ("tests/llm/train/test_resume.py",)
 
@@ -277,6 +279,69 @@ LLM = (
         (CONTRACT,),
     ),
     Mutant(
+        "llm/engines/transformers.py",
+        "kept prompts survive new weights",
+        "        self._kept = None\n        weights",
+        "        weights",
+        (CONTEXTS,),
+    ),
+    Mutant(
+        "llm/engines/transformers.py",
+        "kept prompts grow with what follows them",
+        "self._kept = distinct, copy.deepcopy(context)",
+        "self._kept = distinct, context",
+        (CONTEXTS,),
+    ),
+    Mutant(
+        "llm/engines/contexts.py",
+        "further tokens are at the positions of the prompt's last ones",
+        "torch.arange(1, ids.shape[1] + 1, device=ids.device)",
+        "torch.arange(ids.shape[1], device=ids.device)",
+        (CONTEXTS,),
+    ),
+    Mutant(
+        "llm/resets/step_logprob.py",
+        "a step's number loses its first digit",
+        "candidates[number][len(common) :]",
+        "candidates[number][len(common) + 1 :]",
+        ("tests/llm/resets/test_step_logprob.py",),
+    ),
+    Mutant(
+        "llm/localize/verdicts.py",
+        "log-probs are computed for nobody",
+        "scored = any(map(reads_logprobs, names))",
+        "scored = True",
+        (f"{COMMAND}::test_verdicts__of_replies",),
+    ),
+    Mutant(
+        "llm/localize/records.py",
+        "finished solutions are done again",
+        "if s.number not in self.done[data.name]",
+        "if s.number >= 0",
+        (f"{COMMAND}::test_command__interrupted_and_resumed",),
+    ),
+    Mutant(
+        "llm/localize/records.py",
+        "a row that has changed keeps its verdicts",
+        'same = record["solution"] == digest(solution)',
+        "same = True",
+        (f"{COMMAND}::test_command__interrupted_and_resumed",),
+    ),
+    Mutant(
+        "llm/localize/measurement.py",
+        "short solutions come first",
+        "np.random.default_rng(0).permutation(len(parts))",
+        "range(len(parts))",
+        (f"{COMMAND}::test_batches__like_length_in_random_order",),
+    ),
+    Mutant(
+        "llm/common/bars.py",
+        "what was finished before counts in the rate",
+        "60 * (done - before)",
+        "60 * done",
+        ("tests/llm/common/test_bars.py",),
+    ),
+    Mutant(
         "llm/localize/report.py",
         "no wrong step counts as before the first one",
         "share(lambda step, error: 0 < step <= error)",
@@ -448,7 +513,7 @@ LLM = (
     Mutant(
         "llm/evaluate/__main__.py",
         "self-correction forgets the run's localizer",
-        'values["localizer"] = config.localizer',
+        'values["localizer"] = saved.config.localizer',
         "pass",
         ("tests/llm/train/test_run.py",),
     ),
@@ -510,10 +575,10 @@ LLM = (
         (f"{CONTRACT}::test_samples_have_the_distribution_of_the_softmax",),
     ),
     Mutant(
-        "llm/engines/transformers.py",
+        "llm/engines/contexts.py",
         "padding is attended to",
-        "mask[place, longest - len(prompt) :] = 1",
-        "mask[place, :] = 1",
+        "mask[row, longest - len(text) :] = 1",
+        "mask[row, :] = 1",
         (f"{CONTRACT}::test_prompts_of_unequal_length_do_not_disturb_each_other",),
     ),
     Mutant(
@@ -646,9 +711,9 @@ LLM = (
         "tokens <= spent[-1]",
     ),
     Mutant(
-        "llm/evaluate/records.py",
+        "llm/common/json_lines.py",
         "a partial last line is kept",
-        "        if complete != text:\n            write_whole(self.path, complete)\n",
+        "    if complete != text:\n        write_whole(path, complete)\n",
         "",
         ("tests/llm/evaluate/test_runner.py",),
     ),

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm.common.bars import ProblemBars
 from llm.localize.__main__ import main, make_parser
-from llm.localize.data import read_data
+from llm.localize.data import Solution, read_data
+from llm.localize.measurement import batches
 from llm.localize.options import LocalizeOptions
-from llm.localize.verdicts import as_episodes, verdicts
+from llm.localize.verdicts import as_episodes, make_judge
 from llm.resets.localizers import LOCALIZERS
+from llm.tasks import Example
 from llm.thoughts.options import ThoughtLimits
 from llm.thoughts.simulator import ThoughtSimulator
 from tests.llm.localize.test_data import PROCESS, write
@@ -52,6 +55,8 @@ def test_as_episodes__tokens_and_logprobs(tmp_path: Path) -> None:
     assert [step.text for step in first.steps] == ["ab\n\n", "c"]
     assert [step.logprobs.tolist() for step in first.steps] == [[-1, -2, -3, -4], [-5]]
     assert [BYTES.decode(list(step.ids)) for step in second.steps] == ["d"]
+    (first, _) = as_episodes(data.solutions, data.separator, simulator, scored=False)
+    assert len(calls) == 2 and np.isnan(first.steps[0].logprobs).tolist() == [True] * 4
 
 
 def test_verdicts__of_replies(tmp_path: Path) -> None:
@@ -61,24 +66,29 @@ def test_verdicts__of_replies(tmp_path: Path) -> None:
         return [*BYTES(reply).input_ids, BYTES.eos_token_id]
 
     def score(prompt: Any, ids: Any) -> Any:
-        return np.full(len(ids), -1.0 if BYTES.decode(ids) == r"\boxed{1}" else -2.0)
+        scored.append(BYTES.decode(ids))
+        return np.full(len(ids), -1.0 if BYTES.decode(ids) == "1}" else -2.0)
 
+    scored: list[str] = []
     rows = [{**PROCESS, "steps": [word, "b"]} for word in ("UNO", "DUE", "TRE")]
     data, simulator = world(ScriptedEngine(answer, score=score), write(tmp_path / "a.jsonl", rows))
-    names = ("prompted", "step_logprob", "first", f"{__name__}:last")
+    names = ("first", "step_logprob", "prompted", "random")
     for may_be_right in (False, True):
-        options = LocalizeOptions(names, may_be_right, batch_size=2)
-        done: list[int] = []
-        found = verdicts(data, simulator, options, done.append)
-        assert done == [2, 3]
+        each = make_judge(data, simulator, LocalizeOptions(names, may_be_right))(data.solutions)
+        assert list(each[0]) == ["prompted", "first", "step_logprob", "random"]
+        found = {name: [verdict[name] for verdict in each] for name in names}
         best = [v.best.tolist() for v in found["prompted"]]
         assert best == [[2], [0] if may_be_right else [], []]
         assert [v.tokens for v in found["prompted"]] == [10, 10, 2]
-        odds = np.exp(-9.0), np.exp(-18.0)  # nine tokens each
+        odds = np.exp(-2.0), np.exp(-4.0)  # two tokens each after the common ones
         expected = np.array([odds[1] * may_be_right, *odds])
         np.testing.assert_allclose(found["step_logprob"][0].weights, expected / expected.sum())
         assert [v.best.tolist() for v in found["first"]] == [[1]] * 3
-        assert [v.best.tolist() for v in found[f"{__name__}:last"]] == [[2]] * 3
+        assert [v.best.tolist() for v in found["random"]] == [[1, 2]] * 3
+    assert set(scored) == {"0}", "1}", "2}"}  # no log-prob of a solution: nobody reads them
+    judge = make_judge(data, simulator, LocalizeOptions((f"{__name__}:last", "surprisal")))
+    assert [v[f"{__name__}:last"].best.tolist() for v in judge(data.solutions)] == [[2]] * 3
+    assert scored[-3:] == ["UNO\n\nb", "DUE\n\nb", "TRE\n\nb"]
 
 
 def last(episodes: Any) -> Any:
@@ -102,7 +112,8 @@ def test_command__on_the_rollouts_of_a_run(
     flags += [f"--json={path}", "--localizer", *names]
     assert main(flags) == 0
     captured = capsys.readouterr()
-    assert "run, step 2 on run:" in captured.out and "run: 40 of 40 solutions" in captured.err
+    assert "run, step 2 on run:" in captured.out and ": 40 of 40 solutions" in captured.err
+    assert "in a random sample of 40 of" in " ".join(captured.out.split())
     record = json.loads(path.read_text())
     results = {each["localizer"]: each for each in record["results"]}
     assert list(results) == names and len(record["verdicts"]) == 40
@@ -119,6 +130,86 @@ def test_command__on_the_rollouts_of_a_run(
         assert a["exact"] == b["exact"] and a["tokens"] == pytest.approx(b["tokens"])
 
 
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, solutions: int) -> None:
+    """Ctrl-C as soon as so many solutions are finished."""
+    show = ProblemBars.__call__
+
+    def call(bars: ProblemBars, name: str, done: int, total: int) -> None:
+        show(bars, name, done, total)
+        if done >= solutions:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProblemBars, "__call__", call)
+
+
+def test_command__interrupted_and_resumed(
+    chain_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = [["1\n"] * (2 + i % 3) for i in range(12)]
+    rows = [{**PROCESS, "problem": f"+{i % 9} +1", "steps": s} for i, s in enumerate(steps)]
+    names = ("a", "b")
+    files = [str(write(tmp_path / f"{name}.jsonl", rows[k:])) for k, name in enumerate(names)]
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    table = tmp_path / "table.json"
+
+    def run(records: Path, *flags: str) -> int:
+        words = ["--localizer", "step_logprob", "random", "--batch_size=4", f"--json={table}"]
+        return main([str(chain_base), "--data", *files, f"--records={records}", *words, *flags])
+
+    assert run(whole) == 0
+    expected = json.loads(table.read_text())
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 8)
+        assert run(parts, "--limit=10") == 130
+    captured = capsys.readouterr()
+    assert " of 10 rows." in captured.out and "interrupted after" in captured.out
+    assert len(json.loads(table.read_text())["verdicts"]) == 8
+    assert captured.err.splitlines()[-1].endswith(f"the same command resumes from {parts}")
+    assert len(parts.read_text().splitlines()) == 1 + 8
+    # As if the disk had taken half of the last line. More rows are a longer run of the same.
+    parts.write_text(parts.read_text()[:-40])
+    assert run(parts) == 0
+    assert capsys.readouterr().err.startswith(f"{chain_base}: 7 of 23 solutions")
+    resumed = json.loads(table.read_text())
+    for one, other in zip(resumed["verdicts"], expected["verdicts"], strict=True):
+        assert (one["data"], one["number"]) == (other["data"], other["number"])
+        weights = (each["weights"]["step_logprob"] for each in (one, other))
+        np.testing.assert_allclose(*weights, atol=1e-5)  # other batches round otherwise
+    for flags, message in (
+        (["--seed=1"], "was made with other settings (seed: 0 is now 1)"),
+        (["--may_be_right"], "was made with other settings (may_be_right: False is now True)"),
+    ):
+        assert run(parts, *flags) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line and "give the same ones, or another --records" in line
+    write(tmp_path / "b.jsonl", [{**row, "label": 0} for row in rows[1:]])
+    assert run(parts) == 2
+    assert "of b has changed since; give another --records" in capsys.readouterr().err
+    lines = parts.read_text().splitlines()
+    parts.write_text("\n".join([lines[0], "{}", *lines[2:]]) + "\n")
+    assert run(parts) == 2
+    assert "line 2 is damaged (KeyError: 'data'); delete the line" in capsys.readouterr().err
+    assert main([str(chain_base), "--data", files[0], files[0]]) == 2
+    assert "data: two of the files have the same name" in capsys.readouterr().err
+
+
+def test_batches__like_length_in_random_order() -> None:
+    def solution(number: int, size: int) -> Solution:
+        return Solution(str(number), number, Example("", "p", problem="p"), ["x" * size], None)
+
+    sizes = np.random.default_rng(0).permutation(60).tolist()
+    todo = [[solution(i, size) for i, size in enumerate(sizes)], [solution(0, 5)], []]
+    parts = list(batches(todo, 10))
+    assert sorted(at for at, _ in parts) == [0] * 6 + [1]
+    lengths = [sorted(len(s.steps[0]) for s in batch) for at, batch in parts if not at]
+    assert sorted(lengths) == [list(range(i, i + 10)) for i in range(0, 60, 10)]
+    assert lengths != sorted(lengths)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -130,6 +221,7 @@ def test_command__on_the_rollouts_of_a_run(
         (["--limit=0"], "limit: 0 is not a whole number ≥ 1"),
         (["--localization.votes=0"], "localization.votes: 0 is not ≥ 1"),
         (["--json=pyproject.toml/x.json"], "pyproject.toml"),
+        (["--records=pyproject.toml/x.jsonl"], "--records: pyproject.toml is a file"),
         (["--step=1"], "which is no training run"),
     ],
 )

@@ -44,7 +44,7 @@ def test_read_data__halves_and_limit(tmp_path: Path) -> None:
     assert half_of("problem  3\n") == half_of("problem 3")
     # A limit is a part of a larger one, spread over the file, in order.
     few, more = (read_data(path, limit=n).solutions for n in (20, 40))
-    assert len(few) == 20
+    assert len(few) == 20 and read_data(path, limit=20).available == 200
     numbers = [s.number for s in few]
     assert numbers == sorted(numbers) and set(numbers) < {s.number for s in more}
     assert min(numbers) < 50 and max(numbers) > 150

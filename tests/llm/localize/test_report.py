@@ -19,7 +19,7 @@ def data(cases: Sequence[tuple[str, int, int | None]]) -> LabelledSolutions:
         Solution(str(i), i, Example(str(i), problem, problem=problem), ["x"] * n, first)
         for i, (problem, n, first) in enumerate(cases)
     ]
-    return LabelledSolutions("data", Task(), "\n", solutions, [])
+    return LabelledSolutions("data", Task(), "\n", solutions, [], len(solutions))
 
 
 def verdict(*weights: float, usable: bool = True, tokens: float = 3.0) -> Verdict:

@@ -52,7 +52,7 @@ def by_number(probabilities: Sequence[float]) -> Score:
     """Gives the reply k the probability number k − 1, in equal parts per token."""
 
     def score(prompt: Sequence[int], ids: Sequence[int]) -> list[float]:
-        number = int(BYTES.decode(ids).removeprefix("\\boxed{").removesuffix("}"))
+        number = int(BYTES.decode(ids).removesuffix("}"))
         return [np.log(probabilities[number]) / len(ids)] * len(ids)
 
     return score
@@ -63,8 +63,9 @@ def test_step_logprob__weights_are_the_normalized_probabilities() -> None:
     two, three = localize([episode(2), episode(3)])
     np.testing.assert_allclose(two, [1 / 4, 3 / 4])
     np.testing.assert_allclose(three, [1 / 6, 1 / 2, 1 / 3])
-    assert [reply for _, reply in calls] == [rf"\boxed{{{k}}}" for k in (1, 2, 1, 2, 3)]
-    assert calls[-1][0] == request(ESSAY, ["x"] * 3)[0]["content"] + "\n\n"
+    # What all replies begin with is part of the prompt.
+    assert [reply for _, reply in calls] == ["1}", "2}", "1}", "2}", "3}"]
+    assert calls[-1][0] == request(ESSAY, ["x"] * 3)[0]["content"] + "\n\n\\boxed{"
     assert (localize.cost, localize.failed) == (0, 0)
 
 
