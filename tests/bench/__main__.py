@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -21,9 +20,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from cpi.reporting.json_files import check_writable, write_json
 from tests.bench.alone import run_module
 from tests.bench.contest import LIMIT, DisagreementError, contest
-from tests.bench.problems import FAMILIES, PROBLEMS
+from tests.bench.problems import BACKWARD, FAMILIES, PROBLEMS
 from tests.bench.rollouts import rollout_rows
 
 EPILOG = """\
@@ -38,8 +38,12 @@ Times are medians of calls taken in turn. A library that has several methods com
 fastest: MPI is modified policy iteration and VI value iteration, to 1e-9 or the rounding at which
 answers are compared; PI, and everything of ours, is exact. A ratio is our time over the best time
 of the others. A missed target does not change the exit code. The exit code is 1 if two libraries
-disagree or one fails, and 2 if one is not installed or FILE cannot be written.
+disagree or one fails, 2 if one is not installed or FILE cannot be written, 130 after Ctrl-C. FILE
+is written after each row, so that it holds all rows that were measured.
 """
+
+#: Records of one table, yielded as they are measured.
+Rows = Iterator[dict[str, Any]]
 
 #: Largest accepted ratio of our median time to the best of the others.
 TARGET = 1.1
@@ -51,6 +55,7 @@ ROUNDING = 16.0  # ulps of residual; RESIDUAL_ULPS of cpi.exact.linear is 8
 LARGE = (("kl_chain, CSR", 10**6), ("lock chain, CSR", 10**6), ("garnet, CSR", 10**4))
 LIBRARIES = ("ours", "quantecon", "pymdptoolbox")
 SETTINGS = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_THREAD_TIMEOUT")
+NUMBER = 12  # characters of milliseconds and a method: "> 30,000 MPI"
 MET = {True: "yes", False: "[red]no[/]"}
 
 
@@ -75,50 +80,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     if absent:
         print(f"{parser.prog}: no {', '.join(absent)}; `make bench` installs them", file=sys.stderr)
         return 2
-    if args.json is not None:
-        try:  # fail now rather than after minutes of work
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.open("a").close()
-        except OSError as error:
-            print(f"{parser.prog}: --json: {error}", file=sys.stderr)
-            return 2
+    try:
+        if args.json is not None:
+            check_writable(args.json)
+        measure(args)
+    except OSError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except (DisagreementError, RuntimeError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure and print row by row; after each row, write all rows to the file."""
     out = Console(width=max(Console().width, 120))
     setting = settings()
     out.print(", ".join(" ".join(item) for item in setting["versions"].items()), highlight=False)
     variables = " ".join(f"{name}={value}" for name, value in setting["environment"].items())
     out.print(f"{setting['cpus']} cores, {variables or 'threads as the libraries choose'}\n")
-    try:
-        rows = run_contest(out, args.only or list(PROBLEMS), args.quick)
-        rolled = [] if args.only else run_rollouts(out)
-        grown = [] if args.only else run_growth(out, args.quick)
-    except (DisagreementError, RuntimeError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    parts: dict[str, Rows] = {"contest": run_contest(out, args.only or list(PROBLEMS), args.quick)}
+    if not args.only:
+        parts |= {"rollouts": run_rollouts(out), "growth": run_growth(out, args.quick)}
+    record: dict[str, Any] = {"quick": args.quick, **setting}
+    for name, rows in parts.items():
+        record[name] = []
+        for row in rows:
+            record[name].append(row)
+            if args.json is not None:
+                write_json(args.json, record)
     if args.json is not None:
-        record = {"quick": args.quick, **setting, "contest": rows}
-        record |= {"rollouts": rolled, "growth": grown}
-        args.json.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         out.print(f"Written to {args.json}")
-    return 0
 
 
-def run_contest(out: Console, problems: Sequence[str], quick: bool) -> list[dict[str, Any]]:
-    """Time the problems; print one table and how often the target is met."""
-    rows: list[dict[str, Any]] = []
-    for key in problems:
-        with out.status(PROBLEMS[key].title):
-            rows += contest_rows(key, quick)
-    out.print(contest_table(rows))
-    compared = [row["ratio"] for row in rows if row["ratio"] is not None]
+def run_contest(out: Console, problems: Sequence[str], quick: bool) -> Rows:
+    """Time the problems; print each row, then how often the target is met."""
+    ratios = []
+    out.print(contest_table([], heading=True))
+    with out.status("starting") as status:
+        for key in problems:
+            status.update(PROBLEMS[key].title)
+            for row in contest_rows(key, quick):
+                out.print(contest_table([row]))
+                if row["ratio"] is not None:
+                    ratios.append(row["ratio"])
+                yield row
+    out.print("no entry: takes much longer, or more memory than there is")
     out.print(
-        f"{sum(ratio <= TARGET for ratio in compared)} of {len(compared)} at most {TARGET} times "
-        f"the best of the others, {sum(ratio < 1 for ratio in compared)} faster\n",
+        f"{sum(ratio <= TARGET for ratio in ratios)} of {len(ratios)} at most {TARGET} times "
+        f"the best of the others, {sum(ratio < 1 for ratio in ratios)} faster\n",
         style="bold",
     )
-    return rows
 
 
-def run_rollouts(out: Console) -> list[dict[str, Any]]:
+def run_rollouts(out: Console) -> Rows:
     """Vectorised rollouts beside stepping Gymnasium, in microseconds per environment step."""
     with out.status("rollouts"):
         rows = rollout_rows()
@@ -131,10 +150,10 @@ def run_rollouts(out: Console) -> list[dict[str, Any]]:
         met = MET[ratio >= FASTER]
         table.add_row(row["world"], *times, f"{ratio:.0f}×", f"{FASTER}×", met)
     out.print(table)
-    return rows
+    yield from rows
 
 
-def run_growth(out: Console, quick: bool) -> list[dict[str, Any]]:
+def run_growth(out: Console, quick: bool) -> Rows:
     """Measure the families of growing MDPs; print their table and the large instances."""
     rows: list[dict[str, Any]] = []
     for family, (_, _, sizes) in FAMILIES.items():
@@ -147,10 +166,10 @@ def run_growth(out: Console, quick: bool) -> list[dict[str, Any]]:
                 out.print(f"{family}, S = {n:,}: not finished within a minute", style="bold")
             else:
                 rows.append(result)
+                yield result
     out.print(growth_table(rows))
     for line in large_lines(rows):
         out.print(line, style="bold")
-    return rows
 
 
 def settings() -> dict[str, Any]:
@@ -164,11 +183,10 @@ def settings() -> dict[str, Any]:
     }
 
 
-def contest_rows(key: str, quick: bool) -> list[dict[str, Any]]:
+def contest_rows(key: str, quick: bool) -> Rows:
     """One record per question: seconds by contestant, and our ratio to the best of the others."""
     problem = PROBLEMS[key]
-    rows = []
-    for question, times in contest(key, seconds=0.5 if quick else 3.0).items():
+    for question, times in contest(key, seconds=0.5 if quick else 3.0):
         seconds: dict[str, dict[str, Any]] = {
             contestant: {"min": min(taken), "median": median(taken), "readings": len(taken)}
             for contestant, taken in times.items()
@@ -183,20 +201,24 @@ def contest_rows(key: str, quick: bool) -> list[dict[str, Any]]:
         for name, statistic in (("ratio", "median"), ("ratio_of_minima", "min")):
             others = [each[statistic] for who, each in seconds.items() if who != "ours"]
             row[name] = seconds["ours"][statistic] / min(others) if others else None
-        rows.append(row)
-    return rows
+        yield row
 
 
-def contest_table(rows: list[dict[str, Any]]) -> Table:
-    """Table of median milliseconds: the fastest method of each library."""
-    table = new_table("Median ms")
-    table.add_column("problem", no_wrap=True)
-    table.add_column("question", no_wrap=True)
+def contest_table(rows: list[dict[str, Any]], *, heading: bool = False) -> Table:
+    """Table of median milliseconds: the fastest method of each library.
+
+    All columns have a fixed width, so that rows printed one by one are one table.
+    """
+    table = new_table("Median ms" if heading else "")
+    table.show_header, table.show_edge = heading, False
+    widths = max(len(problem.title) for problem in PROBLEMS.values()), len(BACKWARD)
+    for name, width in zip(("problem", "question"), widths, strict=True):
+        table.add_column(name, no_wrap=True, width=width)
     for name in (*LIBRARIES, "ratio", "of minima", f"≤ {TARGET}"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for above, row in pairwise([{"problem": None}, *rows]):
-        first = row["problem"] != above["problem"]
-        cells = [PROBLEMS[row["problem"]].title if first else "", row["question"]]
+        width = NUMBER if name in LIBRARIES else len(name)
+        table.add_column(name, justify="right", no_wrap=True, width=width)
+    for row in rows:
+        cells = [PROBLEMS[row["problem"]].title, row["question"]]
         for library in LIBRARIES:
             methods = {k: v for k, v in row["seconds"].items() if k.startswith(library)}
             best = min(methods, key=lambda name: methods[name]["median"], default=None)
@@ -205,8 +227,6 @@ def contest_table(rows: list[dict[str, Any]]) -> Table:
             cells += [f"{row['ratio']:.2g}", f"{row['ratio_of_minima']:.2g}"]
             cells += [MET[row["ratio"] <= TARGET]]
         table.add_row(*cells)
-    table.caption = "no entry: takes much longer, or more memory than there is"
-    table.caption_justify = "left"
     return table
 
 

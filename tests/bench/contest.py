@@ -22,7 +22,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -234,8 +234,8 @@ def reading(answer: Answer, calls: int) -> float:
     return (time.perf_counter() - started) / calls
 
 
-def contest(key: str, seconds: float) -> dict[str, dict[str, list[float]]]:
-    """Readings of the repeatable calls on the problem `key`, by question and contestant.
+def contest(key: str, seconds: float) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Each question on the problem `key` with readings of its repeatable calls, by contestant.
 
     Raises
     ------
@@ -245,7 +245,6 @@ def contest(key: str, seconds: float) -> dict[str, dict[str, list[float]]]:
     problem = PROBLEMS[key]
     mdp = problem.make()
     calls = calls_of(mdp)
-    times: dict[str, dict[str, list[float]]] = {}
     for question in problem.questions:
         answers = {
             contestant: call
@@ -253,8 +252,7 @@ def contest(key: str, seconds: float) -> dict[str, dict[str, list[float]]]:
             if asked == question and (question, contestant) not in problem.once | problem.never
         }
         check_answers(mdp, {name: answer() for name, answer in answers.items()}, question)
-        times[question] = race(answers, seconds)
-    return times
+        yield question, race(answers, seconds)
 
 
 def once(key: str, question: str, contestant: str) -> dict[str, float]:
