@@ -64,7 +64,7 @@ class Resolvent:
         return self.solver(b, True)
 
 
-def resolvent(transitions: Any, discount: float) -> Resolvent:
+def resolvent(transitions: Any, discount: float, *, overwrite: bool = False) -> Resolvent:
     """Factorise I − γP.
 
     Parameters
@@ -73,10 +73,13 @@ def resolvent(transitions: Any, discount: float) -> Resolvent:
         P; rows sum to at most 1.
     discount : float
         γ in [0, 1).
+    overwrite : bool
+        The factors may take the place of a dense P, which is then lost. A small system is solved
+        sooner without a copy.
     """
-    plain = _factorised(transitions, discount)
     if discount <= REFINED_DISCOUNT:
-        return plain
+        return _factorised(transitions, discount, overwrite)
+    plain = _factorised(transitions, discount, False)
     return Resolvent(plain.method, _refined(plain.solver, transitions, discount))
 
 
@@ -102,16 +105,16 @@ def _refined(solver: Solver, transitions: Any, discount: float) -> Solver:
     return refined
 
 
-def _factorised(transitions: Any, discount: float) -> Resolvent:
+def _factorised(transitions: Any, discount: float, overwrite: bool) -> Resolvent:
     """I − γP, by the method of the table above."""
     if not sparse.issparse(transitions):
-        return Resolvent("dense LU", _dense(transitions, discount))
+        return Resolvent("dense LU", _dense(transitions, discount, overwrite))
     given: Any = transitions
     matrix = sparse.csr_array(given, copy=True)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     if matrix.shape[0] <= DENSE_STATES:
-        return Resolvent("dense LU", _dense(matrix.toarray(), discount))
+        return Resolvent("dense LU", _dense(matrix.toarray(), discount, True))
     diagonal = matrix.diagonal()
     entries = np.diff(matrix.indptr)
     alone = (entries == 0) | ((entries == 1) & (diagonal > 0))
@@ -120,10 +123,12 @@ def _factorised(transitions: Any, discount: float) -> Resolvent:
     return _without(alone, matrix, diagonal, discount)
 
 
-def _dense(matrix: FloatArray, discount: float) -> Solver:
+def _dense(matrix: FloatArray, discount: float, overwrite: bool) -> Solver:
     # LAPACK itself: on the small systems of bound checks, scipy.linalg's wrappers would cost more
     # than the arithmetic.
-    system = np.ascontiguousarray(matrix * -discount)
+    in_place = overwrite and matrix.flags.c_contiguous
+    system = matrix if in_place else np.array(matrix, dtype=np.float64, order="C")
+    system *= -discount
     system.ravel()[:: len(system) + 1] += 1.0
     # LAPACK is column-major: the transpose of a row-major array is factorised without a copy.
     if len(system) > THREAD_STATES:

@@ -99,9 +99,8 @@ def policy_iteration(mdp: TabularMDP) -> Optimum:
     states = np.arange(mdp.num_states)
     last = np.full(mdp.num_states, -np.inf)
     while True:
-        V = resolvent(chosen_transitions(mdp, actions), mdp.discount).solve(
-            mdp.rewards[states, actions]
-        )
+        moves = chosen_transitions(mdp, actions)
+        V = resolvent(moves, mdp.discount, overwrite=True).solve(mdp.rewards[states, actions])
         Q = action_values(mdp, V)
         highest, best = _best(Q)
         ulps = 8.0 * EPS * float(np.abs(Q).max())

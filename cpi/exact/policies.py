@@ -43,11 +43,11 @@ def check_policy(mdp: TabularMDP, policy: ArrayLike, what: str = "policy") -> Fl
         If the shape is wrong for `mdp`, an action does not exist, or a row is not a distribution.
     """
     array, dtype = real_array(policy, what, PolicyError)
-    shape = (mdp.num_states, mdp.num_actions)
-    shapes = [shape] if mdp.horizon is None else [shape, (mdp.horizon, *shape)]
+    shape = mdp.rewards.shape
+    shapes = (shape,) if mdp.horizon is None else (shape, (mdp.horizon, *shape))
     if array.shape not in shapes:
-        if dtype.kind in "iu" and array.shape in [rows[:-1] for rows in shapes]:
-            return frozen(deterministic_policy(array.astype(np.intp), mdp.num_actions, what))
+        if dtype.kind in "iu" and (*array.shape, shape[1]) in shapes:
+            return frozen(deterministic_policy(array.astype(np.intp), shape[1], what))
         expected = " or ".join(map(str, shapes))
         raise PolicyError(f"{what}: shape {array.shape}, expected {expected} for {mdp!r}")
     return _distributions(array, dtype, what)
@@ -111,14 +111,14 @@ def deterministic_policy(
         If an action is not one of 0 … A−1.
     """
     chosen = np.asarray(actions)
-    rows = (np.arange(num_actions) == chosen[..., None]).astype(np.float64)
+    rows = np.arange(num_actions) == chosen[..., None]
     if np.count_nonzero(rows) < chosen.size:
         missing = ~rows.any(axis=-1)
         where = tuple(np.argwhere(missing)[0])
         place = f"{_place(where)} has action" if where else "action"
         last = num_actions - 1
         raise PolicyError(f"{what}: {place} {chosen[where]}, not a whole number in 0 … {last}")
-    return rows
+    return rows.astype(np.float64)
 
 
 def greedy_policy(Q: ArrayLike) -> FloatArray:
@@ -224,7 +224,7 @@ def average_transitions(mdp: TabularMDP, policy: FloatArray) -> Any:
     num_states, num_actions = policy.shape
     certain = (policy == 1.0).ravel().nonzero()[0]
     if len(certain) == num_states:  # deterministic: a quarter of the work
-        return chosen_transitions(mdp, certain % num_actions)
+        return _rows(mdp, certain)
     if not mdp.is_sparse:
         return np.matmul(policy[:, None, :], mdp.transitions)[:, 0]
     pairs = num_states * num_actions
@@ -237,5 +237,9 @@ def average_transitions(mdp: TabularMDP, policy: FloatArray) -> Any:
 
 def chosen_transitions(mdp: TabularMDP, actions: NDArray[np.intp]) -> Any:
     """P_π of the policy that takes `actions`, shape (S,): rows of the MDP."""
-    rows = np.arange(0, mdp.rewards.size, mdp.num_actions) + actions
-    return mdp.flat[rows] if mdp.is_sparse else mdp.flat.take(rows, axis=0)
+    return _rows(mdp, np.arange(0, mdp.rewards.size, mdp.num_actions) + actions)
+
+
+def _rows(mdp: TabularMDP, pairs: NDArray[np.intp]) -> Any:
+    """Transitions of the pairs s·A + a."""
+    return mdp.flat[pairs] if mdp.is_sparse else mdp.flat.take(pairs, axis=0)

@@ -45,13 +45,14 @@ class Evaluation:
     def resolvent(self) -> Resolvent:
         """(I − γ P_π)⁻¹ of a discounted MDP, factorised once."""
         assert self.mdp.discount is not None
-        return resolvent(average_transitions(self.mdp, self.policy), self.mdp.discount)
+        transitions = average_transitions(self.mdp, self.policy)
+        return resolvent(transitions, self.mdp.discount, overwrite=True)
 
     @cached_property
     def V(self) -> FloatArray:
         """State values, (S,) or (H, S), in units of reward."""
         if self.mdp.horizon is None:
-            rewards = np.einsum("sa,sa->s", self.policy, self.mdp.rewards)
+            rewards = np.vecdot(self.policy, self.mdp.rewards)
             return frozen(self.resolvent.solve(rewards))
         V, self.__dict__["Q"] = self._backward()
         return V

@@ -111,6 +111,18 @@ def test_small_systems_are_dense(num_states: int, discount: float) -> None:
     check(matrix, discount, "dense LU")
 
 
+@pytest.mark.parametrize("discount", [0.9, 1 - 1e-9])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_resolvent__overwrites_a_dense_matrix_only_if_told(order: Any, discount: float) -> None:
+    given = np.array(scattered(30, 3, seed=2).toarray(), order=order)
+    kept, b = given.copy(), np.arange(30.0)
+    expected = resolvent(given, discount).solve(b)
+    np.testing.assert_array_equal(given, kept)
+    np.testing.assert_array_equal(resolvent(given, discount, overwrite=True).solve(b), expected)
+    whole = resolvent(np.eye(3, k=1, dtype=int), 0.5).solve(np.ones(3))
+    np.testing.assert_array_equal(whole, [1.75, 1.5, 1.0])
+
+
 def test_a_dense_matrix_stays_dense_at_any_size() -> None:
     check(banded(ABOVE, 1, 1, seed=0).toarray(), 0.9, "dense LU")
 
