@@ -14,7 +14,6 @@ generated). Resets generate fewer steps; seed episodes that are not trained on g
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from cpi.core.resets import (
     halving,
 )
 from cpi.exact.values import evaluate
+from cpi.problem import Parser
 from cpi.reporting.json_files import check_writable, write_json
 from cpi.reporting.options import underscored
 from cpi.tabular.gradient import exact_moments, policy_gradient
@@ -192,13 +192,12 @@ def _equal_steps(wins: list[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+    parser = Parser(
         prog="python -m cpi.signal",
-        description="Where resets pay: exact signal-to-noise of RRPO, SRPO and the oracle "
-        "against GRPO with as many rollouts, on chains of n steps, each right with probability q.",
-        epilog="each cell: worth in GRPO collections at equal rollouts / at equal generated "
-        "steps; above 1 the method is ahead. srpo t/f gives the first error weight t and every "
+        description="Where resets pay: exact signal-to-noise of RRPO, SRPO and the oracle against\n"
+        "GRPO with as many rollouts, on chains of n steps, each right with probability q.",
+        epilog="each cell: worth in GRPO collections at equal rollouts / at equal generated\n"
+        "steps; above 1 the method is ahead. srpo t/f gives the first error weight t and every\n"
         "other step weight f.",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")

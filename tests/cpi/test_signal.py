@@ -253,6 +253,15 @@ def test_main__help_explains_a_cell(capsys: pytest.CaptureFixture[str]) -> None:
     assert "above 1 the method is ahead" in printed and "--json FILE" in printed
 
 
+@pytest.mark.parametrize("option", ["--length=4", "--js"])
+def test_main__bad_usage_is_one_line(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        signal.main([option])
+    assert stop.value.code == 2
+    error = f"python -m cpi.signal: unrecognized arguments: {option}; --help lists the options\n"
+    assert capsys.readouterr() == ("", error)
+
+
 def test_main__list_names_every_arm(capsys: pytest.CaptureFixture[str]) -> None:
     assert signal.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
