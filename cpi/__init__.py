@@ -17,12 +17,8 @@ from cpi.conservative.black_box import BlackBox
 from cpi.conservative.certificate import Certificate
 from cpi.conservative.certify import certify
 from cpi.conservative.choosers import Choice, exact_greedy, sampled
-from cpi.conservative.loop import (
-    oracle_resets,
-    random_resets,
-    run_cpi,
-    self_resets,
-)
+from cpi.conservative.loop import run_cpi
+from cpi.conservative.reset_weights import oracle_resets, random_resets, self_resets
 from cpi.conservative.resets import Resets, draw_resets
 from cpi.conservative.step_sizes import step_size
 from cpi.core.advantages import group_advantages

@@ -11,13 +11,8 @@ import numpy as np
 
 import envs
 from cpi.conservative.choosers import Choice, Chooser, sampled
-from cpi.conservative.loop import (
-    Run,
-    oracle_resets,
-    random_resets,
-    run_cpi,
-    self_resets,
-)
+from cpi.conservative.loop import Run, run_cpi
+from cpi.conservative.reset_weights import oracle_resets, random_resets, self_resets
 from cpi.exact.improvement import coverage, improvable_mask
 from cpi.exact.values import Evaluation, evaluate
 from llm.compare.report import interval

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import envs
-from cpi.conservative.loop import oracle_resets, random_resets
+from cpi.conservative.reset_weights import oracle_resets, random_resets
 from cpi.exact.improvement import coverage, default_tau, improvable_mask, visit_probability
 from cpi.exact.values import Evaluation, evaluate
 from paper_figures.framework.figure import Claim, Data, Figure

@@ -38,7 +38,7 @@ from cpi.bounds.instances import (
 from cpi.bounds.symbols import legend
 from cpi.bounds.theorem1 import theorem1
 from cpi.bounds.theorem1_report import Experiment
-from cpi.conservative.loop import ResetWeights, oracle_resets, random_resets
+from cpi.conservative.reset_weights import ResetWeights, oracle_resets, random_resets
 from cpi.exact.values import Evaluation
 from cpi.problem import (
     FILES,

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from cpi.bounds.check import bounds_for
 from cpi.conservative.certificate import Certificate
 from cpi.conservative.certify import certify
-from cpi.conservative.loop import ResetWeights, certificate, random_resets, weights_of
+from cpi.conservative.loop import certificate
+from cpi.conservative.reset_weights import ResetWeights, random_resets, weights_of
 from cpi.conservative.step_sizes import ANYWHERE, DISCOUNTED, FINITE, step_size
 from cpi.exact.improvement import coverage
 from cpi.exact.policies import check_policy, greedy_policy

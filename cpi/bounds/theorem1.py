@@ -32,8 +32,8 @@ from scipy.special import ndtri
 
 import envs
 from cpi.bounds.theorem1_report import Experiment, Point, Slope, interval, resets_of
-from cpi.conservative.loop import oracle_resets, random_resets, self_resets
 from cpi.conservative.measure import every_step, measure
+from cpi.conservative.reset_weights import oracle_resets, random_resets, self_resets
 from cpi.conservative.resets import Resets, draw_resets
 from cpi.conservative.step_sizes import masked_step, step_size
 from cpi.exact.policies import deterministic_policy, uniform_policy

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from cpi.conservative.black_box import BlackBox
 from cpi.conservative.certificate import Certificate
 from cpi.conservative.confidence import check_delta
-from cpi.conservative.loop import oracle_resets, random_resets, self_resets, weights_of
 from cpi.conservative.measure import check_class, choose_and_measure, every_step
+from cpi.conservative.reset_weights import oracle_resets, random_resets, self_resets, weights_of
 from cpi.conservative.resets import Resets, draw_resets
 from cpi.exact.policies import PolicyError, check_rows
 from cpi.exact.values import evaluate

@@ -16,14 +16,8 @@ from typing import Any
 import numpy as np
 
 from cpi.conservative.choosers import Chooser, exact_greedy, sampled
-from cpi.conservative.loop import (
-    Iteration,
-    ResetWeights,
-    oracle_resets,
-    random_resets,
-    run_cpi,
-    self_resets,
-)
+from cpi.conservative.loop import Iteration, run_cpi
+from cpi.conservative.reset_weights import ResetWeights, oracle_resets, random_resets, self_resets
 from cpi.conservative.step_sizes import DISCOUNTED, step_rule
 from cpi.core.collect import Ledger
 from cpi.core.plans import ALGORITHMS

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from cpi.bounds.theorem1 import TARGET, resets_needed
 from cpi.conservative.choosers import Chooser, exact_greedy
-from cpi.conservative.loop import oracle_resets, random_resets
+from cpi.conservative.reset_weights import oracle_resets, random_resets
 from cpi.conservative.step_sizes import masked_step, step_size
 from cpi.exact.update import Update
 from cpi.exact.values import Evaluation, rounding_of

@@ -649,9 +649,10 @@ CONSTANTS = (
         "g * span * float((mask * before_switch).sum()) / (2 - 2 * g)",
     ),
     Mutant(
-        "cpi/conservative/loop.py",
+        "cpi/conservative/reset_weights.py",
         "discounted masks accept terminal states",
         "if evaluation.mdp.horizon is not None or (weights != 1).any():",
         "if evaluation.mdp.horizon is not None:",
+        ("tests/cpi/conservative/test_loop.py",),
     ),
 )

@@ -432,10 +432,11 @@ RESETS = (
         "step_size(rule, update, choice.advantage)",
     ),
     Mutant(
-        "cpi/conservative/loop.py",
+        "cpi/conservative/reset_weights.py",
         "terminal states accepted",
         "weights = weights * ~evaluation.mdp.terminal",
         "weights = weights * 1.0",
+        ("tests/cpi/conservative/test_loop.py",),
     ),
     Mutant(
         "cpi/bounds/theorem1.py",

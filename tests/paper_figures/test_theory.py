@@ -13,7 +13,8 @@ import cpi
 import envs
 from cpi.bounds import REGISTRY, Update
 from cpi.conservative.choosers import sampled
-from cpi.conservative.loop import oracle_resets, random_resets, run_cpi
+from cpi.conservative.loop import run_cpi
+from cpi.conservative.reset_weights import oracle_resets, random_resets
 from cpi.exact.values import evaluate
 from paper_figures import t2_localizer, t3_iterations, t4_tightness, t5_signal, t6_chain
 from paper_figures.__main__ import HOME

@@ -24,7 +24,7 @@ from cpi.bounds.theorem1 import (
 )
 from cpi.bounds.theorem1_report import Experiment
 from cpi.conservative import measure as measurement
-from cpi.conservative.loop import random_resets
+from cpi.conservative.reset_weights import random_resets
 from cpi.conservative.resets import Resets, draw_resets
 from cpi.exact.policies import uniform_policy
 from cpi.exact.values import evaluate

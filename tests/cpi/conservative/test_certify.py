@@ -11,8 +11,8 @@ import envs
 from cpi.conservative.black_box import BlackBox
 from cpi.conservative.certificate import Certificate
 from cpi.conservative.certify import certify
-from cpi.conservative.loop import ResetWeights, oracle_resets, random_resets, self_resets
 from cpi.conservative.measure import choose_and_measure, every_step
+from cpi.conservative.reset_weights import ResetWeights, oracle_resets, random_resets, self_resets
 from cpi.conservative.resets import draw_resets
 from cpi.exact.policies import PolicyError, mixture, uniform_policy
 from cpi.exact.update import Update

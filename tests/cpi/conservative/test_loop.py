@@ -12,15 +12,8 @@ import envs
 from cpi.bounds import REGISTRY
 from cpi.conservative.certify import certify
 from cpi.conservative.choosers import Choice, exact_greedy, sampled
-from cpi.conservative.loop import (
-    ResetWeights,
-    Run,
-    certificate,
-    oracle_resets,
-    random_resets,
-    run_cpi,
-    self_resets,
-)
+from cpi.conservative.loop import Run, certificate, run_cpi
+from cpi.conservative.reset_weights import ResetWeights, oracle_resets, random_resets, self_resets
 from cpi.conservative.step_sizes import step_size
 from cpi.exact.optimal import optimal
 from cpi.exact.policies import (

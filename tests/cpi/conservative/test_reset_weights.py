@@ -12,15 +12,8 @@ import pytest
 
 import envs
 from cpi.conservative.choosers import sampled
-from cpi.conservative.loop import (
-    Iteration,
-    ResetWeights,
-    Run,
-    oracle_resets,
-    random_resets,
-    run_cpi,
-    self_resets,
-)
+from cpi.conservative.loop import Iteration, Run, run_cpi
+from cpi.conservative.reset_weights import ResetWeights, oracle_resets, random_resets, self_resets
 from cpi.exact.improvement import coverage
 from cpi.exact.policies import uniform_policy
 from cpi.exact.values import evaluate
