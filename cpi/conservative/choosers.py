@@ -28,7 +28,8 @@ from envs.tabular import FloatArray
 class Choice:
     """A candidate, its measured advantage 𝔸_w, a lower confidence bound of it, and the costs.
 
-    `evidence` is the measurement behind it, if resets were sampled.
+    `evidence` is the measurement behind it, if resets were sampled. Its advantage is a mean over
+    resets, of which none is a terminal state; 𝔸_w is `reset_share` of it.
     """
 
     candidate: FloatArray
@@ -49,6 +50,16 @@ def exact_greedy(evaluation: Evaluation, weights: FloatArray, rng: np.random.Gen
     gains = expectation(evaluation, weights * evaluation.A.max(axis=-1))
     advantage = gains / max(coverage(evaluation, weights), 1e-300)
     return Choice(candidate, advantage, advantage)
+
+
+def reset_share(evaluation: Evaluation, weights: FloatArray) -> float:
+    """Share of the accepted states that are not terminal: resets are drawn from those alone.
+
+    Terminal states have advantage 0, so that 𝔸_w is the mean over resets times this share. It is
+    below 1 only for random resets of a discounted MDP with terminal states, whose w is 1 there.
+    """
+    accepted = coverage(evaluation, weights)
+    return coverage(evaluation, weights * ~evaluation.mdp.terminal) / accepted
 
 
 def sampled(
@@ -85,25 +96,29 @@ def sampled(
 
     def choose(evaluation: Evaluation, weights: FloatArray, rng: np.random.Generator) -> Choice:
         mdp = evaluation.mdp
-        if mdp.horizon is None:
-            raise ValueError(
-                f"chooser: sampled ones need a horizon, {mdp!r} has none; use "
-                "mdp.with_time(horizon=H), or cpi.certify for a step at a time"
-            )
         data = draw_resets(evaluation, weights, rng, accepted=resets)
         policy = every_step(evaluation.policy, mdp.horizon)
-        evidence = choose_and_measure(data, policy, policy_class, mdp.reward_range)
+        evidence = choose_and_measure(
+            data, policy, policy_class, mdp.reward_range, discount=mdp.discount
+        )
         samples = evidence.samples
         mean = float(samples.mean())
         # A sample is |A| (π' − π) (G − b), with π' − π within ±1 and G − b within ±H r.
-        width = 2 * mdp.num_actions * mdp.horizon * mdp.reward_width
+        width = 2 * mdp.num_actions * evidence.horizon * mdp.reward_width
         radius = {
-            "bernstein": lambda: empirical_bernstein(samples, width, delta),
-            "hoeffding": lambda: hoeffding(len(samples), width, delta),
+            "bernstein": lambda: empirical_bernstein(samples, width, delta) + evidence.bias,
+            "hoeffding": lambda: hoeffding(len(samples), width, delta) + evidence.bias,
             "none": lambda: 0.0,
         }[bound]()
+        share = reset_share(evaluation, weights)
         return Choice(
-            evidence.candidate, mean, mean - radius, len(data), data.drawn, data.steps, evidence
+            evidence.candidate,
+            share * mean,
+            share * (mean - radius),
+            len(data),
+            data.drawn,
+            data.steps,
+            evidence,
         )
 
     return choose

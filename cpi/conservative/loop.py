@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpi.conservative.choosers import Choice, Chooser, exact_greedy
+from cpi.conservative.choosers import Choice, Chooser, exact_greedy, reset_share
 from cpi.conservative.confidence import check_delta
 from cpi.conservative.reset_weights import ResetWeights, random_resets, weights_of
 from cpi.conservative.step_sizes import StepRule, masked_penalty, step_size
@@ -114,7 +114,6 @@ def run_cpi(
     Parameters
     ----------
     mdp : TabularMDP
-        Sampled choosers need a finite horizon; discounted MDPs take the exact chooser.
     policy : array (S, A) or (H, S, A)
     resets : function of an Evaluation
         `random_resets`, `oracle_resets(tau)`, `self_resets(tau, precision, recall)`, or another.
@@ -160,7 +159,7 @@ def run_cpi(
         part = 6 * delta / (math.pi * (number + 1)) ** 2
         rule = asked
         if asked == "sampled":
-            choice, rule = _sampled_step(choice, part)
+            choice, rule = _sampled_step(choice, part, reset_share(evaluation, weights))
         update = Update(evaluation, choice.candidate, weights=weights, tau=threshold)
         if choice.advantage < 2 * epsilon / 3 or choice.lower <= rounding_of(evaluation):
             stopped = f"advantage {choice.advantage:.4g} (at least {choice.lower:.4g}): too small"
@@ -198,12 +197,12 @@ def run_cpi(
     return Run(rows, evaluation.policy, evaluation.J, stopped)
 
 
-def _sampled_step(choice: Choice, delta: float) -> tuple[Choice, StepRule]:
+def _sampled_step(choice: Choice, delta: float, share: float) -> tuple[Choice, StepRule]:
     """The choice with its lower bound at δ, and the step that its resets alone certify."""
     if choice.evidence is None:
         raise ValueError("step: 'sampled' needs a chooser that samples resets")
     best = choice.evidence.certificate(delta)
-    return replace(choice, lower=best.lower), lambda update, advantage: best.alpha
+    return replace(choice, lower=share * best.lower), lambda update, advantage: best.alpha
 
 
 def certificate(update: Update, alpha: float, advantage: float) -> float:

@@ -44,7 +44,7 @@ above τ), self (a localizer of the given precision and recall). Its advantages 
 environment step, unless --samples says how many resets estimate them. Policy-gradient methods
 sample groups of episodes; oracle and srpo use the oracle and the noisy localizer of cpi.learn.
 Oracle and self resets end where π visits no state with an advantage above τ; a smaller --tau goes
-on. On a discounted MDP, CPI takes exact advantages alone; --horizon H gives it an end.
+on. Policy-gradient methods need an end: on a discounted MDP, add --horizon H.
 
 --output DIR holds run.json, run.png and the last policies, policy-METHOD.npy, which --policy reads.
 In run.json an iteration of CPI has J before the step, the true gain of the step (left) and the gain

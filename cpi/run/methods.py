@@ -171,8 +171,6 @@ def run_method(
             )
         record.stopped = learned.note or f"all {args.iterations} updates done"
         return
-    if base.mdp.horizon is None and args.samples is not None:
-        raise ValueError(f"{record.name}: sampled advantages need a horizon; add --horizon H")
     if args.step not in (None, "sampled"):
         step_rule(args.step, base.mdp)
         if args.step in DISCOUNTED and rule != "random":

@@ -278,6 +278,18 @@ RESETS = (
         ("tests/cpi/conservative/test_certify.py",),
     ),
     Mutant(
+        "cpi/conservative/choosers.py",
+        "terminal states of discounted MDPs have the mean advantage of resets",
+        "share = reset_share(evaluation, weights)",
+        "share = 1.0",
+    ),
+    Mutant(
+        "cpi/conservative/loop.py",
+        "sampled steps of discounted MDPs certify terminal states",
+        "lower=share * best.lower",
+        "lower=best.lower",
+    ),
+    Mutant(
         "cpi/conservative/certificate.py",
         "the penalty of bounded returns is halved",
         'forms["returns"] = (H - 1) * self.return_width',

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import envs
-from cpi.conservative.choosers import Choice, exact_greedy, sampled
+from cpi.conservative.choosers import Choice, exact_greedy, reset_share, sampled
 from cpi.conservative.measure import (
     advantage_samples,
     mean_returns,
@@ -22,6 +22,7 @@ from cpi.exact.improvement import policy_advantage
 from cpi.exact.policies import greedy_policy, uniform_policy
 from cpi.exact.values import Evaluation, evaluate
 from tests.cpi.conservative.problems import ENDING, EVALUATIONS, WEIGHTS, rows_of
+from tests.cpi.worlds import interior_policy
 
 
 def test_exact_greedy__has_the_largest_exact_advantage() -> None:
@@ -64,11 +65,28 @@ def test_sampled__advantage_of_the_choice_is_unbiased(policy_class: Any) -> None
     assert all(c.lower == c.advantage for c in chosen)
 
 
-def test_sampled__needs_a_horizon() -> None:
-    mdp = ENDING.with_time(discount=0.9)
-    base = evaluate(mdp, uniform_policy(mdp))
-    with pytest.raises(ValueError, match=r"chooser: sampled ones need a horizon, .* cpi\.certify"):
-        sampled(8, "shared")(base, np.ones(5), np.random.default_rng(0))
+@pytest.mark.parametrize("bound", ["bernstein", "hoeffding"])
+@pytest.mark.parametrize("policy_class", CLASSES)
+def test_sampled__discounted_advantage_counts_terminal_states(
+    policy_class: Any, bound: Any
+) -> None:
+    """Random resets accept them with advantage 0, but no reset is drawn there."""
+    mdp = ENDING.with_time(discount=0.6)
+    evaluation = evaluate(mdp, interior_policy(ENDING, 3)[0])
+    weights, delta = np.ones(5), 0.3
+    chooser = sampled(400, policy_class, delta=delta, bound=bound)
+    chosen = choices(evaluation, 300, chooser, weights)
+    true = np.array([policy_advantage(evaluation, c.candidate, weights) for c in chosen])
+    off = np.array([c.advantage for c in chosen]) - true
+    error = off.std(ddof=1) / math.sqrt(len(off))
+    assert abs(off.mean()) <= 4 * error
+    # Power of the test: the mean over resets alone would fail.
+    share = reset_share(evaluation, weights)
+    assert share == pytest.approx(1 - evaluation.occupancy[4])
+    assert (1 / share - 1) * abs(true.mean()) > 8 * error
+    assert (np.array([c.lower for c in chosen]) > true).mean() <= delta
+    masked = np.array([0.5, 1, 0, 1, 0])
+    assert reset_share(evaluation, masked) == 1.0
 
 
 @pytest.mark.parametrize("bound", ["bernstein", "hoeffding"])
@@ -116,7 +134,8 @@ def test_sampled__reports_costs() -> None:
     np.testing.assert_array_equal(choice.candidate, candidate)
     baseline = mean_returns(half, 5, return_ranges(4, ENDING.reward_range))
     samples = advantage_samples(evaluation.policy, candidate, rest, baseline)
-    assert choice.advantage == pytest.approx(samples.mean())
+    share = reset_share(evaluation, WEIGHTS)
+    assert share < 1 and choice.advantage == pytest.approx(share * samples.mean())
 
 
 def test_sampled__lower_bound_holds_with_offset_rewards() -> None:

@@ -359,10 +359,29 @@ def test_discounted_steps_of_random_resets_refuse_masks(resets: ResetWeights, st
         run_cpi(mdp, interior_policy(mdp, 1), resets=resets, step=step)
 
 
-def test_sampled_choosers_need_a_horizon() -> None:
-    mdp = world(1, discount=0.9)
-    with pytest.raises(ValueError, match="sampled ones need a horizon"):
-        run_cpi(mdp, interior_policy(mdp, 1), chooser=sampled(10, "shared"))
+@pytest.mark.parametrize("step", ["certified", "kl", "sampled"])
+@pytest.mark.parametrize("masked", [False, True], ids=["random", "oracle"])
+def test_run_cpi__discounted_steps_from_resets(step: str, masked: bool) -> None:
+    """Their gains are above both certificates, also where terminal states are accepted."""
+    if masked and step == "kl":
+        return  # refused: a rule of random resets
+    chain = envs.lock_chain(2, 2).with_time(discount=0.5)
+    policy = np.full((chain.num_states, 2), 0.5)
+    chooser = SampledRecorder(bound="none" if step == "sampled" else "bernstein")
+    resets = oracle_resets(0.05) if masked else random_resets
+    run = run_cpi(chain, policy, resets=resets, chooser=chooser, step=step, iterations=3)
+    assert run.iterations
+    for number, (row, choice) in enumerate(zip(run.iterations, chooser.choices, strict=True)):
+        assert choice.evidence is not None
+        level = 0.05 * 6 / np.pi**2 / (number + 1) ** 2
+        found = choice.evidence.certificate(level, row.alpha)
+        assert row.certified == pytest.approx(found.gain)
+        assert max(row.certified, row.certificate) < row.gain and row.certificate > 0
+        share = row.advantage / found.advantage
+        assert share == pytest.approx(1.0) if masked else share < 0.99
+        if step == "sampled":
+            best = choice.evidence.certificate(level)
+            assert (row.alpha, row.lower) == pytest.approx((best.alpha, share * best.lower))
 
 
 def test_run_cpi__invalid_options_are_refused() -> None:

@@ -206,7 +206,6 @@ def test_main__bad_input_is_one_line_that_names_it(
             [*own, "--gamma", "0.5", "--resets", "oracle", "--step", "kl"],
             "cpi-oracle: step 'kl' is for random resets only; add --resets random",
         ),
-        ([*own, "--gamma", "0.5", "--samples", "9"], "cpi-random: sampled advantages need"),
         ([*own, "--gamma", "0.5", "--method", "grpo"], "add --horizon H"),
         ([*own, "--output", mine], f"--output: {mine} is a file; name a folder"),
     ]
