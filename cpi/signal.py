@@ -106,7 +106,9 @@ def compare(
     return row
 
 
-def speed(length: int, q: float, plan: GroupPlan, arm: str | float, starts: int) -> float:
+def speed(
+    length: int, q: float, plan: GroupPlan, arm: str | float, starts: int, equal_cost: bool = False
+) -> float:
     """Alignment of a plan's update per generated step, over that of GRPO with 8 rollouts.
 
     Parameters
@@ -117,11 +119,15 @@ def speed(length: int, q: float, plan: GroupPlan, arm: str | float, starts: int)
         See `chain_moments`.
     starts : int
         Collections that an update averages.
+    equal_cost : bool
+        Of the starts, use only as many as cost what GRPO generates for all of them.
     """
     moments, gradient = chain_moments(length, q, plan, arm)
     grpo, _ = chain_moments(length, q, ALGORITHMS["grpo"].plan, "grpo")
-    ratio = moments.alignment(gradient, starts) / grpo.alignment(gradient, starts)
-    return ratio * grpo.steps / moments.steps
+    cheaper = grpo.steps / moments.steps
+    used = starts * cheaper if equal_cost else starts
+    ratio = moments.alignment(gradient, used) / grpo.alignment(gradient, starts)
+    return ratio if equal_cost else ratio * cheaper
 
 
 def chain_moments(

@@ -212,7 +212,7 @@ class Moments:
         noise = math.sqrt(max(self.variance, 0.0))  # rounding can leave −1e−20
         return self.signal(gradient) / noise if noise > 0 else math.nan
 
-    def alignment(self, gradient: FloatArray, starts: int) -> float:
+    def alignment(self, gradient: FloatArray, starts: float) -> float:
         """Signal over the root mean square of signal and noise, averaging over `starts`; below 1.
 
         Adam and clipped gradients make updates of about equal length. Such an update gains as it is

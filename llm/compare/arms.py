@@ -255,6 +255,11 @@ THEORY: dict[str, tuple[GroupPlan, str | None]] = {
     "adaptive-prompted": (GroupPlan(8, 1, 4, "failed", "deepest", 2, 4), None),
     "adaptive-any-surprisal": (GroupPlan(8, 1, 4, retries=4), None),
     "adaptive-any-prompted": (GroupPlan(8, 1, 4, retries=4), None),
+    "equal-checker": (GroupPlan(8, 1, 4, choice="deepest", retries=4), "oracle"),
+    "equal-prompted": (GroupPlan(8, 1, 4, "failed", "deepest", 2, 4), None),
+    "equal-any-prompted": (GroupPlan(8, 1, 4, retries=4), None),
+    "equal-surprisal": (GroupPlan(8, 1, 4, "failed", "deepest", 2, 4), None),
+    "equal-first": (GroupPlan(8, 1, 4, retries=4), "first"),
 }
 
 
@@ -270,9 +275,15 @@ def predicted(arm: str, length: int, q: float = 0.5, accuracy: float | None = No
 def predicted_speed(
     arm: str, regime: Regime, q: float = 0.5, accuracy: float | None = None
 ) -> float | None:
-    """Gain of an arm's updates of equal length per token, over GRPO's; None if unknown."""
+    """Gain of an arm's updates of equal length per token, over GRPO's; None if unknown.
+
+    Arms of equal cost use fewer prompts a step.
+    """
     known = _theory(arm, accuracy)
-    return None if known is None else speed(regime.length, q, *known, regime.prompts_per_step)
+    if known is None:
+        return None
+    equal = bool(KNOWN[arm].plan.equal_cost)
+    return speed(regime.length, q, *known, regime.prompts_per_step, equal_cost=equal)
 
 
 def _theory(arm: str, accuracy: float | None) -> tuple[GroupPlan, str | float] | None:

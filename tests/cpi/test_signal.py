@@ -83,11 +83,18 @@ def test_speed__alignment_per_step() -> None:
     gains = [m.alignment(gradient, 5) / m.steps for m in (moments, fresh)]
     assert speed(3, 0.6, plan, "oracle", 5) == pytest.approx(gains[0] / gains[1])
     assert speed(3, 0.6, grpo, "grpo", 5) == pytest.approx(1.0, abs=1e-12)
+    # At equal cost a step has as many generated steps as GRPO's, of fewer starts.
+    fewer = moments.alignment(gradient, 5 * fresh.steps / moments.steps)
+    expected = fewer / fresh.alignment(gradient, 5)
+    assert speed(3, 0.6, plan, "oracle", 5, equal_cost=True) == pytest.approx(expected)
     # With one start and rare success, updates are mostly noise: the root of the worth at equal
     # batches, per step.
     worth = compare(8, 0.3, {"o": (RRPO, "oracle")})["o"][1]
     cost = math.sqrt(worth * grpo_steps_over(RRPO, 8, 0.3))
     assert speed(8, 0.3, RRPO, "oracle", 1) == pytest.approx(cost, rel=1e-3)
+    # At equal cost it is the root of the worth.
+    equal = speed(8, 0.3, RRPO, "oracle", 1, equal_cost=True)
+    assert equal == pytest.approx(math.sqrt(worth), rel=1e-3)
 
 
 def grpo_steps_over(plan: GroupPlan, length: int, q: float) -> float:

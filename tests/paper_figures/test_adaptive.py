@@ -67,6 +67,8 @@ def test_findings__correct_all_arms_together() -> None:
 
 def test_findings__refuse_other_seeds() -> None:
     short = records(FAMILIES[0], [0.1] * 8)
+    more = short["grpo"] | {16: run(0.5)}
+    assert len(findings(dict.fromkeys(CLAIMS, short | {"grpo": more}), FAMILIES[:1])) == 5
     del short["grpo"][9]
     with pytest.raises(ValueError, match=r"long: adaptive-checker has the seeds \[8, 9.*grpo \[8"):
         findings(dict.fromkeys(CLAIMS, short), FAMILIES[:1])

@@ -164,6 +164,8 @@ def test_speed_is_predicted_for_the_prompts_of_a_step() -> None:
         assert predicted_speed("adaptive-checker", REGIMES[name]) == pytest.approx(expected)
     assert predicted_speed("deepest-checker", REGIMES["short"]) is None
     assert predicted_speed("one-prompted", REGIMES["short"]) is None
+    equal = speed(8, 0.5, plan, "oracle", 8, equal_cost=True)
+    assert predicted_speed("equal-checker", REGIMES["long"]) == pytest.approx(equal)
     # A localizer that is never wrong is the checker, but for the failure that is reset.
     assert predicted_speed("one-prompted", REGIMES["short"], accuracy=1.0) == pytest.approx(
         predicted_speed("one-checker", REGIMES["short"])
