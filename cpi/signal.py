@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ from cpi.exact.values import evaluate
 from cpi.problem import Parser
 from cpi.reporting.json_files import check_writable, write_json
 from cpi.reporting.options import underscored
-from cpi.tabular.gradient import exact_moments, policy_gradient
+from cpi.tabular.gradient import Moments, exact_moments, policy_gradient
 from cpi.tabular.simulator import TabularOracle
+from envs.tabular import FloatArray
 
 LENGTHS = (2, 4, 6, 8, 10)
 SUCCESS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -76,7 +77,9 @@ SEARCHES = {"first": first_step, "halving": halving}
 ADAPTIVE_LENGTHS, ADAPTIVE_SUCCESS = (3, 4, 8), (0.5, 0.7, 0.9)
 
 
-def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> dict[str, Any]:
+def compare(
+    length: int, q: float, plans: Mapping[str, tuple[GroupPlan, str | float]]
+) -> dict[str, Any]:
     """Exact worth of each plan, against GRPO with as many rollouts.
 
     Parameters
@@ -86,29 +89,75 @@ def compare(length: int, q: float, plans: dict[str, tuple[GroupPlan, str]]) -> d
     q : float
         Success probability of a step.
     plans : dict
-        Name → (plan, arm of `ARMS` whose rule it uses, "grpo", or one of `SEARCHES`).
+        Name → (plan, its rule); see `chain_moments`.
 
     Returns
     -------
     dict
         length, q, success (= qⁿ), and for each name the pair (per rollout, per step).
     """
-    mdp = envs.first_error_chain(length)
-    policy = np.tile([q, 1 - q], (mdp.num_states, 1))
-    first = OracleReset(TabularOracle(evaluate(mdp, policy)), "first_error")
-    gradient = policy_gradient(mdp, policy)
     row: dict[str, Any] = {"length": length, "q": q, "success": q**length}
     for name, (plan, arm) in plans.items():
-        quality = ARMS[arm][1] if arm in ARMS else None
-        rule: ResetRule = SelfReset(SEARCHES[arm]) if arm in SEARCHES else RandomReset()
-        if quality is not None:
-            rule = SelfReset(NoisyLocalizer(first, *quality))
-        moments = exact_moments(mdp, policy, plan, rule)
-        fresh = exact_moments(mdp, policy, GroupPlan(plan.rollouts), RandomReset())
+        moments, gradient = chain_moments(length, q, plan, arm)
+        fresh, _ = chain_moments(length, q, GroupPlan(plan.rollouts), "grpo")
         rollouts = plan.rollouts / moments.episodes
         worth = rollouts * (moments.snr(gradient) / fresh.snr(gradient)) ** 2
         row[name] = (worth, worth / rollouts * fresh.steps / moments.steps)
     return row
+
+
+def speed(
+    length: int, q: float, plan: GroupPlan, arm: str | float, starts: int, equal_cost: bool = False
+) -> float:
+    """Alignment of a plan's update per generated step, over that of GRPO with 8 rollouts.
+
+    Parameters
+    ----------
+    length, q : int, float
+        The chain.
+    plan, arm : GroupPlan, str or float
+        See `chain_moments`.
+    starts : int
+        Collections that an update averages.
+    equal_cost : bool
+        Of the starts, use only as many as cost what GRPO generates for all of them.
+    """
+    moments, gradient = chain_moments(length, q, plan, arm)
+    grpo, _ = chain_moments(length, q, ALGORITHMS["grpo"].plan, "grpo")
+    cheaper = grpo.steps / moments.steps
+    used = starts * cheaper if equal_cost else starts
+    ratio = moments.alignment(gradient, used) / grpo.alignment(gradient, starts)
+    return ratio if equal_cost else ratio * cheaper
+
+
+def chain_moments(
+    length: int, q: float, plan: GroupPlan, arm: str | float
+) -> tuple[Moments, FloatArray]:
+    """Exact moments of a plan on a chain, and the policy gradient there.
+
+    Parameters
+    ----------
+    length, q : int, float
+        Steps of the chain, and the success probability of a step.
+    plan : GroupPlan
+    arm : str or float
+        An arm of `ARMS` whose rule is used, "grpo", one of `SEARCHES`, or a localizer's accuracy:
+        the probability that it names the first error. It names the other steps equally often.
+    """
+    mdp = envs.first_error_chain(length)
+    policy = np.tile([q, 1 - q], (mdp.num_states, 1))
+    quality: tuple[float, float] | None = None
+    rule: ResetRule = RandomReset()
+    if isinstance(arm, float):
+        quality = (arm, (1 - arm) / max(length - 1, 1))
+    elif arm in SEARCHES:
+        rule = SelfReset(SEARCHES[arm])
+    elif arm in ARMS:
+        quality = ARMS[arm][1]
+    if quality is not None:
+        first = OracleReset(TabularOracle(evaluate(mdp, policy)), "first_error")
+        rule = SelfReset(NoisyLocalizer(first, *quality))
+    return exact_moments(mdp, policy, plan, rule), policy_gradient(mdp, policy)
 
 
 def signal_map(

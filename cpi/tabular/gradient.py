@@ -212,6 +212,17 @@ class Moments:
         noise = math.sqrt(max(self.variance, 0.0))  # rounding can leave −1e−20
         return self.signal(gradient) / noise if noise > 0 else math.nan
 
+    def alignment(self, gradient: FloatArray, starts: float) -> float:
+        """Signal over the root mean square of signal and noise, averaging over `starts`; below 1.
+
+        Adam and clipped gradients make updates of about equal length. Such an update gains as it is
+        aligned: with x = starts · `snr`², by sqrt(x / (1 + x)). For small x that is the root of x,
+        and near 1 more signal is of no use. E g across ∇J is left out: the policy of a table has
+        parameters of its own for each state, and a model shares them.
+        """
+        x = starts * self.snr(gradient) ** 2
+        return math.copysign(math.sqrt(x / (1 + x)), self.signal(gradient))
+
 
 def policy_gradient(mdp: TabularMDP, policy: FloatArray) -> FloatArray:
     """∇_θ J of a softmax policy, shape (S, A), by enumeration: E[return · φ]."""

@@ -1,11 +1,13 @@
-"""Confidence intervals and pass@k.
+"""Confidence intervals, p-values and pass@k.
 
 Percentile bootstrap over problems (an exact bound where all are alike), bootstrap-t over a few
-random seeds, Clopper-Pearson for shares.
+random seeds, Clopper-Pearson for shares. Sign-flip p-values of a few differences, and Holm's
+correction of several p-values.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
@@ -78,6 +80,29 @@ def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float
     t = (resamples.mean(axis=1)[varied] - values.mean()) / errors[varied]
     high, low = np.quantile(t, [0.025, 0.975]) * values.std(ddof=1) / np.sqrt(n)
     return float(values.mean() - low), float(values.mean() - high)
+
+
+def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
+    """One-sided p-value of a mean above 0: the share of sign patterns with a mean as large.
+
+    It is exact if the differences are symmetric about 0 under the null hypothesis (Fisher 1935).
+    All 2ⁿ patterns are enumerated, so the smallest value is 1/2ⁿ.
+    """
+    values = np.asarray(differences, dtype=float)
+    signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(values))))
+    sums = signs @ values
+    # Equal sums differ by rounding.
+    return float(np.mean(sums >= sums[0] - 1e-12 * np.abs(values).sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values: all below α are rejected with a family-wise error of α (Holm 1979)."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, (len(p_values) - rank) * p_values[i])
+        adjusted[i] = min(largest, 1.0)
+    return adjusted
 
 
 def format_estimate(estimate: Estimate | None, sign: str = "") -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cpi.core.plans import GroupPlan
 from cpi.signal import compare as exact_worth
+from cpi.signal import speed
 from llm.config.baselines import ScoreOptions, SPOTreeOptions, VinePPOOptions
 from llm.config.train import EvaluationOptions, PlanOptions, TrainConfig
 from llm.learner.options import LossConfig, OptimizerOptions, UpdateOptions
@@ -236,18 +237,56 @@ def run_config(
     )
 
 
-def predicted(arm: str, length: int, q: float = 0.5) -> float | None:
-    """Worth of an arm's collection in GRPO collections at equal steps; None if unknown."""
-    known = {
-        "rrpo": (GroupPlan(4, 1, 4), "rrpo"),
-        "oracle-first_error": (GroupPlan(4, 1, 4), "oracle"),
-        "random-rrpo": (GroupPlan(4, 2, 4), "rrpo"),
-        "random-checker": (GroupPlan(4, 2, 4), "oracle"),
-        "one-checker": (GroupPlan(0, 1, 8), "oracle"),
-        "adaptive-checker": (GroupPlan(8, 1, 4, choice="deepest", retries=4), "oracle"),
-        "adaptive-halving": (GroupPlan(8, 1, 4, retries=4), "halving"),
-        "adaptive-first": (GroupPlan(8, 1, 4, retries=4), "first"),
-    }
-    if arm not in known:
+#: Plans of which theory has exact moments, with the rule of `cpi.signal.chain_moments`. None is a
+#: localizer whose accuracy must be measured.
+THEORY: dict[str, tuple[GroupPlan, str | None]] = {
+    "rrpo": (GroupPlan(4, 1, 4), "rrpo"),
+    "srpo-prompted": (GroupPlan(4, 1, 4), None),
+    "srpo-surprisal": (GroupPlan(4, 1, 4), None),
+    "oracle-first_error": (GroupPlan(4, 1, 4), "oracle"),
+    "random-rrpo": (GroupPlan(4, 2, 4), "rrpo"),
+    "random-checker": (GroupPlan(4, 2, 4), "oracle"),
+    "one-prompted": (GroupPlan(0, 1, 8), None),
+    "one-checker": (GroupPlan(0, 1, 8), "oracle"),
+    "adaptive-checker": (GroupPlan(8, 1, 4, choice="deepest", retries=4), "oracle"),
+    "adaptive-halving": (GroupPlan(8, 1, 4, retries=4), "halving"),
+    "adaptive-first": (GroupPlan(8, 1, 4, retries=4), "first"),
+    "adaptive-surprisal": (GroupPlan(8, 1, 4, "failed", "deepest", 2, 4), None),
+    "adaptive-prompted": (GroupPlan(8, 1, 4, "failed", "deepest", 2, 4), None),
+    "adaptive-any-surprisal": (GroupPlan(8, 1, 4, retries=4), None),
+    "adaptive-any-prompted": (GroupPlan(8, 1, 4, retries=4), None),
+    "equal-checker": (GroupPlan(8, 1, 4, choice="deepest", retries=4), "oracle"),
+    "equal-prompted": (GroupPlan(8, 1, 4, "failed", "deepest", 2, 4), None),
+    "equal-any-prompted": (GroupPlan(8, 1, 4, retries=4), None),
+    "equal-surprisal": (GroupPlan(8, 1, 4, "failed", "deepest", 2, 4), None),
+    "equal-first": (GroupPlan(8, 1, 4, retries=4), "first"),
+}
+
+
+def predicted(arm: str, length: int, q: float = 0.5, accuracy: float | None = None) -> float | None:
+    """Worth of an arm's collection in GRPO collections at equal steps; None if unknown.
+
+    `accuracy` is the share of a localizer's resets that are at the first error.
+    """
+    known = _theory(arm, accuracy)
+    return None if known is None else float(exact_worth(length, q, {arm: known})[arm][1])
+
+
+def predicted_speed(
+    arm: str, regime: Regime, q: float = 0.5, accuracy: float | None = None
+) -> float | None:
+    """Gain of an arm's updates of equal length per token, over GRPO's; None if unknown.
+
+    Arms of equal cost use fewer prompts a step.
+    """
+    known = _theory(arm, accuracy)
+    if known is None:
         return None
-    return float(exact_worth(length, q, {arm: known[arm]})[arm][1])
+    equal = bool(KNOWN[arm].plan.equal_cost)
+    return speed(regime.length, q, *known, regime.prompts_per_step, equal_cost=equal)
+
+
+def _theory(arm: str, accuracy: float | None) -> tuple[GroupPlan, str | float] | None:
+    plan, rule = THEORY.get(arm, (None, None))
+    chosen = accuracy if rule is None else rule
+    return None if plan is None or chosen is None else (plan, chosen)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llm.common.statistics import interval
+from llm.common.statistics import holm, interval
 from paper_figures.framework.figure import Verdict
 
 #: Sentences for `Claim.checked`.
@@ -54,12 +54,10 @@ def signs(
         Family-wise error rate over all comparisons.
     """
     decided = [0] * len(estimates)
-    order = sorted(range(len(estimates)), key=lambda i: estimates[i]["p"])
-    for rank, i in enumerate(order):
-        if estimates[i]["p"] > alpha / (len(order) - rank):
-            break
+    for i, p in enumerate(holm([estimate["p"] for estimate in estimates])):
         value = estimates[i]["value"]
-        decided[i] = 1 if value is None or value > level else -1
+        if p <= alpha:
+            decided[i] = 1 if value is None or value > level else -1
     return decided
 
 

@@ -15,7 +15,16 @@ import envs
 from cpi import signal
 from cpi.core.plans import GroupPlan
 from cpi.core.resets import RandomReset
-from cpi.signal import ADAPTIVE, ARMS, adaptive_map, compare, conclusions, signal_map, split_map
+from cpi.signal import (
+    ADAPTIVE,
+    ARMS,
+    adaptive_map,
+    compare,
+    conclusions,
+    signal_map,
+    speed,
+    split_map,
+)
 from cpi.tabular.gradient import exact_moments, policy_gradient
 
 RRPO = GroupPlan(4, 1, 4)
@@ -55,6 +64,49 @@ def test_compare__worth_is_the_squared_ratio_of_snr() -> None:
         squares.append((moments.mean * direction).sum() ** 2 / moments.variance)
     row = compare(2, 0.4, {"rrpo": (RRPO, "rrpo")})
     assert row["rrpo"][0] == pytest.approx(squares[0] / squares[1])
+
+
+def test_chain_moments__accuracy_is_the_share_of_resets_at_the_first_error() -> None:
+    """Weights 0.8 and 0.1 find the first of n errors with probability 0.8 / (0.8 + 0.1 (n − 1))."""
+    n = 4
+    plan, share = GroupPlan(4, 1, 4), 0.8 / (0.8 + 0.1 * (n - 1))
+    row = compare(n, 0.5, {"share": (plan, share), "weights": (plan, "srpo 0.8/0.1"),
+                           "all": (plan, 1.0), "oracle": (plan, "oracle")})  # fmt: skip
+    assert row["share"] == pytest.approx(row["weights"])
+    assert row["all"] == pytest.approx(row["oracle"])
+
+
+def test_speed__alignment_per_step() -> None:
+    plan, grpo = ADAPTIVE["oracle, deepest"][0], GroupPlan(8)
+    moments, gradient = signal.chain_moments(3, 0.6, plan, "oracle")
+    fresh, _ = signal.chain_moments(3, 0.6, grpo, "grpo")
+    gains = [m.alignment(gradient, 5) / m.steps for m in (moments, fresh)]
+    assert speed(3, 0.6, plan, "oracle", 5) == pytest.approx(gains[0] / gains[1])
+    assert speed(3, 0.6, grpo, "grpo", 5) == pytest.approx(1.0, abs=1e-12)
+    # At equal cost a step has as many generated steps as GRPO's, of fewer starts.
+    fewer = moments.alignment(gradient, 5 * fresh.steps / moments.steps)
+    expected = fewer / fresh.alignment(gradient, 5)
+    assert speed(3, 0.6, plan, "oracle", 5, equal_cost=True) == pytest.approx(expected)
+    # With one start and rare success, updates are mostly noise: the root of the worth at equal
+    # batches, per step.
+    worth = compare(8, 0.3, {"o": (RRPO, "oracle")})["o"][1]
+    cost = math.sqrt(worth * grpo_steps_over(RRPO, 8, 0.3))
+    assert speed(8, 0.3, RRPO, "oracle", 1) == pytest.approx(cost, rel=1e-3)
+    # At equal cost it is the root of the worth.
+    equal = speed(8, 0.3, RRPO, "oracle", 1, equal_cost=True)
+    assert equal == pytest.approx(math.sqrt(worth), rel=1e-3)
+
+
+def grpo_steps_over(plan: GroupPlan, length: int, q: float) -> float:
+    """Steps of GRPO over those of a plan with the oracle."""
+    return 8 * length / signal.chain_moments(length, q, plan, "oracle")[0].steps
+
+
+def test_speed__signal_is_of_no_use_where_updates_are_aligned() -> None:
+    """Where success is common the adaptive plan is worth more than GRPO and yet not faster."""
+    plan = ADAPTIVE["oracle, deepest"][0]
+    assert compare(3, 0.5, {"a": (plan, "oracle")})["a"][1] > 1.6
+    assert speed(3, 0.5, plan, "oracle", 8) < 1 < speed(8, 0.5, plan, "oracle", 8)
 
 
 def test_arms__ordered_by_localizer_quality() -> None:

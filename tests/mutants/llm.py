@@ -398,6 +398,18 @@ LLM = (
         ("tests/llm/evaluate/test_runner.py",),
     ),
     Mutant(
+        "llm/common/statistics.py",
+        "sign patterns with an equal mean do not count",
+        "sums >= sums[0] - 1e-12 * np.abs(values).sum()",
+        "sums > sums[0] + 1e-12 * np.abs(values).sum()",
+    ),
+    Mutant(
+        "llm/common/statistics.py",
+        "Holm's correction as if each p-value were the only one left",
+        "largest = max(largest, (len(p_values) - rank) * p_values[i])",
+        "largest = (len(p_values) - rank) * p_values[i]",
+    ),
+    Mutant(
         "llm/verifiers/numeric.py",
         "long integers are equal within rounding",
         "relative = 0.0 if isinstance(value, int)",

@@ -451,3 +451,35 @@ def test_exact_moments__rows_that_do_not_sum_to_1_are_refused() -> None:
         enumerate_paths(mdp, policy, 0)
     with pytest.raises(PolicyError, match=message):
         group_gradient(policy, [])
+
+
+# Alignment: first-order gain of an update whose length is normalised.
+
+
+def test_alignment__by_hand() -> None:
+    moments, gradient = Moments(np.array([3.0, 4.0]), 27.0, 1.0, 1.0), np.array([2.0, 0.0])
+    assert moments.alignment(gradient, 1) == pytest.approx(3 / 6)
+    assert moments.alignment(gradient, 9) == pytest.approx(3 / math.sqrt(9 + 3))
+    assert moments.alignment(-gradient, 1) == pytest.approx(-3 / 6)
+    assert moments.alignment(gradient, 10**12) == pytest.approx(1)
+    many = replace(moments, variance=1e12)
+    assert many.alignment(gradient, 9) == pytest.approx(3 * many.snr(gradient))
+
+
+def test_alignment__of_an_average_over_starts() -> None:
+    """Every pair of groups: mean gain along the gradient, and the mean square around the mean."""
+    gradient = policy_gradient(TINY, TINY_POLICY).ravel()
+    probability, estimates = [], []
+    for start in np.flatnonzero(TINY.start):
+        for group in itertools.product(all_paths(TINY, TINY_POLICY, int(start), 0), repeat=2):
+            odds = float(TINY.start[start]) * math.prod(path[0] for path in group)
+            probability.append(odds)
+            estimates.append(group_sum(TINY_POLICY, group, 0.0, "group") / 2)
+    p, g = np.array(probability), np.array(estimates)
+    pairs, both = np.outer(p, p), (g[:, None] + g[None]) / 2
+    mean = np.einsum("ij,ijk", pairs, both)
+    noise = np.einsum("ij,ijk,ijk", pairs, both - mean, both - mean)
+    signal = mean @ gradient / np.linalg.norm(gradient)
+    moments = exact_moments(TINY, TINY_POLICY, GroupPlan(2), RandomReset())
+    aligned = moments.alignment(gradient.reshape(moments.mean.shape), 2)
+    assert aligned == pytest.approx(signal / math.sqrt(signal**2 + noise))

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from cpi.signal import compare as exact_worth
+from cpi.signal import speed
 from llm.common.progress import Reporter
 from llm.common.statistics import interval
 from llm.compare.__main__ import main
@@ -27,6 +28,7 @@ from llm.compare.arms import (
     REGIMES,
     TUNING_RATES,
     predicted,
+    predicted_speed,
     run_config,
 )
 from llm.compare.records import pack, read_records_of, unpack
@@ -144,6 +146,30 @@ def test_the_theory_of_an_arm_is_that_of_its_plan() -> None:
         expected = exact_worth(3, 0.5, {"x": (plan, rule)})["x"][1]
         assert predicted(name, 3) == pytest.approx(float(expected))
     assert predicted("deepest-checker", 3) is None  # nobody has its exact moments
+
+
+def test_the_theory_of_a_localizer_is_that_of_its_accuracy() -> None:
+    for name in ("srpo-prompted", "one-prompted", "adaptive-prompted", "adaptive-any-surprisal"):
+        config = run_config((ARMS | ADAPTIVE)[name], REGIMES["short"], "m", 1e-3, 0)
+        plan = dataclasses.replace(config.group_plan(), seeds="failed")
+        expected = exact_worth(3, 0.5, {"x": (plan, 0.8)})["x"][1]
+        assert predicted(name, 3, accuracy=0.8) == pytest.approx(float(expected))
+        assert predicted(name, 3) is None
+
+
+def test_speed_is_predicted_for_the_prompts_of_a_step() -> None:
+    plan = run_config(ADAPTIVE["adaptive-checker"], REGIMES["long"], "m", 1e-3, 0).group_plan()
+    for name, prompts in (("long", 8), ("few", 4)):
+        expected = speed(8, 0.5, plan, "oracle", prompts)
+        assert predicted_speed("adaptive-checker", REGIMES[name]) == pytest.approx(expected)
+    assert predicted_speed("deepest-checker", REGIMES["short"]) is None
+    assert predicted_speed("one-prompted", REGIMES["short"]) is None
+    equal = speed(8, 0.5, plan, "oracle", 8, equal_cost=True)
+    assert predicted_speed("equal-checker", REGIMES["long"]) == pytest.approx(equal)
+    # A localizer that is never wrong is the checker, but for the failure that is reset.
+    assert predicted_speed("one-prompted", REGIMES["short"], accuracy=1.0) == pytest.approx(
+        predicted_speed("one-checker", REGIMES["short"])
+    )
 
 
 def test_predictions_written_down_are_those_of_the_theory() -> None:
