@@ -111,6 +111,8 @@ def test_order__exact_among_all_orders() -> None:
     p = np.mean([tau(x) >= observed - 1e-12 for x in itertools.permutations(predictions)])
     assert order(predictions, measured) == pytest.approx((observed, p))
     assert order([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == pytest.approx((1.0, 1 / 6))
+    # A tie: two of three pairs agree, and one of three arrangements has as many.
+    assert order([1.0, 1.0, 2.0], [1.0, 2.0, 3.0]) == pytest.approx((2 / 6**0.5, 1 / 3))
 
 
 def test_starts__speed_is_the_median_ratio_of_tokens() -> None:
