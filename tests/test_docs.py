@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import runpy
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import nbformat
 import pytest
 
 import cpi
-from cpi.bounds import REGISTRY
+from cpi.bounds import REGISTRY, Bound
+from cpi.bounds.symbols import SYMBOLS
 from docs.generate import notebooks, reference
+from docs.generate.latex import STATEMENTS
 from llm.config.train import TrainConfig
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "own_mdp.py"
@@ -63,7 +66,45 @@ def test_options__has_every_option_of_a_run() -> None:
 def test_bounds__has_every_bound_and_its_constant() -> None:
     page = reference.bounds()
     assert [bound.id for bound in REGISTRY] == re.findall(r"\{ #(\S+) \}", page)
-    assert page.count("tight instance: 1.000") > len(REGISTRY) / 2
+    assert page.count("tight instance: 1.000, on `tight_") > len(REGISTRY) / 2
+    assert page.count("<math ") == len(REGISTRY) and all(f"| {s[0]}" in page for s in SYMBOLS)
+
+
+def symbols(formula: str) -> str:
+    """Letters, digits and relations of a formula in LaTeX or plain text, in their order."""
+    formula = formula.replace(r"\tfrac{1}{2}", "½").replace(r"\varepsilon", "ε")
+    formula = re.sub(r"\\(frac|left|right|l?text|quad|operatorname|math\w+)(?![a-z])", "", formula)
+    names = {"alpha": "α", "gamma": "γ", "tau": "τ", "pi": "π", "mu": "μ", "Delta": "Δ", "ge": "≥"}
+    names |= {
+        "le": "≤",
+        "equiv": "≡",
+        "sum": "Σ",
+        "prod": "Π",
+        "infty": "∞",
+        "cdot": "·",
+        "prime": "'",
+    }
+    names |= {"max": "max", "Pr": "Pr", "lVert": "‖", "rVert": "‖", "lvert": "|", "rvert": "|"}
+    formula = re.sub(r"\\([A-Za-z]+)", lambda match: names[match[1]], formula.replace(r"\|", "‖"))
+    formula = unicodedata.normalize("NFKC", formula).replace("−", "-").replace("1⁄2", "½")
+    return re.sub(r"[\\\s{}()\[\]_^/,;]", "", formula)
+
+
+@pytest.mark.parametrize("bound", REGISTRY, ids=lambda bound: bound.id)
+def test_latex__has_the_symbols_of_the_statement(bound: Bound) -> None:
+    latex, plain = symbols(STATEMENTS[bound.name]), symbols(bound.statement)
+    assert re.sub(r"[‖|]", "", latex) == re.sub(r"[‖|]", "", plain)
+
+
+def test_latex__no_other_bounds() -> None:
+    assert STATEMENTS.keys() == {bound.name for bound in REGISTRY}
+
+
+def test_scripts__sub_and_sup_outside_code() -> None:
+    assert reference.scripts("p_w of `p_w`") == "p<sub>w</sub> of `p_w`"
+    assert reference.scripts("E_{π'} γ^T ‖·‖_∞ d^π*") == (
+        "E<sub>π'</sub> γ<sup>T</sup> ‖·‖<sub>∞</sub> d<sup>π*</sup>"
+    )
 
 
 def test_commands__have_their_help() -> None:

@@ -187,6 +187,17 @@ def test_the_tables_of_the_comparison() -> None:
         assert line in lines
 
 
+def test_verdicts_of_the_comparison() -> None:
+    rows = re.findall(r"^\| (\S+) \| (\S+) \| ([✓✗?]) \| (.*) \|$", COMPARISON.read_text(), re.M)
+    assert len(rows) == 9
+    for arm, regime, verdict, told in rows:
+        name = f"{regime}-fresh" if arm.startswith("adaptive") else regime
+        found = read_records(RESULTS, name, ("grpo", arm))
+        gains = [area(run) - area(found["grpo"][seed]) for seed, run in found[arm].items()]
+        mark = "✓" if min(gains) > 0 else "✗" if interval(gains)[1] < 0 else "?"
+        assert (arm, regime, verdict, told) == (arm, regime, mark, gain(found, arm))
+
+
 def test_what_the_readme_tells_of_the_comparison() -> None:
     text = README.read_text()
     table = text[text.index("| arm | short") : text.index("No arm beats GRPO")]

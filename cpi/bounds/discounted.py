@@ -133,7 +133,7 @@ BOUNDS: tuple[Bound, ...] = (
     ),
     Bound(
         name="safe policy iteration",
-        statement="J(π_new) − J(π) ≥ (E_d[a_new] − γDΔ/(2(1−γ))) / (1−γ)",
+        statement="J(π_new) − J(π) ≥ (E_d[a_new] − γD span(a_new)/(2(1−γ))) / (1−γ)",
         source="Pirotta et al. 2013, Thm 3.5",
         sense=">=",
         left=lambda u: u.gain,
@@ -159,7 +159,7 @@ BOUNDS: tuple[Bound, ...] = (
     ),
     Bound(
         name="USPI step",
-        statement="gain ≥ 𝔸²/(2γDΔ) at α = (1−γ)𝔸/(γDΔ), or the full step's bound if that is > 1",
+        statement="gain ≥ 𝔸²/(2γD'Δ) at α = (1−γ)𝔸/(γD'Δ), or the full step's bound if that is > 1",
         source="Pirotta et al. 2013, Cor 4.1",
         sense=">=",
         left=lambda u: u.gain_at(_uspi(u)[0]),

@@ -24,7 +24,7 @@ SYMBOLS = {
     "p, p_π(τ)": "coverage: share of the visited states that is improvable",
     "q, t (of a localizer)": "precision Pr(I_τ | accepted) and recall Pr(accepted | I_τ)",
     "ε, Δ": "max |a|; span(a), where span is the maximum minus the minimum",
-    "D": "max_s ‖π_new − π‖₁, or as the statement says",
+    "D, D'": "max_s ‖π_new − π‖₁, or as the statement says; max_s ‖π' − π‖₁",
     "TV, KL": "total variation ½‖π_new − π‖₁ and divergence KL(π‖π_new) in a state",
     "d, d^π, d_h, d*": "occupancy: share of π's visits to a state; at step h; of an optimal policy",
     "μ, d^{π,μ}": "restart distribution; occupancy of π when episodes start from it",

@@ -53,6 +53,7 @@ def rendered(notebook: Any, stem: str) -> dict[str, str | bytes]:
                 printed = output.get("text", "") or data.get("text/plain", "")
                 text += STYLES.sub("", printed).rstrip() + "\n"
         if text.strip():
-            parts.append(f"```text\n{text.strip()}\n```")
+            lines = text.strip("\n")  # the first line of a table may start with spaces
+            parts.append(f"```text\n{lines}\n```")
     parts.append(f"[Download this notebook]({stem}.ipynb)")
     return {f"tutorials/{stem}.md": "\n\n".join(parts) + "\n", **files}

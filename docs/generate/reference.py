@@ -10,6 +10,7 @@ import inspect
 import io
 import math
 import os
+import re
 from collections.abc import Collection, Iterator
 from types import ModuleType
 from typing import Any
@@ -18,16 +19,33 @@ from unittest import mock
 import cpi
 import envs
 import llm
-from cpi.bounds import REGISTRY, BoundReport
+from cpi.bounds import REGISTRY, Bound, BoundReport
 from cpi.bounds.__main__ import place
 from cpi.bounds.check import Row
 from cpi.bounds.instances import tight_instances
+from cpi.bounds.symbols import SYMBOLS
+from cpi.exact.update import Update
+from docs.generate.latex import STATEMENTS
 
 #: Commands whose options are those of their parser.
 COMMANDS = (
     *("cpi.bounds", "cpi.signal", "cpi.run", "llm.evaluate", "llm.exact", "llm.compare"),
     *("llm.export", "llm.show", "llm.pretrain", "paper_figures"),
 )
+
+#: Public tables, and where their entries are described.
+TABLES = {
+    "cpi.ALGORITHMS": "The [algorithms](../guides/algorithms.md) of plan and reset rule, by name.",
+    "cpi.REGISTRY": "All [bounds](bounds.md).",
+}
+
+#: File of bounds → heading.
+SUBJECTS = {
+    "cpi/bounds/discounted.py": "Discounted MDPs",
+    "cpi/bounds/discounted_masked.py": "Discounted MDPs, with reset weights",
+    "cpi/bounds/finite.py": "Finite horizon, with reset weights",
+    "cpi/bounds/finite_improvable.py": "Finite horizon, improvement in the improvable states",
+}
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -42,15 +60,18 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def api(package: ModuleType, about: str) -> str:
-    """The public classes and functions of a package, for mkdocstrings."""
-    lines = [f"# API of `{package.__name__}`", "", about, ""]
+    """The public names of a package: a table, and each class and function for mkdocstrings."""
+    lines = [f"# API of `{package.__name__}`", "", about, "", "| name | |", "|:--|:--|"]
+    sections = []
     for name in package.__all__:
+        path = f"{package.__name__}.{name}"
         thing = getattr(package, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
-            lines += [f"::: {thing.__module__}.{thing.__qualname__}", ""]
+            lines.append(f"| [`{name}`][{path}] | {cell(summary(thing))} |")
+            sections += [f"::: {path}", ""]
         else:
-            lines += [f"## `{name}`", "", f"See `{package.__name__}.{name}` in the source.", ""]
-    return "\n".join(lines)
+            lines.append(f"| `{name}` | {TABLES[path]} |")
+    return "\n".join([*lines, "", *sections])
 
 
 def options() -> str:
@@ -134,7 +155,7 @@ def commands() -> str:
         main = importlib.import_module(command_module(name)).main
         out = io.StringIO()
         with (
-            mock.patch.dict(os.environ, COLUMNS="92", NO_COLOR="1"),
+            mock.patch.dict(os.environ, COLUMNS="86", NO_COLOR="1"),
             contextlib.redirect_stdout(out),
             contextlib.suppress(SystemExit),
         ):
@@ -165,25 +186,73 @@ def metrics() -> str:
 
 
 def bounds() -> str:
-    """Every bound, with how near the tight instances come to it."""
-    report = BoundReport([Row(bound) for bound in REGISTRY])
+    """Every bound, with the symbols, and how near the tight instances come to it."""
+    intro = (
+        f"{len(REGISTRY)} guarantees about one update from π to π_new, the mixture of π and a "
+        "candidate π'. `python -m cpi.bounds` checks them, also on your MDP. The paper states "
+        "orders; the constants are derived in this project.\n\n"
+        "*Constant* compares a bound with the truth on the nearest of the instances of "
+        "`envs/tight.py`: penalty over true loss where the bound subtracts a penalty, else bound "
+        "over truth. At 1.000 no smaller constant is possible.\n\n"
+        "Formulas are MathML and load nothing from another server. Without a font for mathematics "
+        "(on Debian: `apt install fonts-stix`) a browser may not lower subscripts."
+    )
+    lines = ["# Bounds", "", scripts(intro), "", "## Symbols", ""]
+    lines += ["| symbol | meaning |", "|:--|:--|"]
+    lines += [f"| {scripts(cell(k))} | {scripts(cell(v))} |" for k, v in SYMBOLS.items()]
+    subject = ""
+    for row, nearest in on_tight_instances():
+        if subject != (subject := SUBJECTS[place(row.bound).partition(":")[0]]):
+            lines += ["", f"## {subject}"]
+        lines += ["", *bound_section(row, nearest)]
+    return "\n".join(lines) + "\n"
+
+
+def on_tight_instances() -> Iterator[tuple[Row, str]]:
+    """The row of each bound, and the tight instance that comes nearest to it."""
+    report, nearest = BoundReport([Row(bound) for bound in REGISTRY]), dict[str, str]()
     for label, update in tight_instances():
+        before = [tightest(row) for row in report.rows]
         report.add(label, update)
-    best = {row.bound.name: row for row in report.rows}
-    lines = ["# Bounds", ""]
-    lines += [f"{len(REGISTRY)} guarantees about one update from π to π′. `python -m cpi.bounds`"]
-    lines += ["checks them, also on your MDP. *Constant* is penalty over true loss, or bound over"]
-    lines += ["truth, on the instances of `envs/tight.py`: at 1.000 no smaller constant is"]
-    lines += ["possible. The paper states orders; the constants are derived in this project.", ""]
-    for bound in REGISTRY:
-        lines += [f"## {bound.name} {{ #{bound.id} }}", "", "```text", bound.statement, "```", ""]
-        lines += [f"- Requires: {bound.requires or 'nothing'}", f"- Source: {bound.source}"]
-        lines += [f"- Unit of both sides: {bound.unit}"]
-        lines += [f"- Constant on a tight instance: {tightest(best[bound.name])}"]
-        if bound.improved_by:
-            lines += [f"- Improved by: {bound.improved_by}"]
-        lines += [f"- Defined in `{place(bound)}`", ""]
-    return "\n".join(lines)
+        for row, old in zip(report.rows, before, strict=True):
+            if tightest(row) != old:
+                nearest[row.bound.name] = instance(row.bound, update)
+    return ((row, nearest.get(row.bound.name, "")) for row in report.rows)
+
+
+def bound_section(row: Row, nearest: str) -> list[str]:
+    """Lines on one bound; the formula becomes MathML, which browsers show without a script."""
+    from latex2mathml.converter import convert
+
+    bound = row.bound
+    formula = convert(STATEMENTS[bound.name], display="block")
+    lines = [f"### {bound.name} {{ #{bound.id} }}", "", f"<div>{formula}</div>", ""]
+    lines += [f"- Requires: {scripts(cell(bound.requires or 'nothing'))}"]
+    lines += [f"- Source: {scripts(bound.source)}", f"- Unit of both sides: {bound.unit}"]
+    where = f", on {nearest}" if nearest else ""
+    lines += [f"- Constant on a tight instance: {tightest(row)}{where}"]
+    if bound.improved_by:
+        (better,) = (b for b in REGISTRY if b.name == bound.improved_by)
+        lines += [f"- Improved by: [{better.name}](#{better.id})"]
+    return [*lines, f"- In plain text: `{bound.statement}`", f"- Defined in `{place(bound)}`"]
+
+
+def instance(bound: Bound, update: Update) -> str:
+    """Name and parameters of a tight instance, and the step where the bound has none of its own."""
+    mdp = update.mdp
+    time = f"H = {mdp.horizon}" if mdp.horizon else f"γ = {mdp.discount:g}"
+    step = "" if "α =" in bound.statement else f", α = {update.alpha:g}"
+    return f"`{mdp.name}` with {time}{step}"
+
+
+def scripts(text: str) -> str:
+    """Plain formulas with HTML for "p_w", "E_{π'}" and "γ^T"; code in backticks stays."""
+    parts = re.split(r"(`[^`]*`)", text)
+    for i in range(0, len(parts), 2):
+        for mark, tag in (("_", "sub"), (r"\^", "sup")):
+            script = rf"(?<=\S){mark}(?:\{{([^{{}}]*)\}}|([\w∞]+\*?))"
+            parts[i] = re.sub(script, rf"<{tag}>\1\2</{tag}>", parts[i])
+    return "".join(parts)
 
 
 def tightest(row: Row) -> str:

@@ -50,6 +50,6 @@ def draw_curves(
                 text = label if len(runs) == 1 else f"{run}: {label}"
                 ax.plot(*zip(*points, strict=True), color=colour, ls=dash, label=text)
         ax.set(xlabel="generated tokens, thousands", ylim=(-0.02, 1.02))
-        ax.set_title(title, pad=16)
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
+        ax.set_title(title, pad=22)  # above the legend
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2, frameon=False)
     axes[0].set_ylabel("share")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from paper_figures.framework.figure import (
     Claim,
     Figure,
     Record,
+    Verdict,
     drawn_from,
 )
 
 HEAD = """\
 # What the paper claims, and what was found
+
+**Summary.** {summary}
 
 *Credit Assignment with Resets in Language Model Reasoning* (Samanta et al., arXiv 2605.25507),
 checked claim by claim. `python -m paper_figures` writes this page and its figures from the records
@@ -35,8 +39,15 @@ the masked mixture of two policies, with reset states accepted on policy; RRPO a
 step of each failed rollout and follow a policy gradient, which no certificate here covers.
 """
 
-#: A vertical bar, escaped for a Markdown table.
-BAR = r"\|"
+#: Verdict → mark in the tables: yes, no, and open.
+MARKS: dict[Verdict, str] = {
+    "holds": "✓",
+    "holds with a caveat": "✓",
+    "does not hold here": "✗",
+    "mixed": "?",
+    "not seen here": "?",
+    "not tested here": "?",
+}
 
 CSS = """\
 body { max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff;
@@ -67,14 +78,26 @@ def markdown(figures: Sequence[Figure], records: Mapping[str, Record]) -> str:
     for figure in figures:
         with drawn_from(figure, records[figure.name]):
             claims[figure.name] = figure.claims(records[figure.name].data)
-    lines = [HEAD]
+    lines = [HEAD.format(summary=_summary(claims))]
     for origin, title in (("paper", "The paper's claims"), ("ours", "What we add, and caveats")):
         rows = list(_rows(figures, claims, origin))
-        lines += [f"## {title}\n", "| claim | verdict | figure |", "|---|---|---|", *rows, ""]
+        heads = ["| claim | verdict | numbers | figure |", "|:--|:--|:--|:--|"]
+        lines += [f"## {title}\n", *heads, *rows, ""]
     for figure in figures:
         with drawn_from(figure, records[figure.name]):
             lines += _section(figure, records[figure.name], claims[figure.name])
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _summary(claims: Mapping[str, Sequence[Claim]]) -> str:
+    """Numbers of claims by verdict."""
+    parts = []
+    for origin, whose in (("paper", "The paper's claims"), ("ours", "Our own")):
+        all_of_them = [c for found in claims.values() for c in found if c.of == origin]
+        counts = Counter(claim.verdict for claim in all_of_them)
+        listed = ", ".join(f"{MARKS[v]} {v} {counts[v]}" for v in MARKS if counts[v])
+        parts.append(f"{whose}: {listed}.")
+    return " ".join(parts)
 
 
 def _rows(
@@ -85,7 +108,13 @@ def _rows(
             if claim.of == origin:
                 link = f"[{_label(figure)}](#{_anchor(_heading(figure))})"
                 cells = (
-                    cell.replace("|", "\\|") for cell in (claim.claim, claim.verdict_in_words, link)
+                    cell.replace("|", "\\|")
+                    for cell in (
+                        claim.claim,
+                        f"{MARKS[claim.verdict]} {claim.verdict_in_words}",
+                        claim.found.partition(". ")[0].rstrip(".") + ".",
+                        link,
+                    )
                 )
                 yield f"| {' | '.join(cells)} |"
 

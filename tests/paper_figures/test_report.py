@@ -308,6 +308,19 @@ def test_verdict_with_a_caveat_needs_one() -> None:
     assert partly.verdict_in_words == "holds with a caveat: where a | b"
 
 
+def test_summary_counts_the_verdicts(records: dict[str, Record]) -> None:
+    claims = [
+        Claim("a", "checked", "12 of 12. More.", "holds"),
+        Claim("b", "checked", "found", "does not hold here"),
+        Claim("c", "checked", "found", "mixed", caveat="where"),
+        Claim("d", "checked", "found", "not seen here", of="ours"),
+    ]
+    text = markdown([replace(FIGURES[0], claims=lambda data: claims)], records)
+    assert "The paper's claims: ✓ holds 1, ✗ does not hold here 1, ? mixed 1." in text
+    assert "Our own: ? not seen here 1." in text
+    assert "| a | ✓ holds | 12 of 12. |" in text
+
+
 def test_plain_is_what_json_gives_back() -> None:
     assert plain({"a": (1, 2.5)}) == {"a": [1, 2.5]}
 
@@ -322,4 +335,4 @@ def test_links_of_html_pictures_are_files_of_the_folder(tmp_path: Path) -> None:
 def test_bars_in_claims_do_not_break_the_table(records: dict[str, Record]) -> None:
     claim = Claim("of |A| actions", "checked", "found", "holds")
     text = markdown([replace(FIGURES[0], claims=lambda data: [claim])], records)
-    assert r"| of \|A\| actions | holds |" in text
+    assert r"| of \|A\| actions | ✓ holds | found. |" in text
