@@ -142,7 +142,8 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         # Text above all columns: a title would widen the first; an empty title reserves the space.
         ax.set_title(" ")
         ax.text(0, 1.08, f"{words} (open)", transform=ax.transAxes).set_in_layout(False)
-    fig.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    axes[0, 2].plot([], [], ".", ms=3.5, mew=0, color="0.4", label="a run's last value")
+    fig.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return fig
 
 
@@ -169,7 +170,7 @@ def draw_ends(
     stuck_runs = {NAMES[arm]: sum(end < STUCK for end in final) for arm, final in ends.items()}
     if any(stuck_runs.values()):
         listing = ", ".join(f"{n} {arm}" for arm, n in stuck_runs.items() if n)
-        ax.text(0.83, 0.02, f"ended below {STUCK}:\n{listing}", size=5.5, ha="right",
+        ax.text(0.83, 0.02, f"ended below {STUCK}:\n{listing}", size=6.5, ha="right",
                 transform=ax.transAxes).set_in_layout(False)  # fmt: skip
 
 

@@ -187,7 +187,7 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     for ax, arm in zip(panels, CLIPPED_ARMS, strict=False):
         draw_clips(ax, data, arm)
     draw_clip_gains(panels[2], data)
-    panels[0].set_ylabel(f"success, {data['regime']}")
+    panels[0].set_ylabel(f"success, held out ({data['regime']})")
     panels[1].tick_params(labelleft=False)
     handles, labels = panels[0].get_legend_handles_labels()
     below.legend(handles, labels, loc="outside upper center", ncols=5)

@@ -166,7 +166,7 @@ def draw_rows(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[Point]]]) -> No
                             color=style["color"], clip_on=False)  # fmt: skip
                 if stuck_runs := sum(run < 100 * STUCK for run in point.runs):
                     va = "top" if position else "bottom"
-                    ax.text(2, row, f"{stuck_runs} of {len(point.runs)}", size=5.5, va=va)
+                    ax.text(2, row, f"{stuck_runs} of {len(point.runs)} at 0", size=6.5, va=va)
                 style |= {"marker": "<"} if point.is_upper_bound else {}
                 ax.plot(point.value, row, ms=3.5, mew=0.8, mfc=fill, **style)
         y += 1.5

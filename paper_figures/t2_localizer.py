@@ -125,9 +125,8 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         bar.ax.minorticks_off()
         for row in data["grid"]:
             ax.plot(row["recall"], row["precision"], "s", ms=2, color="black", clip_on=False)
-            below = -4.5 if row["precision"] == 1 else 0.0  # below the frame
             ax.annotate(
-                f"{row[name] / oracle[unit]:.2g}", (row["recall"], row["precision"]), (-2.5, below),
+                f"{row[name] / oracle[unit]:.2g}", (row["recall"], row["precision"]), (-2.5, 0),
                 textcoords="offset points", ha="right", va="center", fontsize=6, zorder=5,
                 path_effects=halo,
             )  # fmt: skip
@@ -141,7 +140,8 @@ def draw(data: Data) -> matplotlib.figure.Figure:
                 ax.plot([each["recall"]] * 2, each["precision_interval"], **style)
             ax.plot(x, y, lw=1.2, ms=4.5, mec="white", mew=0.5, zorder=3, **shown)
         ax.set_title(f"{title},\nover the oracle's")
-        ax.set(xscale="log", yscale="log", xlim=RECALL, ylim=PRECISION, xlabel="recall t")
+        ax.set(xscale="log", yscale="log", xlabel="recall t")
+        ax.set(xlim=(RECALL[0], 1.1), ylim=(PRECISION[0], 1.25))  # room for marks at 1
         ax.set_xticks([0.1, 0.25, 0.5, 1], ["0.1", "0.25", "0.5", "1"])
         ax.minorticks_off()
     axes[0].set_yticks([0.01, 0.1, 0.2, 0.4, 0.7, 1], ["0.01", "0.1", "0.2", "0.4", "0.7", "1"])
@@ -151,9 +151,10 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         for method, label in LOCALIZERS.values()
     ]
     if data["measured"]:
+        square = axes[0].plot([], [], "s", ms=2, color="black", label="simulated, with its ratio")
         fig.legend(
-            handles=entries, loc="outside upper center", ncols=4,
-            title="localizers of a small language model, through training",
+            handles=[*entries, *square], loc="outside upper center", ncols=5,
+            title="coloured: localizers of a small language model, through training",
         )  # fmt: skip
     return fig
 

@@ -106,16 +106,19 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         kind: [b for b in data["bounds"] if b["kind"] == kind and b["sense"] != "="]
         for kind in ("discounted", "finite")
     }
-    fig = blank(DOUBLE, 5.0)
+    fig = blank(DOUBLE, 5.3)
     axes = fig.subplots(1, 2)
+    thin, thick = {"lw": 0.7, "color": "0.3"}, {"lw": 4, "color": "0.65", "solid_capstyle": "butt"}
+    tick: dict[str, Any] = {"marker": "|", "ms": 6, "mew": 1.5, "color": "black", "ls": ""}
+    diamond = {"marker": "D", "ms": 3.5, "mfc": "white", "color": "#0072B2", "mew": 0.9, "ls": ""}
     for ax, (kind, bounds) in zip(axes, kinds.items(), strict=True):
         for row, bound in enumerate(bounds):
             if bound["quantiles"]:
                 low, first, median, third, high = bound["quantiles"]
-                ax.plot([low, high], [row, row], lw=0.7, color="0.3")
-                ax.plot([first, third], [row, row], lw=4, color="0.65", solid_capstyle="butt")
-                ax.plot(median, row, "|", ms=6, mew=1.5, color="black")
-            ax.plot(bound["best"], row, "D", ms=3.5, mfc="white", color="#0072B2", mew=0.9)
+                ax.plot([low, high], [row, row], **thin)
+                ax.plot([first, third], [row, row], **thick)
+                ax.plot(median, row, **tick)
+            ax.plot(bound["best"], row, **diamond)
             share = f"{bound['compared']:.0%}"
             ax.annotate(
                 share, (1.03, row), xycoords=("axes fraction", "data"), va="center", fontsize=7
@@ -123,9 +126,18 @@ def draw(data: Data) -> matplotlib.figure.Figure:
         ax.axvline(1, lw=0.6, color="black", zorder=0)
         ax.set_yticks(range(len(bounds)), [b["name"] for b in bounds])
         ax.set(xscale="log", xlim=(1e-3, 1.6), ylim=(len(bounds) - 0.5, -0.5))
+        ax.set_xticks([1e-3, 1e-2, 1e-1, 1])
         ax.set_xlabel("nearness to the truth (1: tight)")
         ax.annotate("compared", (1.03, 1.01), xycoords="axes fraction", fontsize=6)
         ax.set_title({"discounted": "discounted", "finite": "finite horizon"}[kind])
+    legend = {
+        "median": tick,
+        "quartiles": thick,
+        "5 to 95 %": thin,
+        "nearest of all, tight instances included": diamond,
+    }
+    entries = [axes[0].plot([], [], label=label, **style)[0] for label, style in legend.items()]
+    fig.legend(handles=entries, loc="outside upper center", ncols=4)
     return fig
 
 

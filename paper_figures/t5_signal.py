@@ -79,26 +79,27 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     worths = [grid_of(arm)[..., cost] for cost in (0, 1) for arm in arms]
     scale = LogNorm(0.4, 2.5)
     _map(axes[0, 0], grid_of("grpo"), LogNorm(0.002, 8), None, GREYS)
-    axes[0, 0].set_title("grpo, 8 rollouts:\nsignal / noise")
+    axes[0, 0].set_title("GRPO, 8 rollouts:\nsignal-to-noise")
     for number, values in enumerate(worths):
         cost, column = divmod(number, len(arms))
         ax = axes[cost, 1 + column]
         image = _map(ax, values, scale, 1.0, WORTHS)
-        ax.set_title(f"{arms[column]}\nequal {('rollouts', 'steps')[cost]}")
+        method = arms[column].replace("rrpo", "RRPO").replace("srpo", "SRPO")
+        ax.set_title(f"{method}\nequal {('rollouts', 'steps')[cost]}")
     axes[1, 0].set_axis_off()
     bar = fig.colorbar(image, ax=axes[1, 0], fraction=0.3, aspect=8, location="left")
     bar.set_ticks(
         [0.4, 0.5, 0.7, 1, 1.4, 2, 2.5], labels=["0.4", "½", "0.7", "1", "1.4", "2", "2.5"]
     )
-    bar.set_label("worth in grpo's\ncollections")
+    bar.set_label("worth in\nbatches of GRPO")
     bar.ax.minorticks_off()
     for ax in (axes[0, 0], *axes[1, 1:]):
-        ax.set_xlabel("error rate")
+        ax.set_xlabel("q (a step is right)")
         ax.tick_params(labelbottom=True)
     for ax in (axes[0, 0], axes[1, 1]):
         ax.set_ylabel("steps n")
         ax.tick_params(labelleft=True)
-    axes[0, 0].set_xticks(range(len(chances)), [f"{1 - q:.1f}" for q in chances])
+    axes[0, 0].set_xticks(range(len(chances)), [f"{q:.1f}" for q in chances])
     axes[0, 0].set_yticks(range(len(lengths)), [str(n) for n in lengths])
     return fig
 
@@ -192,12 +193,12 @@ FIGURE = Figure(
     name="t5_signal",
     title="Where resets pay: exact signal and noise of the gradient",
     caption=(
-        "First-error chains of n steps, each right with the same probability, success only if all "
-        "are. Top left: signal-to-noise ratio of GRPO's gradient estimate. Others: how many of "
-        "GRPO's collections one collection of a method is worth (squared ratio of their "
-        "signal-to-noise ratios), above at equal rollouts, below at equal generated steps; framed: "
-        "more than one. Resets pay on long chains and many errors. srpo t/f puts weight t on the "
-        "first error and f on any other step. Exact, no sampling."
+        "First-error chains of n steps, each right with probability q, success only if all are. "
+        "Top left: signal-to-noise ratio of GRPO's gradient estimate. Others: the worth of a "
+        "batch, in batches of GRPO (squared ratio of their signal-to-noise ratios), above at equal "
+        "rollouts, below at equal generated steps; framed: more than one. Resets pay on long "
+        "chains and many errors. SRPO t/f puts weight t on the first error and f on any other "
+        "step. Exact, no sampling."
     ),
     settings=SETTINGS,
     compute=compute,

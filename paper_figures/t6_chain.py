@@ -34,12 +34,14 @@ def compute(settings: Mapping[str, Any], progress: Callable[[str], None]) -> Dat
     success[lock["weak"]] = lock["weak_success"]
     mdp = envs.lock_chain(lock["length"], lock["num_actions"])
     policy = envs.lock_policy(success, lock["num_actions"])
-    title = f"lock: {lock['success']}, step {lock['weak']}: {lock['weak_success']}"
+    title = f"lock of {lock['length']} steps: {lock['success']} right,\n"
+    title += f"step {lock['weak']} only {lock['weak_success']}"
     panels = [describe(title, evaluate(mdp, policy))]
     for q in chain["success"]:
         mdp = envs.first_error_chain(chain["length"])
         policy = np.tile([q, 1 - q], (mdp.num_states, 1))
-        panels.append(describe(f"first-error chain: {q} right", evaluate(mdp, policy)))
+        title = f"chain of {chain['length']} steps:\n{q} right"
+        panels.append(describe(title, evaluate(mdp, policy)))
         panels[-1]["rates"] = envs.reset_success_rates(chain["length"], q)._asdict()
     return {"panels": panels}
 
@@ -81,7 +83,7 @@ def describe(title: str, base: Evaluation) -> dict[str, Any]:
 def draw(data: Data) -> matplotlib.figure.Figure:
     """One column per chain: occupancy, advantage, and reset positions."""
     panels = data["panels"]
-    fig = blank(DOUBLE, 4.3)
+    fig = blank(DOUBLE, 4.5)
     axes = fig.subplots(3, len(panels), sharex="col")
     for column, panel in zip(axes.T, panels, strict=True):
         steps, improvable = np.arange(len(panel["clean"])), np.array(panel["improvable"])

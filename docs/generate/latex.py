@@ -29,8 +29,8 @@ STATEMENTS = {
         r"\rVert_\infty}{2 (1 - \gamma)} \right) / (1 - \gamma)"
     ),
     "USPI step": (
-        r"\text{gain} \ge \frac{\mathbb{A}^2}{2 \gamma D' \Delta} \quad\text{at}\quad "
-        r"\alpha = \frac{(1 - \gamma) \mathbb{A}}{\gamma D' \Delta}, "
+        r"\text{gain} \ge \frac{\mathbb{A}^2}{2 \gamma D^\prime \Delta} \quad\text{at}\quad "
+        r"\alpha = \frac{(1 - \gamma) \mathbb{A}}{\gamma D^\prime \Delta}, "
         r"\quad\text{or the full step's bound if that is} > 1"
     ),
     "TRPO, TV form": (

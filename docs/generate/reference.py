@@ -67,7 +67,7 @@ def api(package: ModuleType, about: str) -> str:
         path = f"{package.__name__}.{name}"
         thing = getattr(package, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
-            lines.append(f"| [`{name}`][{path}] | {cell(summary(thing))} |")
+            lines.append(f"| [`{name}`][{path}] | {scripts(cell(summary(thing)))} |")
             sections += [f"::: {path}", ""]
         else:
             lines.append(f"| `{name}` | {TABLES[path]} |")
