@@ -82,7 +82,7 @@ clean: ## remove .venv and caches (the cure for a broken .venv); results stay
 .venv/.gguf: EXTRA := [gguf]
 
 .venv/.run .venv/.dev .venv/.bench .venv/.gguf: pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing credit-resets$(EXTRA) into .venv"
+	@echo "Installing credit-resets$(EXTRA) into .venv: up to 2 GB, some minutes, nothing printed"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(EXTRA)'
 	@touch $@
 

@@ -11,6 +11,17 @@
 0
 """
 
+import warnings
+
+import envs
+
+if not hasattr(envs, "TabularMDP"):
+    warnings.warn(
+        f"{envs!r} is not the package envs of credit-resets; rename that folder, or start Python "
+        "elsewhere: the working directory comes first",
+        stacklevel=2,
+    )
+
 from cpi.bounds import REGISTRY, Bound, Update, check_bounds
 from cpi.bounds.guarantees import Guarantees, guarantees
 from cpi.conservative.black_box import BlackBox

@@ -15,6 +15,10 @@ mathematics. `WORLDS` in `envs.gym` registers them for Gymnasium.
     tight         instances that attain improvement bounds
 """
 
+import sys
+import warnings
+from pathlib import Path
+
 from envs.deep_sea import deep_sea, deep_sea_uniform_value
 from envs.first_error import (
     ResetSuccessRates,
@@ -40,6 +44,16 @@ from envs.tight import (
     tight_returns,
 )
 from envs.tree import tree, tree_leaf_rewards
+
+# Of a script that imports both, only this package can say that the other one is a namesake.
+_cpi = sys.modules.get("cpi")
+_beside = Path(__file__).parents[1] / "cpi"
+if _cpi is not None and str(_beside) not in map(str, getattr(_cpi, "__path__", ())):
+    warnings.warn(
+        f"{_cpi!r} is not the package cpi of credit-resets; rename that folder, or start Python "
+        "elsewhere: the working directory comes first",
+        stacklevel=2,
+    )
 
 __all__ = [
     "ChainTask",

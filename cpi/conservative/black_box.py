@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from cpi.conservative.resets import Resets, cut_after
+from cpi.exact.policies import PolicyError
 from envs.checks import check_probability, check_range, check_whole
 from envs.tabular import FloatArray
 
@@ -72,6 +73,12 @@ class BlackBox:
     discount: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("reset", "step"):
+            if not callable(getattr(self.environment, name, None)):
+                raise ValueError(
+                    f"environment: {self.environment!r} has no method {name!r}; give an "
+                    "environment, such as gymnasium.make(ID)"
+                )
         if (self.horizon is None) == (self.discount is None):
             raise ValueError(
                 "give exactly one of horizon and discount "
@@ -82,6 +89,20 @@ class BlackBox:
         for name in ("horizon", "most_draws") if self.discount is None else ("most_draws",):
             object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
         object.__setattr__(self, "rewards", check_range("rewards", self.rewards))
+
+    def check_policy(self, policy: FloatArray) -> None:
+        """Raise PolicyError unless the shape (…, S, A) fits the spaces that are known.
+
+        Gymnasium's discrete spaces state their size as `n`.
+        """
+        for axis, space in ((-2, "observation_space"), (-1, "action_space")):
+            size = getattr(getattr(self.environment, space, None), "n", None)
+            if size is not None and policy.shape[axis] != size:
+                kind = "states" if axis == -2 else "actions"
+                raise PolicyError(
+                    f"policy: shape {policy.shape} is for {policy.shape[axis]} {kind}, the "
+                    f"environment has {size}"
+                )
 
     @property
     def gamma(self) -> float:

@@ -108,6 +108,7 @@ def _from_black_box(
     if rows.ndim not in (2, 3) or (rows.ndim == 3 and len(rows) != box.horizon):
         timed = "" if box.horizon is None else f" or ({box.horizon}, S, A)"
         raise PolicyError(f"policy: shape {rows.shape}, expected (S, A){timed}")
+    box.check_policy(rows)
     rows = every_step(rows, box.horizon)
     shape = rows.shape[:2]
     weights = np.ones(shape)

@@ -36,6 +36,10 @@ from envs.checks import check_number, check_whole
 from envs.tabular import FloatArray, TabularMDP
 
 
+#: Fields of an `Iteration` that say nothing new if advantages are exact.
+SAMPLED = ("lower", "certified", "accepted", "drawn", "steps")
+
+
 class Iteration(NamedTuple):
     """Record of one update.
 
@@ -64,7 +68,10 @@ class Iteration(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Run(Printed):
-    """Iterations, the final policy and its return, the reason to stop; prints as a table."""
+    """Iterations, the final policy and its return, the reason to stop; prints as a table.
+
+    The table leaves out the fields `SAMPLED` where no resets were sampled.
+    """
 
     iterations: list[Iteration]
     policy: FloatArray
@@ -81,9 +88,12 @@ class Run(Printed):
     def __rich__(self) -> Any:
         from rich.table import Table
 
-        table = Table(*Iteration._fields, caption=f"final J = {self.J:.6g}; {self.stopped}")
+        exact = not any(row.drawn for row in self.iterations)
+        names = [name for name in Iteration._fields if not (exact and name in SAMPLED)]
+        table = Table(*names, caption=f"final J = {self.J:.6g}; {self.stopped}")
         for row in self.iterations:
-            table.add_row(*(f"{v:,}" if isinstance(v, int) else f"{v:.4g}" for v in row))
+            values = [getattr(row, name) for name in names]
+            table.add_row(*(f"{v:,}" if isinstance(v, int) else f"{v:.4g}" for v in values))
         return table
 
     def records(self) -> list[dict[str, Any]]:
@@ -163,6 +173,10 @@ def run_cpi(
         update = Update(evaluation, choice.candidate, weights=weights, tau=threshold)
         if choice.advantage < 2 * epsilon / 3 or choice.lower <= rounding_of(evaluation):
             stopped = f"advantage {choice.advantage:.4g} (at least {choice.lower:.4g}): too small"
+            if choice.lower <= 0 and choice.evidence is not None:
+                needed = choice.evidence.certificate(part).resets_needed
+                if needed is not None:
+                    stopped += f"; about {needed:,} accepted resets would certify a gain"
             alpha = 0.0
         else:
             alpha = step_size(rule, update, choice.lower)

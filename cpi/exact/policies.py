@@ -32,6 +32,15 @@ class PolicyError(ValueError):
     """An array is not a policy of the MDP; the message names the state."""
 
 
+def check_mdp(mdp: TabularMDP) -> None:
+    """Raise ValueError for anything but a TabularMDP, such as a Gymnasium environment."""
+    if not isinstance(mdp, TabularMDP):
+        raise ValueError(
+            f"mdp: {mdp!r} is no TabularMDP; envs.gym.mdp_from_env(env) reads one from an "
+            "environment"
+        )
+
+
 def check_policy(mdp: TabularMDP, policy: ArrayLike, what: str = "policy") -> FloatArray:
     """The policy as a read-only copy, floats of shape (S, A) or (H, S, A).
 
@@ -42,6 +51,7 @@ def check_policy(mdp: TabularMDP, policy: ArrayLike, what: str = "policy") -> Fl
     PolicyError
         If the shape is wrong for `mdp`, an action does not exist, or a row is not a distribution.
     """
+    check_mdp(mdp)
     array, dtype = real_array(policy, what, PolicyError)
     shape = mdp.rewards.shape
     shapes = (shape,) if mdp.horizon is None else (shape, (mdp.horizon, *shape))
@@ -89,6 +99,7 @@ def _place(where: tuple[Any, ...]) -> str:
 
 def uniform_policy(mdp: TabularMDP) -> FloatArray:
     """Every action equally likely; shape (S, A)."""
+    check_mdp(mdp)
     return np.full((mdp.num_states, mdp.num_actions), 1.0 / mdp.num_actions)
 
 

@@ -99,7 +99,11 @@ class Methods:
             costs.add_row(
                 record.name, *(f"{cost:,}" for cost in (*record.resets, record.steps[-1]))
             )
-        out.print(gains, costs)
+        out.print(gains)
+        if any(record.steps[-1] for record in self.records):
+            out.print(costs)
+        else:
+            out.print("Advantages were exact, for no environment step.")
         for record in self.records:
             out.print(f"{record.name}: {record.stopped}")
         below, certified = below_certificate(self.records, self.base)

@@ -254,14 +254,20 @@ RESETS = (
     Mutant(
         "cpi/conservative/confidence.py",
         "the draw of the last acceptance counts for the upper end",
-        "betaincinv(accepted + 1 - last, refused, 1 - delta)",
-        "betaincinv(accepted + 1, refused, 1 - delta)",
+        "beta_quantile(accepted + 1 - last, refused, 1 - delta)",
+        "beta_quantile(accepted + 1, refused, 1 - delta)",
     ),
     Mutant(
         "cpi/conservative/confidence.py",
         "the lower end of p_w as of one refusal fewer",
-        "betaincinv(accepted, refused + 1, delta)",
-        "betaincinv(accepted, max(refused, 1), delta)",
+        "beta_quantile(accepted, refused + 1, delta)",
+        "beta_quantile(accepted, max(refused, 1), delta)",
+    ),
+    Mutant(
+        "cpi/conservative/confidence.py",
+        "bisection from twice the quantile on",
+        "-math.expm1(-total / (a + b - 1))",
+        "-math.expm1(-2 * total / (a + b - 1))",
     ),
     Mutant(
         "cpi/conservative/certificate.py",

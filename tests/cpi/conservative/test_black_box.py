@@ -166,6 +166,7 @@ def test_black_box__invalid_values_are_refused() -> None:
     with pytest.raises(ValueError, match=r"environment: state 0.5 is not in 0 … 3"):
         draw(BlackBox(Corridor(0.5), 3, (0.0, 9.0)), ones, 100)
     for changes, message in (
+        ({"environment": "FrozenLake-v1"}, "environment: 'FrozenLake-v1' has no method 'reset'"),
         ({"horizon": 0}, "horizon: 0 is not a whole number ≥ 1"),
         ({"most_draws": 0}, "most_draws: 0 is not a whole number ≥ 1"),
         ({"rewards": (1.0, 0.0)}, r"rewards: \(1\.0, 0\.0\) is not \(low, high\)"),
@@ -177,6 +178,6 @@ def test_black_box__invalid_values_are_refused() -> None:
         ({"horizon": None, "discount": 1}, r"discount: 1 is not in \[0, 1\); give horizon=H"),
         ({"horizon": None, "discount": -0.1}, r"discount: -0\.1 is not in \[0, 1\]"),
     ):
-        options: dict[str, Any] = {"horizon": 3, "rewards": (0.0, 1.0)} | changes
+        options = {"environment": Corridor(), "horizon": 3, "rewards": (0.0, 1.0)} | changes
         with pytest.raises(ValueError, match=message):
-            BlackBox(Corridor(), **options)
+            BlackBox(**options)

@@ -174,6 +174,18 @@ def test_certify__an_mdp() -> None:
     assert found.gain < update.gain_at(found.alpha, rule(base))
 
 
+@pytest.mark.parametrize("length", [8, 12, 20])
+def test_certify__rare_improvable_states(length: int) -> None:
+    """J(π) = 4^-length, and the oracle accepts the last states of a lock alone."""
+    mdp = envs.lock_chain(length, 4)
+    base, rule = evaluate(mdp, uniform_policy(mdp)), oracle_resets(0.375)
+    found = certify(mdp, base.policy, rule, resets=1000)
+    update = Update(base, found.candidate, found.alpha, rule(base))
+    low, high = found.p_w_interval
+    assert low < update.p_w < high
+    assert 0 < found.gain <= update.gain
+
+
 def test_certify__a_range_of_returns_certifies_more() -> None:
     """The lock pays once, at the end: H rewards would pay 4."""
     mdp, policy, *_ = PROBLEMS["lock"]
@@ -284,6 +296,12 @@ def test_certify__invalid_values_are_refused() -> None:
         certify(mdp, policy[:2])
     with pytest.raises(PolicyError, match=r"policy: shape \(3, 3, 2\), expected \(S, A\) or \(2, "):
         certify(box, np.broadcast_to(policy, (3, 3, 2)))
+    rows = np.full((2, mdp.num_states), 1 / mdp.num_states)
+    with pytest.raises(PolicyError, match=r"policy: shape .* for 2 states, the environment has 3"):
+        certify(box, rows)
+    rows = np.full((mdp.num_states, 3), 1 / 3)
+    with pytest.raises(PolicyError, match=r"policy: shape .* for 3 actions, the environment has 2"):
+        certify(box, rows)
     with pytest.raises(ValueError, match=r"rule: must lie in \[0, 1\], found 2"):
         certify(box, policy, lambda step, state: 2.0)
     with pytest.raises(ValueError, match="rule: accepts no state at any step"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import betainc, betaincc, gammainc, gammaincc
 from scipy.stats import binom, nbinom
 
 from cpi.conservative.confidence import acceptance_interval, empirical_bernstein, hoeffding
@@ -171,6 +172,21 @@ def test_acceptance_interval__covers_at_a_limit_of_draws(p: float) -> None:
         total += chance
     assert total == pytest.approx(1.0)
     assert below <= delta and above <= delta
+
+
+@pytest.mark.parametrize("accepted", [1, 40, 1000, 20_000])
+@pytest.mark.parametrize("p", [0.3, 1e-3, 1e-5, 1e-6, 1e-8, 1e-13, 1e-200])
+def test_acceptance_interval__rare_acceptance(accepted: int, p: float) -> None:
+    """Both ends have probability δ, by the Poisson distribution where p is too small to matter."""
+    delta, drawn = 0.0125, math.ceil(accepted / p)
+    low, high = acceptance_interval(accepted, drawn, delta)
+    assert low < accepted / drawn < high
+    if p < 1e-7:
+        assert gammainc(accepted, low * drawn) == pytest.approx(delta, rel=1e-4)
+        assert gammaincc(accepted, high * drawn) == pytest.approx(delta, rel=1e-4)
+    else:
+        assert betainc(accepted, drawn - accepted + 1, low) == pytest.approx(delta, rel=1e-8)
+        assert betaincc(accepted, drawn - accepted, high) == pytest.approx(delta, rel=1e-8)
 
 
 def test_acceptance_interval__level_outside_0_1_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -466,6 +467,26 @@ def test_run_cpi__stops_if_the_lower_bound_is_not_positive() -> None:
     assert [row.alpha for row in run.iterations] == [0.0]
     assert run.iterations[0].advantage > 0 and run.iterations[0].gain == 0
     assert run.stopped == "advantage 0.2 (at least 0): too small"
+
+
+def test_run_cpi__too_few_resets_say_how_many_would_do() -> None:
+    mdp, policy = PROBLEMS["needle"]
+    run = run_cpi(mdp, policy, chooser=sampled(40, "shared"), resets=oracle_resets(0.1))
+    number = re.search(r"too small; about ([\d,]+) accepted resets", run.stopped)
+    assert number is not None
+    enough = int(number[1].replace(",", ""))
+    many = sampled(4 * enough, "shared")
+    run = run_cpi(mdp, policy, chooser=many, resets=oracle_resets(0.1), iterations=1)
+    assert 40 < enough and run.iterations[0].certified > 0
+
+
+@pytest.mark.parametrize(
+    ("chooser", "shown"), [(exact_greedy, False), (sampled(40, "shared"), True)]
+)
+def test_run__table_without_resets_has_no_column_of_them(chooser: Any, shown: bool) -> None:
+    mdp, policy = PROBLEMS["needle"]
+    text = str(run_cpi(mdp, policy, chooser=chooser, iterations=1))
+    assert "certificate" in text and ("drawn" in text) == shown
 
 
 def test_run_cpi__step_uses_the_lower_bound() -> None:

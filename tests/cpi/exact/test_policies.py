@@ -15,6 +15,7 @@ from cpi import (
     PolicyError,
     check_policy,
     deterministic_policy,
+    evaluate,
     greedy_policy,
     load_policy,
     mixture,
@@ -23,6 +24,7 @@ from cpi import (
     uniform_policy,
 )
 from envs import MDPError, TabularMDP
+from envs.gym import TabularEnv
 from tests.cpi.worlds import as_csr, dense_transitions, policies, repeatable, world, worlds
 
 FINITE = world(1, horizon=4)
@@ -212,6 +214,13 @@ def test_deterministic_policy__unknown_action_is_refused(action: float) -> None:
         deterministic_policy(np.array([0, action]), 3)  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match=rf"actions: step 1, state 0 has action {action}"):
         deterministic_policy(np.array([[0, 1], [action, 1]]), 3)  # type: ignore[arg-type]
+
+
+def test_check_mdp__an_environment_is_refused() -> None:
+    env: Any = TabularEnv(envs.needle(0.5))
+    for call in (uniform_policy, lambda mdp: evaluate(mdp, np.ones((3, 2)) / 2)):
+        with pytest.raises(ValueError, match=r"is no TabularMDP; envs.gym.mdp_from_env\(env\)"):
+            call(env)
 
 
 def test_greedy_policy__values_of_states_are_refused() -> None:

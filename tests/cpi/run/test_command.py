@@ -249,7 +249,9 @@ def test_main__sums_below_0_are_explained(mine: str, capsys: pytest.CaptureFixtu
     run(*args, "--samples", "4000", "--step", "full")
     assert "A sum below 0: steps were longer than the bounds allow" in capsys.readouterr().out
     run(*args)
-    assert "A sum below 0" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "A sum below 0" not in printed and "drawn" not in printed
+    assert "Advantages were exact, for no environment step." in printed
 
 
 def test_main__a_method_that_is_refused_on_its_way_leaves_the_others(
