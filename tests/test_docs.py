@@ -44,6 +44,17 @@ def test_own_mdp(
     assert 0 < float(gain) < exact.iterations[0].certificate and len(runs) == 2
 
 
+def test_theory_guide__its_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (SCRIPT.parent / "guides" / "theory.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(block, names)
+    printed = capsys.readouterr().out
+    assert names["mdp"].discount == 0.99 and "All 29 bounds hold" in printed
+    # The constant of a guess is half of the true one, which the tight instances notice.
+    assert 0 < names["report"].violations < names["report"].instances
+
+
 def test_options__has_every_option_of_a_run() -> None:
     page = reference.options()
 

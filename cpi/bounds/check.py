@@ -114,10 +114,10 @@ class BoundReport(Printed):
         raise KeyError(f"no bound {name!r}; there are {[row.bound.name for row in self.rows]}")
 
     def add(self, label: str, update: Update) -> None:
-        """Check the bounds that apply to the MDP of `update`."""
-        bounds = bounds_for(update.mdp)
+        """Check the bounds that apply to the MDP of `update`, and those of one's own."""
+        others = finite.BOUNDS if update.mdp.horizon is None else discounted.BOUNDS
         for row in self.rows:
-            if row.bound in bounds and (check := row.bound.check(update)) is not None:
+            if row.bound not in others and (check := row.bound.check(update)) is not None:
                 row.add(check)
                 if check.violated:
                     self.failures.append((label, check))
@@ -183,7 +183,8 @@ class BoundReport(Printed):
         return table
 
     def __str__(self) -> str:
-        return super().__str__() + self.verdict()
+        more = "Symbols, and the bounds of other problems: python -m cpi.bounds --list"
+        return f"{super().__str__()}{more}\n{self.verdict()}"
 
     def records(self) -> list[dict[str, Any]]:
         """A row for each bound, for `pandas.DataFrame`."""

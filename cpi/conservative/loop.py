@@ -35,7 +35,6 @@ from cpi.reporting.notebook import Printed, draw_returns
 from envs.checks import check_number, check_whole
 from envs.tabular import FloatArray, TabularMDP
 
-
 #: Fields of an `Iteration` that say nothing new if advantages are exact.
 SAMPLED = ("lower", "certified", "accepted", "drawn", "steps")
 

@@ -57,7 +57,8 @@ def test_check_bounds_covers_the_kind_of_mdp_and_finds_no_violation(time: Any) -
 
 def test_report_prints_as_a_table_with_a_verdict() -> None:
     text = str(cpi.check_bounds(*problem(horizon=5)))
-    for word in ("masked CPI", "PSDP", "checks", "violated", "Samanta et al. 2026"):
+    words = ("masked CPI", "PSDP", "checks", "violated", "Samanta et al. 2026", "cpi.bounds --list")
+    for word in words:
         assert word in text
     assert text.endswith("no violation.")
 
