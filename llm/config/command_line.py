@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from cpi.reporting.options import underscored
+from cpi.reporting.options import HELP_ALL, underscored
 from llm.common.yaml_text import check_yaml, read_yaml
 from llm.config.presets import presets
+from llm.config.suggestions import suggestion, unknown_names
 
 Settings = TypeVar("Settings")
-
-#: Shows every option where `--help` shows groups.
-HELP_ALL = "--help_all"
 
 
 def parse(
@@ -61,7 +60,7 @@ def parse(
     )
     from yaml import YAMLError
 
-    words = underscored(argv)
+    words = underscored(argv, groups=True)
     if _has_sections(settings) and {"-h", "--help"} & set(words):
         print(short_help(settings, prog, description, epilog))
         raise SystemExit(0)
@@ -95,9 +94,18 @@ def parse(
         arguments = _switched_on(arguments, set(_switches(settings)))
         values = parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(_message(" ".join(str(error).split()), settings)) from None
     names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
     return settings(**{name: values[name] for name in names})
+
+
+def _message(error: str, settings: Any) -> str:
+    """The parser's message, with the option that was probably meant."""
+    if error.startswith("unrecognized arguments: ") and (name := re.search(r"--([\w.]+)", error)):
+        return error + suggestion(name[1], settings)
+    if name := re.match(r'Parser key "(\w+_args)": ', error):
+        return f"{name[1]}: name each argument, as in --{name[1]}.NAME VALUE"
+    return error
 
 
 def _has_sections(settings: Any) -> bool:
@@ -166,7 +174,8 @@ def _content(path: Path, settings: Any) -> str:
     Raises
     ------
     ValueError
-        If the file is not a mapping, a section is not one, or a removed section was in use.
+        If the file is not a mapping, a section is not one, an option is unknown, or a removed
+        section was in use.
     """
     import yaml
 
@@ -175,6 +184,9 @@ def _content(path: Path, settings: Any) -> str:
         return ""
     if not isinstance(values, Mapping):
         raise ValueError(f"--config: {path} holds {values!r:.40}, not settings, `name: value`")
+    given = {name: value for name, value in values.items() if name not in ("config", *REMOVED)}
+    for name in unknown_names(given, settings):
+        raise ValueError(f"--config: {path}: no option {name}{suggestion(name, settings)}")
     sections = {
         name for name, kind in get_type_hints(settings).items() if dataclasses.is_dataclass(kind)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from cpi.core.plans import ALGORITHMS
@@ -13,6 +14,14 @@ from llm.tasks import declared
 
 #: What `--list` shows, by option.
 SUBJECTS = ("algorithm", "localizer", "task", "config")
+
+#: Other values of these options.
+FORMS = {
+    "algorithm": "or module:Class",
+    "localizer": "or module:function",
+    "task": "or reasoning_gym:NAME, a YAML file, module:Class",
+    "config": "or a YAML file",
+}
 
 
 def names(subject: str) -> dict[str, str]:
@@ -25,6 +34,7 @@ def names(subject: str) -> dict[str, str]:
     if subject == "task":
         return {
             "chain": "chains of arithmetic, with a step checker",
+            "sums": "sums of whole numbers, for small pretrained models",
             **dict.fromkeys(declared(), ""),
         }
     return dict.fromkeys(presets(), "")
@@ -35,8 +45,8 @@ def listing(subjects: Sequence[str] = SUBJECTS) -> Iterator[str]:
     for subject in subjects:
         entries = names(subject)
         width = max(map(len, entries))
-        yield f"--{subject}"
-        if any(entries.values()):
-            yield from (f"  {name:{width}}  {line}".rstrip() for name, line in entries.items())
-        else:
-            yield from (f"  {name}" for name in entries)
+        yield f"--{subject}  ({FORMS[subject]})"
+        indent = " " * (width + 4)
+        for name, line in entries.items():
+            text = f"  {name:{width}}  {line}".rstrip()
+            yield textwrap.fill(text, 96, subsequent_indent=indent, break_on_hyphens=False)

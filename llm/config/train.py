@@ -141,7 +141,8 @@ class TrainConfig:
     rollout_steps : int
         Steps between rollout records; 0 for none.
     report_to : {"none", "tensorboard", "wandb", "trackio"}
-        Also send metrics, and the completions of steps with rollout records, to this tracker.
+        Also send metrics, and the completions of steps with rollout records, to this tracker;
+        tensorboard's files go to the run's folder.
     scale_rewards : {"group", "batch", "none"}
         Divide advantages by the standard deviation of the group, the batch, or not.
     dynamic_sampling : int
@@ -324,7 +325,7 @@ def parse_config(
     The parser does not know the types of a task's or an algorithm's own arguments, which are
     therefore read here.
     """
-    words, flags = _split(underscored(argv))
+    words, flags = _split(underscored(argv, groups=True))
     config = parse(TrainConfig, words, prog, description, epilog, list(presets()))
     task_args, algorithm_args = config.task_args, config.algorithm_args
     kinds = argument_kinds(config.task) if flags["task_args"] else {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpi.reporting.json_files import write_json
-from cpi.reporting.options import underscored
+from cpi.reporting.options import HELP_ALL, underscored
 from cpi.reporting.tables import console
 from llm.common.bars import ProblemBars
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
@@ -24,9 +24,9 @@ from llm.common.option_groups import (
     given_options,
     with_options,
 )
-from llm.config.command_line import HELP_ALL
 
 if TYPE_CHECKING:
+    from llm.evaluate.comparison import Comparison
     from llm.evaluate.options import EvaluateOptions, TaskSpec
     from llm.evaluate.report import EvaluationReport
     from llm.runs.saved_model import SavedModel
@@ -55,6 +55,11 @@ controls at equal tokens, which also stop at the first right attempt: fresh atte
 resets to random steps. The latter run for 4K rounds, since they spend no tokens on localization.
 Tokens are generated ones: localizations count, prompts do not.
 
+Columns: cut, completions that a limit cut off; unjudged, those that could not be verified. Of the
+resets of a round: kept, mean share of thoughts kept; none kept, resets to the prompt; no step, no
+step named; at 1st error, ±1 and clean prefix, resets to the first wrong step, at most one step from
+it, and no later than it.
+
 Files in --output: TASK-greedy.jsonl, TASK-sampled.jsonl and TASK-correct-K-LOCALIZER.jsonl, with
 one line per problem; and results.json with results, settings, versions and commit. With --baseline,
 the folder baseline has those of the base model, and comparison.json the paired differences.
@@ -64,7 +69,7 @@ Exit codes: 0 done, 2 bad input, 130 interrupted."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    words = underscored(argv)
+    words = underscored(argv, groups=True)
     if "--list" in words:
         from llm.config.names import listing
 
@@ -82,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         specs = read_tasks(args.tasks, saved)
         options = read_options(args, saved)
         folder = Path(args.output).expanduser() if args.output else default_output(saved)
-        from llm.evaluate.comparison import base_model, compare
+        from llm.evaluate.comparison import base_model
         from llm.evaluate.runner import evaluate_model
 
         base = base_model(saved) if args.baseline else None
@@ -95,9 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if base is not None:
             with ProblemBars() as progress:
                 before = evaluate_model(base, specs, options, folder / "baseline", progress)
-            write_results(folder / "baseline" / "results.json", before)
-            comparison = compare(before, folder / "baseline", report, folder)
-            write_json(folder / "comparison.json", comparison.to_json())
+            comparison = write_comparison(before, report, folder)
             out.print(before, comparison, "", sep="\n")
         out.print(f"Records and results are in {folder}", markup=False)
         return 0
@@ -182,6 +185,16 @@ def write_results(path: Path, report: EvaluationReport) -> None:
         earlier = []  # none, or damaged
     record["results"] += earlier
     write_json(path, record)
+
+
+def write_comparison(base: EvaluationReport, report: EvaluationReport, folder: Path) -> Comparison:
+    """Write the base model's results and the paired differences; returns these."""
+    from llm.evaluate.comparison import compare
+
+    write_results(folder / "baseline" / "results.json", base)
+    comparison = compare(base, folder / "baseline", report, folder)
+    write_json(folder / "comparison.json", comparison.to_json())
+    return comparison
 
 
 #: Groups of options that llm.train has too.

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cpi.reporting.tables import plain, table
+from cpi.reporting.notebook import Printed
+from cpi.reporting.tables import table
 from envs.tabular import FloatArray
 from llm.common.statistics import (
     LEVEL,
@@ -19,6 +20,7 @@ from llm.common.statistics import (
     mean_over_problems,
     pass_at_k,
 )
+from llm.evaluate.pictures import draw_pass_at_k
 from llm.evaluate.report import EvaluationReport, Result
 from llm.runs.saved_model import SavedModel
 
@@ -62,7 +64,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Printed):
     """Differences of all measurements; prints as a table (also in a notebook)."""
 
     base: str
@@ -88,8 +90,22 @@ class Comparison:
             )  # fmt: skip
         return rows
 
-    def __str__(self) -> str:
-        return plain(self)
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each pass@k of each task, for `pandas.DataFrame`."""
+        return [
+            {"task": d.task, "decoding": d.decoding, "problems": d.problems, "k": d.k,
+             "base": d.base.value, "trained": d.trained.value, "difference": d.difference.value,
+             "low": d.difference.low, "high": d.difference.high}
+            for d in self.differences
+        ]  # fmt: skip
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw pass@k of both models on matplotlib axes, by default the current ones."""
+        curves: dict[str, dict[int, Estimate]] = {}
+        for d in self.differences:
+            for model, estimate in ((self.base, d.base), (self.trained, d.trained)):
+                curves.setdefault(f"{model}: {d.task}, {d.decoding}", {})[d.k] = estimate
+        return draw_pass_at_k(curves, axes)
 
 
 def compare(

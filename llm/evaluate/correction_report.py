@@ -193,7 +193,8 @@ def correction_tables(task: str, correction: Correction) -> list[Any]:
         f"{task}: correction and controls at {last.tokens:.1f} tokens per attempt",
         ["method", "right", "correction's gain", "tokens"],
     )
-    controls.add_row(f"correction, {last.round} rounds", f"{last.right.value:.3f}", "", "")
+    number = "1 round" if last.round == 1 else f"{last.round} rounds"
+    controls.add_row(f"correction, {number}", f"{last.right.value:.3f}", "", "")
     names = {FRESH: "fresh attempts (pass@k)", RANDOM: "resets to a random step"}
     for control in correction.controls:
         reached = "" if control.reached else " (its end; raise --samples)"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cpi.reporting.tables import plain, table
+from cpi.reporting.notebook import Printed
+from cpi.reporting.tables import table
 from llm.common.statistics import (
     LEVEL,
     RESAMPLES,
@@ -18,6 +19,7 @@ from llm.common.statistics import (
     pass_at_k,
 )
 from llm.evaluate.correction_report import Correction, correction_tables, summarize_correction
+from llm.evaluate.pictures import draw_pass_at_k
 from llm.evaluate.published import Measured, Published, comparisons
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class EvaluationReport:
+class EvaluationReport(Printed):
     """Results of all measurements; prints as tables (also in a notebook)."""
 
     model: str
@@ -96,6 +98,19 @@ class EvaluationReport:
         more = {"level": LEVEL, "resamples": RESAMPLES, "published": published}
         return {**asdict(self), **more}
 
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each measure of each task, for `pandas.DataFrame`."""
+        return [
+            {"task": r.task, "decoding": r.decoding, "problems": r.problems, "samples": r.samples,
+             "measure": measure, "value": e.value, "low": e.low, "high": e.high}
+            for r in self.results for measure, e in _measures(r)
+        ]  # fmt: skip
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw pass@k over k on matplotlib axes, by default the current ones; returns them."""
+        curves = {f"{r.task}, {r.decoding}": r.pass_at for r in self.results}
+        return draw_pass_at_k(curves, axes)
+
     def __rich__(self) -> Any:
         from rich.console import Group
         from rich.text import Text
@@ -109,9 +124,6 @@ class EvaluationReport:
         if self.published:
             parts += ["", _published_table(self.published)]
         return Group(*parts, "")
-
-    def __str__(self) -> str:
-        return plain(self)
 
     def _results_table(self) -> Any:
         from rich.text import Text  # no markup: an argument may have [brackets]
@@ -131,6 +143,27 @@ class EvaluationReport:
                 *([f"{result.unjudged:.0%}"] if any_unjudged else []),
             )  # fmt: skip
         return rows
+
+
+def _measures(result: Result) -> Iterator[tuple[str, Estimate | _Mean]]:
+    """Every measure of a result by name: pass@k, means, and the rounds of self-correction."""
+    for k, estimate in result.pass_at.items():
+        yield f"pass@{k}", estimate
+    for name in ("reward", "tokens", "cut", "unjudged"):
+        yield name, _Mean(getattr(result, name))
+    if result.correction is not None:
+        for r in result.correction.rounds:
+            yield f"right after correction {r.round}", r.right
+        for control in result.correction.controls:
+            yield f"correction minus {control.name}", control.gain
+
+
+class _Mean(NamedTuple):
+    """A mean without an interval."""
+
+    value: float
+    low: None = None
+    high: None = None
 
 
 def summarize(

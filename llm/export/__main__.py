@@ -184,7 +184,9 @@ def check_out(out: Path, saved: SavedModel, force: bool) -> None:
     if not out.exists() or not any(out.iterdir()):
         return
     if not force:
-        raise ValueError(f"out: {out} is not empty; choose another, or --force replaces it")
+        raise ValueError(
+            f"out: {out} is not empty; choose another, or --force (force=True) replaces it"
+        )
     if not any((out / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(
             f"out: {out} holds no model, and --force replaces nothing else; delete it yourself, or "

@@ -17,7 +17,8 @@ class OptimizerOptions:
     Parameters
     ----------
     learning_rate : float
-        The highest learning rate of the schedule.
+        The highest learning rate of the schedule. The default suits adapters; training all weights
+        takes a lower one, 1e-5 or (TRL's) 1e-6.
     weight_decay : float
         Weight decay, decoupled from the gradient.
     adam_beta1 : float

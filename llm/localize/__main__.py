@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from cpi.reporting.json_files import check_writable, write_json
-from cpi.reporting.options import underscored
+from cpi.reporting.options import HELP_ALL, underscored
 from cpi.reporting.tables import console
 from llm.common.bars import ProblemBars
 from llm.common.commands import leave, prepare, quiet_transformers, run_command
@@ -44,6 +44,10 @@ examples:
   python -m llm.localize MODEL --data a.jsonl --may_be_right --half report --json table.json
   python -m llm.localize RUN --data RUN --localizer my_module:function
 
+Columns: exact, the first wrong step is named; exact − chance, less that of a random step; within 1
+and at or before, a step at most one off or no later; drawn, the probability that training, which
+draws a step by the localizer's weights, resets there; unusable, verdicts without a step.
+
 A row of a file has problem, steps and label (first wrong step from 0, -1 for none), or input, steps
 and mistake_index (likewise, null for none). Localizers of training see failed solutions only, and
 always name a step. With --may_be_right, prompted and step_logprob may also answer that no step is
@@ -61,7 +65,9 @@ GROUPS = ("localization", "vllm")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     prepare(PROG)
-    args = make_parser().parse_args(underscored(argv))
+    words = underscored(argv, groups=True)
+    full = HELP_ALL in words
+    args = make_parser(full).parse_args(["--help"] if full else words)
 
     def localize() -> int:
         from llm.localize.data import read_data
@@ -102,8 +108,8 @@ def read_options(args: argparse.Namespace, saved: SavedModel) -> LocalizeOptions
     return with_options(defaults, given_options(args, LocalizeOptions))
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Argument parser of the command."""
+def make_parser(full: bool = False) -> argparse.ArgumentParser:
+    """Argument parser of the command; its help has the options of groups only if `full`."""
     from llm.engines.options import VLLMOptions
     from llm.localize.options import Half, LocalizeOptions
     from llm.resets.localizers import LOCALIZERS
@@ -118,6 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_model_options(parser)
     add = parser.add_argument
+    add(HELP_ALL, action="store_true", help="also show the options of the groups below")
     add(
         "--data",
         type=Path,
@@ -159,7 +166,8 @@ def make_parser() -> argparse.ArgumentParser:
         help=".jsonl file to which each verdict is written; the same command resumes from it",
     )
     add("--json", type=Path, metavar="FILE", help="also write results and all verdicts")
-    add_option_groups(parser, dict(zip(GROUPS, (LocalizationOptions, VLLMOptions), strict=True)))
+    groups = (LocalizationOptions, VLLMOptions)
+    add_option_groups(parser, dict(zip(GROUPS, groups, strict=True)), full)
     return parser
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cpi.reporting.tables import plain, table
+from cpi.reporting.notebook import Printed
+from cpi.reporting.tables import table
 from envs.tabular import FloatArray
 from llm.common.statistics import LEVEL, Estimate, bootstrap, format_estimate, mean_over_problems
 from llm.localize.data import LabelledSolutions, Solution
@@ -144,7 +145,7 @@ def _ratio(sums: FloatArray) -> float:
 
 
 @dataclass(frozen=True)
-class LocalizationReport:
+class LocalizationReport(Printed):
     """Results of localizers; prints as tables (also in a notebook)."""
 
     model: str
@@ -171,8 +172,18 @@ class LocalizationReport:
             parts += [_wrong_table(name, data, results), "", _right_table(results), ""]
         return Group(*parts, *map(Text, [*self.notes, *remarks(self.results)]))
 
-    def __str__(self) -> str:
-        return plain(self)
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each measure of each localizer, for `pandas.DataFrame`."""
+        rows = []
+        for result in self.results:
+            values = asdict(result)
+            name = {key: values.pop(key) for key in ("data", "localizer", "may_be_right")}
+            for measure, value in values.items():
+                if value is not None:
+                    estimate = value if isinstance(value, dict) else {"value": value}
+                    empty = {"value": None, "low": None, "high": None}
+                    rows.append({**name, "measure": measure, **empty, **estimate})
+        return rows
 
 
 def _wrong_table(name: str, data: str, results: Sequence[Result]) -> Any:

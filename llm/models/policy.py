@@ -189,4 +189,5 @@ def _load_failure(model: str, part: str, error: Exception) -> str:
     else:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     kind = "folder" if Path(model).is_dir() else "name"
-    return f"model: no {part} could be loaded from the {kind} {model!r} ({reason})"
+    here = "" if kind == "folder" else ", which is no folder here"
+    return f"model: no {part} could be loaded from the {kind} {model!r}{here} ({reason})"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
+
+#: Beginnings of names that are paths: no hub name has them.
+PATHS = ("/", "./", "../", "~", "models/", "runs/")
 
 #: Folder of each shipped base model, by name. `llm.pretrain` trained the one for chain reasoning.
 SHIPPED = {"chain-base": Path(__file__).parents[1] / "chain" / "base"}
@@ -19,9 +23,15 @@ def check_folder(model: str) -> None:
     Raises
     ------
     FileNotFoundError
-        If the name starts like a path but does not exist. Other names may be hub names.
+        If there is nothing at a path, or a name is a slip of a shipped model's. Other names may be
+        hub names.
     """
-    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists():
+    if Path(model).expanduser().exists() or model in SHIPPED:
+        return
+    if model.startswith(PATHS):
+        cure = "; make real-model fetches it" if model.endswith("SmolLM2-135M-Instruct") else ""
         raise FileNotFoundError(
-            f"model: no tokenizer could be loaded from {model!r}: there is no such folder"
+            f"model: no tokenizer could be loaded from {model!r}: there is no such folder{cure}"
         )
+    if similar := difflib.get_close_matches(model, SHIPPED, 1, 0.8):
+        raise FileNotFoundError(f"model: {model!r} is no folder; did you mean {similar[0]}?")

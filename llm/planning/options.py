@@ -49,7 +49,7 @@ def split(argv: Sequence[str] | None, prog: str) -> tuple[list[str], DryRunOptio
     others: list[str] = []
     options: list[str] = []
     wanted = False
-    rest = iter(underscored(argv))
+    rest = iter(underscored(argv, groups=True))
     for argument in rest:
         flag, dot, option = argument.partition(".")
         if FLAG not in (flag, argument):

@@ -96,7 +96,8 @@ def make_task(name: str, /, **options: Any) -> Task:
     try:
         task = make(**options)
     except TypeError as error:
-        raise ValueError(f"task: {name} cannot be made with {options}: {error}") from error
+        known = f"; its arguments are {', '.join(kinds)}" if (kinds := argument_kinds(name)) else ""
+        raise ValueError(f"task: {name} cannot be made with {options}: {error}{known}") from error
     except Exception as error:
         if isinstance(error, ValueError):  # raised by the task itself, with a message for the user
             raise
@@ -121,6 +122,11 @@ def _declaration(name: str) -> Path | None:
 
 
 def _unknown(name: str) -> ValueError:
+    if Path(name).is_file():
+        return ValueError(
+            f"task: {name} is a file of data; write a YAML file that names it and its fields, "
+            f"`path: {name}`, `prompt: question`, `answer: solution`, `test: 100`, and give that"
+        )
     known = ", ".join([*TASKS, *declared()])
     return ValueError(
         f"task: {name!r} is none of {known}, nor reasoning_gym:NAME, module:Class or a .yaml file"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.common.plugins import plugin_errors
+from llm.tasks.data_task import DataTask
 from llm.tasks.task import Example, PromptText, Split, Task
 
 Reward = Callable[[Example, str], float]
@@ -20,7 +21,8 @@ class RewardedTask(Task):
     ----------
     task : Task
     reward : function
-        From a problem and a completion to a number; 1 and more is a success.
+        From a problem and a completion to a number; 1 and more is a success. `data` of a problem
+        from a file is its answer.
     """
 
     def __init__(self, task: Task, reward: Reward) -> None:
@@ -37,6 +39,8 @@ class RewardedTask(Task):
 
     def reward(self, example: Example, completion: str) -> float:
         """Return the function's value."""
+        if isinstance(self.task, DataTask):  # its data are the place of a row
+            example = example._replace(data=self.task.answer(example))
         with plugin_errors(f"reward of {example.id!r}", self.function):
             return float(self.function(example, completion))
 

@@ -27,7 +27,8 @@ DESCRIPTION = """\
 Train a language model by reinforcement learning with verifiable rewards. grpo compares whole
 answers. rrpo, srpo and oracle also reset a failed answer to one of its steps, draw several
 continuations from there and compare those. The step is a random one (rrpo), the one that a
-localizer names (srpo), or the first wrong one according to the task's checker (oracle)."""
+localizer names (srpo), or the first wrong one according to the task's checker (oracle). adaptive
+resets, as srpo does, only where every answer of a problem failed."""
 
 EPILOG = """\
 examples:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.common.plugins import OBJECT, given_objects, import_path
+from llm.config.suggestions import suggestion
 from llm.config.train import TrainConfig, parse_config
 from llm.tasks import Task, make_task
 from llm.tasks.rewarded import Reward, RewardedTask
@@ -66,7 +67,8 @@ def read(
     known = {f.name for f in dataclasses.fields(TrainConfig)} | {"config"}
     unknown = sorted(name for name in settings if name.partition(".")[0] not in known)
     if unknown:
-        raise ValueError(f"{unknown[0]}: no setting of this name; see llm.TrainConfig")
+        cure = suggestion(unknown[0], TrainConfig)
+        raise ValueError(f"{unknown[0]}: no setting of this name; see llm.TrainConfig{cure}")
     chosen = dict(settings)
     files = chosen.pop("config", [])
     named = {"algorithm": algorithm, "localizer": localizer}

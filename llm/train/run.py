@@ -23,6 +23,7 @@ from llm.train.session import run_training
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from llm.evaluate.comparison import Comparison
     from llm.evaluate.report import EvaluationReport
     from llm.export.__main__ import Exported
     from llm.tasks.rewarded import Reward
@@ -52,7 +53,8 @@ def train_model(
     localizer : str or function, optional
         As `--localizer`; or a function from failed episodes to weights of their thoughts.
     reward : function, optional
-        `reward(example, completion)` in place of the task's; 1 and more is a success.
+        `reward(example, completion)` in place of the task's; 1 and more is a success. The answer
+        of a data set's problem is `example.data`.
     **settings
         Fields of `llm.TrainConfig`; a section is a dictionary, `sampling={"temperature": 1.0}`.
         `config` names presets or files, which these win over.
@@ -157,6 +159,25 @@ class Run:
             )
         command.write_results(folder / "results.json", report)
         return report
+
+    def compare(
+        self, step: int | None = None, tasks: Sequence[str] | None = None, **options: Any
+    ) -> Comparison:
+        """Compare a checkpoint with the run's base model, as `llm.evaluate --baseline` does.
+
+        Parameters and options are those of `evaluate`.
+        """
+        from llm.evaluate import __main__ as command
+        from llm.evaluate.comparison import base_model
+        from llm.evaluate.runner import evaluate_model
+
+        report = self.evaluate(step, tasks, **options)
+        with available(self.objects):
+            saved = self.saved(step)
+            folder = command.default_output(saved)
+            specs, chosen = command.read_tasks(tasks, saved), command.options_of(options, saved)
+            before = evaluate_model(base_model(saved), specs, chosen, folder / "baseline")
+        return command.write_comparison(before, report, folder)
 
     def export(
         self, out: str | Path | None = None, *, step: int | None = None, adapter: bool = False,

@@ -21,3 +21,8 @@ from cpi.reporting.options import underscored
 )
 def test_underscored__names_of_options_alone(given: str, read: str) -> None:
     assert underscored([given]) == [read]
+
+
+def test_underscored__help_all_is_help_without_groups() -> None:
+    assert underscored(["--help-all"]) == ["--help"]
+    assert underscored(["--help-all"], groups=True) == ["--help_all"]

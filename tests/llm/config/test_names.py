@@ -12,8 +12,9 @@ from llm.config.algorithms import CLASSES
 from llm.config.names import names
 from llm.config.presets import presets
 from llm.evaluate.__main__ import main as evaluate
+from llm.localize.__main__ import main as localize
 from llm.resets.localizers import LOCALIZERS
-from llm.tasks import declared
+from llm.tasks import TASKS, declared
 from llm.train.__main__ import main as train
 
 
@@ -21,7 +22,7 @@ def test_names__are_those_of_the_tables() -> None:
     assert list(names("algorithm")) == [*ALGORITHMS, *CLASSES]
     assert names("localizer").keys() == LOCALIZERS.keys()
     assert all([*names("algorithm").values(), *names("localizer").values()])
-    assert list(names("task")) == ["chain", *declared()]
+    assert list(names("task")) == [*TASKS, *declared()]
     assert names("config").keys() == presets().keys()
 
 
@@ -34,12 +35,18 @@ def test_list__of_each_command(capsys: pytest.CaptureFixture[str]) -> None:
     }
     for main, expected in named.items():
         assert main(["--list"]) == 0
-        words = capsys.readouterr().out.split()
-        assert set(expected) <= set(words)
+        shown = capsys.readouterr().out
+        assert set(expected) <= set(shown.split())
+        if main in (train, evaluate):
+            assert max(map(len, shown.splitlines())) <= 96
 
 
 def test_help__is_short_and_help_all_has_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    for main in (train, evaluate):
+    for main, group in (
+        (train, "sampling.top_p"),
+        (evaluate, "sampling.top_p"),
+        (localize, "localization.votes"),
+    ):
         lengths = []
         for flag in ("--help", "--help-all"):
             with pytest.raises(SystemExit) as end:
@@ -47,6 +54,7 @@ def test_help__is_short_and_help_all_has_every_option(capsys: pytest.CaptureFixt
             assert end.value.code == 0
             shown = capsys.readouterr().out
             lengths.append(len(shown.splitlines()))
-            assert ("--sampling.top_p" in shown) == (flag == "--help-all")
-            assert "sampling" in shown and (flag == "--help-all" or "--help_all" in shown)
+            assert (f"--{group} " in shown) == (flag == "--help-all")
+            section = group.partition(".")[0]
+            assert section in shown and (flag == "--help-all" or "--help_all" in shown)
         assert lengths[0] < min(100, lengths[1])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from llm.common.statistics import mean_over_problems
 from llm.evaluate.__main__ import main
@@ -42,6 +43,34 @@ def test_compare__pairs_problems(tmp_path: Path) -> None:
     width = first.difference.high - first.difference.low
     assert width < 0.5 * (first.base.high - first.base.low)
     assert first.difference == mean_over_problems(gains, (-1, 1))
+
+
+def test_report_and_comparison__records_and_pictures(tmp_path: Path) -> None:
+    base, trained = (report(tmp_path / "a", [0, 4, 1, 2]), report(tmp_path / "b", [1, 4, 2, 2]))
+    rows = {row["measure"]: row for row in trained.records()}
+    assert list(rows) == ["pass@1", "pass@4", "reward", "tokens", "cut", "unjudged"]
+    assert rows["pass@1"]["value"] == 9 / 16
+    assert rows["pass@1"]["low"] < 9 / 16 < rows["pass@1"]["high"]
+    assert rows["reward"]["low"] is None
+    comparison = compare(base, tmp_path / "a", trained, tmp_path / "b")
+    first, second = comparison.records()
+    assert (first["k"], first["base"], first["trained"], first["difference"]) == (
+        1, 7 / 16, 9 / 16, 2 / 16,
+    )  # fmt: skip
+    assert (second["low"], second["high"]) == (
+        comparison.differences[1].difference.low, comparison.differences[1].difference.high,
+    )  # fmt: skip
+    for result, count in ((trained, 1), (comparison, 2)):
+        html = result._repr_html_()
+        assert "pass@1" in html and html.startswith("<pre")
+        axes = Figure().subplots()
+        assert result.plot(axes) is axes
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
+        assert len(axes.containers) == count
+        points, _, bars = axes.containers[-1].lines
+        np.testing.assert_allclose(points.get_ydata()[0], 9 / 16)
+        low, high = bars[0].get_segments()[0][:, 1]
+        np.testing.assert_allclose([low, high], [rows["pass@1"]["low"], rows["pass@1"]["high"]])
 
 
 def test_compare__equal_models(tmp_path: Path) -> None:

@@ -116,3 +116,9 @@ def test_report__tables_and_remarks() -> None:
     assert max(map(len, text.splitlines())) <= 150
     record = report.to_json()
     assert record["results"][0]["exact"]["value"] == 0.375 and record["level"] == 0.95
+    rows = [row for row in report.records() if row["localizer"] == "prompted"]
+    exact = next(row for row in rows if row["measure"] == "exact")
+    assert (exact["data"], exact["value"]) == ("data", 0.375) and exact["low"] < 0.375
+    tokens = next(row for row in rows if row["measure"] == "tokens")
+    assert (tokens["value"], tokens["low"]) == (4, None)
+    assert "0.375" in report._repr_html_()

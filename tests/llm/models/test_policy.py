@@ -87,7 +87,9 @@ def test_load__error_names_broken_config_and_wrong_name(part: str, folder: Path)
     (folder / "config.json").write_text("{")
     with pytest.raises(FileNotFoundError, match=rf"no {part} .* '{folder}' \(.*not a valid JSON"):
         LOADERS[part](str(folder))
-    with pytest.raises(FileNotFoundError, match=f"no {part} .* from the name '/no/such/model'"):
+    with pytest.raises(
+        FileNotFoundError, match=f"no {part} .* from the name '/no/such/model', which is no"
+    ):
         LOADERS[part]("/no/such/model")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
-from llm.tasks import ChainReasoning, Example, Task
+from llm.tasks import ChainReasoning, Example, Task, make_task
 from llm.tasks.rewarded import RewardedTask
 
 
@@ -27,6 +29,17 @@ def test_rewarded_task__only_the_reward_differs() -> None:
     prompts = [each.localization_prompt(examples[0], thoughts) for each in (task, rewarded)]
     assert prompts[0] == prompts[1]
     assert rewarded.follow_up(examples[0], "") == task.follow_up(examples[0], "")
+
+
+def test_rewarded_task__of_a_file_has_its_answers(tmp_path: Path) -> None:
+    rows = [{"q": f"What is {n} + {n}?", "a": str(2 * n)} for n in range(6)]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "my.yaml").write_text("path: my.jsonl\nprompt: q\nanswer: a\ntest: 3\n")
+    task = RewardedTask(make_task(str(tmp_path / "my.yaml")), lambda e, text: e.data == text)
+    doubles = {row["q"]: row["a"] for row in rows}
+    for example in [*task.examples("train"), *task.examples("test")]:
+        right = doubles[example.problem]
+        assert task.reward(example, right) == 1 and task.reward(example, right + "1") == 0
 
 
 def test_reference__the_answer_for_people() -> None:

@@ -91,6 +91,13 @@ def test_evaluate__a_run_of_objects(run: llm.Run) -> None:
     assert (run.folder / "evaluations").is_dir()
 
 
+def test_compare__a_run_of_objects_with_its_base_model(run: llm.Run) -> None:
+    comparison = run.compare(samples=2, problems=4)
+    assert [d.k for d in comparison.differences] == [1, 2]
+    folder = run.folder / "evaluations" / f"step-{run.saved().step:06d}"
+    assert (folder / "comparison.json").is_file() and (folder / "baseline").is_dir()
+
+
 def test_export__a_run_of_objects(run: llm.Run, tmp_path: Path) -> None:
     exported = run.export(tmp_path / "exported", step=1)
     model = AutoModelForCausalLM.from_pretrained(exported.folder)
