@@ -23,6 +23,7 @@ from cpi.bounds import REGISTRY, Bound, finite
 from cpi.bounds import __main__ as command
 from cpi.bounds.symbols import SYMBOLS
 from cpi.bounds.theorem1 import theorem1
+from cpi.bounds.theorem1_report import Experiment
 
 
 def run(*args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -96,7 +97,11 @@ def test_main__every_slope_of_theorem_1_is_in_its_band(whole_run: tuple[str, Pat
 @pytest.fixture
 def small_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Theorem 1's experiment with few repeats, for tests of all else that the command does."""
-    monkeypatch.setattr(command, "run_theorem1", lambda seed, quick: theorem1(seed, repeats=6))
+
+    def small(seed: int, quick: bool) -> Experiment:
+        return theorem1(seed, repeats=6, bootstrap=9)
+
+    monkeypatch.setattr(command, "run_theorem1", small)
 
 
 @pytest.mark.usefixtures("small_experiment")
