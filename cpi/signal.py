@@ -14,6 +14,7 @@ generated). Resets generate fewer steps; seed episodes that are not trained on g
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -97,9 +98,14 @@ def compare(
         length, q, success (= qⁿ), and for each name the pair (per rollout, per step).
     """
     row: dict[str, Any] = {"length": length, "q": q, "success": q**length}
+
+    @functools.cache
+    def grpo(rollouts: int) -> Moments:
+        return chain_moments(length, q, GroupPlan(rollouts), "grpo")[0]
+
     for name, (plan, arm) in plans.items():
         moments, gradient = chain_moments(length, q, plan, arm)
-        fresh, _ = chain_moments(length, q, GroupPlan(plan.rollouts), "grpo")
+        fresh = grpo(plan.rollouts)
         rollouts = plan.rollouts / moments.episodes
         worth = rollouts * (moments.snr(gradient) / fresh.snr(gradient)) ** 2
         row[name] = (worth, worth / rollouts * fresh.steps / moments.steps)

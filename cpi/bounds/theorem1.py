@@ -165,9 +165,7 @@ def _point(
     """Resets needed for the choice, and the gain certified from `num_measured` further resets."""
     sizes, table, drawn_each = _success(base, weights, correct, repeats, rng)
     accepted = resets_needed(sizes, table)
-    boot = np.array(
-        [resets_needed(sizes, table[rng.integers(repeats, size=repeats)]) for _ in range(bootstrap)]
-    )
+    boot = resampled_needs(sizes, table, rng.integers(repeats, size=(bootstrap, repeats)))
     if not num_measured:
         undefined = np.full(bootstrap, np.nan)
         nan = float("nan")
@@ -278,22 +276,40 @@ def resets_needed(sizes: NDArray[np.intp], table: NDArray[np.bool_]) -> float:
     table : array (repeats, K)
         Whether each repeat was right after each number of resets.
     """
-    rates = table.mean(axis=0)
+    return float(_needs(sizes, table.mean(axis=0)[None])[0])
+
+
+def resampled_needs(
+    sizes: NDArray[np.intp], table: NDArray[np.bool_], draws: NDArray[np.intp]
+) -> FloatArray:
+    """`resets_needed` of redrawn repeats, (B,); `draws` (B, repeats) are rows of the table."""
+    counts = np.array([np.bincount(rows, minlength=len(table)) for rows in draws], dtype=float)
+    return _needs(sizes, counts @ table / len(table))
+
+
+def _needs(sizes: NDArray[np.intp], rates: FloatArray) -> FloatArray:
+    """Sizes at which success rates (B, K) reach the target, (B,)."""
     near = (rates > 0.5) & (rates < 0.98)
-    if near.sum() < 2 or np.ptp(rates[near]) == 0:  # few repeats or sizes: the rate jumps
-        return float(np.interp(TARGET, np.maximum.accumulate(rates), sizes))
-    slope, intercept = np.polyfit(np.sqrt(sizes[near]), ndtri(rates[near]), 1)
-    if slope <= 0:
-        return float(np.interp(TARGET, np.maximum.accumulate(rates), sizes))
-    return float(((ndtri(TARGET) - intercept) / slope) ** 2)
+    number = np.maximum(near.sum(axis=1), 1)
+    x, y = np.sqrt(sizes), ndtri(np.where(near, rates, 0.5))  # 0.5: a probit of 0
+    center = near @ x / number
+    from_center = np.where(near, x - center[:, None], 0.0)
+    spread = (from_center**2).sum(axis=1)
+    slope = (from_center * y).sum(axis=1) / np.where(spread > 0, spread, 1.0)
+    # With few repeats or sizes the rate may jump, and no line rises through it.
+    low = np.min(rates, axis=1, where=near, initial=1.0)
+    high = np.max(rates, axis=1, where=near, initial=0.0)
+    rises = (near.sum(axis=1) >= 2) & (high > low) & (slope > 0)
+    slope = np.where(rises, slope, 1.0)
+    intercept = y.sum(axis=1) / number - slope * center
+    needs = ((ndtri(TARGET) - intercept) / slope) ** 2
+    for i in np.flatnonzero(~rises):
+        needs[i] = np.interp(TARGET, np.maximum.accumulate(rates[i]), sizes)
+    return np.asarray(needs)
 
 
 def _slope(x: Any, y: Any, replicates: FloatArray) -> Slope:
     """Exponent of y ∝ x^slope by least squares on log-log axes, with a bootstrap interval."""
-    log_x = np.log(np.asarray(x))
-
-    def fit(values: FloatArray) -> float:
-        return float(np.polyfit(log_x, np.log(values), 1)[0])
-
-    low, high = interval(np.array([fit(column) for column in replicates.T]))
-    return Slope(fit(np.asarray(y)), low, high)
+    values = np.column_stack([np.asarray(y), replicates])
+    slope, *slopes = np.polyfit(np.log(np.asarray(x)), np.log(values), 1)[0]
+    return Slope(float(slope), *interval(np.array(slopes)))

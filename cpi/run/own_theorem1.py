@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpi.bounds.theorem1 import TARGET, resets_needed
+from cpi.bounds.theorem1 import TARGET, resampled_needs, resets_needed
 from cpi.conservative.choosers import Chooser, exact_greedy
 from cpi.conservative.reset_weights import oracle_resets, random_resets
 from cpi.conservative.step_sizes import masked_step, step_size
@@ -287,7 +287,7 @@ def _need(
         grid = np.array(sizes)
         needed = resets_needed(grid, table)
         again = rng.integers(len(table), size=(BOOTSTRAP, len(table)))
-        replicates = np.array([resets_needed(grid, table[rows]) for rows in again])
+        replicates = resampled_needs(grid, table, again)
     choice = exact_greedy(base, weights, rng)
     update = Update(base, choice.candidate, weights=weights, tau=tau)
     alpha = step_size(masked_step, update, choice.advantage)

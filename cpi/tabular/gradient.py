@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,10 +64,17 @@ def softmax_policy(theta: ArrayLike) -> FloatArray:
 
 def score(policy: FloatArray, steps: NDArray[np.integer]) -> FloatArray:
     """Σ ∇_θ log π(a|s) over (state, action) steps of shape (n, 2); the result has shape (S, A)."""
-    gradient = np.zeros_like(policy)
-    states, actions = np.asarray(steps, dtype=np.intp).reshape(-1, 2).T
-    np.add.at(gradient, (states, actions), 1.0)
-    np.add.at(gradient, states, -policy[states])
+    return np.asarray(scores(policy, [steps])[0])
+
+
+def scores(policy: FloatArray, paths: Sequence[NDArray[np.integer]]) -> FloatArray:
+    """`score` of each path, shape (T, S, A)."""
+    paths = [np.asarray(steps, dtype=np.intp).reshape(-1, 2) for steps in paths]
+    path = np.repeat(np.arange(len(paths)), [len(steps) for steps in paths])
+    states, actions = np.concatenate(paths).T
+    gradient = np.zeros((len(paths), *policy.shape))
+    np.add.at(gradient, (path, states, actions), 1.0)
+    np.add.at(gradient, (path, states), -policy[states])
     return gradient
 
 
@@ -149,6 +156,16 @@ def enumerate_paths(mdp: TabularMDP, policy: FloatArray, state: int, step: int =
         raise ValueError(f"{mdp!r}: trajectories need a horizon; use mdp.with_time(horizon=H)")
     policy = check_rows(policy)
     _check_stationary(policy)
+
+    @cache
+    def moves(s: int) -> list[tuple[int, int, float, float, float]]:
+        """Action, next state, their two probabilities and the reward, of each transition."""
+        return [
+            (int(a), int(following), float(policy[s, a]), float(q), float(mdp.rewards[s, a]))
+            for a in np.flatnonzero(policy[s])
+            for following, q in zip(*mdp.successors(s, int(a)), strict=True)
+        ]
+
     probability: list[float] = []
     returns: list[float] = []
     steps: list[NDArray[np.intp]] = []
@@ -162,17 +179,9 @@ def enumerate_paths(mdp: TabularMDP, policy: FloatArray, state: int, step: int =
             returns.append(collected)
             steps.append(np.array(taken, dtype=np.intp).reshape(-1, 2))
             continue
-        for a in np.flatnonzero(policy[s]):
-            for following, q in zip(*mdp.successors(s, int(a)), strict=True):
-                stack.append(
-                    (
-                        p * policy[s, a] * q,
-                        collected + mdp.rewards[s, a],
-                        int(following),
-                        (*taken, (s, int(a))),
-                    )
-                )
-    features = np.array([score(policy, path).ravel() for path in steps])
+        for a, following, odds, q, reward in moves(s):
+            stack.append((p * odds * q, collected + reward, following, (*taken, (s, a))))
+    features = scores(policy, steps).reshape(len(steps), -1)
     return Paths(np.array(probability), np.array(returns), features, steps)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -50,8 +51,30 @@ def parse(
     SystemExit
         After --help or --help_all.
     """
+    from jsonargparse import ArgumentError
+
+    words = underscored(argv, groups=True)
+    if _has_sections(settings) and {"-h", "--help"} & set(words):
+        print(short_help(settings, prog, description, epilog))
+        raise SystemExit(0)
+    words = ["--help" if word == HELP_ALL else word for word in words]
+    kind: Any = settings
+    parser = _parser(kind, prog, description, epilog, tuple(named_presets))
+    try:
+        arguments = _files_first(words, settings)
+        arguments = _switched_on(arguments, set(_switches(settings)))
+        values = parser.instantiate(parser.parse_args(arguments))
+    except ArgumentError as error:
+        raise ValueError(_message(" ".join(str(error).split()), settings)) from None
+    names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    return settings(**{name: values[name] for name in names})
+
+
+@functools.cache  # several times as expensive as parsing
+def _parser(
+    settings: Any, prog: str, description: str, epilog: str, named_presets: tuple[str, ...]
+) -> Any:
     from jsonargparse import (
-        ArgumentError,
         ArgumentParser,
         DefaultHelpFormatter,
         get_loader,
@@ -60,11 +83,6 @@ def parse(
     )
     from yaml import YAMLError
 
-    words = underscored(argv, groups=True)
-    if _has_sections(settings) and {"-h", "--help"} & set(words):
-        print(short_help(settings, prog, description, epilog))
-        raise SystemExit(0)
-    words = ["--help" if word == HELP_ALL else word for word in words]
     set_parsing_settings(docstring_parse_style=_numpydoc())
 
     def load(text: str) -> Any:
@@ -89,14 +107,7 @@ def parse(
     help_ = f"A YAML file{preset_help}."
     parser.add_argument("--config", action="config", help=help_)
     parser.add_class_arguments(settings, None)
-    try:
-        arguments = _files_first(words, settings)
-        arguments = _switched_on(arguments, set(_switches(settings)))
-        values = parser.instantiate(parser.parse_args(arguments))
-    except ArgumentError as error:
-        raise ValueError(_message(" ".join(str(error).split()), settings)) from None
-    names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]
-    return settings(**{name: values[name] for name in names})
+    return parser
 
 
 def _message(error: str, settings: Any) -> str:

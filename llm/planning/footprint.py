@@ -103,7 +103,8 @@ class Footprint:
         self.width, self.why_not_shared = attention_width(base.config), unsupported(base)
         self.base = sum(p.numel() for p in base.parameters())
         self.edges = sum(sum(p.shape) for p in base.parameters() if p.ndim == 2)
-        policy = adapt(base, lora)
+        with torch.device("meta"):  # adapters are not drawn
+            policy = adapt(base, lora)
         decoder, _ = _decoder_and_head(policy)
         moved = list(trainable(policy).values())
         self.parameters = sum(p.numel() for p in policy.parameters())
@@ -221,7 +222,9 @@ class Footprint:
         checkpointing: bool,
         tries: bool = False,
     ) -> int:
-        policy = adapt(self._build(_shorter(self.architecture, layers)), self.lora, checkpointing)
+        with torch.device("meta"):
+            base = self._build(_shorter(self.architecture, layers))
+            policy = adapt(base, self.lora, checkpointing)
         decoder, head = _decoder_and_head(policy)
 
         def work() -> Any:

@@ -7,8 +7,7 @@ turn the rounding of a gradient near zero into the sign of a step.
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ from llm.models.policy import load_policy, merged_state_dict, trainable
 from llm.runs.training_state import optimizer_tensors
 from llm.tasks import Example
 from llm.tasks.shared import shard_verification
+from tests.llm.forked import ranks
 from tests.llm.learner.test_updater import rows
 from tests.llm.small import Essay, ScriptedEngine
 
@@ -229,27 +229,12 @@ def verifications() -> dict[str, Any]:
 
 def run_job(folder: Path, *folders: Path, processes: int = 2) -> list[dict[str, Any]]:
     """Run a job; returns the results of each process, or the outputs if one failed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    command = [sys.executable, "-m", "tests.llm.job", str(folder), *map(str, folders)]
-    running = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
+    running = ranks("tests.llm.job", [str(folder), *map(str, folders)], processes)
     try:
-        printed = [process.communicate(timeout=900)[0] for process in running]
+        printed = ["".join(process.communicate(timeout=900)) for process in running]
     finally:
         for process in running:
-            process.kill()
-            process.communicate()
+            process.send_signal(signal.SIGKILL)
     if any(process.returncode for process in running):
         return [{"printed": text} for text in printed]
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]

@@ -1,7 +1,7 @@
 """Measured peak memory of updates: `python -m tests.llm.peak OPTIONS …` prints a line of JSON each.
 
 OPTIONS is full, or tries, lora and checkpointing joined by +. Prints the peak growth of a process
-in bytes during an update of a model of 11 M parameters, and the prediction of
+in bytes during an update of a model of 7 M parameters, and the prediction of
 `llm.planning.footprint`. Each measurement has its own process, forked after the imports.
 """
 
@@ -21,7 +21,7 @@ def architecture() -> object:
         vocab_size=4096,
         hidden_size=256,
         intermediate_size=1024,
-        num_hidden_layers=8,
+        num_hidden_layers=5,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=512,

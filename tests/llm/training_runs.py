@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -50,30 +48,19 @@ def train(model: Path, output: Path, task: dict[str, Any], *more: str) -> int:
         torch.set_num_threads(threads)
 
 
-def start(model: Path, output: Path, task: dict[str, Any], *more: str) -> subprocess.Popen[str]:
+def start(model: Path, output: Path, task: dict[str, Any], *more: str) -> Forked:
     """Run the command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "llm.train", *arguments(model, output, task, *more)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Forked("llm.train", arguments(model, output, task, *more))
 
 
-def torchrun(model: Path, output: Path, task: dict[str, Any], *more: str) -> subprocess.Popen[str]:
-    """Run the command as two processes."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    return subprocess.Popen(
-        [sys.executable, *launch, "llm.train", *arguments(model, output, task, *more)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def torchrun(options: list[str], flags: list[str]) -> Forked:
+    """An agent of torchrun; the processes that it starts are new ones."""
+    options = [*options, "-m", "llm.train", *flags]
+    env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return Forked("torch.distributed.run", options, env)
 
 
-def of_rank(run: subprocess.Popen[str], rank: int) -> int:
+def of_rank(run: Forked, rank: int) -> int:
     """The process id of a rank of a job."""
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has gone meanwhile

@@ -8,7 +8,7 @@ from tests.mutants.__main__ import MUTANTS, ROOT, Runner, main, nearest_tests
 from tests.mutants.mutant import Mutant
 
 FILE = "cpi/core/advantages.py"
-TESTS = ("tests/cpi/core/test_advantages.py",)
+TESTS = ("tests/cpi/core/test_advantages.py::test_group_advantages__groups_of_two",)
 CAUGHT = Mutant(
     FILE, "the sum in place of the mean", "group - group.mean() if", "group - group.sum() if", TESTS
 )

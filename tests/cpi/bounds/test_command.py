@@ -23,6 +23,7 @@ from cpi.bounds import REGISTRY, Bound, finite
 from cpi.bounds import __main__ as command
 from cpi.bounds.symbols import SYMBOLS
 from cpi.bounds.theorem1 import theorem1
+from cpi.bounds.theorem1_report import Experiment
 
 
 def run(*args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -32,15 +33,6 @@ def run(*args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=timeout,
     )
-
-
-def refused(*args: str) -> str:
-    """The one line on stderr of a command that refuses its input."""
-    result = run(*args)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1, result.stderr
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +88,11 @@ def test_main__every_slope_of_theorem_1_is_in_its_band(whole_run: tuple[str, Pat
 @pytest.fixture
 def small_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Theorem 1's experiment with few repeats, for tests of all else that the command does."""
-    monkeypatch.setattr(command, "run_theorem1", lambda seed, quick: theorem1(seed, repeats=6))
+
+    def small(seed: int, quick: bool) -> Experiment:
+        return theorem1(seed, repeats=6, bootstrap=9)
+
+    monkeypatch.setattr(command, "run_theorem1", small)
 
 
 @pytest.mark.usefixtures("small_experiment")
@@ -157,11 +153,12 @@ OWN = [
 
 
 @pytest.mark.parametrize("args", OWN, ids=[args[0] for args in OWN])
-def test_environments_by_id(args: tuple[str, ...], tmp_path: Path) -> None:
+def test_environments_by_id(
+    args: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "out.json"
-    result = run("--env", *args, "--json", str(path))
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "reward range used by the bounds" in result.stdout
+    assert command.main(["--env", *args, "--json", str(path)]) == 0
+    assert "reward range used by the bounds" in capsys.readouterr().out
     record = json.loads(path.read_text())
     assert record["problem"]["J*"] >= record["problem"]["J(π)"]
     assert sum(row["instances"] for row in record["checks"]) > 100
@@ -174,25 +171,27 @@ def own_mdp(tmp_path: Path) -> tuple[envs.TabularMDP, str]:
     return mdp, str(path)
 
 
-def test_own_mdp_and_policy(tmp_path: Path) -> None:
+def test_own_mdp_and_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mdp, path = own_mdp(tmp_path)
     policy = cpi.random_policy(mdp, np.random.default_rng(0), time_dependent=True)
     np.save(tmp_path / "policy.npy", policy)
     np.savez(tmp_path / "policy.npz", policy=policy)
     expected = f"J(π): {cpi.evaluate(mdp, policy).J:.6g}"
-    for name in ("policy.npy", "policy.npz"):
-        result = run("--mdp", path, "--policy", str(tmp_path / name))
-        assert result.returncode == 0, result.stderr
-        assert expected in result.stdout.splitlines()
+    result = run("--mdp", path, "--policy", str(tmp_path / "policy.npy"))
+    assert result.returncode == 0, result.stderr
+    assert expected in result.stdout.splitlines()
+    assert command.main(["--mdp", path, "--policy", str(tmp_path / "policy.npz")]) == 0
+    assert expected in capsys.readouterr().out.splitlines()
     numbers = []
     for seed in ("0", "0", "1"):  # of the random candidate
         out = tmp_path / "out.json"
         assert command.main(["--mdp", path, "--seed", seed, "--json", str(out)]) == 0
         numbers.append([row["min_slack"] for row in json.loads(out.read_text())["checks"]])
     assert numbers[0] == numbers[1] != numbers[2]
-    uniform = run("--mdp", path, "--horizon", "9", "--tau", "0.01")
-    assert uniform.returncode == 0, uniform.stderr
-    assert "horizon=9" in uniform.stdout and "τ: 0.01" in uniform.stdout
+    capsys.readouterr()
+    assert command.main(["--mdp", path, "--horizon", "9", "--tau", "0.01"]) == 0
+    printed = capsys.readouterr().out
+    assert "horizon=9" in printed and "τ: 0.01" in printed
 
 
 @pytest.mark.parametrize("name", ["[/x]", "[red]x", "[link=a", ":bug:"])
@@ -233,10 +232,8 @@ def test_main__default_tau_of_an_environment_with_unreachable_states(
 def test_a_policy_for_the_environment_fits_without_the_added_state(tmp_path: Path) -> None:
     policy = np.tile([0.7, 0.1, 0.1, 0.1], (16, 1))
     np.save(tmp_path / "policy.npy", policy)
-    result = run(
-        "--env", "FrozenLake-v1", "--gamma", "0.9", "--policy", str(tmp_path / "policy.npy")
-    )
-    assert result.returncode == 0, result.stderr
+    flags = ["--env", "FrozenLake-v1", "--gamma", "0.9"]
+    assert command.main([*flags, "--policy", str(tmp_path / "policy.npy")]) == 0
 
 
 def test_main__an_added_state_is_explained(
@@ -253,7 +250,10 @@ def test_main__an_added_state_is_explained(
 
 
 def test_unknown_environment_is_refused_in_one_line() -> None:
-    assert "FrozenLak-v1" in refused("--env", "FrozenLak-v1", "--gamma", "0.9")
+    result = run("--env", "FrozenLak-v1", "--gamma", "0.9")
+    assert result.returncode == 2 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert "FrozenLak-v1" in line
 
 
 def test_bad_input_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:

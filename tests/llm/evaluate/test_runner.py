@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -35,6 +32,7 @@ from llm.runs.saved_model import SavedModel, find_model
 from llm.tasks import ChainReasoning, Example, Task, make_task
 from llm.tasks.declaration import declared
 from llm.verifiers import Verification
+from tests.llm.forked import Forked
 from tests.llm.training_runs import kill, train
 
 #: Enough problems for a kill to come in the middle.
@@ -214,13 +212,9 @@ def test_a_killed_evaluation_goes_on_to_the_same(
     chain_base: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm.evaluate", *flags(chain_base, folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = Forked("llm.evaluate", flags(chain_base, folder))
     end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
+    while time.monotonic() < end and process.returncode is None:
         found = list(folder.glob("*.jsonl"))
         if found and found[0].read_text().count("\n") > 5:
             break

@@ -187,21 +187,15 @@ def test_import__pypi_package_llm_is_refused(tmp_path: Path) -> None:
     assert "is another one of that name from PyPI; `pip uninstall llm`" in line
 
 
-@pytest.mark.slow
 def test_train__missing_vllm_names_the_cure(
-    chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
+    chain_base: Path,
+    chain_args: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    from tests.llm.training_runs import arguments
-
-    script = (
-        "import sys\n"
-        "sys.modules['vllm'] = None\n"
-        "from llm.train.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    flags = arguments(chain_base, tmp_path / "run", chain_args, "--engine=vllm")
-    done = subprocess.run([sys.executable, "-c", script, *flags], capture_output=True, text=True)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert train(chain_base, tmp_path / "run", chain_args, "--engine=vllm") == 2
+    line = one_line(capfd)
     assert "make vllm-cpu" in line
     assert "--engine transformers" in line

@@ -29,7 +29,7 @@ from llm.runs.folder import alone, begin_run, open_run
 from llm.train.session import stop_on_signals
 from llm.train.trainer import Trainer
 from tests.llm.train.test_bad_input import one_line
-from tests.llm.training_runs import assert_same_run, metrics, start, train
+from tests.llm.training_runs import arguments, assert_same_run, metrics, train
 
 GRPO = ["--algorithm=grpo", "--evaluation.steps=0", "--save_steps=99"]
 
@@ -160,7 +160,12 @@ def test_leave__a_signal_does_not_change_the_exit_code(number: signal.Signals | 
 def test_train__closed_pipe_loses_no_step(
     chain_base: Path, chain_args: dict[str, Any], tmp_path: Path
 ) -> None:
-    run = start(chain_base, tmp_path / "run", chain_args, *GRPO, "--steps=9999")
+    flags = arguments(chain_base, tmp_path / "run", chain_args, *GRPO, "--steps=9999")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "llm.train", *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert run.stdout is not None and run.stderr is not None
     while not run.stdout.readline().startswith("step 2/"):
         assert run.poll() is None, run.stderr.read()

@@ -1,4 +1,4 @@
-"""One process of a distributed run: `torchrun … -m tests.llm.trl_adapter.process FOLDER`."""
+"""One process of a distributed run, `python -m tests.llm.trl_adapter.process FOLDER`."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 
 import cpi
 import llm.trl_adapter
+from tests.llm.forked import ranks
 from tests.llm.tiny_models import VLLM
 from tests.llm.trl_adapter.problems import (
     answers,
@@ -28,8 +27,6 @@ from tests.llm.trl_adapter.watch import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_the_example_of_the_docstring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +52,9 @@ def test_the_example_of_the_docstring(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    command += ["-m", "tests.llm.trl_adapter.process", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    job = ranks("tests.llm.trl_adapter.process", [str(tmp_path)])
+    printed = [process.communicate(timeout=600) for process in job]
+    assert [process.returncode for process in job] == [0, 0], printed
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     for process in (first, second):
         assert [len(step) for step in process["groups"]] == [4, 4]  # two prompts, both groups

@@ -126,8 +126,11 @@ CASES: list[tuple[dict[str, Any], str, bool]] = [
 
 def test_cases(verifier: CodeVerifier) -> None:
     verifier.limits = verifier.limits._replace(wall=60.0)
-    found = verifier([tests for tests, _, _ in CASES], [fenced(source) for _, source, _ in CASES])
-    for (_, source, passes), verdict in zip(CASES, found, strict=True):
+    cases = CASES
+    if verifier.sandbox.kind == "namespaces":  # whose interpreter is that of "plain"
+        cases = [case for case in CASES if "import" in case[1] or "while" in case[1]]
+    found = verifier([tests for tests, _, _ in cases], [fenced(source) for _, source, _ in cases])
+    for (_, source, passes), verdict in zip(cases, found, strict=True):
         assert verdict == (PASS if passes else FAIL), source
 
 
@@ -215,8 +218,9 @@ def test_the_share_of_tests() -> None:
 
 
 def test_a_program_that_takes_all_its_time_is_not_run_on_every_test(
-    verifier: CodeVerifier, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    verifier = make("plain", reward="fraction")
     ran: list[str] = []
     run = sandboxes.Sandbox.run
 
@@ -225,7 +229,6 @@ def test_a_program_that_takes_all_its_time_is_not_run_on_every_test(
         return run(self, *args, **options)
 
     monkeypatch.setattr(sandboxes.Sandbox, "run", counted)
-    verifier.reward = "fraction"
     verifier.limits = verifier.limits._replace(wall=60.0)
     tests = stdin(*((str(i), str(i)) for i in range(9)))
     source = "n = int(input())\nwhile n in (1, 3, 4): pass\nprint(n)"
