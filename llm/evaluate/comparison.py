@@ -103,7 +103,8 @@ class Comparison(Printed):
         """Draw pass@k of both models on matplotlib axes, by default the current ones."""
         curves: dict[str, dict[int, Estimate]] = {}
         for d in self.differences:
-            for model, estimate in ((self.base, d.base), (self.trained, d.trained)):
+            before, after = f"base, {self.base}", f"trained, {self.trained}"
+            for model, estimate in ((before, d.base), (after, d.trained)):
                 curves.setdefault(f"{model}: {d.task}, {d.decoding}", {})[d.k] = estimate
         return draw_pass_at_k(curves, axes)
 

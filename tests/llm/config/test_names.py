@@ -45,7 +45,7 @@ def test_help__is_short_and_help_all_has_every_option(capsys: pytest.CaptureFixt
     for main, group in (
         (train, "sampling.top_p"),
         (evaluate, "sampling.top_p"),
-        (localize, "localization.votes"),
+        (localize, "localization.max_tokens"),
     ):
         lengths = []
         for flag in ("--help", "--help-all"):
