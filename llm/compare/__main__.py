@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llm.common.commands import leave, prepare, run_command
-from llm.compare.arms import ARMS, BASELINES, KNOWN_REGIMES
+from llm.compare.arms import KNOWN, KNOWN_REGIMES
 from llm.compare.report import summary, tuning_table
 from llm.compare.runs import CompareConfig, done, make, runs
 
@@ -77,14 +77,14 @@ def _check(argv: Sequence[str] | None, checked: list[CompareConfig]) -> int:
 def listing() -> Iterator[str]:
     """Lines of `--list`: arms and regimes."""
     yield "--arms"
-    for name, arm in (ARMS | BASELINES).items():
-        localizer = f" {arm.localizer}" if arm.algorithm == "srpo" else ""
+    for name, arm in KNOWN.items():
+        localizer = f" {arm.localizer}" if arm.algorithm in ("srpo", "adaptive") else ""
         sizes = (arm.plan.fresh, arm.plan.resets, arm.plan.per_reset)
         plan = "" if None in sizes else ", {}+{}×{}".format(*sizes)
-        yield f"  {name:20}{arm.algorithm}{localizer}{plan}"
+        yield f"  {name:24}{arm.algorithm}{localizer}{plan}"
     yield "--regimes"
     for name, regime in KNOWN_REGIMES.items():
-        yield f"  {name:20}{regime.length} steps, {regime.token_budget:,} tokens"
+        yield f"  {name:24}{regime.length} steps, {regime.token_budget:,} tokens"
 
 
 def make_missing(config: CompareConfig) -> None:

@@ -7,7 +7,7 @@ import pytest
 from cpi.core.plans import ALGORITHMS
 from cpi.run.__main__ import main as run
 from llm.compare.__main__ import main as compare
-from llm.compare.arms import ARMS, REGIMES
+from llm.compare.arms import KNOWN, KNOWN_REGIMES
 from llm.config.algorithms import CLASSES
 from llm.config.names import names
 from llm.config.presets import presets
@@ -30,7 +30,7 @@ def test_list__of_each_command(capsys: pytest.CaptureFixture[str]) -> None:
     named = {
         train: ["critique_grpo", "surprisal", "gsm8k", "olmo3-7b-olympiads-srpo"],
         evaluate: ["surprisal", "gsm8k"],
-        compare: [*ARMS, *REGIMES],
+        compare: [*KNOWN, *KNOWN_REGIMES],
         run: ["oracle", "self", "masked-max", "certified"],
     }
     for main, expected in named.items():
