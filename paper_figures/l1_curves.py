@@ -147,14 +147,16 @@ def draw(data: Data) -> matplotlib.figure.Figure:
     return fig
 
 
-def draw_curves(ax: Axes, curves: Mapping[str, Any], unit: float) -> None:
-    """Draw means and bands."""
+def draw_curves(
+    ax: Axes, curves: Mapping[str, Any], unit: float, names: Mapping[str, str] = NAMES
+) -> None:
+    """Draw means and bands, in the style of each arm's method; `names` are for the legend."""
     for arm, curve in curves.items():
         x, style = np.array(curve["x"]) / unit, marks(arm)
         ax.fill_between(
             x, curve["low"], curve["high"], color=style["color"], alpha=0.13, linewidth=0
         )
-        ax.plot(x, curve["mean"], label=NAMES[arm], markevery=(len(x) // 8, len(x) // 4), ms=3,
+        ax.plot(x, curve["mean"], label=names[arm], markevery=(len(x) // 8, len(x) // 4), ms=3,
                 **style)  # fmt: skip
     ax.set_ylim(0, 1)
 

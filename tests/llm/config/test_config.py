@@ -375,6 +375,15 @@ def test_recorded__missing_settings_get_their_defaults() -> None:
     assert differences(recorded(older | {"gone": 1}), new) == ["gone: 1 is now None"]
 
 
+def test_recorded__adaptive_runs_without_equal_cost_had_none() -> None:
+    new = parsed("--algorithm=adaptive").plain()
+    older = new | {"plan": {k: v for k, v in new["plan"].items() if k != "equal_cost"}}
+    assert differences(recorded(older), new) == ["plan.equal_cost: False is now None"]
+    assert recorded(new) == new
+    grpo = older | {"algorithm": "grpo"}
+    assert recorded(grpo)["plan"]["equal_cost"] is None
+
+
 @pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine", "linear"])
 def test_differences__steps_are_fixed_if_the_schedule_depends_on_them(schedule: str) -> None:
     old, new = (
