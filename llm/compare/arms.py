@@ -77,7 +77,7 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def _adaptive(localizer: str, candidates: int, equal_cost: bool) -> Arm:
+def _adaptive(localizer: str, candidates: int | None, equal_cost: bool) -> Arm:
     plan = PlanOptions(candidates=candidates, equal_cost=equal_cost)
     return Arm("adaptive", localizer, plan=plan)
 
@@ -90,14 +90,14 @@ ADAPTIVE: dict[str, Arm] = {
     "adaptive-checker": _adaptive("checker", 0, False),
     "adaptive-halving": _adaptive("halving", 1, False),
     "adaptive-first": _adaptive("first", 1, False),
-    "adaptive-surprisal": _adaptive("surprisal", 2, False),
-    "adaptive-prompted": _adaptive("prompted", 2, False),
+    "adaptive-surprisal": _adaptive("surprisal", None, False),
+    "adaptive-prompted": _adaptive("prompted", None, False),
     "adaptive-any-surprisal": _adaptive("surprisal", 1, False),
     "adaptive-any-prompted": _adaptive("prompted", 1, False),
     "equal-checker": _adaptive("checker", 0, True),
-    "equal-prompted": _adaptive("prompted", 2, True),
+    "equal-prompted": _adaptive("prompted", None, True),
     "equal-any-prompted": _adaptive("prompted", 1, True),
-    "equal-surprisal": _adaptive("surprisal", 2, True),
+    "equal-surprisal": _adaptive("surprisal", None, True),
     "equal-first": _adaptive("first", 1, True),
 }
 
