@@ -90,6 +90,7 @@ def listing() -> Iterator[str]:
 def make_missing(config: CompareConfig) -> None:
     """Make the runs of a comparison that have no record yet."""
     from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
     from rich.progress import track
 
     from cpi.reporting.tables import console
@@ -101,6 +102,8 @@ def make_missing(config: CompareConfig) -> None:
     work = pool(delayed(make)(path, settings, asked) for path, settings in missing.items())
     for _ in track(work, "runs", total=len(missing), console=console(sys.stderr)):
         pass
+    if config.jobs > 1:  # idle workers would hold up the end of this process for five minutes
+        get_reusable_executor().shutdown()
 
 
 def _print_tables(config: CompareConfig) -> int:

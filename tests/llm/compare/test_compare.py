@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import io
 import json
+import multiprocessing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,7 @@ def test_a_quick_comparison_goes_on_where_it_was(
     curve = json.loads(path.read_text())["curve"]
     path.unlink()
     assert main([*flags, "--regimes", "[short]"]) == 0
+    assert not multiprocessing.active_children()  # they would hold up the end of the command
     assert {p: p.stat().st_mtime_ns for p in before} == before
     again = json.loads(path.read_text())
     assert again["curve"] == curve
