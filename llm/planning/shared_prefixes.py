@@ -43,10 +43,12 @@ def lines(config: TrainConfig, gpus: int, lengths: Lengths, width: int) -> int:
 
 def expected_tokens(config: TrainConfig, footprint: Footprint, lengths: Lengths) -> int:
     """Expected tokens through the model in a pass over the rows of a step."""
-    prompts = config.prompts_per_step
+    expected = demand(config, lengths.request, TYPICAL).rows
+    # Fewer than all where an adaptive plan keeps costs equal.
+    prompts = min(config.prompts_per_step, expected[0].prefixes)
     kinds = [
         kind._replace(number=kind.number // prompts, prefixes=kind.prefixes // prompts)
-        for kind in demand(config, lengths.request, TYPICAL).rows
+        for kind in expected
     ]
     rows = _typical_rows(kinds, lengths.prompt)
     limit = _limit(config, footprint.width, max(len(row.ids) for row in rows))

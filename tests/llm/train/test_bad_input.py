@@ -21,7 +21,10 @@ CASES = {
     "unknown option": (["--stepz=3"], "stepz"),
     "missing model": (["--model=/no/such/model"], "model: no tokenizer could be loaded"),
     "no folder of models": (["--model=models/none"], "there is no such folder"),
-    "not fetched": (["--model=models/SmolLM2-135M-Instruct"], "make real-model fetches it"),
+    "not fetched": (
+        ["--model=models/elsewhere/SmolLM2-135M-Instruct"],
+        "make real-model fetches it",
+    ),
     "a slip": (["--model=chainbase"], "did you mean chain-base?"),
     "data for a task": ([f"--task={__file__}"], "is a file of data; write a YAML file that names"),
     "unknown argument": (["--task_args.lenght=5"], "its arguments are modulus, "),
