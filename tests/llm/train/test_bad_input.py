@@ -22,7 +22,7 @@ CASES = {
     "missing model": (["--model=/no/such/model"], "model: no tokenizer could be loaded"),
     "no folder of models": (["--model=models/none"], "there is no such folder"),
     "not fetched": (
-        ["--model=models/elsewhere/SmolLM2-135M-Instruct"],
+        ["--model=models/no/SmolLM2-135M-Instruct"],
         "make real-model fetches it",
     ),
     "a slip": (["--model=chainbase"], "did you mean chain-base?"),
