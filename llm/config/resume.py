@@ -38,9 +38,8 @@ def recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if not (name == "rehearsal" and not value["file"])  # a removed option, at its default
     }
-    if (
-        kept.get("algorithm") == "adaptive" and "plan" in kept
-    ):  # was not yet an option, and is on now
+    # Adaptive plans have equal costs by default since there is the option.
+    if kept.get("algorithm") == "adaptive" and "plan" in kept:
         kept["plan"] = {"equal_cost": False} | kept["plan"]
     return filled(TrainConfig(model="its").plain(), kept)
 

@@ -79,17 +79,16 @@ def _run(module: str, arguments: list[str], env: dict[str, str], folder: str) ->
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def ranks(module: str, arguments: list[str], processes: int = 2, nodes: int = 1) -> list[Forked]:
+def ranks(module: str, arguments: list[str], processes: int = 2) -> list[Forked]:
     """A job of several processes as torchrun starts it, with the store in this process."""
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    local = processes // nodes
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(local)}
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     job = [
-        Forked(module, arguments, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank % local)})
+        Forked(module, arguments, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(processes)
     ]
     for process in job:

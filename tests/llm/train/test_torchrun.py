@@ -93,25 +93,18 @@ def said(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("python -m llm.train: ")]
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_process_ends_the_job(killed: int, runs: Runs) -> None:
-    """Of torchrun, if the second is killed."""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_job(rank: int, runs: Runs) -> None:
     model, task, folder = runs
     output = folder / "run"
     flags = arguments(model, output, task, *FLAGS, "--steps=999", "--save_steps=1")
-    if killed:
-        run = torchrun(["--standalone", "--nproc_per_node=2"], flags)
-        job = [run]
-    else:
-        job = ranks("llm.train", flags)
-        run = job[1]
+    run = torchrun(["--standalone", "--nproc_per_node=2"], flags)
     try:
         wait_for_step(output, 1, seconds=600)
-        os.kill(of_rank(run, 1) if killed else job[0].pid, signal.SIGKILL)
+        os.kill(of_rank(run, rank), signal.SIGKILL)
         _, err = run.communicate(timeout=300)
     finally:
-        for process in job:
-            kill(process)
+        kill(run)
     assert run.returncode == 1
     (line,) = said(err)
     saved = latest(output / "checkpoints")
@@ -156,27 +149,28 @@ def test_a_bad_input_is_said_once(runs: Runs) -> None:
     assert not (folder / "run").exists()
 
 
-def test_two_machines_train_and_two_agents_resume(runs: Runs) -> None:
-    model, task, folder = runs
-    flags = arguments(model, folder / "run", task, *FLAGS, "--prompts_per_step=2", "--save_steps=1")
-    job = ranks("llm.train", [*flags, "--steps=1"], nodes=2)
-    first = "".join(process.communicate(timeout=600)[0] for process in job)
-    assert [process.returncode for process in job] == [0, 0]
-    assert first.count("step 1/1") == 1
-    # On two machines, torchrun has an agent on each.
+def agents(flags: list[str]) -> str:
+    """Run it by two torchrun agents of one process each, as on two machines; what they print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
     launch += [f"--master_port={port}"]
-    more = ["--steps=2", "--resume=auto"]
-    job = [torchrun([*launch, f"--node_rank={node}"], [*flags, *more]) for node in range(2)]
+    job = [torchrun([*launch, f"--node_rank={node}"], flags) for node in range(2)]
     try:
         printed = [agent.communicate(timeout=600) for agent in job]
     finally:
         for agent in job:
             kill(agent)
     assert [agent.returncode for agent in job] == [0, 0], printed
-    second = "".join(out for out, _ in printed)
+    return "".join(out for out, _ in printed)
+
+
+def test_two_agents_train_and_resume(runs: Runs) -> None:
+    model, task, folder = runs
+    flags = arguments(model, folder / "run", task, *FLAGS, "--prompts_per_step=2", "--save_steps=1")
+    first = agents([*flags, "--steps=1"])
+    assert first.count("step 1/1") == 1
+    second = agents([*flags, "--steps=2", "--resume=auto"])
     assert "going on from" in second and second.count("step 2/2") == 1
     assert [row["step"] for row in metrics(folder / "run")] == [1, 2]
